@@ -1,1 +1,8 @@
-//! stub
+//! Quoin: a Raft-replicated key-value server that any etcd v3 client can use.
+//!
+//! Read the modules in this order; `docs/ARCHITECTURE.md` has the table of what
+//! each may use and the life of a Put.
+
+pub mod types;
+pub mod error;
+pub mod storage;
