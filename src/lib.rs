@@ -5,4 +5,5 @@
 
 pub mod types;
 pub mod error;
+pub mod pb;
 pub mod storage;
