@@ -7,3 +7,4 @@ pub mod types;
 pub mod error;
 pub mod pb;
 pub mod storage;
+pub mod raft_log;
