@@ -8,3 +8,4 @@ pub mod error;
 pub mod pb;
 pub mod storage;
 pub mod raft_log;
+pub mod server;

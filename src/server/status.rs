@@ -1,0 +1,182 @@
+//! The one place that knows gRPC codes and etcd's texts.
+//!
+//! Clients match on both: the Go client turns texts back into its error values, retry rules
+//! look at codes. So each [`RequestError`] has exactly one pair, even where etcd's own choice
+//! looks odd (`TooManyRequests` and `NotPrimaryLessor` travel as Unknown).
+
+use crate::error::RequestError;
+use std::borrow::Cow;
+use tonic::{Code, Status};
+
+/// What a client is told, by code and by text.
+///
+/// The text is also what a watch gives as its reason to cancel.
+pub fn code_and_text(error: &RequestError) -> (Code, Cow<'static, str>) {
+    if let RequestError::Unimplemented(method) = error {
+        let text = format!("etcdserver: {method} is not offered by this version");
+        return (Code::Unimplemented, Cow::Owned(text));
+    }
+    let (code, text) = fixed(error);
+    (code, Cow::Borrowed(text))
+}
+
+/// The text alone.
+pub fn text(error: &RequestError) -> Cow<'static, str> {
+    code_and_text(error).1
+}
+
+impl From<RequestError> for Status {
+    fn from(error: RequestError) -> Self {
+        let (code, text) = code_and_text(&error);
+        Status::new(code, text)
+    }
+}
+
+fn fixed(error: &RequestError) -> (Code, &'static str) {
+    use Code::*;
+    use RequestError as E;
+    match error {
+        E::EmptyKey => (InvalidArgument, "etcdserver: key is not provided"),
+        E::KeyNotFound => (InvalidArgument, "etcdserver: key not found"),
+        E::ValueProvided => (InvalidArgument, "etcdserver: value is provided"),
+        E::LeaseProvided => (InvalidArgument, "etcdserver: lease is provided"),
+        E::TooManyOps => (InvalidArgument, "etcdserver: too many operations in txn request"),
+        E::DuplicateKey => (InvalidArgument, "etcdserver: duplicate key given in txn request"),
+        E::InvalidClientApiVersion => (InvalidArgument, "etcdserver: invalid client api version"),
+        E::InvalidSortOption => (InvalidArgument, "etcdserver: invalid sort option"),
+        E::RequestTooLarge => (InvalidArgument, "etcdserver: request is too large"),
+        E::StreamSortUnsupported => {
+            (Unimplemented, "RangeStream does not support custom sort orders")
+        }
+        E::StreamFilterUnsupported => {
+            (Unimplemented, "RangeStream does not support revision filters")
+        }
+
+        E::Compacted => (OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
+        E::FutureRevision => {
+            (OutOfRange, "etcdserver: mvcc: required revision is a future revision")
+        }
+        E::NoSpace => (ResourceExhausted, "etcdserver: mvcc: database space exceeded"),
+        E::LeaseNotFound => (NotFound, "etcdserver: requested lease not found"),
+        E::LeaseExists => (FailedPrecondition, "etcdserver: lease already exists"),
+        E::LeaseTtlTooLarge => (OutOfRange, "etcdserver: too large lease TTL"),
+        E::Corrupt => (DataLoss, "etcdserver: corrupt cluster"),
+
+        E::NoLeader => (Unavailable, "etcdserver: no leader"),
+        E::NotLeader => (FailedPrecondition, "etcdserver: not leader"),
+        E::LeaderChanged => (Unavailable, "etcdserver: leader changed"),
+        E::Stopped => (Unavailable, "etcdserver: server stopped"),
+        E::Timeout => (Unavailable, "etcdserver: request timed out"),
+        E::TimeoutDueToLeaderFail => {
+            (Unavailable, "etcdserver: request timed out, possibly due to previous leader failure")
+        }
+        E::TimeoutDueToConnectionLost => {
+            (Unavailable, "etcdserver: request timed out, possibly due to connection lost")
+        }
+        E::TimeoutWaitAppliedIndex => (
+            Unavailable,
+            "etcdserver: request timed out, waiting for the applied index took too long",
+        ),
+        E::TooManyRequests => (Unknown, "etcdserver: too many requests"),
+        E::NotCapable => (FailedPrecondition, "etcdserver: not capable"),
+        E::NotSupportedForLearner => {
+            (FailedPrecondition, "etcdserver: rpc not supported for learner")
+        }
+        E::Canceled => (Cancelled, "etcdserver: request canceled"),
+        E::WatchCanceled => (Cancelled, "etcdserver: watch canceled"),
+        E::NotPrimaryLessor => (Unknown, "not a primary lessor"),
+
+        E::MemberNotFound => (NotFound, "etcdserver: member not found"),
+        E::BadLeaderTransferee => (FailedPrecondition, "etcdserver: bad leader transferee"),
+        E::LeaderTransferTimeout => {
+            (Unknown, "etcdserver: request timed out, leader transfer took too long")
+        }
+
+        E::Unimplemented(_) => (Unimplemented, "etcdserver: not offered by this version"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lists rows, and a match over their variants: a variant without a row does not compile.
+    macro_rules! rows {
+        ($($variant:ident $(($method:literal))? => $code:ident, $text:literal;)*) => {
+            fn rows() -> Vec<(RequestError, Code, &'static str)> {
+                vec![$((RequestError::$variant $(($method))?, Code::$code, $text)),*]
+            }
+
+            #[expect(dead_code, reason = "compiling it is the test")]
+            fn every_variant_has_a_row(error: &RequestError) {
+                match error {
+                    $(RequestError::$variant { .. } => {})*
+                }
+            }
+        };
+    }
+
+    rows! {
+        EmptyKey => InvalidArgument, "etcdserver: key is not provided";
+        KeyNotFound => InvalidArgument, "etcdserver: key not found";
+        ValueProvided => InvalidArgument, "etcdserver: value is provided";
+        LeaseProvided => InvalidArgument, "etcdserver: lease is provided";
+        TooManyOps => InvalidArgument, "etcdserver: too many operations in txn request";
+        DuplicateKey => InvalidArgument, "etcdserver: duplicate key given in txn request";
+        InvalidClientApiVersion => InvalidArgument, "etcdserver: invalid client api version";
+        InvalidSortOption => InvalidArgument, "etcdserver: invalid sort option";
+        RequestTooLarge => InvalidArgument, "etcdserver: request is too large";
+        StreamSortUnsupported => Unimplemented, "RangeStream does not support custom sort orders";
+        StreamFilterUnsupported => Unimplemented, "RangeStream does not support revision filters";
+        Compacted => OutOfRange, "etcdserver: mvcc: required revision has been compacted";
+        FutureRevision => OutOfRange, "etcdserver: mvcc: required revision is a future revision";
+        NoSpace => ResourceExhausted, "etcdserver: mvcc: database space exceeded";
+        LeaseNotFound => NotFound, "etcdserver: requested lease not found";
+        LeaseExists => FailedPrecondition, "etcdserver: lease already exists";
+        LeaseTtlTooLarge => OutOfRange, "etcdserver: too large lease TTL";
+        Corrupt => DataLoss, "etcdserver: corrupt cluster";
+        NoLeader => Unavailable, "etcdserver: no leader";
+        NotLeader => FailedPrecondition, "etcdserver: not leader";
+        LeaderChanged => Unavailable, "etcdserver: leader changed";
+        Stopped => Unavailable, "etcdserver: server stopped";
+        Timeout => Unavailable, "etcdserver: request timed out";
+        TimeoutDueToLeaderFail => Unavailable,
+            "etcdserver: request timed out, possibly due to previous leader failure";
+        TimeoutDueToConnectionLost => Unavailable,
+            "etcdserver: request timed out, possibly due to connection lost";
+        TimeoutWaitAppliedIndex => Unavailable,
+            "etcdserver: request timed out, waiting for the applied index took too long";
+        TooManyRequests => Unknown, "etcdserver: too many requests";
+        NotCapable => FailedPrecondition, "etcdserver: not capable";
+        NotSupportedForLearner => FailedPrecondition, "etcdserver: rpc not supported for learner";
+        Canceled => Cancelled, "etcdserver: request canceled";
+        WatchCanceled => Cancelled, "etcdserver: watch canceled";
+        NotPrimaryLessor => Unknown, "not a primary lessor";
+        MemberNotFound => NotFound, "etcdserver: member not found";
+        BadLeaderTransferee => FailedPrecondition, "etcdserver: bad leader transferee";
+        LeaderTransferTimeout => Unknown,
+            "etcdserver: request timed out, leader transfer took too long";
+        Unimplemented("etcdserverpb.Maintenance/Hash") => Unimplemented,
+            "etcdserver: etcdserverpb.Maintenance/Hash is not offered by this version";
+    }
+
+    #[test]
+    fn each_error_has_the_code_and_text_of_etcd() {
+        for (error, code, expected) in rows() {
+            let status = Status::from(error.clone());
+            assert_eq!((status.code(), status.message()), (code, expected), "{error:?}");
+            assert_eq!(text(&error), expected);
+        }
+    }
+
+    /// Clients send a write again when they see one of these texts, so an answer to a write
+    /// that may have been applied must never contain them.
+    #[test]
+    fn no_text_invites_a_client_to_repeat_a_write() {
+        for (error, _, text) in rows() {
+            for inviting in ["there is no address available", "there is no connection available"] {
+                assert!(!text.contains(inviting), "{error:?}");
+            }
+        }
+    }
+}
