@@ -9,3 +9,4 @@ pub mod pb;
 pub mod storage;
 pub mod raft_log;
 pub mod server;
+pub mod watch;
