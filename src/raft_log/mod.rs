@@ -7,8 +7,14 @@
 //! the rules of what may follow what, for both; `record`, `segment`, `recovery` and `spare` are
 //! the parts of `disk`.
 
+mod content;
+pub mod disk;
 pub mod memory;
 mod order;
+mod record;
+mod recovery;
+mod segment;
+mod spare;
 
 use crate::error::Fatal;
 use crate::types::{Index, Term};

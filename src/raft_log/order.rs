@@ -3,9 +3,13 @@
 //! A breach means that raft or its owner is broken, or that a file holds records that no
 //! owner has written: the node must not go on.
 
+use super::payload_bytes;
 use crate::error::Fatal;
 use crate::types::Index;
 use raft::eraftpb::{Entry, HardState};
+
+/// Far above any request; keeps all lengths within 32 bits.
+const ENTRY_BYTES_MAX: usize = 512 << 20;
 
 /// The end of a log as far as an append depends on it.
 pub(super) struct Tail<'a> {
@@ -35,6 +39,13 @@ impl Tail<'_> {
                     return Err(Fatal::new(format!(
                         "append entry {} of term {} to raft log after entry {index} of term {term}",
                         entry.index, entry.term
+                    )));
+                }
+                if payload_bytes(entry) > ENTRY_BYTES_MAX {
+                    return Err(Fatal::new(format!(
+                        "append entry {}: {} bytes are more than the log takes",
+                        entry.index,
+                        payload_bytes(entry)
                     )));
                 }
                 (index, term) = (entry.index, entry.term);
