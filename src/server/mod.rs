@@ -3,5 +3,15 @@
 //! A call is checked ([`validate`]), carried out, and its error translated ([`status`]);
 //! nothing below this module knows gRPC, and nothing in it decides about data.
 
+pub mod cluster;
+pub mod header;
+pub mod health;
+pub mod http;
+pub mod kv;
+pub mod lease;
+pub mod limits;
+pub mod listener;
+pub mod maintenance;
+mod metadata;
 pub mod status;
 pub mod validate;

@@ -1,0 +1,52 @@
+# `make help` lists the verbs. Everything that a verb needs, it installs or names.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# One target folder for all verbs: RocksDB's C++ build takes minutes and is paid once a profile.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/quoin/target
+CARGO := cargo
+ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
+
+.PHONY: help deps build run test verify fix fmt-check clippy golden sim sim-qualify compat bench docs fuzz
+
+help: ## List the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
+
+deps: ## Install the system packages that building and testing need
+	@$(ROOT)scripts/deps
+
+build: deps ## Build the release binary
+	$(CARGO) build --release --locked
+
+run: build ## Start a three-member cluster on loopback until Ctrl-C
+	@$(ROOT)scripts/run "$(CARGO_TARGET_DIR)/release/quoin"
+
+test: deps ## Run all tests
+	$(CARGO) test --locked
+
+verify: deps fmt-check clippy test sim docs ## All checks; changes nothing
+	@echo "verify: all checks passed"
+
+fmt-check:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+fix: ## Format, and apply what clippy can mend by itself
+	$(CARGO) clippy --fix --allow-dirty --allow-staged --locked --all-targets
+	$(CARGO) fmt
+
+golden: ## Record the golden scripts anew; review the difference like code
+	UPDATE_GOLDENFILES=1 $(CARGO) test --locked --lib
+
+docs: ## Build the API documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+
+bench: build ## Measure against etcd on this machine
+	@$(ROOT)scripts/bench
+
+compat: build ## Run other clients and etcd's own tools against Quoin
+	@$(ROOT)scripts/compat

@@ -1,0 +1,174 @@
+//! Log lines as etcd's supervisors expect them: one JSON object per line, zap's keys.
+//!
+//! Keys are `level`, `ts` (UTC, microseconds), `caller`, `msg`, then the event's fields in the
+//! order given. Every line parses, panics included. The console format holds the same in text.
+
+use serde_json::{Map, Value};
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::sync::Mutex;
+use std::time::SystemTime;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Json,
+    Console,
+}
+
+/// Where lines go: standard error, standard output or files, each gets all of them.
+pub type Sink = Box<dyn std::io::Write + Send>;
+
+/// Installs the logger of the process, and a panic hook that logs and then aborts.
+///
+/// # Errors
+/// When a logger is installed already.
+pub fn install(level: LevelFilter, format: Format, sinks: Vec<Sink>) -> Result<(), String> {
+    let layer = ZapLayer { format, sinks: Mutex::new(sinks) };
+    registry()
+        .with(layer.with_filter(quiet_libraries(level)))
+        .try_init()
+        .map_err(|error| error.to_string())?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic_message(panic.payload());
+        tracing::error!(zap_level = "panic", place, "{message}");
+        // A node with a dead thread behind a live port would serve stale data.
+        std::process::abort();
+    }));
+    Ok(())
+}
+
+fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "panicked".to_owned(),
+    }
+}
+
+/// Libraries below warning level tell an operator nothing.
+fn quiet_libraries(level: LevelFilter) -> tracing_subscriber::filter::Targets {
+    tracing_subscriber::filter::Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("quoin", level)
+}
+
+struct ZapLayer {
+    format: Format,
+    sinks: Mutex<Vec<Sink>>,
+}
+
+impl<S: Subscriber> Layer<S> for ZapLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let line = match self.format {
+            Format::Json => json_line(event, fields),
+            Format::Console => console_line(event, fields),
+        };
+        if let Ok(mut sinks) = self.sinks.lock() {
+            for sink in sinks.iter_mut() {
+                // Nowhere is left to report that the log itself cannot be written.
+                let _lost = sink.write_all(line.as_bytes());
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    /// Replaces the level's name for the lines that zap calls fatal or panic.
+    level: Option<String>,
+    rest: Map<String, Value>,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            name => drop(self.rest.insert(name.to_owned(), format!("{value:?}").into())),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => value.clone_into(&mut self.message),
+            "zap_level" => self.level = Some(value.to_owned()),
+            name => drop(self.rest.insert(name.to_owned(), value.into())),
+        }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.rest.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.rest.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.rest.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.rest.insert(field.name().to_owned(), value.into());
+    }
+}
+
+fn level_name(level: &Level) -> &'static str {
+    match *level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG | Level::TRACE => "debug",
+    }
+}
+
+fn caller(event: &Event<'_>) -> String {
+    let metadata = event.metadata();
+    let file = metadata.file().unwrap_or("unknown");
+    // The last two parts, as zap's short caller has them.
+    let cut = file.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
+    format!("{}:{}", &file[cut..], metadata.line().unwrap_or(0))
+}
+
+fn timestamp() -> String {
+    humantime::format_rfc3339_micros(SystemTime::now()).to_string()
+}
+
+fn json_line(event: &Event<'_>, fields: Fields) -> String {
+    let level = fields.level.as_deref().unwrap_or(level_name(event.metadata().level()));
+    let mut line = format!(
+        r#"{{"level":{},"ts":"{}","caller":{},"msg":{}"#,
+        Value::from(level),
+        timestamp(),
+        Value::from(caller(event)),
+        Value::from(fields.message)
+    );
+    for (name, value) in fields.rest {
+        // Writing to a string cannot fail.
+        let _ = write!(line, ",{}:{value}", Value::from(name));
+    }
+    line.push_str("}\n");
+    line
+}
+
+fn console_line(event: &Event<'_>, fields: Fields) -> String {
+    let level = fields.level.as_deref().unwrap_or(level_name(event.metadata().level()));
+    let mut line =
+        format!("{}\t{level}\t{}\t{}", timestamp(), caller(event), fields.message);
+    if !fields.rest.is_empty() {
+        let _ = write!(line, "\t{}", Value::from(fields.rest));
+    }
+    line.push('\n');
+    line
+}

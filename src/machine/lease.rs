@@ -1,0 +1,141 @@
+//! Leases as the log decides them: id, granted TTL and attached keys, without any clock.
+//!
+//! The table in memory mirrors the spaces `lease` and `lease_key`; both change together,
+//! in the batch of the entry that causes it.
+
+use crate::error::{Fatal, RequestError};
+use crate::storage::{Engine, Flow, Space, WriteBatch};
+use bytes::{BufMut, Bytes};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug, Default)]
+struct Lease {
+    /// Seconds.
+    ttl: i64,
+    keys: BTreeSet<Bytes>,
+}
+
+/// All leases of the cluster. Invariant: a key is attached to one lease at most, and exactly
+/// when its current version names that lease.
+#[derive(Debug, Default)]
+pub struct LeaseTable {
+    leases: BTreeMap<i64, Lease>,
+}
+
+impl LeaseTable {
+    pub(super) fn open(engine: &dyn Engine) -> Result<Self, Fatal> {
+        let mut leases = BTreeMap::<i64, Lease>::new();
+        let mut damaged = false;
+        engine.scan(Space::Lease, &[], None, &mut |key, value| {
+            match (decode_i64(key), decode_i64(value.as_slice())) {
+                (Some(id), Some(ttl)) => {
+                    leases.insert(id, Lease { ttl, keys: BTreeSet::new() });
+                    Flow::Next
+                }
+                _ => {
+                    damaged = true;
+                    Flow::Stop
+                }
+            }
+        })?;
+        engine.scan(Space::LeaseKey, &[], None, &mut |key, _| {
+            let lease = key.split_at_checked(8).and_then(|(id, key)| Some((decode_i64(id)?, key)));
+            match lease.and_then(|(id, key)| Some((leases.get_mut(&id)?, key))) {
+                Some((lease, key)) => {
+                    lease.keys.insert(Bytes::copy_from_slice(key));
+                    Flow::Next
+                }
+                None => {
+                    damaged = true;
+                    Flow::Stop
+                }
+            }
+        })?;
+        if damaged {
+            return Err(Fatal::new("read leases: a record is damaged"));
+        }
+        Ok(Self { leases })
+    }
+
+    pub fn contains(&self, id: i64) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// The granted TTL in seconds.
+    pub fn ttl(&self, id: i64) -> Option<i64> {
+        self.leases.get(&id).map(|lease| lease.ttl)
+    }
+
+    /// The attached keys in key order.
+    pub fn keys(&self, id: i64) -> Option<impl Iterator<Item = &Bytes>> {
+        self.leases.get(&id).map(|lease| lease.keys.iter())
+    }
+
+    /// Every lease as (id, TTL in seconds).
+    pub fn iter(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.leases.iter().map(|(id, lease)| (*id, lease.ttl))
+    }
+
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    pub(super) fn grant(
+        &mut self,
+        id: i64,
+        ttl: i64,
+        batch: &mut WriteBatch,
+    ) -> Result<(), RequestError> {
+        if id == 0 {
+            // The receiving member picks an id before it replicates the request.
+            return Err(RequestError::LeaseNotFound);
+        }
+        if self.contains(id) {
+            return Err(RequestError::LeaseExists);
+        }
+        batch.put(Space::Lease, id.to_be_bytes().to_vec(), ttl.to_be_bytes().to_vec());
+        self.leases.insert(id, Lease { ttl, keys: BTreeSet::new() });
+        Ok(())
+    }
+
+    /// Removes a lease and gives its keys in key order; `None` when there is no such lease.
+    pub(super) fn revoke(&mut self, id: i64, batch: &mut WriteBatch) -> Option<Vec<Bytes>> {
+        let lease = self.leases.remove(&id)?;
+        batch.delete(Space::Lease, id.to_be_bytes().to_vec());
+        for key in &lease.keys {
+            batch.delete(Space::LeaseKey, attachment(id, key));
+        }
+        Some(lease.keys.into_iter().collect())
+    }
+
+    /// Moves a key from one lease to another; 0 stands for none.
+    pub(super) fn reattach(&mut self, key: &Bytes, old: i64, new: i64, batch: &mut WriteBatch) {
+        if old == new {
+            return;
+        }
+        if let Some(lease) = self.leases.get_mut(&old) {
+            lease.keys.remove(key);
+            batch.delete(Space::LeaseKey, attachment(old, key));
+        }
+        if let Some(lease) = self.leases.get_mut(&new) {
+            // A copy: the key may be a slice of a whole request.
+            lease.keys.insert(Bytes::copy_from_slice(key));
+            batch.put(Space::LeaseKey, attachment(new, key), Bytes::new());
+        }
+    }
+}
+
+fn attachment(id: i64, key: &[u8]) -> Vec<u8> {
+    let mut attachment = Vec::with_capacity(8 + key.len());
+    attachment.put_i64(id);
+    attachment.extend_from_slice(key);
+    attachment
+}
+
+fn decode_i64(bytes: &[u8]) -> Option<i64> {
+    Some(i64::from_be_bytes(bytes.try_into().ok()?))
+}

@@ -1,0 +1,427 @@
+//! The replicated state machine: a committed command goes in, a response and events come out.
+//!
+//! Deterministic: every member that applies the same entries holds the same state and
+//! makes the same responses; nothing here reads a clock or draws a number. All that one
+//! call of [`Machine::apply`] changes - keys, leases, members and the applied index -
+//! reaches the engine in one batch, so a crash never separates them. What it leaves out:
+//! deadlines of leases (leader's business, `replica::lessor`) and request checks that need no
+//! state (`server::validate`).
+
+mod command;
+mod lease;
+mod snapshot;
+
+pub use command::{decode_command, encode_command};
+pub use lease::LeaseTable;
+pub use snapshot::{Capture, restore};
+
+use crate::error::{Fatal, RequestError};
+use crate::mvcc::{Commit, CompactionProgress, LeaseChange, Mvcc, View};
+use crate::pb::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeResponse, LeaseGrantRequest,
+    LeaseGrantResponse, LeaseRevokeResponse, Member, PutResponse, ResponseHeader, TxnResponse,
+};
+use crate::pb::quoinpb::{Configuration, command::Request};
+use crate::storage::{Engine, Flow, Space, WriteBatch};
+use crate::types::{Index, MemberId, RequestId, Term};
+use bytes::{Buf, BufMut, Bytes};
+use prost::Message;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Meta keys of the machine; `mvcc` keeps its own beside them.
+const META_APPLIED: &[u8] = b"machine/applied";
+const META_CONFIGURATION: &[u8] = b"machine/configuration";
+const META_FORMAT: &[u8] = b"machine/format";
+const META_CLUSTER_VERSION: &[u8] = b"machine/cluster_version";
+
+/// The layout of the stored state. A folder with another number is refused.
+const FORMAT: u32 = 1;
+
+/// A committed entry, stripped of raft's types. `command` is empty for the entry that a
+/// new leader commits to open its term.
+#[derive(Clone, Debug)]
+pub struct CommittedEntry {
+    pub index: Index,
+    pub term: Term,
+    pub command: Bytes,
+}
+
+/// What a request came to on every member alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    pub id: RequestId,
+    pub result: Result<Response, RequestError>,
+}
+
+/// The answer to a replicated request. Headers carry the revision only.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Response {
+    Put(PutResponse),
+    DeleteRange(DeleteRangeResponse),
+    Txn(TxnResponse),
+    /// `physical`: to be answered only when the physical removal has finished here.
+    Compact { response: CompactionResponse, physical: bool },
+    LeaseGrant(LeaseGrantResponse),
+    LeaseRevoke(LeaseRevokeResponse),
+    /// A change of members' attributes or of the cluster's version.
+    Done,
+}
+
+/// Everything that one [`Machine::apply`] call brought about, in log order.
+#[derive(Debug, Default)]
+pub struct Applied {
+    pub outcomes: Vec<Outcome>,
+    pub commits: Vec<Commit>,
+    /// Leases granted (id, TTL in seconds) and removed, for the lessor.
+    pub granted: Vec<(i64, i64)>,
+    pub revoked: Vec<i64>,
+    pub members_changed: bool,
+}
+
+/// The state at the moment of the last applied entry.
+pub struct Machine {
+    engine: Arc<dyn Engine>,
+    mvcc: Mvcc,
+    leases: LeaseTable,
+    members: BTreeMap<MemberId, Member>,
+    configuration: Configuration,
+    cluster_version: Option<String>,
+    applied_index: Index,
+    applied_term: Term,
+}
+
+impl Machine {
+    /// Reads the state that the engine holds.
+    ///
+    /// # Errors
+    /// When a record cannot be decoded or the folder has another format.
+    pub fn open(engine: Arc<dyn Engine>) -> Result<Self, Fatal> {
+        let mut machine = Self {
+            mvcc: Mvcc::open(engine.clone())?,
+            leases: LeaseTable::default(),
+            members: BTreeMap::new(),
+            configuration: Configuration::default(),
+            cluster_version: None,
+            applied_index: 0,
+            applied_term: 0,
+            engine,
+        };
+        machine.load()?;
+        Ok(machine)
+    }
+
+    /// Reads everything but `mvcc` from the engine.
+    fn load(&mut self) -> Result<(), Fatal> {
+        let engine = self.engine.as_ref();
+        if let Some(format) = engine.get(Space::Meta, META_FORMAT)? {
+            let found = format.as_ref().try_get_u32().map_err(|e| Fatal::with("read format", e))?;
+            if found != FORMAT {
+                return Err(Fatal::new(format!(
+                    "open state of format {found}: this version reads format {FORMAT} only"
+                )));
+            }
+        }
+        (self.applied_index, self.applied_term) = match engine.get(Space::Meta, META_APPLIED)? {
+            Some(value) => decode_applied(&value)?,
+            None => (0, 0),
+        };
+        self.configuration = match engine.get(Space::Meta, META_CONFIGURATION)? {
+            Some(value) => {
+                Configuration::decode(value).map_err(|e| Fatal::with("read configuration", e))?
+            }
+            None => Configuration::default(),
+        };
+        self.cluster_version = match engine.get(Space::Meta, META_CLUSTER_VERSION)? {
+            Some(value) => Some(
+                String::from_utf8(value.to_vec())
+                    .map_err(|e| Fatal::with("read cluster version", e))?,
+            ),
+            None => None,
+        };
+        self.leases = LeaseTable::open(engine)?;
+        self.members = read_members(engine)?;
+        Ok(())
+    }
+
+    /// Gives a fresh state its first members. Every member of a new cluster calls this with the
+    /// same list, so that all start from one state at index 0.
+    ///
+    /// # Errors
+    /// When the state is not fresh, or the engine fails.
+    pub fn bootstrap(&mut self, members: Vec<Member>) -> Result<(), Fatal> {
+        if self.is_bootstrapped() || self.applied_index != 0 {
+            return Err(Fatal::new("bootstrap a state that already has members"));
+        }
+        let mut batch = WriteBatch::new();
+        let mut voters: Vec<u64> = members.iter().map(|m| m.id).collect();
+        voters.sort_unstable();
+        self.configuration = Configuration { voters, learners: vec![] };
+        batch.put(Space::Meta, META_FORMAT, FORMAT.to_be_bytes().to_vec());
+        batch.put(Space::Meta, META_CONFIGURATION, self.configuration.encode_to_vec());
+        batch.put(Space::Meta, META_APPLIED, encode_applied(0, 0));
+        for member in members {
+            batch.put(Space::Member, member.id.to_be_bytes().to_vec(), member.encode_to_vec());
+            self.members.insert(MemberId(member.id), member);
+        }
+        self.engine.write(batch)
+    }
+
+    pub fn is_bootstrapped(&self) -> bool {
+        !self.configuration.voters.is_empty()
+    }
+
+    pub fn applied_index(&self) -> Index {
+        self.applied_index
+    }
+
+    /// The term of the entry at the applied index.
+    pub fn applied_term(&self) -> Term {
+        self.applied_term
+    }
+
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    pub fn members(&self) -> &BTreeMap<MemberId, Member> {
+        &self.members
+    }
+
+    pub fn cluster_version(&self) -> Option<&str> {
+        self.cluster_version.as_deref()
+    }
+
+    pub fn leases(&self) -> &LeaseTable {
+        &self.leases
+    }
+
+    pub fn view(&self) -> View {
+        self.mvcc.view()
+    }
+
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// Applies entries in order and writes one batch. The changes are visible to readers on return.
+    ///
+    /// # Errors
+    /// On a gap in the indexes, an entry that cannot be decoded, or a failing engine: the node
+    /// must stop, since the other members may have gone on.
+    pub fn apply(&mut self, entries: &[CommittedEntry]) -> Result<Applied, Fatal> {
+        let mut applied = Applied::default();
+        if entries.is_empty() {
+            return Ok(applied);
+        }
+        let mut batch = WriteBatch::new();
+        for entry in entries {
+            assert_eq!(entry.index, self.applied_index + 1, "entries are applied in index order");
+            assert!(entry.term >= self.applied_term, "terms never fall along the log");
+            if !entry.command.is_empty() {
+                self.apply_command(&entry.command, &mut batch, &mut applied)
+                    .map_err(|e| Fatal::with(format!("apply entry {}", entry.index), e))?;
+            }
+            self.applied_index = entry.index;
+            self.applied_term = entry.term;
+        }
+        batch.put(
+            Space::Meta,
+            META_APPLIED,
+            encode_applied(self.applied_index, self.applied_term),
+        );
+        self.engine.write(batch)?;
+        self.mvcc.publish();
+        Ok(applied)
+    }
+
+    fn apply_command(
+        &mut self,
+        command: &Bytes,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) -> Result<(), Fatal> {
+        let (id, request) = decode_command(command.clone())?;
+        let result = match request {
+            Request::Put(request) => {
+                let leases = &self.leases;
+                let mut txn = self.mvcc.begin(batch);
+                let result = txn.put(&request, &|id| leases.contains(id))?;
+                let finished = txn.finish();
+                self.finish_write(finished.commit, finished.lease_changes, batch, applied);
+                result.map(Response::Put)
+            }
+            Request::DeleteRange(request) => {
+                let mut txn = self.mvcc.begin(batch);
+                let response = txn.delete_range(&request)?;
+                let finished = txn.finish();
+                self.finish_write(finished.commit, finished.lease_changes, batch, applied);
+                Ok(Response::DeleteRange(response))
+            }
+            Request::Txn(request) => {
+                let leases = &self.leases;
+                let mut txn = self.mvcc.begin(batch);
+                let result = txn.txn(&request, &|id| leases.contains(id))?;
+                let finished = txn.finish();
+                self.finish_write(finished.commit, finished.lease_changes, batch, applied);
+                result.map(Response::Txn)
+            }
+            Request::Compaction(request) => self.compact(&request, batch)?,
+            Request::LeaseGrant(request) => self.grant(&request, batch, applied),
+            Request::LeaseRevoke(request) => {
+                let mut result = Ok(());
+                for lease in request.ids {
+                    let revoked = self.revoke(lease, batch, applied)?;
+                    // An expired lease may have been revoked by its client meanwhile.
+                    if !request.expired {
+                        result = revoked;
+                    }
+                }
+                let header = Some(self.header());
+                result.map(|()| Response::LeaseRevoke(LeaseRevokeResponse { header }))
+            }
+            Request::MemberAttributes(attributes) => {
+                if let Some(member) = self.members.get_mut(&MemberId(attributes.member_id)) {
+                    member.name = attributes.name;
+                    member.client_ur_ls = attributes.client_urls;
+                    let key = member.id.to_be_bytes().to_vec();
+                    batch.put(Space::Member, key, member.encode_to_vec());
+                    applied.members_changed = true;
+                    Ok(Response::Done)
+                } else {
+                    Err(RequestError::MemberNotFound)
+                }
+            }
+            Request::ClusterVersion(version) => {
+                let text = version.version;
+                batch.put(Space::Meta, META_CLUSTER_VERSION, text.clone().into_bytes());
+                self.cluster_version = Some(text);
+                applied.members_changed = true;
+                Ok(Response::Done)
+            }
+        };
+        applied.outcomes.push(Outcome { id, result });
+        Ok(())
+    }
+
+    fn header(&self) -> ResponseHeader {
+        ResponseHeader { revision: self.mvcc.revision(), ..Default::default() }
+    }
+
+    fn finish_write(
+        &mut self,
+        commit: Option<Commit>,
+        lease_changes: Vec<LeaseChange>,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) {
+        for change in &lease_changes {
+            self.leases.reattach(&change.key, change.old, change.new, batch);
+        }
+        applied.commits.extend(commit);
+    }
+
+    fn compact(
+        &mut self,
+        request: &CompactionRequest,
+        batch: &mut WriteBatch,
+    ) -> Result<Result<Response, RequestError>, Fatal> {
+        Ok(self.mvcc.compact(batch, request.revision)?.map(|()| Response::Compact {
+            response: CompactionResponse { header: Some(self.header()) },
+            physical: request.physical,
+        }))
+    }
+
+    fn grant(
+        &mut self,
+        request: &LeaseGrantRequest,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) -> Result<Response, RequestError> {
+        self.leases.grant(request.id, request.ttl, batch)?;
+        applied.granted.push((request.id, request.ttl));
+        Ok(Response::LeaseGrant(LeaseGrantResponse {
+            header: Some(self.header()),
+            id: request.id,
+            ttl: request.ttl,
+            error: String::new(),
+        }))
+    }
+
+    /// Removes the lease and, in one revision of its own, all its keys.
+    fn revoke(
+        &mut self,
+        lease: i64,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) -> Result<Result<(), RequestError>, Fatal> {
+        let Some(keys) = self.leases.revoke(lease, batch) else {
+            return Ok(Err(RequestError::LeaseNotFound));
+        };
+        let mut txn = self.mvcc.begin(batch);
+        txn.delete_keys(&keys)?;
+        // The lease is gone, so the changes it reports need no bookkeeping.
+        applied.commits.extend(txn.finish().commit);
+        applied.revoked.push(lease);
+        Ok(Ok(()))
+    }
+
+    /// One bounded step of physical compaction, in a batch of its own.
+    pub fn compaction_step(&mut self, entries_max: usize) -> Result<CompactionProgress, Fatal> {
+        let mut batch = WriteBatch::new();
+        let progress = self.mvcc.compaction_step(&mut batch, entries_max)?;
+        if !batch.is_empty() {
+            self.engine.write(batch)?;
+        }
+        Ok(progress)
+    }
+
+    /// The state as of the applied index, to be read in pieces on another thread.
+    pub fn capture(&self) -> Result<Capture, Fatal> {
+        Capture::new(self)
+    }
+
+    /// Replaces the state by a snapshot's blocks, in the order in which [`Capture`] gave them.
+    pub fn restore(
+        &mut self,
+        blocks: &mut dyn FnMut() -> Result<Option<Bytes>, Fatal>,
+    ) -> Result<(), Fatal> {
+        restore(self.engine.as_ref(), blocks)?;
+        // Readers keep the views they hold: the shared state behind them moves on.
+        self.mvcc.reload()?;
+        self.load()
+    }
+}
+
+fn encode_applied(index: Index, term: Term) -> Vec<u8> {
+    let mut value = Vec::with_capacity(16);
+    value.put_u64(index);
+    value.put_u64(term);
+    value
+}
+
+fn decode_applied(mut value: &[u8]) -> Result<(Index, Term), Fatal> {
+    if value.len() != 16 {
+        return Err(Fatal::new("read applied index: record has a wrong length"));
+    }
+    Ok((value.get_u64(), value.get_u64()))
+}
+
+fn read_members(engine: &dyn Engine) -> Result<BTreeMap<MemberId, Member>, Fatal> {
+    let mut members = BTreeMap::new();
+    let mut failed = None;
+    engine.scan(Space::Member, &[], None, &mut |_, value| match Member::decode(value.as_slice()) {
+        Ok(member) => {
+            members.insert(MemberId(member.id), member);
+            Flow::Next
+        }
+        Err(error) => {
+            failed = Some(error);
+            Flow::Stop
+        }
+    })?;
+    match failed {
+        Some(error) => Err(Fatal::with("read members", error)),
+        None => Ok(members),
+    }
+}

@@ -1,0 +1,205 @@
+//! The data folder: who it belongs to, its lock, and where things lie in it.
+//!
+//! `member/` marks an initialised folder, as etcd's tools expect; it holds `id.json`, `wal/`
+//! (the raft log), `snap/` (stored snapshots) and `snap/db/` (RocksDB). The identity is written
+//! last at the first start, so a folder whose initialisation was cut off starts afresh.
+
+use crate::error::Fatal;
+use crate::types::{ClusterId, MemberId};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The layout of the folder. Another number is refused.
+const FORMAT: u32 = 1;
+
+/// Who a folder belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Identity {
+    format: u32,
+    /// Hexadecimal, as ids are printed everywhere.
+    cluster_id: String,
+    member_id: String,
+    /// The member's name at its first start.
+    pub name: String,
+    /// The engine that holds the state.
+    pub engine: String,
+}
+
+impl Identity {
+    pub fn new(cluster: ClusterId, member: MemberId, name: &str, engine: &str) -> Self {
+        Self {
+            format: FORMAT,
+            cluster_id: cluster.to_string(),
+            member_id: member.to_string(),
+            name: name.to_owned(),
+            engine: engine.to_owned(),
+        }
+    }
+
+    pub fn member_id(&self) -> Option<MemberId> {
+        u64::from_str_radix(&self.member_id, 16).ok().map(MemberId)
+    }
+
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        u64::from_str_radix(&self.cluster_id, 16).ok().map(ClusterId)
+    }
+}
+
+/// An opened and locked data folder.
+pub struct Folder {
+    member: PathBuf,
+    wal: PathBuf,
+    /// Held for the life of the process; the lock goes with it.
+    _lock: File,
+}
+
+impl Folder {
+    /// Creates what is missing, checks permissions and takes the lock.
+    ///
+    /// # Errors
+    /// Named by folder: not creatable, readable by others, locked by another process.
+    pub fn open(data: &Path, wal: Option<&Path>) -> Result<Self, Fatal> {
+        private_folder(data)?;
+        let member = data.join("member");
+        private_folder(&member)?;
+        let lock_path = member.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|e| Fatal::with(format!("open {}", lock_path.display()), e))?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => Fatal::new(format!(
+                "lock {}: another process uses this data directory",
+                data.display()
+            )),
+            fs::TryLockError::Error(e) => Fatal::with(format!("lock {}", lock_path.display()), e),
+        })?;
+        let wal = wal.map_or_else(|| member.join("wal"), Path::to_path_buf);
+        private_folder(&wal)?;
+        private_folder(&member.join("snap"))?;
+        Ok(Self { member, wal, _lock: lock })
+    }
+
+    pub fn wal(&self) -> &Path {
+        &self.wal
+    }
+
+    pub fn snapshots(&self) -> PathBuf {
+        self.member.join("snap")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.member.join("snap").join("db")
+    }
+
+    /// Whose folder it is; `None` before the first start was completed.
+    ///
+    /// # Errors
+    /// When the identity cannot be read or has another format.
+    pub fn identity(&self) -> Result<Option<Identity>, Fatal> {
+        let path = self.member.join("id.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Fatal::with(format!("read {}", path.display()), error)),
+        };
+        let identity: Identity = serde_json::from_slice(&text)
+            .map_err(|e| Fatal::with(format!("read {}", path.display()), e))?;
+        if identity.format != FORMAT {
+            return Err(Fatal::new(format!(
+                "read {}: format {} is not known to this version",
+                path.display(),
+                identity.format
+            )));
+        }
+        Ok(Some(identity))
+    }
+
+    /// Completes a first start.
+    ///
+    /// # Errors
+    /// When the file cannot be made durable.
+    pub fn write_identity(&self, identity: &Identity) -> Result<(), Fatal> {
+        let path = self.member.join("id.json");
+        let temporary = self.member.join("id.json.tmp");
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec_pretty(identity)?)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            fs::remove_file(self.member.join("initialising"))?;
+            File::open(&self.member)?.sync_all()
+        };
+        write().map_err(|e| Fatal::with(format!("write {}", path.display()), e))
+    }
+
+    /// Prepares a first start: empties what an earlier, unfinished one left behind.
+    ///
+    /// # Errors
+    /// When the folder holds data but no identity, which no unfinished start explains.
+    pub fn begin_first_start(&self) -> Result<(), Fatal> {
+        let marker = self.member.join("initialising");
+        let folders = [self.wal.clone(), self.member.join("snap")];
+        let begin = || -> std::io::Result<Option<PathBuf>> {
+            if !marker.exists() {
+                for folder in &folders {
+                    if let Some(entry) = fs::read_dir(folder)?.next() {
+                        return Ok(Some(entry?.path()));
+                    }
+                }
+                File::create(&marker)?.sync_all()?;
+                File::open(&self.member)?.sync_all()?;
+                return Ok(None);
+            }
+            for folder in &folders {
+                for entry in fs::read_dir(folder)? {
+                    let entry = entry?;
+                    match entry.file_type()?.is_dir() {
+                        true => fs::remove_dir_all(entry.path())?,
+                        false => fs::remove_file(entry.path())?,
+                    }
+                }
+            }
+            Ok(None)
+        };
+        let path = self.member.display();
+        match begin().map_err(|e| Fatal::with(format!("initialise {path}"), e))? {
+            None => Ok(()),
+            Some(found) => Err(Fatal::new(format!(
+                "initialise {path}: it holds {} but no id.json; restore id.json or use an \
+                 empty directory",
+                found.display()
+            ))),
+        }
+    }
+}
+
+/// Creates a folder for its owner alone, or checks that an existing one is private and writable.
+fn private_folder(path: &Path) -> Result<(), Fatal> {
+    let fail = |what: &str, e: std::io::Error| Fatal::with(format!("{what} {}", path.display()), e);
+    if !path.exists() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|e| fail("create directory", e))?;
+    }
+    let mode = fs::metadata(path).map_err(|e| fail("inspect directory", e))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(Fatal::new(format!(
+            "directory {} has permissions {:o}, others can read it: run chmod 700 on it",
+            path.display(),
+            mode & 0o777
+        )));
+    }
+    let probe = path.join(".touch");
+    File::create(&probe)
+        .and_then(|_| fs::remove_file(&probe))
+        .map_err(|e| fail("write to directory", e))
+}

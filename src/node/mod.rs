@@ -1,0 +1,8 @@
+//! The composition root: builds engine, log, replica, links, watches and server from a
+//! configuration, runs them, and stops them in the reverse order.
+
+mod folder;
+mod start;
+
+pub use folder::{Folder, Identity};
+pub use start::{Exit, run};

@@ -1,0 +1,544 @@
+//! Start and stop of a node, in order.
+
+use super::folder::{Folder, Identity};
+use crate::config::{Config, Engine as EngineKind};
+use crate::error::Fatal;
+use crate::machine::Machine;
+use crate::pb::etcdserverpb::Member;
+use crate::pb::quoinpb::{MemberAttributes, command::Request};
+use crate::peer::{Links, PeerService, ask_members, send_snapshot};
+use crate::raft_log::LogStore;
+use crate::raft_log::disk::{DiskLog, DiskLogOptions};
+use crate::replica::{Driver, DriverParts, Handle, Replica, Settings};
+use crate::server::limits::Limits;
+use crate::server::listener::{ConnectionLimits, serve};
+use crate::server::{Services, client_service, peer_service};
+use crate::storage::Engine;
+use crate::storage::memory::MemoryEngine;
+use crate::storage::snapshot_file::{SnapshotReader, SnapshotStore};
+use crate::types::{ClusterId, MemberId};
+use crate::watch::{Hub, StreamOptions};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+/// How long an outgoing leader waits for its successor.
+const TRANSFER_TIMEOUT: Duration = Duration::from_millis(1000);
+/// Pause between attempts to publish this member's name, while there is no quorum.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
+/// Stored snapshots kept: the newest, and one in case it cannot be read.
+const SNAPSHOTS_KEPT: usize = 2;
+/// Log entries of mvcc that one round of physical compaction looks at: some 100 us of work.
+const COMPACTION_ENTRIES: usize = 256;
+
+/// Why a node ended without an error: the number of the signal that asked for it.
+pub struct Exit {
+    pub signal: i32,
+}
+
+/// Who this member is and who the others are.
+struct Place {
+    id: MemberId,
+    cluster: ClusterId,
+    members: Vec<Member>,
+}
+
+/// Runs a node until a signal stops it.
+///
+/// # Errors
+/// Whatever makes starting or going on impossible.
+pub async fn run(config: Config) -> Result<Exit, Fatal> {
+    let signals = Signals::install()?;
+    let folder = Folder::open(&config.data_dir, config.wal_dir.as_deref())?;
+    // Ports first: one in use is the most frequent mistake and costs nothing to find.
+    let clients = bind_all(&config.listen_client_urls).await?;
+    let peers = bind_all(&config.listen_peer_urls).await?;
+    let snapshots = Arc::new(SnapshotStore::open(folder.snapshots())?);
+    let opened = open_state(&config, &folder, &snapshots).await?;
+    let node = Running::start(&config, opened, snapshots, peers)?;
+    node.until_stopped(&config, clients, signals, folder).await
+}
+
+struct Opened {
+    place: Place,
+    machine: Machine,
+    log: DiskLog,
+}
+
+/// Opens engine, stored snapshot and log, and makes them agree.
+async fn open_state(
+    config: &Config,
+    folder: &Folder,
+    snapshots: &Arc<SnapshotStore>,
+) -> Result<Opened, Fatal> {
+    let identity = folder.identity()?;
+    if identity.is_none() {
+        refuse_second_life(config).await?;
+        folder.begin_first_start()?;
+    }
+    if let Some(identity) = &identity
+        && identity.engine != config.engine.name()
+    {
+        return Err(Fatal::new(format!(
+            "open data directory: its state is in the {} engine, not in {}; start with --engine {}",
+            identity.engine,
+            config.engine.name(),
+            identity.engine
+        )));
+    }
+    let engine = open_engine(config, folder)?;
+    let mut machine = Machine::open(engine)?;
+    let mut newest = snapshots.newest()?;
+    if let Some(reader) = newest.as_mut().filter(|s| s.index() > machine.applied_index()) {
+        machine.restore(&mut || reader.next_block())?;
+    }
+    let place = match &identity {
+        None => {
+            let members = initial_members(config);
+            machine.bootstrap(members.clone())?;
+            machine.engine().flush()?;
+            Place { id: config.member_id, cluster: config.cluster_id, members }
+        }
+        Some(identity) => known_place(config, identity, &mut machine)?,
+    };
+    let options = DiskLogOptions {
+        unsafe_no_fsync: config.unsafe_no_fsync,
+        ..DiskLogOptions::new(place.cluster, place.id)
+    };
+    let mut log = DiskLog::open(folder.wal(), options)?;
+    complete_install(&mut log, &machine, newest.as_ref())?;
+    if identity.is_none() {
+        let name = config.engine.name();
+        folder.write_identity(&Identity::new(place.cluster, place.id, &config.name, name))?;
+    }
+    Ok(Opened { place, machine, log })
+}
+
+/// A member whose folder was lost must not come back under its old id: it may have voted
+/// and acknowledged entries that it no longer knows of.
+async fn refuse_second_life(config: &Config) -> Result<(), Fatal> {
+    for (name, urls) in &config.initial_cluster {
+        if *name == config.name {
+            continue;
+        }
+        for url in urls {
+            let Ok(answer) = ask_members(url.as_str()).await else { continue };
+            let mut members = answer.members.iter();
+            let started = members.any(|m| m.id == config.member_id.0 && !m.client_ur_ls.is_empty());
+            if started && answer.cluster_id == config.cluster_id.0 {
+                return Err(Fatal::new(format!(
+                    "member {} has already been bootstrapped",
+                    config.member_id
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn initial_members(config: &Config) -> Vec<Member> {
+    config
+        .initial_members()
+        .into_iter()
+        .map(|(id, name, peer_urls)| Member {
+            id: id.0,
+            name,
+            peer_ur_ls: peer_urls,
+            ..Member::default()
+        })
+        .collect()
+}
+
+/// The place that a folder remembers; flags about the initial cluster are ignored, unless
+/// they show that this is another member's folder.
+fn known_place(
+    config: &Config,
+    identity: &Identity,
+    machine: &mut Machine,
+) -> Result<Place, Fatal> {
+    let (Some(id), Some(cluster)) = (identity.member_id(), identity.cluster_id()) else {
+        return Err(Fatal::new("open data directory: its id.json holds no ids"));
+    };
+    if !machine.is_bootstrapped() {
+        // The memory engine before its first stored snapshot: the log replays everything onto
+        // the same beginning.
+        machine.bootstrap(initial_members(config))?;
+    }
+    let members: Vec<Member> = machine.members().values().cloned().collect();
+    let named = |name: &str| config.initial_cluster.iter().any(|(other, _)| other == name);
+    if identity.name != config.name && named(&identity.name) && named(&config.name) {
+        return Err(Fatal::new(format!(
+            "open data directory: it belongs to member \"{}\" ({id}), not to \"{}\"",
+            identity.name, config.name
+        )));
+    }
+    if !machine.members().contains_key(&id) {
+        return Err(Fatal::new(format!(
+            "open data directory: member {id} is not among the members of its own state"
+        )));
+    }
+    Ok(Place { id, cluster, members })
+}
+
+#[cfg(feature = "rocksdb")]
+fn open_engine(config: &Config, folder: &Folder) -> Result<Arc<dyn Engine>, Fatal> {
+    Ok(match config.engine {
+        EngineKind::Memory => Arc::new(MemoryEngine::new()),
+        EngineKind::Rocksdb => Arc::new(crate::storage::rocks::RocksEngine::open(
+            &folder.database(),
+            crate::storage::rocks::RocksOptions::default(),
+        )?),
+    })
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn open_engine(config: &Config, _: &Folder) -> Result<Arc<dyn Engine>, Fatal> {
+    match config.engine {
+        EngineKind::Memory => Ok(Arc::new(MemoryEngine::new())),
+        EngineKind::Rocksdb => Err(Fatal::new(
+            "open engine: this binary was built without rocksdb; use --engine memory",
+        )),
+    }
+}
+
+/// A snapshot was accepted but the member died before its log was based on it.
+fn complete_install(
+    log: &mut DiskLog,
+    machine: &Machine,
+    newest: Option<&SnapshotReader>,
+) -> Result<(), Fatal> {
+    let last = log.last_index().map_err(|e| Fatal::with("read raft log", e))?;
+    let Some(snapshot) = newest.filter(|snapshot| {
+        snapshot.index() == machine.applied_index() && snapshot.index() > last
+    }) else {
+        return Ok(());
+    };
+    let mut hard_state = log.hard_state();
+    if hard_state.term < snapshot.term() {
+        return Err(Fatal::new(format!(
+            "open raft log: it ends at {last} in term {}, before the stored snapshot {} of term \
+             {}; files of the log are missing",
+            hard_state.term,
+            snapshot.index(),
+            snapshot.term()
+        )));
+    }
+    hard_state.commit = snapshot.index();
+    log.reset(snapshot.index(), snapshot.term(), &hard_state)
+}
+
+async fn bind_all(urls: &[url::Url]) -> Result<Vec<(url::Url, TcpListener)>, Fatal> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let listener = bind(url).await.map_err(|e| Fatal::with(format!("listen on {url}"), e))?;
+        listeners.push((url.clone(), listener));
+    }
+    Ok(listeners)
+}
+
+/// Binds with address reuse, so that a restart within a second finds its port free.
+async fn bind(url: &url::Url) -> std::io::Result<TcpListener> {
+    let host = url.host_str().unwrap_or("localhost").trim_matches(['[', ']']);
+    let port = url.port_or_known_default().unwrap_or(0);
+    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let attempt = || -> std::io::Result<TcpListener> {
+            let socket = socket2::Socket::new(
+                socket2::Domain::for_address(address),
+                socket2::Type::STREAM.nonblocking().cloexec(),
+                None,
+            )?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(1024)?;
+            TcpListener::from_std(socket.into())
+        };
+        match attempt() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self, Fatal> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let install = |kind| signal(kind).map_err(|e| Fatal::with("install signal handler", e));
+        Ok(Self {
+            terminate: install(SignalKind::terminate())?,
+            interrupt: install(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Exit {
+        let kind = tokio::select! {
+            _ = self.terminate.recv() => tokio::signal::unix::SignalKind::terminate(),
+            _ = self.interrupt.recv() => tokio::signal::unix::SignalKind::interrupt(),
+        };
+        Exit { signal: kind.as_raw_value() }
+    }
+}
+
+/// A node whose driver and peer listener run.
+struct Running {
+    handle: Handle,
+    engine: Arc<dyn Engine>,
+    watches: crate::watch::Handle,
+    /// The driver's end, with its error if it has one.
+    ended: oneshot::Receiver<Result<(), Fatal>>,
+    stop: watch::Sender<bool>,
+    servers: JoinSet<()>,
+}
+
+impl Running {
+    fn start(
+        config: &Config,
+        opened: Opened,
+        snapshots: Arc<SnapshotStore>,
+        peers: Vec<(url::Url, TcpListener)>,
+    ) -> Result<Self, Fatal> {
+        let Opened { place, machine, log } = opened;
+        let engine = machine.engine().clone();
+        let others: Vec<(MemberId, Vec<String>)> = place
+            .members
+            .iter()
+            .filter(|member| member.id != place.id.0)
+            .map(|member| (MemberId(member.id), member.peer_ur_ls.clone()))
+            .collect();
+        let late = Arc::new(OnceLock::new());
+        let links = Links::open(&others, late.clone())
+            .map_err(|e| Fatal::new(format!("open link to a member: {e}")))?;
+        let watches = Hub::start(machine.view());
+        let replica = Replica::new(settings(config, &place), log, machine)?;
+        let parts = parts(&links, &watches, &engine, &snapshots, &late);
+        let (driver, handle) = Driver::new(replica, parts);
+        // Set once, here: the links' tasks only ever read it.
+        let _first = late.set(handle.clone());
+        let (report, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("driver".to_owned())
+            .spawn(move || {
+                // The receiver lives as long as the node.
+                let _node_gone = report.send(driver.run());
+            })
+            .map_err(|e| Fatal::with("start driver thread", e))?;
+        let (stop, stopping) = watch::channel(false);
+        let mut servers = JoinSet::new();
+        let service = peer_service(PeerService::new(handle.clone(), snapshots), handle.clone());
+        for (url, listener) in peers {
+            tracing::info!(address = %url, "serving peer traffic");
+            let limits = connection_limits(config, u32::MAX);
+            servers.spawn(serve(listener, service.clone(), limits, stopping.clone()));
+        }
+        Ok(Self { handle, engine, watches, ended, stop, servers })
+    }
+
+    /// Publishes, serves clients, and stops when a signal comes or the driver ends.
+    async fn until_stopped(
+        mut self,
+        config: &Config,
+        clients: Vec<(url::Url, TcpListener)>,
+        mut signals: Signals,
+        _folder: Folder,
+    ) -> Result<Exit, Fatal> {
+        let exit = tokio::select! {
+            () = publish(&self.handle, config) => None,
+            exit = signals.next() => Some(exit),
+            ended = &mut self.ended => return Err(driver_error(ended)),
+        };
+        let exit = match exit {
+            Some(exit) => exit,
+            None => {
+                self.serve_clients(config, clients);
+                tokio::select! {
+                    exit = signals.next() => exit,
+                    ended = &mut self.ended => return Err(driver_error(ended)),
+                }
+            }
+        };
+        tracing::info!(signal = exit.signal, "received signal; shutting down");
+        self.stop().await?;
+        Ok(exit)
+    }
+
+    fn serve_clients(&mut self, config: &Config, clients: Vec<(url::Url, TcpListener)>) {
+        let service = client_service(Services {
+            handle: self.handle.clone(),
+            engine: self.engine.clone(),
+            watches: self.watches.clone(),
+            limits: limits(config),
+            stream: StreamOptions {
+                progress_interval: config.watch_progress_notify_interval,
+                fragment_bytes: limits(config).message_bytes_max(),
+                election_timeout: Duration::from_millis(config.election_timeout_ms),
+            },
+            stop: self.stop.subscribe(),
+        });
+        for (url, listener) in clients {
+            let address = url.authority().to_owned();
+            let limits = connection_limits(config, config.max_concurrent_streams);
+            self.servers.spawn(serve(listener, service.clone(), limits, self.stop.subscribe()));
+            tracing::info!(address, "ready to serve client requests");
+            tracing::warn!(
+                traffic = "grpc+http",
+                address,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
+    }
+
+    /// Hands the leadership over, then stops listeners, then the driver.
+    async fn stop(mut self) -> Result<(), Fatal> {
+        let mut status = self.handle.status();
+        if status.borrow().is_leader && self.handle.members().len() > 1 {
+            self.handle.transfer_leader(None);
+            let gone = status.wait_for(|status| !status.is_leader);
+            if tokio::time::timeout(TRANSFER_TIMEOUT, gone).await.is_err() {
+                tracing::warn!("failed to hand the leadership over in time");
+            }
+        }
+        self.stop.send_replace(true);
+        while self.servers.join_next().await.is_some() {}
+        let handle = self.handle.clone();
+        let stop = tokio::task::spawn_blocking(move || handle.stop());
+        stop.await.map_err(|e| Fatal::with("stop driver", e))?;
+        match self.ended.await {
+            Ok(ended) => ended?,
+            Err(_) => return Err(Fatal::new("stop driver: its thread panicked")),
+        }
+        // Spares the next start the replay of the log.
+        self.engine.flush()?;
+        tracing::info!("closed the server");
+        Ok(())
+    }
+}
+
+fn driver_error(ended: Result<Result<(), Fatal>, oneshot::error::RecvError>) -> Fatal {
+    match ended {
+        Ok(Err(fatal)) => fatal,
+        Ok(Ok(())) => Fatal::new("run driver: it ended without being told to"),
+        Err(_) => Fatal::new("run driver: its thread panicked"),
+    }
+}
+
+fn settings(config: &Config, place: &Place) -> Settings {
+    let election_ticks = (config.election_timeout_ms / config.heartbeat_interval_ms) as usize;
+    Settings {
+        id: place.id,
+        cluster_id: place.cluster,
+        // Even: odd numbers name the leader's own commands.
+        boot: rand::random::<u64>() & !1,
+        tick_ms: config.heartbeat_interval_ms,
+        election_ticks,
+        election_ticks_max: 2 * election_ticks,
+        election_ticks_advanced: match config.initial_election_tick_advance {
+            true => election_ticks - 1,
+            false => 0,
+        },
+        pre_vote: config.pre_vote,
+        snapshot_count: config.snapshot_count,
+        catch_up_entries: config.snapshot_catchup_entries,
+        compaction_entries_max: COMPACTION_ENTRIES,
+    }
+}
+
+fn parts(
+    links: &Links,
+    watches: &crate::watch::Handle,
+    engine: &Arc<dyn Engine>,
+    snapshots: &Arc<SnapshotStore>,
+    handle: &Arc<OnceLock<Handle>>,
+) -> DriverParts {
+    let (sending, transfers) = (links.clone(), links.clone());
+    let (publishing, restoring) = (watches.clone(), watches.clone());
+    let (flushing, storing) = (engine.clone(), snapshots.clone());
+    let (handle, runtime) = (handle.clone(), tokio::runtime::Handle::current());
+    DriverParts {
+        send: Box::new(move |message| sending.send(message)),
+        publish: Box::new(move |commits| publishing.publish(commits)),
+        restored: Box::new(move || restoring.restored()),
+        flush: Arc::new(move || flushing.flush()),
+        store_snapshot: Arc::new(move |mut capture| {
+            let mut staging = storing.stage(capture.index, capture.term)?;
+            while let Some(block) = capture.next_block(1 << 20)? {
+                staging.write_block(&block)?;
+            }
+            let bytes = staging.commit()?;
+            storing.keep_newest(SNAPSHOTS_KEPT)?;
+            tracing::info!("snapshot-index" = capture.index, bytes, "saved snapshot");
+            Ok(bytes)
+        }),
+        send_snapshot: Box::new(move |to, message, capture| {
+            let (Some(handle), Some(channel)) = (handle.get().cloned(), transfers.channel(to))
+            else {
+                return;
+            };
+            runtime.spawn(async move {
+                let index = capture.index;
+                let sent = send_snapshot(&handle, channel, to, message, capture).await;
+                match &sent {
+                    Ok(()) => tracing::info!(
+                        "snapshot-index" = index, "remote-peer-id" = %to, "sent database snapshot"
+                    ),
+                    Err(error) => tracing::warn!(
+                        "snapshot-index" = index, "remote-peer-id" = %to, error,
+                        "failed to send database snapshot"
+                    ),
+                }
+                let delivered = sent.is_ok();
+                let report = move || handle.snapshot_sent(to, delivered);
+                // The report must not be lost, and it may block.
+                let _ended = tokio::task::spawn_blocking(report).await;
+            });
+        }),
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        request_bytes_max: config.max_request_bytes,
+        txn_ops_max: config.max_txn_ops,
+        lease_ttl_min: (3 * config.election_timeout_ms).div_ceil(2000) as i64,
+        quota_bytes: config.quota_backend_bytes,
+    }
+}
+
+fn connection_limits(config: &Config, concurrent_streams_max: u32) -> ConnectionLimits {
+    ConnectionLimits {
+        concurrent_streams_max,
+        ping_interval: config.grpc_keepalive_interval,
+        ping_timeout: config.grpc_keepalive_timeout,
+    }
+}
+
+/// Tells the cluster this member's name and client URLs, again until it is committed.
+async fn publish(handle: &Handle, config: &Config) {
+    let attributes = MemberAttributes {
+        member_id: handle.member_id().0,
+        name: config.name.clone(),
+        client_urls: config.advertise_client_urls.iter().map(|url| url_text(url)).collect(),
+    };
+    loop {
+        match handle.propose(Request::MemberAttributes(attributes.clone()), usize::MAX).await {
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(?error, "failed to publish local member to cluster; trying again");
+                tokio::time::sleep(PUBLISH_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A URL as etcd prints it: without the slash that the parser adds.
+fn url_text(url: &url::Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
+}

@@ -1,0 +1,54 @@
+//! The receiving side: hands messages to the driver and stages snapshots.
+
+use super::transfer::receive_snapshot;
+use crate::pb::quoinpb::peer_server::Peer;
+use crate::pb::quoinpb::{Empty, MembersAnswer, PeerBatch, SnapshotChunk};
+use crate::replica::Handle;
+use crate::storage::snapshot_file::SnapshotStore;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Serves quoinpb.Peer for one member.
+#[derive(Clone)]
+pub struct PeerService {
+    handle: Handle,
+    snapshots: Arc<SnapshotStore>,
+}
+
+impl PeerService {
+    pub fn new(handle: Handle, snapshots: Arc<SnapshotStore>) -> Self {
+        Self { handle, snapshots }
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn messages(
+        &self,
+        request: Request<Streaming<PeerBatch>>,
+    ) -> Result<Response<Empty>, Status> {
+        let mut batches = request.into_inner();
+        while let Some(batch) = batches.message().await? {
+            for message in batch.messages {
+                self.handle.peer_message(message);
+            }
+        }
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<Empty>, Status> {
+        receive_snapshot(&self.handle, &self.snapshots, request.into_inner()).await?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn members(&self, _: Request<Empty>) -> Result<Response<MembersAnswer>, Status> {
+        Ok(Response::new(MembersAnswer {
+            cluster_id: self.handle.cluster_id().0,
+            member_id: self.handle.member_id().0,
+            members: self.handle.members().to_vec(),
+        }))
+    }
+}

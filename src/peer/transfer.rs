@@ -1,0 +1,136 @@
+//! A member's whole state on its way to another: sent in checked chunks, staged, then installed.
+
+use crate::error::Fatal;
+use crate::machine::Capture;
+use crate::pb::quoinpb::peer_client::PeerClient;
+use crate::pb::quoinpb::snapshot_chunk::Part;
+use crate::pb::quoinpb::{SnapshotChunk, SnapshotFooter, SnapshotHeader};
+use crate::replica::{Handle, ReceivedSnapshot};
+use crate::storage::snapshot_file::SnapshotStore;
+use crate::types::MemberId;
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::eraftpb::Message;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+/// Bytes of records in one chunk: far below the message limit, large enough to be cheap.
+const CHUNK_BYTES: usize = 512 * 1024;
+/// Chunks that may wait for the network.
+const CHUNKS_AHEAD: usize = 4;
+/// How long a transfer may take as a whole; its pin holds compaction back so long.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// Streams a capture to a member and returns once it is stored there.
+///
+/// # Errors
+/// When the link breaks, the receiver refuses, or the state cannot be read.
+pub async fn send_snapshot(
+    handle: &Handle,
+    channel: Channel,
+    to: MemberId,
+    message: Bytes,
+    capture: Capture,
+) -> Result<(), String> {
+    let header = SnapshotHeader {
+        from: handle.member_id().0,
+        to: to.0,
+        cluster_id: handle.cluster_id().0,
+        raft_message: message,
+    };
+    let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
+    let reader = tokio::task::spawn_blocking(move || read_chunks(header, capture, &chunks));
+    let mut client = PeerClient::new(channel);
+    let call = client.install_snapshot(ReceiverStream::new(stream));
+    let sent = match tokio::time::timeout(TRANSFER_TIMEOUT, call).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(status)) => Err(status.to_string()),
+        Err(_elapsed) => Err("it took too long".to_owned()),
+    };
+    match reader.await {
+        Ok(Ok(())) => sent,
+        Ok(Err(fatal)) => Err(fatal.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn read_chunks(
+    header: SnapshotHeader,
+    mut capture: Capture,
+    chunks: &mpsc::Sender<SnapshotChunk>,
+) -> Result<(), Fatal> {
+    let send = |part: Part, crc32c: u32| {
+        chunks.blocking_send(SnapshotChunk { crc32c, part: Some(part) }).is_ok()
+    };
+    if !send(Part::Header(header), 0) {
+        return Ok(());
+    }
+    let mut footer = SnapshotFooter::default();
+    while let Some(block) = capture.next_block(CHUNK_BYTES)? {
+        footer.chunks += 1;
+        footer.bytes += block.len() as u64;
+        let checksum = crc32c::crc32c(&block);
+        if !send(Part::Records(block), checksum) {
+            return Ok(());
+        }
+    }
+    send(Part::Footer(footer), 0);
+    Ok(())
+}
+
+/// Stages an incoming snapshot and hands it to the driver.
+pub(super) async fn receive_snapshot(
+    handle: &Handle,
+    snapshots: &Arc<SnapshotStore>,
+    mut chunks: Streaming<SnapshotChunk>,
+) -> Result<(), Status> {
+    let Some(SnapshotChunk { part: Some(Part::Header(header)), .. }) = chunks.message().await?
+    else {
+        return Err(Status::invalid_argument("a snapshot begins with a header"));
+    };
+    if header.to != handle.member_id().0 || header.cluster_id != handle.cluster_id().0 {
+        return Err(Status::failed_precondition("the snapshot is for another member or cluster"));
+    }
+    let message = Message::parse_from_bytes(&header.raft_message)
+        .map_err(|_| Status::invalid_argument("the raft message cannot be decoded"))?;
+    let metadata = message.get_snapshot().get_metadata();
+    let staging = snapshots.stage(metadata.index, metadata.term).map_err(internal)?;
+    let (blocks, receiver) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
+    let writer = tokio::task::spawn_blocking(move || staging.write_all(receiver));
+    let mut received = SnapshotFooter::default();
+    let complete = loop {
+        let Some(chunk) = chunks.message().await? else { break false };
+        match chunk.part {
+            Some(Part::Records(records)) => {
+                if crc32c::crc32c(&records) != chunk.crc32c {
+                    return Err(Status::data_loss("a chunk's checksum does not match"));
+                }
+                received.chunks += 1;
+                received.bytes += records.len() as u64;
+                if blocks.send(records).await.is_err() {
+                    break false;
+                }
+            }
+            Some(Part::Footer(footer)) => break footer == received,
+            Some(Part::Header(_)) | None => break false,
+        }
+    };
+    drop(blocks);
+    let staged = writer.await.map_err(|e| Status::internal(e.to_string()))?.map_err(internal)?;
+    if !complete {
+        return Err(Status::data_loss("the snapshot is incomplete"));
+    }
+    let snapshot = ReceivedSnapshot { message: header.raft_message, blocks: Box::new(staged) };
+    let handle = handle.clone();
+    tokio::task::spawn_blocking(move || handle.snapshot_received(snapshot))
+        .await
+        .map_err(|e| Status::internal(e.to_string()))
+}
+
+fn internal(fatal: Fatal) -> Status {
+    Status::internal(fatal.to_string())
+}

@@ -1,0 +1,244 @@
+//! What tasks hold of a member: ask for a write, wait for a read, see who leads.
+//!
+//! Cloneable and cheap. Each call gives its request an id, puts it into the driver's queue and
+//! waits for the answer; a full queue refuses at once.
+
+use super::driver::{Answer, Call, Shared, ToDriver, snapshot_input};
+use super::input::{Input, LeaseCall, ReceivedSnapshot, Reply, Status};
+use super::settings::Settings;
+use crate::error::RequestError;
+use crate::machine::{Response, encode_command};
+use crate::mvcc::View;
+use crate::pb::etcdserverpb::Member;
+use crate::pb::quoinpb::{PeerMessage, command::Request};
+use crate::types::{ClusterId, Index, MemberId, RequestId, Term};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+/// Waiting a little longer than the driver's own deadline covers a driver that hangs on its disk.
+const GRACE: Duration = Duration::from_secs(1);
+
+struct Inner {
+    driver: SyncSender<ToDriver>,
+    view: View,
+    shared: Arc<Shared>,
+    status: watch::Receiver<Status>,
+    sequence: AtomicU64,
+    member: MemberId,
+    cluster: ClusterId,
+    boot: u64,
+    timeout: Duration,
+}
+
+/// See the module's comment.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+impl Handle {
+    pub(super) fn new(
+        driver: SyncSender<ToDriver>,
+        view: View,
+        shared: Arc<Shared>,
+        status: watch::Receiver<Status>,
+        settings: &Settings,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                driver,
+                view,
+                shared,
+                status,
+                sequence: AtomicU64::new(0),
+                member: settings.id,
+                cluster: settings.cluster_id,
+                boot: settings.boot,
+                timeout,
+            }),
+        }
+    }
+
+    pub fn member_id(&self) -> MemberId {
+        self.inner.member
+    }
+
+    pub fn cluster_id(&self) -> ClusterId {
+        self.inner.cluster
+    }
+
+    pub fn term(&self) -> Term {
+        self.inner.shared.term.load(Ordering::Relaxed)
+    }
+
+    pub fn commit_index(&self) -> Index {
+        self.inner.shared.commit_index.load(Ordering::Relaxed)
+    }
+
+    pub fn applied_index(&self) -> Index {
+        self.inner.shared.applied_index.load(Ordering::Relaxed)
+    }
+
+    /// Changes of term and leadership; the indexes in it may be old.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.inner.status.clone()
+    }
+
+    pub fn leader(&self) -> Option<MemberId> {
+        self.inner.status.borrow().leader
+    }
+
+    pub fn members(&self) -> Arc<Vec<Member>> {
+        self.inner.shared.members.read().clone()
+    }
+
+    pub fn cluster_version(&self) -> Option<String> {
+        self.inner.shared.cluster_version.read().clone()
+    }
+
+    /// This member's state, as far as it has applied.
+    pub fn view(&self) -> &View {
+        &self.inner.view
+    }
+
+    /// How long a request may wait for its answer: 5 s and two election timeouts.
+    pub fn request_timeout(&self) -> Duration {
+        self.inner.timeout
+    }
+
+    /// Replicates a request and waits until it is committed and applied here.
+    ///
+    /// # Errors
+    /// What the state machine decided; `RequestTooLarge` when the encoded command is above
+    /// `bytes_max`; or an availability error, after which the request may still take effect.
+    pub async fn propose(
+        &self,
+        request: Request,
+        bytes_max: usize,
+    ) -> Result<Response, RequestError> {
+        let sequence = self.next_sequence();
+        let id =
+            RequestId { member: self.inner.member, boot: self.inner.boot, sequence };
+        let command = encode_command(id, request);
+        if command.len() > bytes_max {
+            return Err(RequestError::RequestTooLarge);
+        }
+        let (waiter, answer) = oneshot::channel();
+        self.send(ToDriver::Propose { sequence, command, waiter })?;
+        match self.wait(answer).await? {
+            Reply::Applied(response) => Ok(response),
+            _ => Err(RequestError::Stopped),
+        }
+    }
+
+    /// Waits until [`Handle::view`] is as new as the cluster was at this call.
+    ///
+    /// # Errors
+    /// Availability errors: no quorum answered in time, or the leader changed.
+    pub async fn read_barrier(&self) -> Result<(), RequestError> {
+        // A sole voter that leads has applied all it ever acknowledged.
+        if self.inner.shared.reads_at_once.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (waiter, answer) = oneshot::channel();
+        self.send(ToDriver::Read { sequence: self.next_sequence(), waiter })?;
+        self.wait(answer).await.map(|_| ())
+    }
+
+    /// Renews a lease at the leader; 0 when there is no such lease.
+    ///
+    /// # Errors
+    /// Availability errors.
+    pub async fn renew_lease(&self, lease: i64) -> Result<i64, RequestError> {
+        match self.call(Call::Lease(LeaseCall::Renew { lease })).await? {
+            Reply::Lease { ttl, .. } => Ok(ttl),
+            _ => Err(RequestError::Stopped),
+        }
+    }
+
+    /// Remaining seconds (-1: no such lease), granted seconds and, if asked, the attached keys.
+    ///
+    /// # Errors
+    /// Availability errors.
+    pub async fn lease_time_to_live(
+        &self,
+        lease: i64,
+        keys: bool,
+    ) -> Result<(i64, i64, Vec<Bytes>), RequestError> {
+        match self.call(Call::Lease(LeaseCall::TimeToLive { lease, keys })).await? {
+            Reply::Lease { ttl, granted_ttl, keys } => Ok((ttl, granted_ttl, keys)),
+            _ => Err(RequestError::Stopped),
+        }
+    }
+
+    /// The leases that this member knows, those that expire first in front.
+    ///
+    /// # Errors
+    /// When the member is stopping or overloaded.
+    pub async fn leases(&self) -> Result<Vec<i64>, RequestError> {
+        match self.call(Call::LeaseList).await? {
+            Reply::Leases(leases) => Ok(leases),
+            _ => Err(RequestError::Stopped),
+        }
+    }
+
+    /// A message from another member; dropped when the driver is overloaded, which raft survives.
+    pub fn peer_message(&self, message: PeerMessage) {
+        let _dropped = self.inner.driver.try_send(ToDriver::Input(Input::Peer(message)));
+    }
+
+    pub fn unreachable(&self, member: MemberId) {
+        let _dropped = self.inner.driver.try_send(ToDriver::Input(Input::Unreachable(member)));
+    }
+
+    /// The end of a transfer must reach raft, or it never sends to that member again: waits for
+    /// a place in the queue, so call it from a thread that may block.
+    pub fn snapshot_sent(&self, to: MemberId, delivered: bool) {
+        let _ended = self.inner.driver.send(ToDriver::Input(Input::SnapshotSent { to, delivered }));
+    }
+
+    /// Blocks until the driver takes it.
+    pub fn snapshot_received(&self, snapshot: ReceivedSnapshot) {
+        let _ended = self.inner.driver.send(snapshot_input(snapshot));
+    }
+
+    /// Asks the leader - only if it is this member - to hand over.
+    pub fn transfer_leader(&self, to: Option<MemberId>) {
+        let _dropped = self.inner.driver.try_send(ToDriver::Input(Input::TransferLeader { to }));
+    }
+
+    /// Ends the driver after what it is doing. Blocks until it has taken note.
+    pub fn stop(&self) {
+        let _ended = self.inner.driver.send(ToDriver::Stop);
+    }
+
+    async fn call(&self, call: Call) -> Result<Reply, RequestError> {
+        let (waiter, answer) = oneshot::channel();
+        self.send(ToDriver::Call { sequence: self.next_sequence(), call, waiter })?;
+        self.wait(answer).await
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.inner.sequence.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn send(&self, message: ToDriver) -> Result<(), RequestError> {
+        self.inner.driver.try_send(message).map_err(|error| match error {
+            TrySendError::Full(_) => RequestError::TooManyRequests,
+            TrySendError::Disconnected(_) => RequestError::Stopped,
+        })
+    }
+
+    async fn wait(&self, answer: oneshot::Receiver<Answer>) -> Result<Reply, RequestError> {
+        match tokio::time::timeout(self.inner.timeout + GRACE, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_ended)) => Err(RequestError::Stopped),
+            Err(_elapsed) => Err(RequestError::Timeout),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! One member: raft, its log and the state machine, driven by one thread.
+//!
+//! The brain (`replica`, `input`, `pending`, `reads`, `lessor`, `retention`, `peer_message`,
+//! `settings`) is pure: inputs in, outputs out, so that the simulation runs the very code that
+//! ships. `driver` is the thread around it and `handle` what everybody else holds.
+
+mod driver;
+mod handle;
+mod input;
+mod lessor;
+mod peer_message;
+mod pending;
+mod reads;
+#[expect(clippy::module_inception, reason = "the type's own file, beside its parts")]
+mod replica;
+mod retention;
+mod settings;
+
+pub use driver::{Driver, DriverParts};
+pub use handle::Handle;
+pub use input::{
+    Effect, Input, LeaseCall, Millis, Output, ReceivedSnapshot, Reply, SnapshotBlocks, Status,
+};
+pub use replica::Replica;
+pub use settings::Settings;

@@ -1,0 +1,126 @@
+//! How long the log is kept, when state is made durable, and snapshots for members that lag.
+//!
+//! The log is the only write-ahead log, so it is cut only up to a point that the engine, or a
+//! stored snapshot, holds durably; behind that point a number of entries stay for members
+//! that lag a little, and all that a transfer under way will need.
+
+use super::input::{Effect, Millis};
+use super::replica::Replica;
+use crate::error::Fatal;
+use crate::machine::Capture;
+use crate::raft_log::LogStore;
+use crate::types::{Index, MemberId};
+use raft::eraftpb::Snapshot;
+use std::collections::BTreeMap;
+
+/// A snapshot that was offered but not sent after this time is dropped: it pins old revisions.
+const OFFER_LIFE: Millis = 10_000;
+
+#[derive(Default)]
+pub(super) struct Retention {
+    volatile: bool,
+    /// Everything up to here survives a crash without the log.
+    durable: Index,
+    /// The point that is being made durable now.
+    under_way: Option<Index>,
+    /// Bytes of the last stored snapshot.
+    stored_bytes: u64,
+    /// What raft was told it can send.
+    offer: Option<(Capture, Millis)>,
+    /// Transfers under way and the index each brings its receiver to.
+    sending: BTreeMap<MemberId, Index>,
+    now: Millis,
+}
+
+impl Retention {
+    /// `durable`: what the opened state had applied, all of which came from disk.
+    pub(super) fn new(durable: Index, volatile: bool) -> Self {
+        Self { durable, volatile, ..Self::default() }
+    }
+
+    pub(super) fn tick(&mut self, now: Millis) {
+        self.now = now;
+    }
+
+    pub(super) fn persisted(&mut self, index: Index, bytes: u64) {
+        self.durable = self.durable.max(index);
+        self.stored_bytes = bytes;
+        self.under_way = self.under_way.filter(|under_way| *under_way > index);
+    }
+
+    /// The state to stream to a member that raft sends the snapshot of this index.
+    pub(super) fn send_snapshot(&mut self, to: MemberId, index: Index) -> Option<Capture> {
+        let (capture, _) = self.offer.as_ref().filter(|(capture, _)| capture.index == index)?;
+        self.sending.insert(to, index);
+        Some(capture.clone())
+    }
+
+    pub(super) fn snapshot_sent(&mut self, to: MemberId) {
+        self.sending.remove(&to);
+    }
+
+    /// Whether enough has been applied since the durable point to make a new one.
+    fn is_due(&self, applied: Index, snapshot_count: u64, log_bytes: u64) -> bool {
+        self.under_way.is_none()
+            && applied >= self.durable + snapshot_count
+            // A whole snapshot of a large state is written only after as much log.
+            && (!self.volatile || log_bytes >= self.stored_bytes)
+    }
+}
+
+impl<L: LogStore> Replica<L> {
+    /// Asks for durability when due, cuts the log, and offers snapshots that raft wants.
+    pub(super) fn look_after_log(&mut self) -> Result<(), Fatal> {
+        let applied = self.machine.applied_index();
+        let log_bytes = self.raft.store().entry_bytes();
+        if self.retention.is_due(applied, self.settings.snapshot_count, log_bytes) {
+            self.retention.under_way = Some(applied);
+            self.output.effects.push(if self.retention.volatile {
+                Effect::StoreSnapshot(self.machine.capture()?)
+            } else {
+                Effect::Flush { index: applied }
+            });
+        }
+        self.offer_snapshot()?;
+        self.cut_log(applied)
+    }
+
+    fn cut_log(&mut self, applied: Index) -> Result<(), Fatal> {
+        let retention = &self.retention;
+        let sending = retention.sending.values().min().copied().unwrap_or(Index::MAX);
+        let offered = retention.offer.as_ref().map_or(Index::MAX, |(capture, _)| capture.index);
+        let keep_from = retention
+            .durable
+            .min(applied.saturating_sub(self.settings.catch_up_entries))
+            .min(sending)
+            .min(offered);
+        let first =
+            self.raft.store().first_index().map_err(|e| Fatal::with("read raft log", e))?;
+        if keep_from >= first {
+            self.raft.mut_store().truncate_front(keep_from)?;
+        }
+        Ok(())
+    }
+
+    fn offer_snapshot(&mut self) -> Result<(), Fatal> {
+        let now = self.retention.now;
+        let wanted = self.raft.mut_store().take_snapshot_request();
+        let expired =
+            self.retention.offer.as_ref().is_some_and(|(_, since)| since + OFFER_LIFE <= now);
+        if wanted && self.retention.offer.is_none() {
+            let capture = self.machine.capture()?;
+            let mut snapshot = Snapshot::default();
+            let metadata = snapshot.mut_metadata();
+            metadata.index = capture.index;
+            metadata.term = capture.term;
+            metadata.mut_conf_state().set_voters(capture.configuration.voters.clone());
+            metadata.mut_conf_state().set_learners(capture.configuration.learners.clone());
+            self.raft.mut_store().offer_snapshot(Some(snapshot));
+            self.retention.offer = Some((capture, now));
+        } else if expired {
+            self.raft.mut_store().offer_snapshot(None);
+            self.retention.offer = None;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! The KV service: validation first, then the call, then one header.
+
+use super::header::Headers;
+use super::limits::Limits;
+use super::metadata;
+use super::validate;
+use crate::error::{Fatal, RequestError};
+use crate::machine::Response as Outcome;
+use crate::mvcc::View;
+use crate::pb::etcdserverpb::kv_server::Kv;
+use crate::pb::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+};
+use crate::pb::quoinpb::command::Request as Command;
+use crate::replica::Handle;
+use std::pin::Pin;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// A range with a limit up to this is short enough to run among other tasks.
+const SHORT_RANGE_MAX: i64 = 500;
+
+/// Serves etcdserverpb.KV for one member.
+#[derive(Clone)]
+pub struct KvService {
+    handle: Handle,
+    headers: Headers,
+    limits: Limits,
+}
+
+impl KvService {
+    pub fn new(handle: Handle, limits: Limits) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, limits }
+    }
+
+    async fn propose(&self, command: Command) -> Result<Outcome, Status> {
+        self.handle
+            .propose(command, self.limits.request_bytes_max)
+            .await.map_err(Status::from)
+    }
+
+    async fn read_barrier(&self, serializable: bool) -> Result<(), Status> {
+        if serializable {
+            return Ok(());
+        }
+        self.handle.read_barrier().await.map_err(Status::from)
+    }
+}
+
+/// Runs a read that may take long without holding up the tasks of its worker thread.
+fn read<T>(
+    is_short: bool,
+    work: impl FnOnce() -> Result<Result<T, RequestError>, Fatal>,
+) -> Result<T, Status> {
+    let result = if is_short { work() } else { tokio::task::block_in_place(work) };
+    match result {
+        Ok(answer) => answer.map_err(Status::from),
+        // The driver meets the same failing engine and stops the node.
+        Err(fatal) => {
+            tracing::error!(error = %fatal, "failed to read the store");
+            Err(RequestError::Stopped.into())
+        }
+    }
+}
+
+fn unexpected(outcome: &Outcome) -> Status {
+    tracing::error!(?outcome, "a command was answered with another command's response");
+    RequestError::Stopped.into()
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let request = request.into_inner();
+        validate::range(&request)?;
+        self.read_barrier(request.serializable).await?;
+        let is_short =
+            request.range_end.is_empty() || (1..=SHORT_RANGE_MAX).contains(&request.limit);
+        let mut response = read(is_short, || self.handle.view().range(&request))?;
+        self.headers.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    type RangeStreamStream =
+        Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send + 'static>>;
+
+    async fn range_stream(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let request = request.into_inner();
+        validate::range_stream(&request)?;
+        self.read_barrier(request.serializable).await?;
+        // Two chunks at most wait for a slow client: memory stays bounded by the chunk's size.
+        let (chunks, stream) = tokio::sync::mpsc::channel(2);
+        let (view, headers) = (self.handle.view().clone(), self.headers.clone());
+        let bytes_max = self.limits.request_bytes_max;
+        tokio::task::spawn_blocking(move || {
+            stream_range(&view, &headers, &request, bytes_max, &chunks);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let request = request.into_inner();
+        validate::put(&request)?;
+        match self.propose(Command::Put(request)).await? {
+            Outcome::Put(mut response) => {
+                self.headers.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let request = request.into_inner();
+        validate::delete_range(&request)?;
+        match self.propose(Command::DeleteRange(request)).await? {
+            Outcome::DeleteRange(mut response) => {
+                self.headers.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let request = request.into_inner();
+        validate::txn(&request, self.limits.txn_ops_max)?;
+        if validate::is_read_only_txn(&request) {
+            self.read_barrier(validate::is_serializable_txn(&request)).await?;
+            let mut response = read(false, || self.handle.view().txn_read_only(&request))?;
+            self.headers.fill(&mut response.header);
+            return Ok(Response::new(response));
+        }
+        match self.propose(Command::Txn(request)).await? {
+            Outcome::Txn(mut response) => {
+                self.headers.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        match self.propose(Command::Compaction(request.into_inner())).await? {
+            Outcome::Compact { response: CompactionResponse { mut header }, .. } => {
+                self.headers.fill(&mut header);
+                Ok(Response::new(CompactionResponse { header }))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Sends a range in pieces, all of one revision, until the end or until the client is gone.
+fn stream_range(
+    view: &View,
+    headers: &Headers,
+    request: &RangeRequest,
+    bytes_max: usize,
+    chunks: &tokio::sync::mpsc::Sender<Result<RangeStreamResponse, Status>>,
+) {
+    let mut stream = match view.range_stream(request, bytes_max) {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let _gone = chunks.blocking_send(Err(error.into()));
+            return;
+        }
+        Err(fatal) => {
+            tracing::error!(error = %fatal, "failed to read the store");
+            let _gone = chunks.blocking_send(Err(RequestError::Stopped.into()));
+            return;
+        }
+    };
+    loop {
+        let chunk = match read(true, || stream.next_chunk()) {
+            Ok(Some(mut response)) => {
+                if response.header.is_some() {
+                    headers.fill(&mut response.header);
+                }
+                Ok(RangeStreamResponse { range_response: Some(response) })
+            }
+            Ok(None) => return,
+            Err(status) => Err(status),
+        };
+        let is_last = chunk.is_err();
+        if chunks.blocking_send(chunk).is_err() || is_last {
+            return;
+        }
+    }
+}

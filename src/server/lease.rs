@@ -1,0 +1,156 @@
+//! The Lease service.
+
+use super::header::Headers;
+use super::limits::Limits;
+use super::metadata;
+use super::validate;
+use crate::error::RequestError;
+use crate::machine::Response as Outcome;
+use crate::pb::etcdserverpb::lease_server::Lease;
+use crate::pb::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+};
+use crate::pb::quoinpb::{LeaseRevokeBatch, command::Request as Command};
+use crate::replica::Handle;
+use std::pin::Pin;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Answers of one keep-alive stream that may wait for a slow client.
+const KEEP_ALIVE_QUEUE_MAX: usize = 128;
+
+/// Serves etcdserverpb.Lease for one member.
+#[derive(Clone)]
+pub struct LeaseService {
+    handle: Handle,
+    headers: Headers,
+    limits: Limits,
+}
+
+impl LeaseService {
+    pub fn new(handle: Handle, limits: Limits) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, limits }
+    }
+
+    async fn propose(&self, command: Command) -> Result<Outcome, RequestError> {
+        self.handle.propose(command, self.limits.request_bytes_max).await
+    }
+
+    /// Grants under an id that is drawn here: the state machine draws nothing.
+    async fn grant(&self, mut request: LeaseGrantRequest) -> Result<Outcome, RequestError> {
+        request.ttl = request.ttl.max(self.limits.lease_ttl_min);
+        if request.id != 0 {
+            return self.propose(Command::LeaseGrant(request)).await;
+        }
+        loop {
+            request.id = rand::random_range(1..=i64::MAX);
+            match self.propose(Command::LeaseGrant(request)).await {
+                Err(RequestError::LeaseExists) => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+        // etcd takes the header before it renews.
+        let header = Some(self.headers.current());
+        let ttl = self.handle.renew_lease(id).await?;
+        Ok(LeaseKeepAliveResponse { header, id, ttl })
+    }
+}
+
+#[tonic::async_trait]
+impl Lease for LeaseService {
+    async fn lease_grant(
+        &self,
+        request: Request<LeaseGrantRequest>,
+    ) -> Result<Response<LeaseGrantResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let request = request.into_inner();
+        validate::lease_grant(&request)?;
+        match self.grant(request).await? {
+            Outcome::LeaseGrant(mut response) => {
+                self.headers.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            _ => Err(RequestError::Stopped.into()),
+        }
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<LeaseRevokeRequest>,
+    ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let batch = LeaseRevokeBatch { ids: vec![request.into_inner().id], expired: false };
+        let outcome = self.propose(Command::LeaseRevoke(batch)).await;
+        match outcome? {
+            Outcome::LeaseRevoke(mut response) => {
+                self.headers.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            _ => Err(RequestError::Stopped.into()),
+        }
+    }
+
+    type LeaseKeepAliveStream =
+        Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send + 'static>>;
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let wants_leader = validate::requires_leader(request.metadata());
+        metadata::check(&self.handle, request.metadata())?;
+        let mut requests = request.into_inner();
+        let (answers, stream) = mpsc::channel(KEEP_ALIVE_QUEUE_MAX);
+        let service = self.clone();
+        tokio::spawn(async move {
+            while let Some(request) = requests.next().await {
+                let answer = match request {
+                    Ok(_) if wants_leader && service.handle.leader().is_none() => {
+                        Err(RequestError::NoLeader.into())
+                    }
+                    Ok(request) => service.keep_alive(request.id).await,
+                    // The client has gone, or sent what is no message.
+                    Err(_) => return,
+                };
+                let is_last = answer.is_err();
+                if answers.send(answer).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<LeaseTimeToLiveRequest>,
+    ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
+        let (ttl, granted_ttl, keys) = self
+            .handle
+            .lease_time_to_live(id, keys)
+            .await?;
+        let header = Some(self.headers.current());
+        Ok(Response::new(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
+    }
+
+    async fn lease_leases(
+        &self,
+        request: Request<LeaseLeasesRequest>,
+    ) -> Result<Response<LeaseLeasesResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let leases = self.handle.leases().await?;
+        Ok(Response::new(LeaseLeasesResponse {
+            header: Some(self.headers.current()),
+            leases: leases.into_iter().map(|id| LeaseStatus { id }).collect(),
+        }))
+    }
+}

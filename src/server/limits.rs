@@ -1,0 +1,21 @@
+//! The bounds that services check, taken from the configuration once.
+
+/// See the fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of an encoded command; etcd's `--max-request-bytes`.
+    pub request_bytes_max: usize,
+    /// Operations on one level of a transaction; etcd's `--max-txn-ops`.
+    pub txn_ops_max: usize,
+    /// Seconds below which a lease's TTL is raised: one and a half election timeouts, rounded up.
+    pub lease_ttl_min: i64,
+    /// etcd's `--quota-backend-bytes` as Status shows it.
+    pub quota_bytes: i64,
+}
+
+impl Limits {
+    /// What a message may weigh on the wire: the command's bound and room for the rest of it.
+    pub fn message_bytes_max(&self) -> usize {
+        self.request_bytes_max + 512 * 1024
+    }
+}

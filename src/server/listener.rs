@@ -1,0 +1,107 @@
+//! Serves connections of one listening socket: HTTP/1.1 and HTTP/2 on the same port.
+//!
+//! Each connection is served by its own task with the limits below; a stop sends GOAWAY,
+//! lets calls in flight end for a while, then closes.
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Bytes a client may send ahead on one stream and on one connection. The connection's window
+/// also sets how many small frames h2 takes before it calls a client abusive.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of answers that one stream may hold for a client that reads slowly.
+const SEND_BUFFER: usize = 1 << 20;
+/// How long an HTTP/1 client may take over its request head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long calls in flight may go on after a stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long to wait after a failed accept: the process may be short of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a listener grants each connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    pub concurrent_streams_max: u32,
+    /// Interval and timeout of the server's own pings.
+    pub ping_interval: Duration,
+    pub ping_timeout: Duration,
+}
+
+/// Accepts until `stop` turns true, then drains.
+pub async fn serve(
+    listener: TcpListener,
+    service: Router,
+    limits: ConnectionLimits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                // Without it small answers wait for the client's delayed acknowledgement.
+                if let Err(error) = socket.set_nodelay(true) {
+                    tracing::debug!(%error, "failed to set TCP_NODELAY");
+                }
+                connections.spawn(connection(socket, service.clone(), limits, stop.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    // What is left is dropped, and with it its sockets.
+    let _elapsed = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+}
+
+async fn connection(
+    socket: tokio::net::TcpStream,
+    service: Router,
+    limits: ConnectionLimits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.concurrent_streams_max)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.ping_timeout);
+    let service = TowerToHyperService::new(service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended with an error");
+    }
+}
+
+/// Returns once the node stops.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop too.
+    let _ended = stop.wait_for(|stop| *stop).await;
+}
