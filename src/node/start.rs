@@ -439,7 +439,7 @@ fn settings(config: &Config, place: &Place) -> Settings {
         boot: rand::random::<u64>() & !1,
         tick_ms: config.heartbeat_interval_ms,
         election_ticks,
-        election_ticks_max: 2 * election_ticks,
+        election_ticks_drawn: election_ticks..2 * election_ticks,
         election_ticks_advanced: match config.initial_election_tick_advance {
             true => election_ticks - 1,
             false => 0,

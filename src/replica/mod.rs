@@ -14,6 +14,8 @@ mod reads;
 #[expect(clippy::module_inception, reason = "the type's own file, beside its parts")]
 mod replica;
 mod retention;
+#[cfg(test)]
+mod scripts;
 mod settings;
 
 pub use driver::{Driver, DriverParts};

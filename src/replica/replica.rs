@@ -52,6 +52,8 @@ pub struct Replica<L: LogStore> {
     pub(super) output: Output,
     /// A snapshot that has arrived and that raft has not taken or refused yet.
     received: Option<ReceivedSnapshot>,
+    /// Forwarded proposals that came while the leadership was being handed over.
+    forwards_held: Vec<(MemberId, Forward)>,
     /// Leader and term as of the last look; a change ends what relied on them.
     seen: (Option<MemberId>, Term, bool),
     /// Lease calls under way to the leader, with their deadlines.
@@ -107,6 +109,7 @@ impl<L: LogStore> Replica<L> {
             now: 0,
             output: Output::default(),
             received: None,
+            forwards_held: Vec::new(),
             seen: (None, 0, false),
             lease_calls: BTreeMap::new(),
             compactions: Vec::new(),
@@ -411,7 +414,14 @@ impl<L: LogStore> Replica<L> {
         // Good in the term it was sent for, or never: that is what lets its sender hand it over
         // again in a later term.
         let term = self.raft.raft.term;
-        if !self.is_leader() || forward.term != term || !self.forwarded.is_new(id, term) {
+        if !self.is_leader() || forward.term != term {
+            return;
+        }
+        if self.raft.raft.lead_transferee.is_some() {
+            self.forwards_held.push((from, forward));
+            return;
+        }
+        if !self.forwarded.is_new(id, term) {
             return;
         }
         if self.propose(vec![forward.command]).is_err() {
@@ -425,6 +435,9 @@ impl<L: LogStore> Replica<L> {
     /// On any failure of log, engine or state machine: the node must stop.
     pub fn ready(&mut self, early: &mut dyn FnMut(PeerMessage)) -> Result<Output, Fatal> {
         self.notice_leader();
+        for (from, forward) in std::mem::take(&mut self.forwards_held) {
+            self.peer_forward(from, forward);
+        }
         self.hand_over();
         self.begin_reads();
         if self.raft.has_ready() {

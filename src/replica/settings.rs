@@ -13,10 +13,12 @@ pub struct Settings {
     pub boot: u64,
     /// Length of a tick.
     pub tick_ms: Millis,
-    /// Ticks without a leader after which a follower may campaign; the real number is drawn
-    /// between this and `election_ticks_max` (exclusive) to keep members apart.
+    /// Ticks without a leader after which a follower may campaign, and without followers after
+    /// which a leader steps down.
     pub election_ticks: usize,
-    pub election_ticks_max: usize,
+    /// Where the follower's real number of ticks is drawn from, to keep members apart. A range
+    /// of one makes it certain, for scripts and simulation.
+    pub election_ticks_drawn: std::ops::Range<usize>,
     /// Ticks to count as already passed at the start, so that a new cluster elects soon.
     pub election_ticks_advanced: usize,
     pub pre_vote: bool,
@@ -39,8 +41,8 @@ impl Settings {
         Config {
             id: self.id.0,
             election_tick: self.election_ticks,
-            min_election_tick: self.election_ticks,
-            max_election_tick: self.election_ticks_max,
+            min_election_tick: self.election_ticks_drawn.start,
+            max_election_tick: self.election_ticks_drawn.end,
             heartbeat_tick: 1,
             applied,
             // Bounds how long one message occupies a link that heartbeats need too.
