@@ -386,6 +386,7 @@ impl Machine {
         &mut self,
         blocks: &mut dyn FnMut() -> Result<Option<Bytes>, Fatal>,
     ) -> Result<(), Fatal> {
+        self.mvcc.begin_reload();
         restore(self.engine.as_ref(), blocks)?;
         // Readers keep the views they hold: the shared state behind them moves on.
         self.mvcc.reload()?;

@@ -40,7 +40,11 @@ impl Mvcc {
         // target's own entries up again.
         let is_over = self.removed > Revision::new(target, u32::MAX - 1);
         if is_over || target == 0 {
-            return Ok(if is_pinned { CompactionProgress::Pinned } else { CompactionProgress::Done });
+            return Ok(if is_pinned {
+                CompactionProgress::Pinned
+            } else {
+                CompactionProgress::Done
+            });
         }
         let (entries, next) = self.entries(target, entries_max)?;
         for (revision, user_key) in &entries {
@@ -102,20 +106,25 @@ impl Mvcc {
         let place = key::version_key(user_key, revision);
         let prefix = key::prefix(user_key);
         let (mut is_tombstone, mut predecessor, mut failed) = (false, None, None);
-        self.engine.scan(Space::Kv, &place, Some(&key::behind(&prefix)), &mut |found, record| {
-            if found == &place[..] {
-                match key::decode(record.as_slice()) {
-                    Ok(record) => is_tombstone = record == Record::Tombstone,
+        self.engine.scan(
+            Space::Kv,
+            &place,
+            Some(&key::behind(&prefix)),
+            &mut |found, record| {
+                if found == &place[..] {
+                    match key::decode(record.as_slice()) {
+                        Ok(record) => is_tombstone = record == Record::Tombstone,
+                        Err(fatal) => failed = Some(fatal),
+                    }
+                    return if failed.is_none() { Flow::Next } else { Flow::Stop };
+                }
+                match key::split(found) {
+                    Ok((_, revision)) => predecessor = Some(revision),
                     Err(fatal) => failed = Some(fatal),
                 }
-                return if failed.is_none() { Flow::Next } else { Flow::Stop };
-            }
-            match key::split(found) {
-                Ok((_, revision)) => predecessor = Some(revision),
-                Err(fatal) => failed = Some(fatal),
-            }
-            Flow::Stop
-        })?;
+                Flow::Stop
+            },
+        )?;
         if let Some(fatal) = failed {
             return Err(fatal);
         }

@@ -29,7 +29,7 @@ use crate::types::Revision;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 const META_REVISION: &[u8] = b"mvcc/revision";
 const META_COMPACTED: &[u8] = b"mvcc/compacted";
@@ -51,6 +51,8 @@ struct Shared {
     revision: AtomicI64,
     /// 0: never compacted.
     compacted: AtomicI64,
+    /// Odd while the engine's content is being replaced.
+    replacements: AtomicU64,
     /// Revisions that readers hold, with the number of holders.
     pins: Mutex<BTreeMap<i64, usize>>,
 }
@@ -74,6 +76,7 @@ impl Mvcc {
         let shared = Arc::new(Shared {
             revision: AtomicI64::new(FIRST_REVISION),
             compacted: AtomicI64::new(0),
+            replacements: AtomicU64::new(0),
             pins: Mutex::default(),
         });
         let mut mvcc = Self {
@@ -85,6 +88,11 @@ impl Mvcc {
         };
         mvcc.reload()?;
         Ok(mvcc)
+    }
+
+    /// Tells readers that the engine's content is about to be replaced, until [`Mvcc::reload`].
+    pub fn begin_reload(&self) {
+        self.shared.replacements.fetch_or(1, Ordering::SeqCst);
     }
 
     /// Looks again after the engine's content was replaced. Views stay valid and see the new content.
@@ -106,6 +114,9 @@ impl Mvcc {
             None => Revision::default(),
         };
         self.publish();
+        if self.shared.replacements.load(Ordering::SeqCst) % 2 == 1 {
+            self.shared.replacements.fetch_add(1, Ordering::SeqCst);
+        }
         Ok(())
     }
 

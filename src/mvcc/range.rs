@@ -81,9 +81,8 @@ fn has_filters(request: &RangeRequest) -> bool {
 }
 
 fn passes(request: &RangeRequest, create: i64, modified: i64) -> bool {
-    let within = |value: i64, min: i64, max: i64| {
-        (max == 0 || value <= max) && (min == 0 || value >= min)
-    };
+    let within =
+        |value: i64, min: i64, max: i64| (max == 0 || value <= max) && (min == 0 || value >= min);
     within(modified, request.min_mod_revision, request.max_mod_revision)
         && within(create, request.min_create_revision, request.max_create_revision)
 }

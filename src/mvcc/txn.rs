@@ -58,11 +58,8 @@ impl From<Present> for Compared {
 }
 
 /// Visits the present pairs of a range; what a transaction compares with.
-pub(super) type Pairs<'a> = dyn FnMut(
-        &KeyRange,
-        &mut dyn FnMut(Compared) -> Result<bool, Fatal>,
-    ) -> Result<(), Fatal>
-    + 'a;
+pub(super) type Pairs<'a> =
+    dyn FnMut(&KeyRange, &mut dyn FnMut(Compared) -> Result<bool, Fatal>) -> Result<(), Fatal> + 'a;
 
 /// Evaluates all compares on the path.
 pub(super) fn choose(request: &TxnRequest, pairs: &mut Pairs<'_>) -> Result<Path, Fatal> {

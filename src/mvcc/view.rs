@@ -18,6 +18,9 @@ use std::sync::atomic::Ordering;
 
 /// Log entries looked at in one engine scan.
 const ENTRIES_PER_PIECE: usize = 512;
+/// Log entries that one call of [`View::history`] looks at before it ends at the next revision, however
+/// few of them are wanted: some milliseconds.
+const HISTORY_ENTRIES_MAX: usize = 16 * ENTRIES_PER_PIECE;
 /// Keys in the first chunk of a streamed range, as etcd has it: the client sees something early.
 const FIRST_CHUNK_KEYS: usize = 10;
 
@@ -70,6 +73,13 @@ impl View {
     /// The last compacted revision; 0 before the first compaction.
     pub fn compacted(&self) -> i64 {
         self.shared.compacted.load(Ordering::Acquire)
+    }
+
+    /// How often the content was replaced by a snapshot, as a number that is odd meanwhile. What was
+    /// read between two equal even answers comes from one state; what was read otherwise may miss
+    /// anything, and a reader to whom that matters must read again.
+    pub fn replacements(&self) -> u64 {
+        self.shared.replacements.load(Ordering::SeqCst)
     }
 
     /// Pins a revision. What was removed before the call stays removed: check
@@ -164,7 +174,7 @@ impl View {
     }
 
     /// Whole revisions from `from` on, up to the published one, until about `events_max` events
-    /// of wanted keys or `bytes_max` bytes of them were read.
+    /// of wanted keys or `bytes_max` bytes of them were read, or until the call has taken long.
     ///
     /// # Errors
     /// The compacted revision, when `from` lies below it.
@@ -182,16 +192,20 @@ impl View {
             return Ok(Err(Compacted(compacted)));
         }
         let mut commits: Vec<Commit> = Vec::new();
-        let (mut events, mut bytes) = (0, 0);
+        let (mut events, mut bytes, mut seen) = (0, 0, 0);
+        let mut current = from;
         let mut next = key::log_key(Revision::new(from, 0));
         let end = key::log_key(Revision::new(revision + 1, 0));
         loop {
             let (entries, more) = self.log_piece(&next, &end)?;
             for (at, user_key) in entries {
-                let begins = commits.last().is_none_or(|commit| commit.revision != at.main);
-                if begins && (events >= events_max || bytes >= bytes_max) {
+                let begins = at.main != std::mem::replace(&mut current, at.main);
+                let full =
+                    events >= events_max || bytes >= bytes_max || seen >= HISTORY_ENTRIES_MAX;
+                if begins && full {
                     return Ok(Ok(History { commits, next: at.main }));
                 }
+                seen += 1;
                 if !wanted(&user_key) {
                     continue;
                 }

@@ -15,3 +15,4 @@ pub mod maintenance;
 mod metadata;
 pub mod status;
 pub mod validate;
+pub mod watch;

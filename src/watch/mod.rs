@@ -10,15 +10,21 @@
 //! Pure: [`index`], [`message`], [`queue`], [`registry`], [`session`] (one stream's brain).
 //! Shell: [`hub`] and [`stream`]. gRPC itself is `server::watch`.
 
+pub mod hub;
 pub mod index;
 pub mod message;
 pub mod queue;
 pub mod registry;
+pub mod session;
+pub mod stream;
+
+pub use hub::{Handle, Hub};
+pub use stream::WatchStream;
 
 use std::time::Duration;
 
-/// Bounds on memory, on the length of a step, and on time.
-#[derive(Clone, Debug)]
+/// Bounds on memory and on the length of a step.
+#[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Events waiting for one stream. Enough for some 10 ms of a busy store, so that a stream which is merely
     /// descheduled does not have to read history; small enough for 10,000 streams to lag at once.
@@ -31,17 +37,20 @@ pub struct Limits {
     /// Events, and bytes of them, in one step of reading history. Whole revisions: one may exceed them.
     pub history_events_max: usize,
     pub history_bytes_max: usize,
-    /// A response with `fragment` set is split when it is larger: what a client that may send
-    /// requests of the maximum size is sure to be able to receive.
-    pub fragment_bytes_max: usize,
-    /// Time between progress notifications of watches that asked for them, before jitter.
-    pub progress_interval: Duration,
-    /// How long streams that insist on a leader live without one: three election timeouts.
-    pub leaderless_max: Duration,
 }
 
-/// Shorter intervals between progress notifications are raised to this.
-pub const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// What an operator may set for watch streams.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamOptions {
+    /// Time between progress notifications of watches that asked for them, before jitter; zero
+    /// stands for ten minutes, and less than 100 ms is raised to that.
+    pub progress_interval: Duration,
+    /// A response with `fragment` set is split when it is not smaller: what a client that may send
+    /// requests of the maximum size is sure to be able to receive.
+    pub fragment_bytes: usize,
+    /// Streams that insist on a leader live three of these without one.
+    pub election_timeout: Duration,
+}
 
 impl Default for Limits {
     fn default() -> Self {
@@ -52,9 +61,17 @@ impl Default for Limits {
             matches_max: 1 << 20,
             history_events_max: 1000,
             history_bytes_max: 512 * KIB,
-            fragment_bytes_max: 1536 * KIB + 512 * KIB,
+        }
+    }
+}
+
+impl Default for StreamOptions {
+    /// etcd's defaults.
+    fn default() -> Self {
+        Self {
             progress_interval: Duration::from_secs(600),
-            leaderless_max: Duration::from_secs(3),
+            fragment_bytes: 2 * 1024 * 1024,
+            election_timeout: Duration::from_secs(1),
         }
     }
 }

@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// What an item costs beside the bytes of its events: itself and its share of the allocator.
 const ITEM_BYTES: usize = 64;
 
+/// Room for this many items is kept in each buffer; an idle stream should cost little.
+const ITEMS_KEPT_MAX: usize = 16;
+
 /// A thing that the hub tells a stream.
 #[derive(Clone, Debug)]
 pub enum Item {
@@ -81,6 +84,7 @@ impl Queue {
     /// Hands over all items in exchange for an empty buffer, and forgets their bytes.
     pub fn take(&mut self, empty: &mut VecDeque<Item>) {
         debug_assert!(empty.is_empty());
+        empty.shrink_to(ITEMS_KEPT_MAX);
         std::mem::swap(&mut self.items, empty);
         self.bytes = 0;
     }

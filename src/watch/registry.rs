@@ -207,12 +207,15 @@ impl Registry {
         }
     }
 
-    /// Forgets all watches of the stream.
-    pub fn remove_stream(&mut self, stream: StreamId) {
+    /// Forgets up to `at_once` watches of a stream that has ended. Returns false when none are left.
+    pub fn remove_stream(&mut self, stream: StreamId, at_once: usize) -> bool {
         self.asked.remove(&stream);
         let all = WatchKey { stream, watch: 0 }..=WatchKey { stream, watch: u64::MAX };
-        let watchers: Vec<WatchKey> = self.entries.range(all).map(|(key, _)| *key).collect();
+        let watchers: Vec<WatchKey> =
+            self.entries.range(all).map(|(key, _)| *key).take(at_once).collect();
+        let more = watchers.len() == at_once;
         watchers.into_iter().for_each(|watcher| self.remove(watcher));
+        more
     }
 
     /// Asks for a mark at `mark.revision` or later. Returned when the head is there already: then
@@ -468,7 +471,7 @@ mod tests {
                 }
                 "remove_stream" => {
                     let stream = args.next_pos().ok_or("no stream")?.parse()?;
-                    self.registry()?.remove_stream(stream);
+                    while self.registry()?.remove_stream(stream, 2) {}
                 }
                 // ask STREAM REVISION [periodic]
                 "ask" => {
