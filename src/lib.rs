@@ -6,6 +6,7 @@
 pub mod types;
 pub mod error;
 pub mod pb;
+pub mod config;
 pub mod storage;
 pub mod mvcc;
 pub mod machine;

@@ -16,7 +16,11 @@ macro_rules! package {
     };
 }
 
-package!(etcdserverpb, "etcdserverpb", "etcd's client API: KV, Watch, Lease, Cluster, Maintenance, Auth.");
+package!(
+    etcdserverpb,
+    "etcdserverpb",
+    "etcd's client API: KV, Watch, Lease, Cluster, Maintenance, Auth."
+);
 package!(mvccpb, "mvccpb", "Stored pairs and events.");
 package!(authpb, "authpb", "Users, roles, permissions.");
 package!(membershippb, "membershippb", "Members as etcd's own files store them.");

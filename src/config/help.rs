@@ -1,0 +1,131 @@
+//! The pages that a user sees before anything runs: help, usage, version.
+
+use crate::config::ETCD_VERSION;
+use crate::config::table::{FLAGS, Flag, Group, Kind, Role};
+
+/// Goes to stderr below the message when a command line cannot be read.
+pub const USAGE: &str = "\
+Usage:
+
+  quoin [serve] [flags]
+    Start a member.
+
+  quoin --version
+    Print the versions.
+
+  quoin --help
+    Explain all flags.
+";
+
+const INTRODUCTION: &str = "\
+Quoin keeps keys and values on one or more members that agree by Raft, and serves
+every etcd v3 client. Its flags are those of etcd, and --engine.
+
+Usage:
+
+  quoin [serve] [flags]       Start a member.
+  quoin bench --help          Measure a running server.
+  quoin --version             Print the versions.
+  quoin --help                Print this page.
+
+One member, for a look:       quoin --data-dir /tmp/quoin
+One of three:                 quoin --name a --data-dir /var/lib/quoin \\
+                                --listen-client-urls http://10.0.0.1:2379 \\
+                                --advertise-client-urls http://10.0.0.1:2379 \\
+                                --listen-peer-urls http://10.0.0.1:2380 \\
+                                --initial-advertise-peer-urls http://10.0.0.1:2380 \\
+                                --initial-cluster a=http://10.0.0.1:2380,b=http://10.0.0.2:2380,c=http://10.0.0.3:2380
+
+How to write flags: with one dash or two, as '--flag value' or '--flag=value'; a switch
+as '--flag' or '--flag=false', never '--flag false'. Times are like 500ms, 10s or 1h30m.
+Lists are separated by commas. Of a flag given twice, the last one holds.
+
+Each flag can be set by a variable instead: --data-dir by ETCD_DATA_DIR, and so on;
+--engine, which etcd does not have, by QUOIN_ENGINE. To set both is an error.
+";
+
+const WIDTH: usize = 86;
+
+/// The whole page of `--help`.
+pub(super) fn help() -> String {
+    let mut page = INTRODUCTION.to_string();
+    let groups = [
+        (Group::Member, "Member"),
+        (Group::Cluster, "First start of a cluster"),
+        (Group::Consensus, "Consensus"),
+        (Group::Limits, "Limits"),
+        (Group::Logging, "Logging"),
+        (Group::Unsafe, "Unsafe"),
+    ];
+    for (group, title) in groups {
+        page.push_str(&format!("\n{title}:\n"));
+        for flag in FLAGS {
+            if let Role::Effective(of, placeholder, text) = flag.role
+                && of == group
+            {
+                page.push_str(&heading(flag, placeholder));
+                page.push_str(&wrapped(text, "      "));
+            }
+        }
+    }
+    page.push_str(
+        "\nAccepted so that command lines written for etcd work, but without effect yet:\n",
+    );
+    page.push_str(&names(|role| role == Role::Accepted));
+    page.push_str("\nRefused, because to start without their effect would do harm; so are https:// URLs to\nlisten on, as there is no TLS yet:\n");
+    page.push_str(&names(|role| role == Role::Refused));
+    page.push_str("\nOf older versions, accepted with a warning:\n");
+    page.push_str(&names(|role| matches!(role, Role::Deprecated(_) | Role::Dropped)));
+    page
+}
+
+/// The page of `--version`. Tools read etcd's version from its first line.
+pub(super) fn version() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!(
+        "etcd Version: {ETCD_VERSION}\nQuoin Version: {}\nOS/Arch: {}/{architecture}\n",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+    )
+}
+
+fn heading(flag: &Flag, placeholder: &str) -> String {
+    let value = match flag.kind {
+        Kind::Switch => String::new(),
+        Kind::OneOf(known) => format!(" {}", known.join("|")),
+        _ => format!(" <{placeholder}>"),
+    };
+    let default = if flag.default.is_empty() {
+        String::new()
+    } else {
+        format!(" [default: {}]", flag.default)
+    };
+    format!("  --{}{value}{default}\n", flag.name)
+}
+
+fn names(of: impl Fn(Role) -> bool) -> String {
+    let rows = FLAGS.iter().filter(|flag| of(flag.role));
+    let names: Vec<String> = rows.map(|flag| format!("--{}", flag.name)).collect();
+    wrapped(&names.join(" "), "  ")
+}
+
+fn wrapped(text: &str, indent: &str) -> String {
+    let mut page = String::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && indent.len() + line.len() + 1 + word.len() > WIDTH {
+            page.push_str(&format!("{indent}{line}\n"));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    page.push_str(&format!("{indent}{line}\n"));
+    page
+}

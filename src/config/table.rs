@@ -1,0 +1,430 @@
+//! The table of flags.
+//!
+//! A row is the only place that knows a flag's name, type, default and help; parsing, variables,
+//! the help page and the list of flags without effect all come from it.
+
+use crate::config::url::MemberUrl;
+use crate::config::value;
+
+pub(super) struct Flag {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub default: &'static str,
+    pub role: Role,
+}
+
+/// What a value must look like.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    /// Text that no log may show.
+    Secret,
+    Switch,
+    Unsigned,
+    /// As [`Kind::Unsigned`], but at most 2^32 - 1.
+    Unsigned32,
+    Signed,
+    Duration,
+    /// URLs; empty leaves what was there.
+    Urls,
+    /// URLs, or one star.
+    Origins,
+    OneOf(&'static [&'static str]),
+    /// Comma-separated, each one of these.
+    SomeOf(&'static [&'static str]),
+    Gates,
+    /// Of former days: any value is taken, as a switch.
+    Legacy,
+}
+
+/// What a flag does here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Has its effect: group of the help page, placeholder of the value, help text.
+    Effective(Group, &'static str, &'static str),
+    /// Read and checked, so that a command line written for etcd starts, but nothing acts on it.
+    Accepted,
+    /// As [`Role::Accepted`], with etcd's warning when it is used.
+    Deprecated(&'static str),
+    /// Starting without its effect would do harm, so any value but the default is refused.
+    Refused,
+    /// Warned of and dropped.
+    Dropped,
+    Version,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    Member,
+    Cluster,
+    Consensus,
+    Limits,
+    Logging,
+    Unsafe,
+}
+
+impl Flag {
+    pub(super) fn variable(&self) -> String {
+        let prefix = if self.name == "engine" { "QUOIN" } else { "ETCD" };
+        format!("{prefix}_{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+
+    pub(super) fn is_switch(&self) -> bool {
+        matches!(self.kind, Kind::Switch | Kind::Legacy)
+    }
+
+    /// Whether `text` fits; the error is what Go prints after the colon.
+    pub(super) fn check(&self, text: &str) -> Result<(), String> {
+        match self.kind {
+            Kind::Text | Kind::Secret | Kind::Legacy => Ok(()),
+            Kind::Switch => value::switch(text).map(drop).map_err(String::from),
+            Kind::Unsigned => value::unsigned(text).map(drop).map_err(String::from),
+            Kind::Unsigned32 => check_unsigned32(text),
+            Kind::Signed => value::signed(text).map(drop).map_err(String::from),
+            Kind::Duration => value::nanoseconds(text).map(drop).map_err(String::from),
+            Kind::Urls if text.is_empty() => Ok(()),
+            Kind::Origins if text == "*" => Ok(()),
+            Kind::Urls | Kind::Origins => MemberUrl::parse_list(text).map(drop),
+            Kind::OneOf(known) if known.contains(&text) => Ok(()),
+            Kind::OneOf(_) => Err("invalid value".to_string()),
+            Kind::SomeOf(known) => match text.split(',').find(|part| !known.contains(part)) {
+                Some(unknown) => Err(format!("invalid value {unknown:?}")),
+                None => Ok(()),
+            },
+            Kind::Gates => gates(text).map(drop),
+        }
+    }
+
+    pub(super) fn differs_from_default(&self, text: &str) -> bool {
+        match self.kind {
+            Kind::Switch => value::switch(text) != value::switch(self.default),
+            Kind::Unsigned | Kind::Unsigned32 => {
+                value::unsigned(text) != value::unsigned(self.default)
+            }
+            Kind::Signed => value::signed(text) != value::signed(self.default),
+            Kind::Duration => value::nanoseconds(text) != value::nanoseconds(self.default),
+            _ => text != self.default,
+        }
+    }
+}
+
+pub(super) fn find(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+fn check_unsigned32(text: &str) -> Result<(), String> {
+    let failure = match value::unsigned(text) {
+        Ok(number) if number <= u64::from(u32::MAX) => return Ok(()),
+        Ok(_) | Err(value::RANGE) => "value out of range",
+        Err(_) => "invalid syntax",
+    };
+    Err(format!("strconv.ParseUint: parsing {text:?}: {failure}"))
+}
+
+/// etcd's feature gates. None acts on anything here; a wrong name must still stop the start.
+const GATES: [&str; 11] = [
+    "AllAlpha",
+    "AllBeta",
+    "CompactHashCheck",
+    "FastLeaseKeepAlive",
+    "InitialCorruptCheck",
+    "LeaseCheckpoint",
+    "LeaseCheckpointPersist",
+    "PriorityRequest",
+    "SetMemberLocalAddr",
+    "StopGRPCServiceOnDefrag",
+    "TxnModeWriteWithSharedBuffer",
+];
+
+/// Reads `Name=true,Other=false`.
+pub(super) fn gates(text: &str) -> Result<Vec<(&str, bool)>, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let Some((name, on)) = part.split_once('=') else {
+                return Err(format!("missing bool value for {part}"));
+            };
+            let (name, on) = (name.trim(), on.trim());
+            let on = value::switch(on).map_err(|_| {
+                format!("invalid value of {name}={on}, err: strconv.ParseBool: parsing {on:?}: invalid syntax")
+            })?;
+            if !GATES.contains(&name) {
+                return Err(format!("unrecognized feature gate: {name}"));
+            }
+            Ok((name, on))
+        })
+        .collect()
+}
+
+const DEFAULT_ENGINE: &str = if cfg!(feature = "rocksdb") { "rocksdb" } else { "memory" };
+
+/// What etcd takes for "not given": if only the name is, the name's own URLs take its place.
+pub(super) const INITIAL_CLUSTER: &str = "default=http://localhost:2380";
+
+const LOG_ROTATION: &str =
+    r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#;
+
+const fn effective(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    group: Group,
+    placeholder: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag { name, kind, default, role: Role::Effective(group, placeholder, help) }
+}
+
+const fn accepted(name: &'static str, kind: Kind, default: &'static str) -> Flag {
+    Flag { name, kind, default, role: Role::Accepted }
+}
+
+const fn refused(name: &'static str, kind: Kind, default: &'static str) -> Flag {
+    Flag { name, kind, default, role: Role::Refused }
+}
+
+const fn dropped(name: &'static str) -> Flag {
+    Flag { name, kind: Kind::Legacy, default: "", role: Role::Dropped }
+}
+
+// One row a flag, however long: rustfmt would spread each over eight lines.
+#[rustfmt::skip]
+pub(super) static FLAGS: &[Flag] = &{
+    use Group::*;
+    use Kind::*;
+    [
+        effective("name", Text, "default", Member, "name", "\
+            Name of this member, different from the names of all others."),
+        effective("data-dir", Text, "", Member, "path", "\
+            Folder for all that this member stores; <name>.etcd if not given. It is created with \
+            mode 0700. Once it holds a member, the --initial-* flags are ignored."),
+        effective("wal-dir", Text, "", Member, "path", "\
+            Folder for the raft log, to put it on a disk of its own. By default it lies in the \
+            data folder."),
+        effective("engine", OneOf(&["memory", "rocksdb"]), DEFAULT_ENGINE, Member, "engine", "\
+            Where keys and values live: 'rocksdb' on disk, 'memory' in memory with snapshots on \
+            disk. Both survive a crash."),
+        effective("listen-client-urls", Urls, "http://localhost:2379", Member, "urls", "\
+            Where to listen for clients: http:// and an IP address or localhost, and a port. Needs \
+            --advertise-client-urls beside it."),
+        effective("listen-peer-urls", Urls, "http://localhost:2380", Member, "urls", "\
+            Where to listen for other members."),
+        effective("advertise-client-urls", Urls, "http://localhost:2379", Member, "urls", "\
+            Where clients find this member, as it tells the others. Names are allowed."),
+
+        effective("initial-advertise-peer-urls", Urls, "http://localhost:2380", Cluster, "urls", "\
+            Where the other members find this one. Must equal this member's part of \
+            --initial-cluster."),
+        effective("initial-cluster", Text, INITIAL_CLUSTER, Cluster, "name=url,...", "\
+            All first members with their peer URLs, the same text for each of them. If only --name \
+            is given, it follows the name. A name with several URLs is repeated."),
+        effective("initial-cluster-token", Text, "etcd-cluster", Cluster, "text", "\
+            Goes into member and cluster ids. Give each cluster its own, and members of one never \
+            join another by mistake."),
+        effective("initial-cluster-state", OneOf(&["new", "existing"]), "new", Cluster, "state", "\
+            'new' to found a cluster, 'existing' to join one that this member was added to."),
+
+        effective("heartbeat-interval", Unsigned, "100", Consensus, "ms", "\
+            Milliseconds between heartbeats of the leader. About the round trip between members."),
+        effective("election-timeout", Unsigned, "1000", Consensus, "ms", "\
+            Milliseconds without heartbeat until a follower stands for election: at least 5 times \
+            the heartbeat interval, at most 50000, the same for all members."),
+        effective("pre-vote", Switch, "true", Consensus, "", "\
+            Ask whether an election could be won before starting one, so that a member that was \
+            cut off does not disturb the others when it returns."),
+        effective("snapshot-count", Unsigned, "10000", Consensus, "entries", "\
+            Entries of the raft log between two of its cuts; 0 is the default."),
+        effective("snapshot-catchup-entries", Unsigned, "5000", Consensus, "entries", "\
+            Entries kept at a cut for followers that lag. One that lags more gets a snapshot."),
+
+        effective("max-txn-ops", Unsigned, "128", Limits, "count", "\
+            Operations, or comparisons, in one transaction."),
+        effective("max-request-bytes", Unsigned, "1572864", Limits, "bytes", "\
+            Size of one write as it is replicated."),
+        effective("max-concurrent-streams", Unsigned32, "4294967295", Limits, "count", "\
+            Calls open at one time on one client's connection."),
+        effective("quota-backend-bytes", Signed, "0", Limits, "bytes", "\
+            Size of the store to report as its limit; 0 is 2 GiB, below 0 is none. It is not \
+            enforced yet."),
+        effective("grpc-keepalive-interval", Duration, "2h", Limits, "time", "\
+            How long a client's connection may be silent before it is pinged; 0 is never."),
+        effective("grpc-keepalive-timeout", Duration, "20s", Limits, "time", "\
+            How long to wait for the answer before the connection is closed."),
+        effective("watch-progress-notify-interval", Duration, "10m", Limits, "time", "\
+            How often a quiet watch that asks for it is told how far it is."),
+        effective("compaction-batch-limit", Signed, "1000", Limits, "count", "\
+            Old revisions removed in one step after a compaction."),
+        effective("compaction-sleep-interval", Duration, "10ms", Limits, "time", "\
+            Pause between two such steps."),
+
+        effective("log-level", Text, "info", Logging, "level", "\
+            debug, info, warn, error, dpanic, panic or fatal."),
+        effective("log-format", Text, "json", Logging, "format", "\
+            json: one object a line. console: for the eye."),
+        effective("log-outputs", Text, "default", Logging, "list", "\
+            default (that is stderr), stderr, stdout, or paths of files, separated by commas."),
+
+        effective("unsafe-no-fsync", Switch, "false", Unsafe, "", "\
+            Do not wait for the disk. Writes that were confirmed are lost when the machine stops."),
+
+        Flag { name: "version", kind: Switch, default: "false", role: Role::Version },
+
+        refused("config-file", Text, ""),
+        refused("discovery-endpoints", Text, ""),
+        refused("discovery-srv", Text, ""),
+        refused("discovery-token", Text, ""),
+        refused("force-new-cluster", Switch, "false"),
+
+        accepted("auth-token", Text, "simple"),
+        accepted("auth-token-ttl", Unsigned, "300"),
+        accepted("auto-compaction-mode", Text, "periodic"),
+        accepted("auto-compaction-retention", Text, "0"),
+        accepted("auto-tls", Switch, "false"),
+        accepted("backend-batch-interval", Duration, "0s"),
+        accepted("backend-batch-limit", Signed, "0"),
+        accepted("backend-bbolt-freelist-type", Text, "map"),
+        accepted("bcrypt-cost", Unsigned, "10"),
+        accepted("bootstrap-defrag-threshold-megabytes", Unsigned, "0"),
+        accepted("cert-file", Text, ""),
+        accepted("cipher-suites", Text, ""),
+        accepted("client-cert-allowed-hostname", Text, ""),
+        accepted("client-cert-auth", Switch, "false"),
+        accepted("client-cert-file", Text, ""),
+        accepted("client-crl-file", Text, ""),
+        accepted("client-key-file", Text, ""),
+        accepted("compact-hash-check-time", Duration, "1m"),
+        accepted("corrupt-check-time", Duration, "0s"),
+        accepted("cors", Origins, "*"),
+        accepted("discovery-cacert", Text, ""),
+        accepted("discovery-cert", Text, ""),
+        accepted("discovery-dial-timeout", Duration, "2s"),
+        accepted("discovery-fallback", OneOf(&["exit", "proxy"]), "exit"),
+        accepted("discovery-insecure-skip-tls-verify", Switch, "false"),
+        accepted("discovery-insecure-transport", Switch, "true"),
+        accepted("discovery-keepalive-time", Duration, "2s"),
+        accepted("discovery-keepalive-timeout", Duration, "6s"),
+        accepted("discovery-key", Text, ""),
+        accepted("discovery-password", Secret, ""),
+        accepted("discovery-request-timeout", Duration, "5s"),
+        accepted("discovery-srv-name", Text, ""),
+        accepted("discovery-user", Secret, ""),
+        accepted("distributed-tracing-address", Text, "localhost:4317"),
+        accepted("distributed-tracing-instance-id", Text, ""),
+        accepted("distributed-tracing-sampling-rate", Signed, "0"),
+        accepted("distributed-tracing-service-name", Text, "etcd"),
+        accepted("downgrade-check-time", Duration, "5s"),
+        accepted("enable-distributed-tracing", Switch, "false"),
+        accepted("enable-grpc-gateway", Switch, "true"),
+        accepted("enable-log-rotation", Switch, "false"),
+        accepted("enable-pprof", Switch, "false"),
+        accepted("feature-gates", Gates, ""),
+        accepted("grpc-keepalive-min-time", Duration, "5s"),
+        accepted("host-whitelist", Text, "*"),
+        accepted("initial-election-tick-advance", Switch, "true"),
+        accepted("key-file", Text, ""),
+        accepted("listen-client-http-urls", Urls, ""),
+        accepted("listen-metrics-urls", Urls, ""),
+        accepted("log-rotation-config-json", Text, LOG_ROTATION),
+        accepted("logger", Text, "zap"),
+        accepted("max-learners", Signed, "1"),
+        accepted("max-wals", Unsigned, "5"),
+        accepted("memory-mlock", Switch, "false"),
+        accepted("metrics", Text, "basic"),
+        accepted("peer-auto-tls", Switch, "false"),
+        accepted("peer-cert-allowed-cn", Text, ""),
+        accepted("peer-cert-allowed-hostname", Text, ""),
+        accepted("peer-cert-file", Text, ""),
+        accepted("peer-client-cert-auth", Switch, "false"),
+        accepted("peer-client-cert-file", Text, ""),
+        accepted("peer-client-key-file", Text, ""),
+        accepted("peer-crl-file", Text, ""),
+        accepted("peer-key-file", Text, ""),
+        accepted("peer-skip-client-san-verification", Switch, "false"),
+        accepted("peer-trusted-ca-file", Text, ""),
+        accepted("raft-read-timeout", Duration, "5s"),
+        accepted("raft-write-timeout", Duration, "5s"),
+        accepted("self-signed-cert-validity", Unsigned, "1"),
+        accepted("socket-reuse-address", Switch, "false"),
+        accepted("socket-reuse-port", Switch, "false"),
+        accepted("strict-reconfig-check", Switch, "true"),
+        accepted("tls-max-version", Text, ""),
+        accepted("tls-min-version", Text, "TLS1.2"),
+        accepted("trusted-ca-file", Text, ""),
+        accepted("warning-apply-duration", Duration, "100ms"),
+        accepted("warning-unary-request-duration", Duration, "300ms"),
+
+        Flag { name: "max-snapshots", kind: Unsigned, default: "5", role: Role::Deprecated("\
+            --max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.") },
+        Flag { name: "v2-deprecation", kind: SomeOf(&["write-only", "write-only-drop-data", "gone"]),
+            default: "write-only", role: Role::Deprecated("\
+            --v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is \
+            enforced, ignoring user input.") },
+
+        dropped("cluster-active-size"),
+        dropped("cluster-remove-delay"),
+        dropped("cluster-sync-interval"),
+        dropped("config"),
+        dropped("force"),
+        dropped("max-result-buffer"),
+        dropped("max-retry-attempts"),
+        dropped("peer-election-timeout"),
+        dropped("peer-heartbeat-interval"),
+        dropped("retry-interval"),
+        dropped("snapshot"),
+        dropped("v"),
+        dropped("vv"),
+    ]
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_defaults_fit() {
+        let names: BTreeSet<&str> = FLAGS.iter().map(|flag| flag.name).collect();
+        assert_eq!(names.len(), FLAGS.len());
+        for flag in FLAGS {
+            assert_eq!(flag.check(flag.default), Ok(()), "{}", flag.name);
+            assert!(!flag.differs_from_default(flag.default), "{}", flag.name);
+        }
+    }
+
+    #[test]
+    fn variables_follow_names() {
+        let variable = |name| find(name).unwrap().variable();
+        assert_eq!(variable("listen-client-urls"), "ETCD_LISTEN_CLIENT_URLS");
+        assert_eq!(variable("engine"), "QUOIN_ENGINE");
+    }
+
+    #[test]
+    fn gates_are_names_with_switches() {
+        let table = [
+            ("", Ok(vec![])),
+            (" A", Err("missing bool value for A")),
+            (
+                "CompactHashCheck=true, AllBeta=f",
+                Ok(vec![("CompactHashCheck", true), ("AllBeta", false)]),
+            ),
+            ("CompactHashCheck", Err("missing bool value for CompactHashCheck")),
+            ("Nope=true", Err("unrecognized feature gate: Nope")),
+            (
+                "AllAlpha=x",
+                Err(
+                    "invalid value of AllAlpha=x, err: strconv.ParseBool: parsing \"x\": invalid syntax",
+                ),
+            ),
+        ];
+        for (text, expected) in table {
+            assert_eq!(gates(text), expected.map_err(String::from), "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_of_choices_name_the_wrong_one() {
+        let flag = find("v2-deprecation").unwrap();
+        assert_eq!(flag.check("gone,write-only"), Ok(()));
+        assert_eq!(flag.check("gone,x"), Err(r#"invalid value "x""#.to_string()));
+    }
+}

@@ -1,0 +1,344 @@
+//! Whether values that were read one by one are possible, also together.
+//!
+//! Checks stand in etcd's order: of several mistakes, the same one is reported.
+
+use crate::config::error::{ConfigError, Notice};
+use crate::config::flags::Flags;
+use crate::config::table::{INITIAL_CLUSTER, Role};
+use crate::config::url::{MemberUrl, joined};
+use crate::config::{ClusterState, Config, EngineKind, KeepAlive, LogFormat, LogLevel, LogOutput};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Above it, etcd warns: entries this large delay heartbeats.
+const REQUEST_BYTES_RECOMMENDED: u64 = 10 * 1024 * 1024;
+const ELECTION_MS_MAX: u64 = 50_000;
+const SNAPSHOT_COUNT: u64 = 10_000;
+const QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+const WATCH_PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
+const COMPACTION_BATCH: usize = 1_000;
+const COMPACTION_PAUSE: Duration = Duration::from_millis(10);
+
+/// Builds the configuration; adds what deserves a line in the log.
+pub(super) fn config(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError> {
+    check(flags)?;
+    let config = build(flags, notices)?;
+    refuse_tls("--listen-client-urls", &config.listen_client_urls)?;
+    refuse_tls("--listen-peer-urls", &config.listen_peer_urls)?;
+    add_notices(flags, &config, notices);
+    Ok(config)
+}
+
+fn check(flags: &Flags) -> Result<(), ConfigError> {
+    // With a file, etcd looks at nothing else; so no other mistake may be reported first.
+    if !flags.text("config-file").is_empty() {
+        return Err(not_offered("config-file"));
+    }
+    if flags.text("discovery-fallback") == "proxy" {
+        let message =
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"";
+        return Err(ConfigError::flags(message));
+    }
+    log_outputs(flags)?;
+    log_format(flags)?;
+    log_level(flags)?;
+    check_urls(flags)?;
+    check_discovery(flags)?;
+    check_times(flags)?;
+    check_advertised(flags)?;
+    check_accepted(flags)?;
+    if let Some(flag) = flags.changed(Role::Refused).next() {
+        return Err(not_offered(flag.name));
+    }
+    Ok(())
+}
+
+fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError> {
+    let name = flags.text("name").to_string();
+    let advertise_peer_urls = flags.urls("initial-advertise-peer-urls");
+    Ok(Config {
+        data_dir: data_dir(flags, &name, notices),
+        wal_dir: Some(flags.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+        engine: engine(flags)?,
+        listen_client_urls: flags.urls("listen-client-urls"),
+        listen_peer_urls: flags.urls("listen-peer-urls"),
+        advertise_client_urls: flags.urls("advertise-client-urls"),
+        initial_cluster: initial_cluster(flags, &name, &advertise_peer_urls),
+        advertise_peer_urls,
+        initial_cluster_token: flags.text("initial-cluster-token").to_string(),
+        initial_cluster_state: match flags.text("initial-cluster-state") {
+            "existing" => ClusterState::Existing,
+            _ => ClusterState::New,
+        },
+        heartbeat_interval: Duration::from_millis(flags.unsigned("heartbeat-interval")),
+        election_timeout: Duration::from_millis(flags.unsigned("election-timeout")),
+        pre_vote: flags.switch("pre-vote"),
+        snapshot_count: match flags.unsigned("snapshot-count") {
+            0 => SNAPSHOT_COUNT,
+            count => count,
+        },
+        snapshot_catchup_entries: flags.unsigned("snapshot-catchup-entries"),
+        txn_ops_max: size(flags.unsigned("max-txn-ops")),
+        request_bytes_max: size(flags.unsigned("max-request-bytes")),
+        concurrent_streams_max: flags
+            .unsigned("max-concurrent-streams")
+            .try_into()
+            .unwrap_or(u32::MAX),
+        quota_bytes: match flags.signed("quota-backend-bytes") {
+            0 => QUOTA_BYTES,
+            bytes => bytes,
+        },
+        grpc_keepalive: positive(flags, "grpc-keepalive-interval")
+            .zip(positive(flags, "grpc-keepalive-timeout"))
+            .map(|(interval, timeout)| KeepAlive { interval, timeout }),
+        watch_progress_interval: positive(flags, "watch-progress-notify-interval")
+            .unwrap_or(WATCH_PROGRESS_INTERVAL),
+        compaction_batch: match flags.signed("compaction-batch-limit") {
+            limit if limit > 0 => size(limit.unsigned_abs()),
+            _ => COMPACTION_BATCH,
+        },
+        compaction_pause: positive(flags, "compaction-sleep-interval").unwrap_or(COMPACTION_PAUSE),
+        log_level: log_level(flags)?,
+        log_format: log_format(flags)?,
+        log_outputs: log_outputs(flags)?,
+        fsync: !flags.switch("unsafe-no-fsync"),
+        name,
+    })
+}
+
+fn check_urls(flags: &Flags) -> Result<(), ConfigError> {
+    let listening = [
+        "listen-peer-urls",
+        "listen-client-urls",
+        "listen-client-http-urls",
+        "listen-metrics-urls",
+    ];
+    for name in listening {
+        for url in flags.urls(name) {
+            url.check_can_bind().map_err(ConfigError::flags)?;
+        }
+    }
+    let advertised = [
+        ("initial-advertise-peer-urls", r#"must be "host:port""#),
+        (
+            "advertise-client-urls",
+            r#"must be in the format "host:port", "unix:/path/to/socket" or "unixs:/path/to/socket""#,
+        ),
+    ];
+    for (name, form) in advertised {
+        let urls = flags.urls(name);
+        for url in &urls {
+            url.check_has_host().map_err(|error| {
+                ConfigError::flags(format!("--{name} {:?} {form} ({error})", joined(&urls)))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn check_discovery(flags: &Flags) -> Result<(), ConfigError> {
+    let is_set = |name: &str| !flags.text(name).is_empty();
+    let discovers = is_set("discovery-srv") || is_set("discovery-endpoints");
+    let has_cluster =
+        is_set("initial-cluster") && (!discovers || flags.is_given("initial-cluster"));
+    let ways = [has_cluster, is_set("discovery-srv"), is_set("discovery-endpoints")];
+    if ways.into_iter().filter(|is_set| *is_set).count() > 1 {
+        return Err(ConfigError::flags(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        ));
+    }
+    if is_set("discovery-token") != is_set("discovery-endpoints") {
+        let message = "both --discovery-token and --discovery-endpoints must be set";
+        return Err(ConfigError::flags(message));
+    }
+    let endpoints = flags.text("discovery-endpoints");
+    if is_set("discovery-endpoints") && endpoints.split(',').any(|one| one.trim().is_empty()) {
+        let message = "--discovery-endpoints must not contain empty endpoints";
+        return Err(ConfigError::flags(message));
+    }
+    Ok(())
+}
+
+fn check_times(flags: &Flags) -> Result<(), ConfigError> {
+    let (heartbeat, election) =
+        (flags.unsigned("heartbeat-interval"), flags.unsigned("election-timeout"));
+    if heartbeat == 0 {
+        return Err(ConfigError::flags("--heartbeat-interval must be >0 (set to 0ms)"));
+    }
+    if election == 0 {
+        return Err(ConfigError::flags("--election-timeout must be >0 (set to 0ms)"));
+    }
+    if heartbeat.saturating_mul(5) > election {
+        return Err(ConfigError::flags(format!(
+            "--election-timeout[{election}ms] should be at least as 5 times as \
+             --heartbeat-interval[{heartbeat}ms]"
+        )));
+    }
+    if election > ELECTION_MS_MAX {
+        return Err(ConfigError::flags(format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than \
+             {ELECTION_MS_MAX}ms"
+        )));
+    }
+    Ok(())
+}
+
+fn check_advertised(flags: &Flags) -> Result<(), ConfigError> {
+    if flags.is_given("listen-client-urls") && !flags.is_given("advertise-client-urls") {
+        return Err(ConfigError::flags(
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        ));
+    }
+    Ok(())
+}
+
+/// A mistake in a flag without effect is still a mistake.
+fn check_accepted(flags: &Flags) -> Result<(), ConfigError> {
+    match flags.text("auto-compaction-mode") {
+        "periodic" | "revision" => {}
+        "" => return Err(ConfigError::flags("undefined auto-compaction-mode")),
+        mode => return Err(ConfigError::flags(format!("unknown auto-compaction-mode {mode:?}"))),
+    }
+    if flags.gate("LeaseCheckpointPersist") && !flags.gate("LeaseCheckpoint") {
+        return Err(ConfigError::flags(
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate \
+             LeaseCheckpoint",
+        ));
+    }
+    if flags.nanoseconds("compact-hash-check-time") <= 0 {
+        let text = flags.text("compact-hash-check-time");
+        let shown = if text == "0" { "0s" } else { text };
+        let message = format!("--compact-hash-check-time must be >0 (set to {shown})");
+        return Err(ConfigError::flags(message));
+    }
+    Ok(())
+}
+
+fn engine(flags: &Flags) -> Result<EngineKind, ConfigError> {
+    match flags.text("engine") {
+        "rocksdb" if cfg!(feature = "rocksdb") => Ok(EngineKind::Rocksdb),
+        "rocksdb" => Err(ConfigError::flags(
+            "--engine=rocksdb is not in this build: build with default features, or use \
+             --engine=memory",
+        )),
+        _ => Ok(EngineKind::Memory),
+    }
+}
+
+fn data_dir(flags: &Flags, name: &str, notices: &mut Vec<Notice>) -> PathBuf {
+    let given = flags.text("data-dir");
+    if !given.is_empty() {
+        return PathBuf::from(given);
+    }
+    let path = format!("{name}.etcd");
+    let fields = vec![("data-dir", path.clone())];
+    notices.push(Notice::warn("'data-dir' was empty; using default", fields));
+    PathBuf::from(path)
+}
+
+/// Follows the name when nothing else is said, so that `--name a` alone starts a member.
+fn initial_cluster(flags: &Flags, name: &str, peer_urls: &[MemberUrl]) -> String {
+    let given = flags.text("initial-cluster");
+    if given != INITIAL_CLUSTER || name == "default" {
+        return given.to_string();
+    }
+    let name = if name.is_empty() { "default" } else { name };
+    let parts: Vec<String> = peer_urls.iter().map(|url| format!("{name}={url}")).collect();
+    parts.join(",")
+}
+
+fn log_outputs(flags: &Flags) -> Result<Vec<LogOutput>, ConfigError> {
+    if flags.text("logger") != "zap" {
+        let logger = flags.text("logger");
+        return Err(ConfigError::flags(format!("unknown logger option {logger:?}")));
+    }
+    let mut names: Vec<&str> = flags.text("log-outputs").split(',').collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() > 1 && names.contains(&"default") {
+        let message = "multi logoutput for \"default\" is not supported yet";
+        return Err(ConfigError::flags(message));
+    }
+    let output = |name: &str| match name {
+        "" => Err(ConfigError::flags("open sink \"\": open : no such file or directory")),
+        "default" | "stderr" | "systemd/journal" => Ok(LogOutput::Stderr),
+        "stdout" => Ok(LogOutput::Stdout),
+        path => Ok(LogOutput::File(PathBuf::from(path))),
+    };
+    names.into_iter().map(output).collect()
+}
+
+fn log_format(flags: &Flags) -> Result<LogFormat, ConfigError> {
+    match flags.text("log-format") {
+        "json" | "" => Ok(LogFormat::Json),
+        "console" => Ok(LogFormat::Console),
+        other => {
+            let message = format!("unknown log format: {other}, supported values json, console");
+            Err(ConfigError::flags(message))
+        }
+    }
+}
+
+/// etcd panics at a wrong level, hence the other exit code.
+fn log_level(flags: &Flags) -> Result<LogLevel, ConfigError> {
+    let text = flags.text("log-level");
+    match text.to_ascii_lowercase().as_str() {
+        "debug" => Ok(LogLevel::Debug),
+        "info" | "" => Ok(LogLevel::Info),
+        "warn" | "warning" => Ok(LogLevel::Warn),
+        "error" => Ok(LogLevel::Error),
+        "dpanic" => Ok(LogLevel::Dpanic),
+        "panic" => Ok(LogLevel::Panic),
+        "fatal" => Ok(LogLevel::Fatal),
+        _ => Err(ConfigError::usage(format!("unrecognized level: {text:?}"))),
+    }
+}
+
+fn refuse_tls(flag: &str, urls: &[MemberUrl]) -> Result<(), ConfigError> {
+    match urls.iter().find(|url| url.is_tls()) {
+        Some(url) => {
+            let message = format!("TLS is not offered by this version: {flag} has {url}");
+            Err(ConfigError::flags(message))
+        }
+        None => Ok(()),
+    }
+}
+
+fn not_offered(name: &str) -> ConfigError {
+    ConfigError::flags(format!("--{name} is not offered by this version"))
+}
+
+fn add_notices(flags: &Flags, config: &Config, notices: &mut Vec<Notice>) {
+    if config.name == "default" {
+        notices.push(Notice::warn(
+            "it isn't recommended to use default name, please set a value for --name. Members \
+             with the same name cannot be told apart",
+            vec![("name", config.name.clone())],
+        ));
+    }
+    if config.request_bytes_max as u64 > REQUEST_BYTES_RECOMMENDED {
+        let fields = vec![
+            ("max-request-bytes", config.request_bytes_max.to_string()),
+            ("recommended-request-bytes", REQUEST_BYTES_RECOMMENDED.to_string()),
+        ];
+        notices.push(Notice::warn("exceeded recommended request limit", fields));
+    }
+    notices.extend(flags.outdated());
+    let ignored: Vec<String> =
+        flags.changed(Role::Accepted).map(|flag| format!("--{}", flag.name)).collect();
+    if !ignored.is_empty() {
+        let fields = vec![("flags", ignored.join(" "))];
+        notices.push(Notice::warn("ignored flags", fields));
+    }
+}
+
+/// A time above zero; none for zero and below, which mean "off" or "the default".
+fn positive(flags: &Flags, name: &str) -> Option<Duration> {
+    let nanoseconds = u64::try_from(flags.nanoseconds(name)).ok()?;
+    Some(Duration::from_nanos(nanoseconds)).filter(|time| !time.is_zero())
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
