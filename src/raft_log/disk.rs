@@ -89,6 +89,9 @@ pub struct DiskLog {
     _lock: File,
     #[cfg(test)]
     faults: super::segment::Faults,
+    /// Number, file and offset of each group written.
+    #[cfg(test)]
+    written: Vec<(u64, PathBuf, u64)>,
 }
 
 impl DiskLog {
@@ -133,12 +136,14 @@ impl DiskLog {
                 chain: 0,
             }
         } else {
-            // Names that an earlier process did not come to make durable.
-            sync_folder(&folder).map_err(failed)?;
+            if !options.unsafe_no_fsync {
+                // Names that an earlier process did not come to make durable.
+                sync_folder(&folder).map_err(failed)?;
+            }
             recover(&options, files)?
         };
         let mut log = Self {
-            spares: Spares::start(&folder)?,
+            spares: Spares::start(&folder, !options.unsafe_no_fsync)?,
             options,
             segments: recovered.segments,
             content: recovered.content,
@@ -152,6 +157,8 @@ impl DiskLog {
             _lock: lock,
             #[cfg(test)]
             faults: super::segment::Faults::default(),
+            #[cfg(test)]
+            written: Vec::new(),
         };
         if fresh {
             log.begin_segment(0)?;
@@ -248,11 +255,15 @@ impl DiskLog {
         debug_assert_eq!(buffer.len(), GROUP_HEAD + len);
         let at = segment.end;
         segment.write_at(&buffer, at)?;
+        #[cfg(test)]
+        let written = (self.number + 1, segment.path.clone(), at);
         let place = (segment.header.sequence as u32, at as u32 + GROUP_HEAD as u32);
         let end = at + buffer.len() as u64;
         if end > segment.header.size / 2 {
             self.spares.prepare(self.next_size());
         }
+        #[cfg(test)]
+        self.written.push(written);
         (self.number, self.chain) = (self.number + 1, chain);
         if let Some(segment) = self.segments.back_mut() {
             segment.end = end;
@@ -367,6 +378,22 @@ impl DiskLog {
             let size = self.next_size();
             self.spares.retire(retired, size);
         }
+    }
+
+    /// Lets writes and syncs of the segments fail.
+    #[cfg(test)]
+    pub(super) fn set_faults(&mut self, faults: super::segment::Faults) {
+        for segment in &mut self.segments {
+            segment.file.set_faults(faults.clone());
+        }
+        self.faults = faults;
+    }
+
+    /// File and offset of each group that is not synced.
+    #[cfg(test)]
+    pub(super) fn unsynced_groups(&self) -> Vec<(PathBuf, u64)> {
+        let unsynced = self.written.iter().filter(|(number, ..)| *number > self.synced);
+        unsynced.map(|(_, path, at)| (path.clone(), *at)).collect()
     }
 
     /// Runs a write; once one has failed, none is tried again.
@@ -576,7 +603,9 @@ impl raft::Storage for DiskLog {
         let cached_from = content.cached_from().clamp(low, high);
         self.read_stored(low, cached_from, &mut entries)
             .map_err(|fatal| StorageError::Other(Box::new(fatal)))?;
-        content.extend_cached(cached_from.max(content.cached_from()), high, &mut entries);
+        if cached_from < high {
+            content.extend_cached(cached_from, high, &mut entries);
+        }
         Ok(entries)
     }
 

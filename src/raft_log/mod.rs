@@ -114,3 +114,9 @@ impl Surroundings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod damage_tests;

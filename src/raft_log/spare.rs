@@ -41,15 +41,22 @@ pub(super) struct Spares {
     /// A spare was ordered and has not been taken.
     ordered: bool,
     folder: PathBuf,
+    synced: bool,
 }
 
 impl Spares {
-    pub(super) fn start(folder: &Path) -> Result<Self, Fatal> {
+    /// `synced`: make durable what is prepared.
+    pub(super) fn start(folder: &Path, synced: bool) -> Result<Self, Fatal> {
         let (orders, inbox) = channel();
         let (outbox, ready) = channel();
         let stopping = Arc::new(AtomicBool::new(false));
-        let worker =
-            Worker { folder: folder.to_owned(), outbox, stopping: stopping.clone(), made: 0 };
+        let worker = Worker {
+            folder: folder.to_owned(),
+            outbox,
+            stopping: stopping.clone(),
+            made: 0,
+            synced,
+        };
         let thread = std::thread::Builder::new()
             .name("raft-log-spare".to_owned())
             .spawn(move || worker.run(&inbox))
@@ -61,6 +68,7 @@ impl Spares {
             stopping,
             ordered: false,
             folder: folder.to_owned(),
+            synced,
         })
     }
 
@@ -102,7 +110,7 @@ impl Spares {
             let _left = std::fs::remove_file(&spare.path);
         }
         let path = self.folder.join(format!("now{SPARE_SUFFIX}"));
-        let made = make(&path, size.max(size_min), &|| true)
+        let made = make(&path, size.max(size_min), self.synced, &|| true)
             .and_then(|spare| spare.ok_or_else(|| io::Error::from(io::ErrorKind::Interrupted)));
         made.map_err(|error| {
             let _left = std::fs::remove_file(&path);
@@ -127,6 +135,7 @@ struct Worker {
     outbox: Sender<io::Result<Spare>>,
     stopping: Arc<AtomicBool>,
     made: u64,
+    synced: bool,
 }
 
 impl Worker {
@@ -135,7 +144,8 @@ impl Worker {
             match order {
                 Order::Prepare { size } => {
                     let path = self.next_path();
-                    match make(&path, size, &|| !self.stopping.load(Ordering::Relaxed)) {
+                    match make(&path, size, self.synced, &|| !self.stopping.load(Ordering::Relaxed))
+                    {
                         Ok(Some(spare)) => self.report(Ok(spare)),
                         Ok(None) => return,
                         Err(error) => {
@@ -194,9 +204,14 @@ impl Worker {
 }
 
 /// Makes a file of zeros; `None` when it was told to give up.
-fn make(path: &Path, size: u64, go_on: &dyn Fn() -> bool) -> io::Result<Option<Spare>> {
+fn make(
+    path: &Path,
+    size: u64,
+    synced: bool,
+    go_on: &dyn Fn() -> bool,
+) -> io::Result<Option<Spare>> {
     let file = LogFile::create(path)?;
-    Ok(file.fill(size, go_on)?.then(|| Spare { file, path: path.to_owned(), size }))
+    Ok(file.fill(size, synced, go_on)?.then(|| Spare { file, path: path.to_owned(), size }))
 }
 
 /// Makes created, renamed and removed names durable.
