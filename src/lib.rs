@@ -15,3 +15,4 @@ pub mod replica;
 pub mod watch;
 pub mod server;
 pub mod logging;
+pub mod bench;

@@ -1,0 +1,286 @@
+//! Options of `quoin bench`, as the command line reads them.
+//!
+//! Each default is a load that a laptop bears; nothing here depends on the server.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+/// Put load on any etcd v3 endpoint and measure what comes back.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Kind {
+    /// Write single keys. They stay in the store.
+    Put(PutArgs),
+    /// Read single keys, or ranges of many. Write them first: `put --sequential-keys`.
+    Range(RangeArgs),
+    /// Transactions of one comparison that holds and some puts and gets. Their keys stay.
+    Txn(TxnArgs),
+    /// Time from the start of a put to its event at each watcher. Its keys are removed.
+    Watch(WatchArgs),
+    /// Grant leases, or keep them alive. They are revoked at the end.
+    Lease(LeaseArgs),
+    /// Send nothing; see what a server uses by itself.
+    Idle(IdleArgs),
+    /// Compare the results of several runs (`--json`) in a table.
+    Report(ReportArgs),
+}
+
+impl Kind {
+    /// Whether to print JSON, and the labels to print with it.
+    pub(super) fn presentation(&self) -> (bool, BTreeMap<String, String>) {
+        let output = match self {
+            Kind::Put(args) => &args.load.output,
+            Kind::Range(args) => &args.load.output,
+            Kind::Txn(args) => &args.load.output,
+            Kind::Watch(args) => &args.load.output,
+            Kind::Lease(args) => &args.load.output,
+            Kind::Idle(args) => &args.output,
+            Kind::Report(_) => return (false, BTreeMap::new()),
+        };
+        (output.json, output.label.iter().cloned().collect())
+    }
+}
+
+/// What every load has.
+#[derive(Debug, Args)]
+pub(super) struct LoadArgs {
+    /// Servers, as http://host:port; connections are spread over them in turn.
+    #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
+    pub(super) endpoints: Vec<String>,
+    /// Connections.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(super) connections: u64,
+    /// Requests in flight on each connection (watch: writers; lease keep-alive: streams).
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(super) streams: u64,
+    /// Stop after so many requests (watch: puts).
+    #[arg(long, conflicts_with = "duration", value_parser = at_least_one)]
+    pub(super) total: Option<u64>,
+    /// Stop after this time: 10s, 500ms, 2m. [default: 10s, unless --total is given]
+    #[arg(long, value_parser = parse_duration)]
+    pub(super) duration: Option<Duration>,
+    /// Requests for each second, over all connections; latency then counts from the moment a
+    /// request was due. Without it each stream sends as soon as it has its answer.
+    #[arg(long, value_parser = at_least_one)]
+    pub(super) rate: Option<u64>,
+    /// Threads of the generator. [default: one for each processor it may use]
+    #[arg(long, value_parser = at_least_one)]
+    pub(super) threads: Option<u64>,
+    /// The server's process on this machine: adds its processor time and memory.
+    #[arg(long)]
+    pub(super) server_pid: Option<u32>,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OutputArgs {
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// name=value to carry into the JSON result; `report` reads `cell` and `server`.
+    #[arg(long, value_parser = parse_label)]
+    pub(super) label: Vec<(String, String)>,
+}
+
+/// Which keys are used, and in which order.
+#[derive(Debug, Args)]
+pub(super) struct KeyArgs {
+    /// Bytes of each key: the prefix, then a decimal number padded with zeros.
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    pub(super) key_size: u64,
+    /// Number of different keys.
+    #[arg(long, default_value_t = 100_000, value_parser = at_least_one)]
+    pub(super) key_space: u64,
+    /// Start of every key.
+    #[arg(long, default_value = "")]
+    pub(super) key_prefix: String,
+    /// Take keys in order instead of at random (the same random order in every run).
+    #[arg(long)]
+    pub(super) sequential_keys: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PutArgs {
+    #[command(flatten)]
+    pub(super) load: LoadArgs,
+    #[command(flatten)]
+    pub(super) keys: KeyArgs,
+    /// Bytes of each value; they are random, so that compression gains nothing.
+    #[arg(long, default_value_t = 256)]
+    pub(super) value_size: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RangeArgs {
+    #[command(flatten)]
+    pub(super) load: LoadArgs,
+    #[command(flatten)]
+    pub(super) keys: KeyArgs,
+    /// Keys that one request spans.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(super) range_keys: u64,
+    /// Ask for at most so many of them; 0 is all.
+    #[arg(long, default_value_t = 0)]
+    pub(super) limit: u64,
+    /// Confirm each read with a quorum (the default).
+    #[arg(long, conflicts_with = "serializable")]
+    pub(super) linearizable: bool,
+    /// Read what the asked member has.
+    #[arg(long)]
+    pub(super) serializable: bool,
+    /// Ask for keys without values.
+    #[arg(long)]
+    pub(super) keys_only: bool,
+    /// Ask for the number of keys alone.
+    #[arg(long)]
+    pub(super) count_only: bool,
+    /// Use the RangeStream call (etcd 3.7 and later).
+    #[arg(long)]
+    pub(super) range_stream: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TxnArgs {
+    #[command(flatten)]
+    pub(super) load: LoadArgs,
+    #[command(flatten)]
+    pub(super) keys: KeyArgs,
+    /// Bytes of each value.
+    #[arg(long, default_value_t = 256)]
+    pub(super) value_size: u64,
+    /// Puts in one transaction, of neighbouring keys.
+    #[arg(long, default_value_t = 1)]
+    pub(super) puts: u64,
+    /// Gets in one transaction.
+    #[arg(long, default_value_t = 0)]
+    pub(super) gets: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    #[command(flatten)]
+    pub(super) load: LoadArgs,
+    /// Watchers; the watching streams are spread over --connections.
+    #[arg(long, default_value_t = 1000, value_parser = at_least_one)]
+    pub(super) watchers: u64,
+    /// Streams that carry them.
+    #[arg(long, default_value_t = 100, value_parser = at_least_one)]
+    pub(super) watch_streams: u64,
+    /// Different keys that are watched and written in turn; with 1, each put reaches every watcher.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(super) watched_keys: u64,
+    /// Bytes of each value; 8 at least, for the time of its put.
+    #[arg(long, default_value_t = 256)]
+    pub(super) value_size: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LeaseArgs {
+    #[command(flatten)]
+    pub(super) load: LoadArgs,
+    /// Measure keep-alive on open streams instead of grants.
+    #[arg(long)]
+    pub(super) keepalive: bool,
+    /// Leases to keep alive. [default: one for each stream]
+    #[arg(long, requires = "keepalive", value_parser = at_least_one)]
+    pub(super) leases: Option<u64>,
+    /// Time to live of each lease, in seconds.
+    #[arg(long, default_value_t = 300, value_parser = at_least_one)]
+    pub(super) ttl: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IdleArgs {
+    /// The process to look at.
+    #[arg(long)]
+    pub(super) server_pid: u32,
+    /// For how long.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    pub(super) duration: Duration,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Files of results, one JSON object a line, as `--json` prints them.
+    #[arg(required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// Server (label `server`) that the others are compared with.
+    #[arg(long, default_value = "etcd")]
+    pub(super) baseline: String,
+    /// A line "name=text" for the head of the report.
+    #[arg(long, value_parser = parse_label)]
+    pub(super) note: Vec<(String, String)>,
+    /// What a measure must reach: "cell server measure <= 15", or "... <= 0.5x" for a share of the
+    /// baseline's. Measures: ops, p50, p99, cpu, rss, peak, growth.
+    #[arg(long)]
+    pub(super) goal: Vec<String>,
+    /// Also write everything as JSON to this file.
+    #[arg(long)]
+    pub(super) json: Option<PathBuf>,
+}
+
+fn at_least_one(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| "must look like 10s, 500ms or 2m".to_owned())?;
+    let seconds = match unit {
+        "ms" => number / 1e3,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err("must end in ms, s, m or h".into()),
+    };
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be more than nothing and less than ages".into()),
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("must look like name=value".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit_and_a_positive_number() {
+        for (text, expected) in [("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("1.5s", 1_500)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(expected)), "{text}");
+        }
+        for text in ["", "10", "s", "0s", "-1s", "1.2.3s", "1e300h", "5 s", "3d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_keep_what_follows_the_first_equals_sign() {
+        assert_eq!(parse_label("cell=a=b"), Ok(("cell".into(), "a=b".into())));
+        assert!(parse_label("cell").is_err());
+        assert!(parse_label("=b").is_err());
+    }
+}
