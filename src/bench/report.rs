@@ -102,9 +102,12 @@ fn machine() -> Vec<(String, String)> {
     ]
 }
 
+/// Things by name, in the order in which the names first appeared.
+type Groups<T> = Vec<(String, T)>;
+
 /// Groups results by cell and by server, both in the order in which they first appear.
 fn cells(outcomes: Vec<Outcome>, baseline: &str) -> Vec<Cell> {
-    let mut groups: Vec<(String, Vec<(String, Vec<Outcome>)>)> = Vec::new();
+    let mut groups: Groups<Groups<Vec<Outcome>>> = Vec::new();
     for outcome in outcomes {
         let label = |name: &str, other: &str| {
             outcome.labels.get(name).cloned().unwrap_or_else(|| other.to_owned())
@@ -116,7 +119,7 @@ fn cells(outcomes: Vec<Outcome>, baseline: &str) -> Vec<Cell> {
 }
 
 /// The entry of a name; a new one at the end if there is none.
-fn group<T: Default>(groups: &mut Vec<(String, T)>, name: String) -> &mut T {
+fn group<T: Default>(groups: &mut Groups<T>, name: String) -> &mut T {
     let at = groups.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
         groups.push((name, T::default()));
         groups.len() - 1
@@ -124,7 +127,7 @@ fn group<T: Default>(groups: &mut Vec<(String, T)>, name: String) -> &mut T {
     &mut groups[at].1
 }
 
-fn cell_of(cell: String, servers: Vec<(String, Vec<Outcome>)>, baseline: &str) -> Option<Cell> {
+fn cell_of(cell: String, servers: Groups<Vec<Outcome>>, baseline: &str) -> Option<Cell> {
     let first = servers.first()?.1.first()?.clone();
     let mut rows: Vec<Row> =
         servers.into_iter().map(|(server, outcomes)| row(server, &outcomes)).collect();
