@@ -1,0 +1,9 @@
+//! The API of the built server as its clients see it: one and three real members, both engines.
+//!
+//! `single`, `cluster_wide` and `faults` speak through the client crate alone; the modules that
+//! go through the contract row by row use the wire's own stubs, which can send anything.
+
+#[path = "../cluster/mod.rs"]
+mod cluster;
+
+mod single;
