@@ -3,6 +3,8 @@
 //! `single`, `cluster_wide` and `faults` speak through the client crate alone; the modules that
 //! go through the contract row by row use the wire's own stubs, which can send anything.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
+
 #[path = "../cluster/mod.rs"]
 mod cluster;
 

@@ -1,5 +1,7 @@
 //! Members as processes: bad input at their start, and what is left after they were killed.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
+
 #[path = "../checker/mod.rs"]
 mod checker;
 #[path = "../cluster/mod.rs"]
