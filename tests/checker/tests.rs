@@ -518,6 +518,8 @@ fn watched() -> Honest {
     honest
 }
 
+type Damage = fn(&mut Vec<WatchResponse>);
+
 #[test]
 fn a_watch_gets_every_event_once_and_whole() {
     let broken_by = |damage: fn(&mut Vec<WatchResponse>)| {
@@ -526,7 +528,7 @@ fn a_watch_gets_every_event_once_and_whole() {
         honest.broken()
     };
     assert_eq!(watched().broken(), []);
-    let faults: [(&str, fn(&mut Vec<WatchResponse>)); 8] = [
+    let faults: [(&str, Damage); 8] = [
         ("a missing event", |responses| drop(responses.remove(2))),
         ("a missing last event", |responses| drop(responses.pop())),
         ("an event twice", |responses| responses.push(responses[4].clone())),
