@@ -45,7 +45,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the raft log lies; in the data folder if `None`.
     pub wal_dir: Option<PathBuf>,
-    pub engine: EngineKind,
+    pub engine: Engine,
 
     pub listen_client_urls: Vec<MemberUrl>,
     pub listen_peer_urls: Vec<MemberUrl>,
@@ -58,9 +58,12 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
 
     /// 100 ms: well above a round trip within a site. One tick of raft.
-    pub heartbeat_interval: Duration,
-    /// 1 s: ten heartbeats, so that a few lost ones do not start an election.
-    pub election_timeout: Duration,
+    pub heartbeat_interval_ms: u64,
+    /// 1000 ms: ten heartbeats, so that a few lost ones do not start an election. At least five
+    /// heartbeats, at most 50,000 ms.
+    pub election_timeout_ms: u64,
+    /// On: a member that starts need not wait a whole election timeout to stand for election.
+    pub initial_election_tick_advance: bool,
     /// On: a member that was cut off must not depose a leader when it returns.
     pub pre_vote: bool,
 
@@ -70,34 +73,33 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
 
     /// 128 operations, or comparisons, in a transaction: it is applied in one go, and all wait.
-    pub txn_ops_max: usize,
+    pub max_txn_ops: usize,
     /// 1.5 MiB for a write as it is replicated: larger ones would delay heartbeats.
-    pub request_bytes_max: usize,
+    pub max_request_bytes: usize,
     /// Calls open at one time on one connection. All that HTTP/2 can name, as in etcd: a
     /// watcher is a stream, and clients have many.
-    pub concurrent_streams_max: u32,
+    pub max_concurrent_streams: u32,
     /// Bytes, 2 GiB; negative for none. Reported, not enforced.
-    pub quota_bytes: i64,
-    /// 2 hours of silence, then 20 seconds for the answer; `None` for never.
-    pub grpc_keepalive: Option<KeepAlive>,
+    pub quota_backend_bytes: i64,
+    /// 2 hours of silence on a connection before a ping: only the dead are to be found. `None`
+    /// for never.
+    pub grpc_keepalive_interval: Option<Duration>,
+    /// 20 seconds for the answer to a ping.
+    pub grpc_keepalive_timeout: Duration,
     /// 10 minutes: only to let clients forget old revisions.
-    pub watch_progress_interval: Duration,
-    /// 1,000 old revisions removed in one step, so that no write waits long behind it.
-    pub compaction_batch: usize,
-    /// 10 ms between two such steps: removal may use part of the machine, not all of it.
-    pub compaction_pause: Duration,
+    pub watch_progress_notify_interval: Duration,
 
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     /// At least one.
     pub log_outputs: Vec<LogOutput>,
 
-    /// Whether to wait for the disk. Off, confirmed writes are lost when the machine stops.
-    pub fsync: bool,
+    /// Do not wait for the disk. Confirmed writes are then lost when the machine stops.
+    pub unsafe_no_fsync: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EngineKind {
+pub enum Engine {
     Memory,
     Rocksdb,
 }
@@ -106,12 +108,6 @@ pub enum EngineKind {
 pub enum ClusterState {
     New,
     Existing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeepAlive {
-    pub interval: Duration,
-    pub timeout: Duration,
 }
 
 /// From the least to the most severe.
@@ -139,22 +135,13 @@ pub enum LogOutput {
     File(PathBuf),
 }
 
-impl Config {
-    /// Ticks of raft without a heartbeat until an election.
-    pub fn election_ticks(&self) -> usize {
-        (self.election_timeout.as_millis() / self.heartbeat_interval.as_millis()) as usize
-    }
-
-    /// How long a client waits for an answer at most: 5 s for queues, network and disk, and
-    /// two elections.
-    pub fn request_timeout(&self) -> Duration {
-        Duration::from_secs(5) + 2 * self.election_timeout
-    }
-
-    /// Largest message taken from a client, in bytes: a request has some framing around what is
-    /// replicated of it.
-    pub fn receive_bytes_max(&self) -> usize {
-        self.request_bytes_max.saturating_add(512 * 1024)
+impl Engine {
+    /// As `--engine` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Rocksdb => "rocksdb",
+        }
     }
 }
 
@@ -215,11 +202,7 @@ mod tests {
             name: "default".into(),
             data_dir: "default.etcd".into(),
             wal_dir: None,
-            engine: if cfg!(feature = "rocksdb") {
-                EngineKind::Rocksdb
-            } else {
-                EngineKind::Memory
-            },
+            engine: if cfg!(feature = "rocksdb") { Engine::Rocksdb } else { Engine::Memory },
             listen_client_urls: urls("http://localhost:2379"),
             listen_peer_urls: urls("http://localhost:2380"),
             advertise_client_urls: urls("http://localhost:2379"),
@@ -227,31 +210,25 @@ mod tests {
             initial_cluster: "default=http://localhost:2380".into(),
             initial_cluster_token: "etcd-cluster".into(),
             initial_cluster_state: ClusterState::New,
-            heartbeat_interval: Duration::from_millis(100),
-            election_timeout: Duration::from_millis(1000),
+            heartbeat_interval_ms: 100,
+            election_timeout_ms: 1000,
+            initial_election_tick_advance: true,
             pre_vote: true,
             snapshot_count: 10_000,
             snapshot_catchup_entries: 5_000,
-            txn_ops_max: 128,
-            request_bytes_max: 1_572_864,
-            concurrent_streams_max: u32::MAX,
-            quota_bytes: 2_147_483_648,
-            grpc_keepalive: Some(KeepAlive {
-                interval: Duration::from_secs(7200),
-                timeout: Duration::from_secs(20),
-            }),
-            watch_progress_interval: Duration::from_secs(600),
-            compaction_batch: 1000,
-            compaction_pause: Duration::from_millis(10),
+            max_txn_ops: 128,
+            max_request_bytes: 1_572_864,
+            max_concurrent_streams: u32::MAX,
+            quota_backend_bytes: 2_147_483_648,
+            grpc_keepalive_interval: Some(Duration::from_secs(7200)),
+            grpc_keepalive_timeout: Duration::from_secs(20),
+            watch_progress_notify_interval: Duration::from_secs(600),
             log_level: LogLevel::Info,
             log_format: LogFormat::Json,
             log_outputs: vec![LogOutput::Stderr],
-            fsync: true,
+            unsafe_no_fsync: false,
         };
         assert_eq!(config, expected);
-        assert_eq!(config.election_ticks(), 10);
-        assert_eq!(config.request_timeout(), Duration::from_secs(7));
-        assert_eq!(config.receive_bytes_max(), 2_097_152);
         let path = &[("data-dir", "default.etcd")];
         assert!(has(&notices, LogLevel::Warn, "'data-dir' was empty; using default", path));
         assert_eq!(notices.len(), 2, "{notices:?}");
@@ -273,8 +250,8 @@ mod tests {
         assert_eq!(config(&["--name="]).name, "");
         assert!(!config(&["--pre-vote=f"]).pre_vote);
         assert!(config(&["--pre-vote=0", "--pre-vote"]).pre_vote);
-        assert!(!config(&["--unsafe-no-fsync"]).fsync);
-        assert_eq!(config(&["--max-txn-ops", "0x10", "--"]).txn_ops_max, 16);
+        assert!(config(&["--unsafe-no-fsync"]).unsafe_no_fsync);
+        assert_eq!(config(&["--max-txn-ops", "0x10", "--"]).max_txn_ops, 16);
     }
 
     #[test]
@@ -298,28 +275,30 @@ mod tests {
             "--max-request-bytes=1000",
             "--max-concurrent-streams=4",
             "--quota-backend-bytes=-1",
-            "--grpc-keepalive-timeout=0",
+            "--grpc-keepalive-timeout=1m",
+            "--grpc-keepalive-interval=0",
+            "--initial-election-tick-advance=false",
             "--watch-progress-notify-interval=1.5s",
-            "--compaction-batch-limit=3",
-            "--compaction-sleep-interval=1ms",
             "--log-level=WARN",
             "--log-format=console",
             "--log-outputs=stdout,/var/log/q",
         ]);
         assert_eq!(config.wal_dir, Some("/w".into()));
-        assert_eq!(config.engine, EngineKind::Memory);
+        assert_eq!(config.engine, Engine::Memory);
         let urls = joined(&config.listen_client_urls);
         assert_eq!(urls, "http://0.0.0.0:2379,http://[::1]:2379");
         assert_eq!(joined(&config.advertise_client_urls), "http://n1.example:2379");
         assert_eq!(joined(&config.listen_peer_urls), "http://10.0.0.1:2380");
         assert_eq!(joined(&config.advertise_peer_urls), "http://n1.example:2380");
         assert_eq!(config.initial_cluster_state, ClusterState::Existing);
-        assert_eq!((config.initial_cluster_token.as_str(), config.election_ticks()), ("t", 5));
+        assert_eq!(config.initial_cluster_token, "t");
+        assert_eq!((config.heartbeat_interval_ms, config.election_timeout_ms), (10, 55));
+        assert!(!config.initial_election_tick_advance);
         assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (10_000, 7));
-        assert_eq!((config.request_bytes_max, config.concurrent_streams_max), (1000, 4));
-        assert_eq!((config.quota_bytes, config.grpc_keepalive), (-1, None));
-        assert_eq!(config.watch_progress_interval, Duration::from_millis(1500));
-        assert_eq!((config.compaction_batch, config.compaction_pause.as_millis()), (3, 1));
+        assert_eq!((config.max_request_bytes, config.max_concurrent_streams), (1000, 4));
+        assert_eq!((config.quota_backend_bytes, config.grpc_keepalive_interval), (-1, None));
+        assert_eq!(config.grpc_keepalive_timeout, Duration::from_secs(60));
+        assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(1500));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Warn, LogFormat::Console));
         let outputs = [LogOutput::File("/var/log/q".into()), LogOutput::Stdout];
         assert_eq!(config.log_outputs, outputs);
@@ -570,8 +549,8 @@ mod tests {
             ],
         )
         .unwrap();
-        assert_eq!((config.name.as_str(), config.txn_ops_max), ("a", 128));
-        assert_eq!((config.election_timeout.as_secs(), config.engine), (2, EngineKind::Memory));
+        assert_eq!((config.name.as_str(), config.max_txn_ops), ("a", 128));
+        assert_eq!((config.election_timeout_ms, config.engine), (2000, Engine::Memory));
         let used = "recognized and used environment variable";
         let name = &[("variable-name", "ETCD_NAME"), ("variable-value", "a")];
         assert!(has(&notices, LogLevel::Info, used, name), "{notices:?}");

@@ -229,6 +229,8 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("election-timeout", Unsigned, "1000", Consensus, "ms", "\
             Milliseconds without heartbeat until a follower stands for election: at least 5 times \
             the heartbeat interval, at most 50000, the same for all members."),
+        effective("initial-election-tick-advance", Switch, "true", Consensus, "", "\
+            After a start, stand for election without waiting for a whole election timeout."),
         effective("pre-vote", Switch, "true", Consensus, "", "\
             Ask whether an election could be won before starting one, so that a member that was \
             cut off does not disturb the others when it returns."),
@@ -252,10 +254,6 @@ pub(super) static FLAGS: &[Flag] = &{
             How long to wait for the answer before the connection is closed."),
         effective("watch-progress-notify-interval", Duration, "10m", Limits, "time", "\
             How often a quiet watch that asks for it is told how far it is."),
-        effective("compaction-batch-limit", Signed, "1000", Limits, "count", "\
-            Old revisions removed in one step after a compaction."),
-        effective("compaction-sleep-interval", Duration, "10ms", Limits, "time", "\
-            Pause between two such steps."),
 
         effective("log-level", Text, "info", Logging, "level", "\
             debug, info, warn, error, dpanic, panic or fatal."),
@@ -293,6 +291,8 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("client-crl-file", Text, ""),
         accepted("client-key-file", Text, ""),
         accepted("compact-hash-check-time", Duration, "1m"),
+        accepted("compaction-batch-limit", Signed, "1000"),
+        accepted("compaction-sleep-interval", Duration, "10ms"),
         accepted("corrupt-check-time", Duration, "0s"),
         accepted("cors", Origins, "*"),
         accepted("discovery-cacert", Text, ""),
@@ -320,7 +320,6 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("feature-gates", Gates, ""),
         accepted("grpc-keepalive-min-time", Duration, "5s"),
         accepted("host-whitelist", Text, "*"),
-        accepted("initial-election-tick-advance", Switch, "true"),
         accepted("key-file", Text, ""),
         accepted("listen-client-http-urls", Urls, ""),
         accepted("listen-metrics-urls", Urls, ""),

@@ -6,7 +6,7 @@ use crate::config::error::{ConfigError, Notice};
 use crate::config::flags::Flags;
 use crate::config::table::{INITIAL_CLUSTER, Role};
 use crate::config::url::{MemberUrl, joined};
-use crate::config::{ClusterState, Config, EngineKind, KeepAlive, LogFormat, LogLevel, LogOutput};
+use crate::config::{ClusterState, Config, Engine, LogFormat, LogLevel, LogOutput};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,8 +16,6 @@ const ELECTION_MS_MAX: u64 = 50_000;
 const SNAPSHOT_COUNT: u64 = 10_000;
 const QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
 const WATCH_PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
-const COMPACTION_BATCH: usize = 1_000;
-const COMPACTION_PAUSE: Duration = Duration::from_millis(10);
 
 /// Builds the configuration; adds what deserves a line in the log.
 pub(super) fn config(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError> {
@@ -55,6 +53,8 @@ fn check(flags: &Flags) -> Result<(), ConfigError> {
 
 fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError> {
     let name = flags.text("name").to_string();
+    // Without a time to wait for the answer, etcd sends no pings.
+    let keepalive_timeout = positive(flags, "grpc-keepalive-timeout");
     let advertise_peer_urls = flags.urls("initial-advertise-peer-urls");
     Ok(Config {
         data_dir: data_dir(flags, &name, notices),
@@ -70,38 +70,34 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
             "existing" => ClusterState::Existing,
             _ => ClusterState::New,
         },
-        heartbeat_interval: Duration::from_millis(flags.unsigned("heartbeat-interval")),
-        election_timeout: Duration::from_millis(flags.unsigned("election-timeout")),
+        heartbeat_interval_ms: flags.unsigned("heartbeat-interval"),
+        election_timeout_ms: flags.unsigned("election-timeout"),
+        initial_election_tick_advance: flags.switch("initial-election-tick-advance"),
         pre_vote: flags.switch("pre-vote"),
         snapshot_count: match flags.unsigned("snapshot-count") {
             0 => SNAPSHOT_COUNT,
             count => count,
         },
         snapshot_catchup_entries: flags.unsigned("snapshot-catchup-entries"),
-        txn_ops_max: size(flags.unsigned("max-txn-ops")),
-        request_bytes_max: size(flags.unsigned("max-request-bytes")),
-        concurrent_streams_max: flags
+        max_txn_ops: size(flags.unsigned("max-txn-ops")),
+        max_request_bytes: size(flags.unsigned("max-request-bytes")),
+        max_concurrent_streams: flags
             .unsigned("max-concurrent-streams")
             .try_into()
             .unwrap_or(u32::MAX),
-        quota_bytes: match flags.signed("quota-backend-bytes") {
+        quota_backend_bytes: match flags.signed("quota-backend-bytes") {
             0 => QUOTA_BYTES,
             bytes => bytes,
         },
-        grpc_keepalive: positive(flags, "grpc-keepalive-interval")
-            .zip(positive(flags, "grpc-keepalive-timeout"))
-            .map(|(interval, timeout)| KeepAlive { interval, timeout }),
-        watch_progress_interval: positive(flags, "watch-progress-notify-interval")
+        grpc_keepalive_interval: positive(flags, "grpc-keepalive-interval")
+            .filter(|_| keepalive_timeout.is_some()),
+        grpc_keepalive_timeout: keepalive_timeout.unwrap_or_default(),
+        watch_progress_notify_interval: positive(flags, "watch-progress-notify-interval")
             .unwrap_or(WATCH_PROGRESS_INTERVAL),
-        compaction_batch: match flags.signed("compaction-batch-limit") {
-            limit if limit > 0 => size(limit.unsigned_abs()),
-            _ => COMPACTION_BATCH,
-        },
-        compaction_pause: positive(flags, "compaction-sleep-interval").unwrap_or(COMPACTION_PAUSE),
         log_level: log_level(flags)?,
         log_format: log_format(flags)?,
         log_outputs: log_outputs(flags)?,
-        fsync: !flags.switch("unsafe-no-fsync"),
+        unsafe_no_fsync: flags.switch("unsafe-no-fsync"),
         name,
     })
 }
@@ -215,14 +211,14 @@ fn check_accepted(flags: &Flags) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn engine(flags: &Flags) -> Result<EngineKind, ConfigError> {
+fn engine(flags: &Flags) -> Result<Engine, ConfigError> {
     match flags.text("engine") {
-        "rocksdb" if cfg!(feature = "rocksdb") => Ok(EngineKind::Rocksdb),
+        "rocksdb" if cfg!(feature = "rocksdb") => Ok(Engine::Rocksdb),
         "rocksdb" => Err(ConfigError::flags(
             "--engine=rocksdb is not in this build: build with default features, or use \
              --engine=memory",
         )),
-        _ => Ok(EngineKind::Memory),
+        _ => Ok(Engine::Memory),
     }
 }
 
@@ -317,9 +313,9 @@ fn add_notices(flags: &Flags, config: &Config, notices: &mut Vec<Notice>) {
             vec![("name", config.name.clone())],
         ));
     }
-    if config.request_bytes_max as u64 > REQUEST_BYTES_RECOMMENDED {
+    if config.max_request_bytes as u64 > REQUEST_BYTES_RECOMMENDED {
         let fields = vec![
-            ("max-request-bytes", config.request_bytes_max.to_string()),
+            ("max-request-bytes", config.max_request_bytes.to_string()),
             ("recommended-request-bytes", REQUEST_BYTES_RECOMMENDED.to_string()),
         ];
         notices.push(Notice::warn("exceeded recommended request limit", fields));
