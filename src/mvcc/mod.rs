@@ -1,90 +1,68 @@
-//! etcd's revisions on top of an ordered engine: present, past, history and compaction.
+//! Revisions of keys on an engine: etcd's store without leases, users and raft.
 //!
-//! One writer, the state machine, adds versions to a batch through [`WriteTxn`]; any number of
-//! readers look through [`View`]s, each at a fixed revision, without ever blocking the writer for
-//! longer than one bounded engine scan. A batch becomes visible when, after it is in the
-//! engine, [`Mvcc::publish`] moves the shared revision. Requests are taken as checked by
-//! `server::validate`.
+//! [`Mvcc`] is the one writer. Its changes go into a batch that the caller writes to the engine;
+//! they become visible to the readers ([`View`], any number, on any thread) when the caller then
+//! publishes them. Requests are expected to be validated; what could not be decided from the
+//! request alone (revisions, existing keys and leases) is decided here.
 //!
-//! Invariants: the revision rises by one for each request that changes something; a version
-//! is never altered; what is visible at or above the compacted revision does not depend on how far
-//! physical removal has got.
+//! Promises: a View sees whole revisions, never a later one nor a compacted one; what it sees
+//! at a revision stays the same until that is compacted, however far removal has got.
+//!
+//! The layout is in `key`, reading in `reader` and `range`, a Txn's decisions in `txn`, changes
+//! in `write`, and what makes old revisions go in `compaction`. Leases are numbers here: who has
+//! which keys is told in [`Finished`] and kept elsewhere.
 
-mod compact;
+mod compaction;
+mod history;
 pub mod key;
+#[cfg(test)]
+mod model;
 mod range;
-mod scan;
+mod reader;
+mod stream;
 mod txn;
 mod view;
 mod write;
 
-pub use compact::CompactionProgress;
-pub use view::{Compacted, History, Pin, RangeStream, View};
+pub use compaction::CompactionProgress;
+pub use history::{Compacted, History};
+pub use stream::RangeStream;
+pub use view::{Pin, View};
 pub use write::{Finished, LeaseChange, WriteTxn};
 
-use crate::error::{Fatal, RequestError};
+use crate::error::Fatal;
 use crate::pb::mvccpb::Event;
-use crate::storage::{Engine, Space, WriteBatch};
+use crate::storage::{Engine, Flow, Read, Space, WriteBatch};
 use crate::types::Revision;
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-const META_REVISION: &[u8] = b"mvcc/revision";
-const META_COMPACTED: &[u8] = b"mvcc/compacted";
-/// Where the walk of physical removal goes on.
-const META_REMOVED: &[u8] = b"mvcc/removed";
-
-/// The revision of an empty store: its first write gets 2.
-const FIRST_REVISION: i64 = 1;
-
-/// One applied revision: its events in sub-revision order.
+/// One applied revision with its events, in sub-revision order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Commit {
     pub revision: i64,
     pub events: Vec<Event>,
 }
 
-/// What readers share with the writer.
-struct Shared {
-    revision: AtomicI64,
-    /// 0: never compacted.
-    compacted: AtomicI64,
-    /// Odd while the engine's content is being replaced.
-    replacements: AtomicU64,
-    /// Revisions that readers hold, with the number of holders.
-    pins: Mutex<BTreeMap<i64, usize>>,
-}
-
-/// The writer's side.
+/// The writer. Owned by one thread.
 pub struct Mvcc {
-    engine: Arc<dyn Engine>,
-    shared: Arc<Shared>,
+    shared: Arc<view::Shared>,
+    /// The last revision given out, published or not.
     revision: i64,
     compacted: i64,
-    /// Physical removal goes on here.
-    removed: Revision,
+    removal: compaction::Removal,
 }
 
+/// The revision of the empty store.
+const FIRST_REVISION: i64 = 1;
+
 impl Mvcc {
-    /// Finds the state that the engine holds.
-    ///
-    /// # Errors
-    /// When the engine fails or a record of its own is damaged.
-    pub fn open(engine: Arc<dyn Engine>) -> Result<Self, Fatal> {
-        let shared = Arc::new(Shared {
-            revision: AtomicI64::new(FIRST_REVISION),
-            compacted: AtomicI64::new(0),
-            replacements: AtomicU64::new(0),
-            pins: Mutex::default(),
-        });
-        let mut mvcc = Self {
-            engine,
-            shared,
+    /// Finds in the engine where the last writer stopped, and publishes that.
+    pub fn open(engine: Arc<dyn Engine>) -> Result<Mvcc, Fatal> {
+        let mut mvcc = Mvcc {
+            shared: Arc::new(view::Shared::new(engine)),
             revision: FIRST_REVISION,
-            compacted: 0,
-            removed: Revision::default(),
+            compacted: compaction::NEVER,
+            removal: compaction::Removal::NONE,
         };
         mvcc.reload()?;
         Ok(mvcc)
@@ -92,72 +70,63 @@ impl Mvcc {
 
     /// Tells readers that the engine's content is about to be replaced, until [`Mvcc::reload`].
     pub fn begin_reload(&self) {
-        self.shared.replacements.fetch_or(1, Ordering::SeqCst);
+        self.shared.begin_replacement();
     }
 
     /// Looks again after the engine's content was replaced. Views stay valid and see the new content.
-    ///
-    /// # Errors
-    /// As [`Mvcc::open`].
     pub fn reload(&mut self) -> Result<(), Fatal> {
-        let number = |name: &[u8]| -> Result<Option<i64>, Fatal> {
-            let Some(value) = self.engine.get(Space::Meta, name)? else { return Ok(None) };
-            match <[u8; 8]>::try_from(&value[..]) {
-                Ok(bytes) => Ok(Some(i64::from_be_bytes(bytes))),
-                Err(error) => Err(Fatal::with("read revision of the store", error)),
-            }
-        };
-        self.revision = number(META_REVISION)?.unwrap_or(FIRST_REVISION);
-        self.compacted = number(META_COMPACTED)?.unwrap_or(0);
-        self.removed = match self.engine.get(Space::Meta, META_REMOVED)? {
-            Some(place) => key::split_log(&place)?,
-            None => Revision::default(),
-        };
+        let engine = &*self.shared.engine;
+        self.compacted = compaction::load_compacted(engine)?;
+        self.removal = compaction::Removal::load(engine)?;
+        self.revision = last_revision(engine, self.compacted.max(FIRST_REVISION))?;
         self.publish();
-        if self.shared.replacements.load(Ordering::SeqCst) % 2 == 1 {
-            self.shared.replacements.fetch_add(1, Ordering::SeqCst);
-        }
+        self.shared.end_replacement();
         Ok(())
     }
 
     pub fn view(&self) -> View {
-        View::new(self.engine.clone(), self.shared.clone())
+        View::new(self.shared.clone())
     }
 
-    /// The writer's revision; readers see it after [`Mvcc::publish`].
+    /// The writer's own revision, maybe not yet published.
     pub fn revision(&self) -> i64 {
         self.revision
     }
 
-    /// Begins the changes of one request on top of the batch.
+    /// Begins the changes of one request. `batch` holds what is not yet in the engine.
     pub fn begin<'a>(&'a mut self, batch: &'a mut WriteBatch) -> WriteTxn<'a> {
         WriteTxn::new(self, batch)
     }
 
-    /// Compacts logically: once published, no read below `revision` is answered.
-    ///
-    /// # Errors
-    /// `Compacted` at or below the last compaction, `FutureRevision` above the present one.
-    pub fn compact(
-        &mut self,
-        batch: &mut WriteBatch,
-        revision: i64,
-    ) -> Result<Result<(), RequestError>, Fatal> {
-        let never = self.compacted == 0 && revision == 0;
-        if revision <= self.compacted && !never {
-            return Ok(Err(RequestError::Compacted));
-        }
-        if revision > self.revision {
-            return Ok(Err(RequestError::FutureRevision));
-        }
-        self.compacted = revision;
-        batch.put(Space::Meta, META_COMPACTED, revision.to_be_bytes().to_vec());
-        Ok(Ok(()))
-    }
-
-    /// Shows readers what is in the engine now.
+    /// Lets readers see everything done so far. The engine must have the batches.
     pub fn publish(&self) {
-        self.shared.compacted.store(self.compacted, Ordering::Release);
-        self.shared.revision.store(self.revision, Ordering::Release);
+        self.shared.publish(self.revision, self.compacted);
     }
+}
+
+/// The last main revision in the log of changes, which never loses its last entry; `known` if
+/// there is none above it. Found by bisection, because engines are read forwards only.
+fn last_revision(store: &dyn Read, known: i64) -> Result<i64, Fatal> {
+    let first_above = |revision: i64| {
+        let mut first = Ok(None);
+        let start = key::log_key(Revision::new(revision + 1, 0));
+        store.scan(Space::Log, &start, None, &mut |log_key, _| {
+            first = key::decode_log_key(log_key).map(|found| Some(found.main));
+            Flow::Stop
+        })?;
+        first
+    };
+    let mut last = known;
+    let mut step: i64 = 1;
+    while let Some(found) = first_above(last.saturating_add(step).min(i64::MAX - 1))? {
+        last = found;
+        step = step.saturating_mul(2);
+    }
+    while step > 0 {
+        match first_above(last.saturating_add(step - 1).min(i64::MAX - 1))? {
+            Some(found) => last = found,
+            None => step /= 2,
+        }
+    }
+    Ok(last)
 }

@@ -1,101 +1,174 @@
-//! Range as etcd defines it: interval, filters, order, limit, count.
+//! Answering a RangeRequest: limit, count, sort, filters.
+//!
+//! The count is that of all keys in the interval, whatever limit and filters say. No more pairs
+//! are kept than the answer needs, give or take a factor of two.
 
-use super::key::{self, Record};
-use super::scan::VersionScan;
+use super::reader::{KeyArena, Version, Walk, newest};
 use crate::error::Fatal;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use crate::pb::mvccpb::KeyValue;
 use crate::storage::Read;
 use crate::types::KeyRange;
-use bytes::Bytes;
+use std::cmp::Ordering;
 
-/// Reads a range at a revision that the caller has checked. `header` is the store's revision.
-pub(super) fn range<R: Read + ?Sized>(
-    reader: &R,
+/// Answers are cut back to the limit no earlier than at this many pairs.
+const SURPLUS_MIN: usize = if cfg!(test) { 4 } else { 1024 };
+
+pub(super) fn header(revision: i64) -> Option<ResponseHeader> {
+    Some(ResponseHeader { revision, ..Default::default() })
+}
+
+/// Answers a request at revision `at`, which the caller has checked. The header is the caller's.
+pub(super) fn answer(
+    store: &dyn Read,
     request: &RangeRequest,
     at: i64,
-    header: i64,
 ) -> Result<RangeResponse, Fatal> {
+    let mut answer = Answer::new(request);
     let range = KeyRange::new(request.key.clone(), request.range_end.clone());
-    let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
-    let target = request.sort_target();
-    let sorts = target != SortTarget::Key || request.sort_order() == SortOrder::Descend;
-    let filters = has_filters(request);
-    // Without sort and filters nothing beyond the limit is ever looked at, only counted.
-    let collect_max = if sorts || filters { None } else { limit };
-    let (mut kvs, mut count) = (Vec::new(), 0);
-    VersionScan::new(&range, at).all(reader, &mut |visible| {
-        let record = visible.record.as_slice();
-        let Record::Put { create, version, lease, value_at } = key::decode(record)? else {
-            return Ok(true);
+    if range.is_single() {
+        newest(store, &request.key, at, |version| {
+            answer.count = 1;
+            answer.take(&version, |_| Ok(request.key.clone()))
+        })?
+        .transpose()?;
+        return Ok(answer.finish());
+    }
+    let mut walk = Walk::new(&range, at);
+    let mut arena = KeyArena::default();
+    while !walk.is_done() {
+        walk.advance(store, &mut |escaped, version| {
+            answer.count += 1;
+            if !answer.is_full() {
+                answer.take(&version, |_| arena.user_key(escaped))?;
+            }
+            Ok(true)
+        })?;
+    }
+    Ok(answer.finish())
+}
+
+/// What a request makes of the versions found, apart from where they are read.
+struct Answer<'a> {
+    request: &'a RangeRequest,
+    /// The most pairs that may be answered.
+    limit: usize,
+    order: Order,
+    is_filtered: bool,
+    count: i64,
+    /// Pairs that passed the filters.
+    matched: usize,
+    kvs: Vec<KeyValue>,
+}
+
+/// How the pairs, which come by ascending key, are to be sorted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Found,
+    By(SortTarget, SortOrder),
+}
+
+impl<'a> Answer<'a> {
+    fn new(request: &'a RangeRequest) -> Self {
+        // Unknown numbers are refused before they come here.
+        let target = SortTarget::try_from(request.sort_target).unwrap_or_default();
+        let order = match SortOrder::try_from(request.sort_order).unwrap_or_default() {
+            SortOrder::None | SortOrder::Ascend if target == SortTarget::Key => Order::Found,
+            SortOrder::None => Order::By(target, SortOrder::Ascend),
+            order => Order::By(target, order),
         };
-        count += 1;
-        if request.count_only || collect_max.is_some_and(|max| kvs.len() >= max) {
-            return Ok(true);
+        let filters = [
+            request.max_mod_revision,
+            request.min_mod_revision,
+            request.max_create_revision,
+            request.min_create_revision,
+        ];
+        Self {
+            request,
+            limit: match usize::try_from(request.limit) {
+                Ok(limit) if limit > 0 => limit,
+                _ => usize::MAX,
+            },
+            order,
+            is_filtered: filters != [0; 4],
+            count: 0,
+            matched: 0,
+            kvs: Vec::new(),
         }
-        let modified = visible.revision.main;
-        if filters && !passes(request, create, modified) {
-            return Ok(true);
+    }
+
+    /// Whether further pairs would only be counted.
+    fn is_full(&self) -> bool {
+        self.request.count_only || self.order == Order::Found && self.matched > self.limit
+    }
+
+    fn take(
+        &mut self,
+        version: &Version<'_>,
+        key: impl FnOnce(()) -> Result<bytes::Bytes, Fatal>,
+    ) -> Result<(), Fatal> {
+        if self.request.count_only || self.is_filtered && !self.passes(version) {
+            return Ok(());
         }
-        let wants_value = !request.keys_only || target == SortTarget::Value;
-        let value = match wants_value {
-            true => visible.record.to_bytes().slice(value_at..),
-            false => Bytes::new(),
+        self.matched += 1;
+        if self.order == Order::Found && self.matched > self.limit {
+            return Ok(());
+        }
+        let by_value = matches!(self.order, Order::By(SortTarget::Value, _));
+        let kv = if self.request.keys_only && !by_value {
+            version.to_metadata(key(())?)
+        } else {
+            version.to_key_value(key(())?)
         };
-        kvs.push(KeyValue {
-            key: key::user_key(visible.prefix),
-            create_revision: create,
-            mod_revision: modified,
-            version,
-            value,
-            // etcd 3.7 answers keys_only from its index, which knows no leases.
-            lease: if wants_value { lease } else { 0 },
-        });
-        Ok(true)
-    })?;
-    if sorts {
-        sort(&mut kvs, target, request.sort_order() == SortOrder::Descend);
+        self.kvs.push(kv);
+        if self.kvs.len() >= self.limit.saturating_mul(2).max(SURPLUS_MIN) {
+            self.sort_and_cut();
+        }
+        Ok(())
     }
-    let matched = if collect_max.is_some() { count } else { kvs.len() };
-    let more = !request.count_only && limit.is_some_and(|limit| matched > limit);
-    if let Some(limit) = limit {
-        kvs.truncate(limit);
+
+    fn passes(&self, version: &Version<'_>) -> bool {
+        let within = |number: i64, min: i64, max: i64| {
+            (max == 0 || number <= max) && (min == 0 || number >= min)
+        };
+        let request = self.request;
+        within(version.revision.main, request.min_mod_revision, request.max_mod_revision)
+            && within(version.put.create, request.min_create_revision, request.max_create_revision)
     }
-    if request.keys_only {
-        kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
+
+    fn sort_and_cut(&mut self) {
+        if let Order::By(target, order) = self.order {
+            self.kvs.sort_by(|a, b| {
+                let ascending = compare(target, a, b);
+                if order == SortOrder::Descend { ascending.reverse() } else { ascending }
+            });
+        }
+        self.kvs.truncate(self.limit);
     }
-    Ok(RangeResponse {
-        header: Some(ResponseHeader { revision: header, ..ResponseHeader::default() }),
-        kvs,
-        more,
-        count: count as i64,
-    })
+
+    fn finish(mut self) -> RangeResponse {
+        self.sort_and_cut();
+        if self.request.keys_only {
+            for kv in &mut self.kvs {
+                kv.value.clear();
+            }
+        }
+        RangeResponse {
+            header: None,
+            more: self.matched > self.limit,
+            count: self.count,
+            kvs: self.kvs,
+        }
+    }
 }
 
-fn has_filters(request: &RangeRequest) -> bool {
-    request.min_mod_revision != 0
-        || request.max_mod_revision != 0
-        || request.min_create_revision != 0
-        || request.max_create_revision != 0
-}
-
-fn passes(request: &RangeRequest, create: i64, modified: i64) -> bool {
-    let within =
-        |value: i64, min: i64, max: i64| (max == 0 || value <= max) && (min == 0 || value >= min);
-    within(modified, request.min_mod_revision, request.max_mod_revision)
-        && within(create, request.min_create_revision, request.max_create_revision)
-}
-
-fn sort(kvs: &mut [KeyValue], target: SortTarget, descending: bool) {
+fn compare(target: SortTarget, a: &KeyValue, b: &KeyValue) -> Ordering {
     match target {
-        SortTarget::Key => {}
-        SortTarget::Version => kvs.sort_by_key(|kv| kv.version),
-        SortTarget::Create => kvs.sort_by_key(|kv| kv.create_revision),
-        SortTarget::Mod => kvs.sort_by_key(|kv| kv.mod_revision),
-        SortTarget::Value => kvs.sort_by(|a, b| a.value.cmp(&b.value)),
-    }
-    if descending {
-        kvs.reverse();
+        SortTarget::Key => a.key.cmp(&b.key),
+        SortTarget::Version => a.version.cmp(&b.version),
+        SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+        SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+        SortTarget::Value => a.value.cmp(&b.value),
     }
 }

@@ -1,21 +1,24 @@
-//! The changes of one request, all at one new revision.
+//! The changes of one request, which take one revision together.
 
-use super::key::{self, Record};
-use super::range::range;
-use super::scan::VersionScan;
-use super::{Commit, META_REVISION, Mvcc};
+use super::key::{self, Put, TOMBSTONE};
+use super::range::{answer, header};
+use super::reader::{KeyArena, Walk, newest};
+use super::txn::{Path, State, check};
+use super::{Commit, Mvcc};
 use crate::error::{Fatal, RequestError};
+use crate::pb::etcdserverpb::request_op::Request;
+use crate::pb::etcdserverpb::response_op::Response;
 use crate::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
-    ResponseHeader,
+    RequestOp, ResponseOp, TxnRequest, TxnResponse,
 };
 use crate::pb::mvccpb::event::EventType;
 use crate::pb::mvccpb::{Event, KeyValue};
 use crate::storage::{Overlay, Space, WriteBatch};
-use crate::types::{KeyEnd, KeyRange, Revision};
+use crate::types::{KeyRange, Revision};
 use bytes::Bytes;
 
-/// A key that moved from one lease to another; 0 stands for none.
+/// A key was attached to a lease, or detached from one, or both. 0 is no lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseChange {
     pub key: Bytes,
@@ -23,48 +26,33 @@ pub struct LeaseChange {
     pub new: i64,
 }
 
-/// What a request came to.
-#[derive(Debug)]
+/// What one request changed.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Finished {
     /// The new revision if anything changed, else the present one.
     pub revision: i64,
     pub commit: Option<Commit>,
+    /// In the order in which they happened.
     pub lease_changes: Vec<LeaseChange>,
 }
 
-/// See the module's comment. Reads see the request's own changes.
+/// Writes the changes of one request to a batch and reads through that batch.
+///
+/// Every op sees what ops before it did. A request that is answered with an error has written
+/// nothing. [`WriteTxn::finish`] must be called if the batch is to be used.
+#[must_use = "a transaction counts only when it is finished"]
 pub struct WriteTxn<'a> {
-    pub(super) mvcc: &'a mut Mvcc,
+    mvcc: &'a mut Mvcc,
     batch: &'a mut WriteBatch,
     events: Vec<Event>,
     lease_changes: Vec<LeaseChange>,
 }
 
-/// The present version of a key.
-pub(super) struct Present {
-    pub(super) revision: i64,
-    pub(super) create: i64,
-    pub(super) version: i64,
-    pub(super) lease: i64,
-    record: Bytes,
-    value_at: usize,
-}
-
-impl Present {
-    pub(super) fn value(&self) -> Bytes {
-        self.record.slice(self.value_at..)
-    }
-
-    fn key_value(&self, key: Bytes) -> KeyValue {
-        KeyValue {
-            key,
-            create_revision: self.create,
-            mod_revision: self.revision,
-            version: self.version,
-            value: self.value(),
-            lease: self.lease,
-        }
-    }
+/// The version that a change replaces.
+struct Previous {
+    put: Put,
+    /// The whole pair, where it was asked for.
+    kv: Option<KeyValue>,
 }
 
 impl<'a> WriteTxn<'a> {
@@ -72,61 +60,10 @@ impl<'a> WriteTxn<'a> {
         Self { mvcc, batch, events: Vec::new(), lease_changes: Vec::new() }
     }
 
-    /// The revision that changes get.
-    fn next(&self) -> i64 {
-        self.mvcc.revision + 1
-    }
-
-    /// The revision to tell in a header at this point of the request.
-    pub(super) fn header(&self) -> Option<ResponseHeader> {
-        let revision = if self.events.is_empty() { self.mvcc.revision } else { self.next() };
-        Some(ResponseHeader { revision, ..ResponseHeader::default() })
-    }
-
-    pub(super) fn present(&self, user_key: &Bytes) -> Result<Option<Present>, Fatal> {
-        let range = KeyRange { start: user_key.clone(), end: KeyEnd::Single };
-        let mut found = None;
-        self.scan(&range, &mut |_, present| {
-            found = Some(present);
-            Ok(false)
-        })?;
-        Ok(found)
-    }
-
-    /// Visits the present keys of a range in order.
-    pub(super) fn scan(
-        &self,
-        range: &KeyRange,
-        visit: &mut dyn FnMut(Bytes, Present) -> Result<bool, Fatal>,
-    ) -> Result<(), Fatal> {
-        let reader = Overlay::new(self.mvcc.engine.as_ref(), self.batch);
-        let mut scan = VersionScan::new(range, i64::MAX);
-        let mut go_on = true;
-        while go_on
-            && scan.piece(&reader, &mut |visible| {
-                let record = visible.record.to_bytes();
-                if let Record::Put { create, version, lease, value_at } = key::decode(&record)? {
-                    let revision = visible.revision.main;
-                    let present = Present { revision, create, version, lease, record, value_at };
-                    go_on = visit(key::user_key(visible.prefix), present)?;
-                }
-                Ok(go_on)
-            })?
-        {}
-        Ok(())
-    }
-
-    /// A range as of this point of the request, or of an earlier revision.
-    pub(super) fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Fatal> {
-        let at = if request.revision > 0 { request.revision } else { i64::MAX };
-        let header = self.header().map_or(0, |header| header.revision);
-        range(&Overlay::new(self.mvcc.engine.as_ref(), self.batch), request, at, header)
-    }
-
-    /// Puts one pair. `leases` tells which leases exist.
+    /// `leases` says whether a lease exists.
     ///
     /// # Errors
-    /// `LeaseNotFound`; `KeyNotFound` when the old value or lease is to be kept and there is none.
+    /// `LeaseNotFound`; `KeyNotFound` when value or lease of a missing key are to be kept.
     pub fn put(
         &mut self,
         request: &PutRequest,
@@ -135,90 +72,204 @@ impl<'a> WriteTxn<'a> {
         if request.lease != 0 && !leases(request.lease) {
             return Ok(Err(RequestError::LeaseNotFound));
         }
-        let present = self.present(&request.key)?;
-        if (request.ignore_value || request.ignore_lease) && present.is_none() {
+        let previous = self.previous(&request.key, request.prev_kv || request.ignore_value)?;
+        if previous.is_none() && (request.ignore_value || request.ignore_lease) {
             return Ok(Err(RequestError::KeyNotFound));
         }
-        let (create, version, old_lease) =
-            present.as_ref().map_or((self.next(), 1, 0), |p| (p.create, p.version + 1, p.lease));
-        let value = match &present {
-            Some(present) if request.ignore_value => present.value(),
-            _ => request.value.clone(),
-        };
-        let lease = if request.ignore_lease { old_lease } else { request.lease };
-        let record = key::encode_put(create, version, lease, &value);
-        self.write(&request.key, record.clone());
-        let kv = key::key_value(request.key.clone(), self.next(), &record)?;
-        self.events.push(Event { r#type: EventType::Put.into(), kv, prev_kv: None });
-        self.change_lease(&request.key, old_lease, lease);
-        let prev_kv = match present {
-            Some(present) if request.prev_kv => Some(present.key_value(request.key.clone())),
-            _ => None,
-        };
-        Ok(Ok(PutResponse { header: self.header(), prev_kv }))
+        Ok(Ok(self.put_over(request, previous)))
     }
 
-    /// Deletes a range of keys.
+    /// Deletes what exists of a range, in key order.
     pub fn delete_range(
         &mut self,
         request: &DeleteRangeRequest,
     ) -> Result<DeleteRangeResponse, Fatal> {
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
         let mut doomed = Vec::new();
-        self.scan(&range, &mut |key, present| {
-            let kv = request.prev_kv.then(|| present.key_value(key.clone()));
-            doomed.push((key, present.lease, kv));
-            Ok(true)
-        })?;
-        let deleted = doomed.len() as i64;
-        let mut prev_kvs = Vec::new();
-        for (key, lease, kv) in doomed {
-            self.delete(key, lease);
-            prev_kvs.extend(kv);
+        let mut walk = Walk::new(&range, self.read_revision());
+        let mut arena = KeyArena::default();
+        while !walk.is_done() {
+            walk.advance(&self.overlay(), &mut |escaped, version| {
+                let user_key = arena.user_key(escaped)?;
+                let kv = request.prev_kv.then(|| version.to_key_value(user_key.clone()));
+                doomed.push((user_key, Previous { put: version.put, kv }));
+                Ok(true)
+            })?;
         }
-        Ok(DeleteRangeResponse { header: self.header(), deleted, prev_kvs })
+        let deleted = doomed.len();
+        let mut prev_kvs = Vec::with_capacity(if request.prev_kv { deleted } else { 0 });
+        for (user_key, previous) in doomed {
+            self.delete_one(&user_key, &previous.put);
+            prev_kvs.extend(previous.kv);
+        }
+        let header = header(self.read_revision());
+        Ok(DeleteRangeResponse { header, deleted: deleted as i64, prev_kvs })
     }
 
-    /// Deletes these keys as far as they exist, in the given order.
+    /// Deletes those of these keys that exist, in the order given.
     pub fn delete_keys(&mut self, keys: &[Bytes]) -> Result<(), Fatal> {
-        for key in keys {
-            if let Some(present) = self.present(key)? {
-                self.delete(key.clone(), present.lease);
+        for user_key in keys {
+            if let Some(previous) = self.previous(user_key, false)? {
+                self.delete_one(user_key, &previous.put);
             }
         }
         Ok(())
     }
 
-    fn delete(&mut self, key: Bytes, lease: i64) {
-        self.write(&key, key::encode_tombstone());
-        self.change_lease(&key, lease, 0);
-        let kv = KeyValue { key, mod_revision: self.next(), ..KeyValue::default() };
-        self.events.push(Event { r#type: EventType::Delete.into(), kv: Some(kv), prev_kv: None });
-    }
-
-    fn write(&mut self, user_key: &Bytes, record: Bytes) {
-        let revision = Revision::new(self.next(), self.events.len() as u32);
-        self.batch.put(Space::Kv, key::version_key(user_key, revision), record);
-        // A copy: the request's buffer shall not live as long as the key's history.
-        self.batch.put(Space::Log, key::log_key(revision), Bytes::copy_from_slice(user_key));
-    }
-
-    fn change_lease(&mut self, key: &Bytes, old: i64, new: i64) {
-        if old != new {
-            self.lease_changes.push(LeaseChange { key: key.clone(), old, new });
+    /// Carries out one branch. `leases` says whether a lease exists.
+    ///
+    /// # Errors
+    /// Those of the ops on the chosen path, found before any of them is carried out: `KeyNotFound`,
+    /// `LeaseNotFound`, `FutureRevision`, `Compacted`.
+    pub fn txn(
+        &mut self,
+        request: &TxnRequest,
+        leases: &dyn Fn(i64) -> bool,
+    ) -> Result<Result<TxnResponse, RequestError>, Fatal> {
+        let overlay = self.overlay();
+        let state = State {
+            store: &overlay,
+            revision: self.read_revision(),
+            compacted: self.mvcc.compacted,
+        };
+        let mut path = Path::choose(&state, request)?;
+        if let Err(error) = check(&state, request, &mut path, leases)? {
+            return Ok(Err(error));
         }
+        let mut response = self.run(request, &mut path)?;
+        response.header = header(self.read_revision());
+        Ok(Ok(response))
     }
 
-    /// Ends the request: the revision moves if anything changed.
+    /// Ends the request. The writer is at the new revision; readers are when it is published.
     pub fn finish(self) -> Finished {
-        let lease_changes = self.lease_changes;
         if self.events.is_empty() {
-            return Finished { revision: self.mvcc.revision, commit: None, lease_changes };
+            let revision = self.mvcc.revision;
+            return Finished { revision, commit: None, lease_changes: self.lease_changes };
         }
-        self.mvcc.revision += 1;
-        let revision = self.mvcc.revision;
-        self.batch.put(Space::Meta, META_REVISION, revision.to_be_bytes().to_vec());
+        let revision = self.revision();
+        self.mvcc.revision = revision;
         let commit = Some(Commit { revision, events: self.events });
-        Finished { revision, commit, lease_changes }
+        Finished { revision, commit, lease_changes: self.lease_changes }
+    }
+
+    /// The revision that changes get.
+    fn revision(&self) -> i64 {
+        self.mvcc.revision + 1
+    }
+
+    /// The revision that reads see now.
+    fn read_revision(&self) -> i64 {
+        if self.events.is_empty() { self.mvcc.revision } else { self.revision() }
+    }
+
+    fn overlay(&self) -> Overlay<'_, dyn crate::storage::Engine> {
+        Overlay::new(&*self.mvcc.shared.engine, self.batch)
+    }
+
+    fn previous(&self, user_key: &Bytes, with_kv: bool) -> Result<Option<Previous>, Fatal> {
+        newest(&self.overlay(), user_key, self.read_revision(), |version| Previous {
+            put: version.put,
+            kv: with_kv.then(|| version.to_key_value(user_key.clone())),
+        })
+    }
+
+    /// Runs the ops of a checked Txn. The header is the caller's: that of a nested Txn stays empty.
+    fn run(&mut self, request: &TxnRequest, path: &mut Path) -> Result<TxnResponse, Fatal> {
+        let (succeeded, ops) = path.enter(request);
+        let mut responses = Vec::with_capacity(ops.len());
+        for op in ops {
+            responses.push(ResponseOp { response: self.op(op, path)? });
+        }
+        Ok(TxnResponse { header: header(0), succeeded, responses })
+    }
+
+    fn op(&mut self, op: &RequestOp, path: &mut Path) -> Result<Option<Response>, Fatal> {
+        let response = match &op.request {
+            Some(Request::RequestRange(range)) => Response::ResponseRange(self.range(range)?),
+            Some(Request::RequestPut(put)) => {
+                let previous = self.previous(&put.key, put.prev_kv || put.ignore_value)?;
+                Response::ResponsePut(self.put_over(put, previous))
+            }
+            Some(Request::RequestDeleteRange(delete)) => {
+                Response::ResponseDeleteRange(self.delete_range(delete)?)
+            }
+            Some(Request::RequestTxn(nested)) => Response::ResponseTxn(self.run(nested, path)?),
+            None => return Ok(None),
+        };
+        Ok(Some(response))
+    }
+
+    fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Fatal> {
+        let current = self.read_revision();
+        let at = if request.revision > 0 { request.revision } else { current };
+        let response = answer(&self.overlay(), request, at)?;
+        Ok(RangeResponse { header: header(current), ..response })
+    }
+
+    fn put_over(&mut self, request: &PutRequest, previous: Option<Previous>) -> PutResponse {
+        let revision = self.next_change();
+        let old = previous.as_ref().map(|previous| previous.put);
+        let kept_kv = previous.and_then(|previous| previous.kv);
+        let (create, version) = old.map_or((revision.main, 1), |old| (old.create, old.version + 1));
+        let old_lease = old.map_or(0, |old| old.lease);
+        let lease = if request.ignore_lease { old_lease } else { request.lease };
+        let value = match &kept_kv {
+            Some(kv) if request.ignore_value => &kv.value,
+            _ => &request.value,
+        };
+        let (record, value_at) = key::encode_put(create, version, lease, value);
+        let value = record.slice(value_at..);
+        let user_key = self.write(&request.key, revision, record);
+        self.change_lease(&user_key, old_lease, lease);
+        self.events.push(Event {
+            r#type: EventType::Put as i32,
+            kv: Some(KeyValue {
+                key: user_key,
+                create_revision: create,
+                mod_revision: revision.main,
+                version,
+                value,
+                lease,
+            }),
+            prev_kv: None,
+        });
+        let prev_kv = if request.prev_kv { kept_kv } else { None };
+        PutResponse { header: header(revision.main), prev_kv }
+    }
+
+    fn delete_one(&mut self, user_key: &[u8], old: &Put) {
+        let revision = self.next_change();
+        let user_key = self.write(user_key, revision, TOMBSTONE);
+        self.change_lease(&user_key, old.lease, 0);
+        self.events.push(Event {
+            r#type: EventType::Delete as i32,
+            kv: Some(KeyValue { key: user_key, mod_revision: revision.main, ..Default::default() }),
+            prev_kv: None,
+        });
+    }
+
+    fn next_change(&self) -> Revision {
+        Revision::new(self.revision(), self.events.len() as u32)
+    }
+
+    /// Stores a version and returns the user key in memory of our own: the request's is a part
+    /// of a buffer that may be much larger and must not live as long as the key.
+    fn write(&mut self, user_key: &[u8], revision: Revision, record: Bytes) -> Bytes {
+        let kv_key = Bytes::from(key::version_key(user_key, revision));
+        let owned = if kv_key.starts_with(user_key) {
+            kv_key.slice(..user_key.len())
+        } else {
+            Bytes::copy_from_slice(user_key)
+        };
+        self.batch.put(Space::Kv, kv_key, record);
+        self.batch.put(Space::Log, Bytes::copy_from_slice(&key::log_key(revision)), owned.clone());
+        owned
+    }
+
+    fn change_lease(&mut self, user_key: &Bytes, old: i64, new: i64) {
+        if old != new {
+            self.lease_changes.push(LeaseChange { key: user_key.clone(), old, new });
+        }
     }
 }

@@ -1,0 +1,221 @@
+//! Reading versions at a revision: the newest of one key, or a walk over many keys.
+//!
+//! One rule serves present and past: of each key's versions, newest first, the first one that
+//! is not younger than the revision holds; a tombstone means that the key does not exist. A
+//! [`Walk`] goes on in bounded engine scans, so that it never holds up the writer for long.
+
+use super::key::{self, Put};
+use crate::error::Fatal;
+use crate::pb::mvccpb::KeyValue;
+use crate::storage::{Flow, Read, Space, Value};
+use crate::types::{KeyEnd, KeyRange, Revision};
+use bytes::{Bytes, BytesMut};
+
+/// Pairs that one engine scan looks at. On the memory engine some 20 us, for which a writer may
+/// have to wait; starting a scan costs less than a hundredth of that.
+const SCAN_PAIRS_MAX: usize = if cfg!(test) { 3 } else { 512 };
+
+/// Unwanted versions of one key that are stepped over before a seek is cheaper.
+const STEPS_MAX: usize = if cfg!(test) { 2 } else { 8 };
+
+/// Keys of a walk's pairs share buffers of this size.
+const KEY_ARENA_LEN: usize = 8192;
+
+/// A stored version that is a put.
+#[derive(Clone, Copy)]
+pub(super) struct Version<'a> {
+    pub(super) revision: Revision,
+    pub(super) put: Put,
+    record: Value<'a>,
+}
+
+impl Version<'_> {
+    /// The value: shared where the engine keeps it in memory, else a copy.
+    pub(super) fn value(&self) -> Bytes {
+        match self.record {
+            Value::Shared(record) => record.slice(self.put.value_at..),
+            Value::Borrowed(record) => Bytes::copy_from_slice(&record[self.put.value_at..]),
+        }
+    }
+
+    pub(super) fn value_slice(&self) -> &[u8] {
+        &self.record.as_slice()[self.put.value_at..]
+    }
+
+    pub(super) fn to_key_value(&self, key: Bytes) -> KeyValue {
+        KeyValue { lease: self.put.lease, value: self.value(), ..self.to_metadata(key) }
+    }
+
+    /// Without value and lease, as etcd answers from its index.
+    pub(super) fn to_metadata(&self, key: Bytes) -> KeyValue {
+        KeyValue {
+            key,
+            create_revision: self.put.create,
+            mod_revision: self.revision.main,
+            version: self.put.version,
+            ..Default::default()
+        }
+    }
+}
+
+/// Finds the version of one key that holds at revision `at`, with one seek, and hands it to
+/// `then`. `None` when the key does not exist there.
+pub(super) fn newest<T>(
+    store: &dyn Read,
+    user_key: &[u8],
+    at: i64,
+    then: impl FnOnce(Version<'_>) -> T,
+) -> Result<Option<T>, Fatal> {
+    let start = key::newest_at(user_key, at);
+    let mut end = key::escape(user_key);
+    key::step_over(&mut end);
+    let mut then = Some(then);
+    let mut found = Ok(None);
+    store.scan(Space::Kv, &start, Some(&end), &mut |kv_key, record| {
+        found = decode(kv_key, record).map(|version| Some(then.take()?(version?)));
+        Flow::Stop
+    })?;
+    found
+}
+
+fn decode<'a>(kv_key: &[u8], record: Value<'a>) -> Result<Option<Version<'a>>, Fatal> {
+    let (_, revision) = key::split(kv_key)?;
+    let put = key::decode_record(record.as_slice())?;
+    Ok(put.map(|put| Version { revision, put, record }))
+}
+
+/// Visits the keys of a range that exist at one revision, in key order.
+pub(super) struct Walk {
+    at: i64,
+    /// The first `Kv` key not looked at.
+    next: Vec<u8>,
+    /// Where the range ends; `None` is the end of the store.
+    end: Option<Vec<u8>>,
+    /// The escaped key whose holding version has been found: its older versions are passed over.
+    settled: Vec<u8>,
+    is_done: bool,
+}
+
+impl Walk {
+    pub(super) fn new(range: &KeyRange, at: i64) -> Self {
+        let (next, end) = match &range.end {
+            KeyEnd::Single => {
+                let mut end = key::escape(&range.start);
+                key::step_over(&mut end);
+                (key::newest_at(&range.start, at), Some(end))
+            }
+            KeyEnd::Before(end) => (key::escape(&range.start), Some(key::escape(end))),
+            KeyEnd::Unbounded => (key::escape(&range.start), None),
+        };
+        Self { at, next, end, settled: Vec::new(), is_done: range.is_empty() }
+    }
+
+    /// Whether every key has been visited.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Goes on for one engine scan, or until `visit`, which gets the escaped key, returns false.
+    pub(super) fn advance(
+        &mut self,
+        store: &dyn Read,
+        visit: &mut dyn FnMut(&[u8], Version<'_>) -> Result<bool, Fatal>,
+    ) -> Result<(), Fatal> {
+        if self.is_done {
+            return Ok(());
+        }
+        let start = std::mem::take(&mut self.next);
+        let end = self.end.take();
+        let mut steps = Steps { walk: self, pairs: 0, unwanted: 0, is_cut: false };
+        let mut failure = None;
+        store.scan(Space::Kv, &start, end.as_deref(), &mut |kv_key, record| {
+            steps.step(kv_key, record, visit).unwrap_or_else(|fatal| {
+                failure = Some(fatal);
+                Flow::Stop
+            })
+        })?;
+        self.is_done = !steps.is_cut;
+        self.end = end;
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// One engine scan of a walk.
+struct Steps<'a> {
+    walk: &'a mut Walk,
+    pairs: usize,
+    /// Versions passed over since the last that was wanted.
+    unwanted: usize,
+    /// Whether it stopped before the end of the range.
+    is_cut: bool,
+}
+
+impl Steps<'_> {
+    fn step(
+        &mut self,
+        kv_key: &[u8],
+        record: Value<'_>,
+        visit: &mut dyn FnMut(&[u8], Version<'_>) -> Result<bool, Fatal>,
+    ) -> Result<Flow, Fatal> {
+        let (escaped, revision) = key::split(kv_key)?;
+        if self.pairs == SCAN_PAIRS_MAX {
+            self.cut(kv_key.to_vec());
+            return Ok(Flow::Stop);
+        }
+        self.pairs += 1;
+        if self.walk.settled == escaped {
+            return Ok(self.pass(|| behind(escaped)));
+        }
+        if revision.main > self.walk.at {
+            let at = self.walk.at;
+            return Ok(self.pass(|| key::newest_at_escaped(escaped, at)));
+        }
+        self.unwanted = 0;
+        self.walk.settled.clear();
+        self.walk.settled.extend_from_slice(escaped);
+        let Some(put) = key::decode_record(record.as_slice())? else {
+            return Ok(Flow::Next);
+        };
+        if visit(escaped, Version { revision, put, record })? {
+            return Ok(Flow::Next);
+        }
+        self.cut(behind(escaped));
+        Ok(Flow::Stop)
+    }
+
+    fn pass(&mut self, seek: impl FnOnce() -> Vec<u8>) -> Flow {
+        self.unwanted += 1;
+        if self.unwanted < STEPS_MAX {
+            return Flow::Next;
+        }
+        self.unwanted = 0;
+        Flow::Seek(seek())
+    }
+
+    fn cut(&mut self, next: Vec<u8>) {
+        self.walk.next = next;
+        self.is_cut = true;
+    }
+}
+
+fn behind(escaped: &[u8]) -> Vec<u8> {
+    let mut behind = escaped.to_vec();
+    key::step_over(&mut behind);
+    behind
+}
+
+/// Makes owned user keys of escaped ones, many to an allocation.
+#[derive(Default)]
+pub(super) struct KeyArena {
+    buffer: BytesMut,
+}
+
+impl KeyArena {
+    pub(super) fn user_key(&mut self, escaped: &[u8]) -> Result<Bytes, Fatal> {
+        if self.buffer.capacity() < escaped.len() {
+            self.buffer.reserve(KEY_ARENA_LEN.max(escaped.len()));
+        }
+        key::with_user_key(escaped, |user_key| self.buffer.extend_from_slice(user_key))?;
+        Ok(self.buffer.split().freeze())
+    }
+}
