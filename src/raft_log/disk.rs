@@ -1,35 +1,31 @@
 //! The log on disk: segment files, one write per append, one `fdatasync` per sync.
 //!
-//! See `record` and `segment` for the layout and `recovery` for what a start refuses. One
-//! process at a time: the folder is locked. Appends go to the last segment; when it is full,
-//! the next one, prepared meanwhile by a thread, takes its place. Entries that are no
-//! longer in memory are read back from their segments and checked. What it leaves out: any
+//! See `record` and `segment` for the layout, `recovery` for what a start refuses, `read` for
+//! the way back. One process at a time: the folder is locked. Appends go to the last segment;
+//! when it is full, the next one, prepared meanwhile by a thread, takes its place. What it leaves out: any
 //! repair, any retry. After a failed write or sync everything fails, since nobody knows
 //! what the disk holds; a new start reads it afresh.
 
 use super::content::Content;
+use super::folder::{list, lock, sync_folder};
 use super::order::{Tail, needs_sync};
 use super::record::{
     GROUP_HEAD, GroupHead, GroupWriter, HARD_STATE_RECORD, RECORD_HEAD, entries_len,
-    entry_record_len, read_entry,
+    entry_record_len,
 };
 use super::recovery::{Recovered, recover};
-use super::segment::{HEADER, Header, Segment, capacity, file_name, sequence_in, size_for};
-use super::spare::{SPARE_SUFFIX, Spare, Spares, sync_folder};
+use super::segment::{HEADER, Header, Segment, capacity, file_name, size_for};
+use super::spare::{Spare, Spares};
 use super::{LogStore, Surroundings, payload_bytes};
 use crate::error::Fatal;
 use crate::types::{ClusterId, Index, MemberId, Term};
-use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
-use raft::{GetEntriesContext, RaftState, StorageError};
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::{DirBuilder, File, TryLockError};
+use std::collections::VecDeque;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Read from disk in one piece at most.
-const READ_BYTES_MAX: usize = 4 << 20;
 /// A larger write buffer is given back after use.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
 
@@ -74,8 +70,8 @@ impl DiskLogOptions {
 /// chain of groups in the files is the one that produced `content`.
 pub struct DiskLog {
     options: DiskLogOptions,
-    segments: VecDeque<Segment>,
-    content: Content,
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) content: Content,
     spares: Spares,
     /// Number and head checksum of the last group written, and the last group synced.
     number: u64,
@@ -84,7 +80,7 @@ pub struct DiskLog {
     needs_sync: bool,
     failed: bool,
     buffer: Vec<u8>,
-    surroundings: Surroundings,
+    pub(super) surroundings: Surroundings,
     /// Locked as long as it is open.
     _lock: File,
     #[cfg(test)]
@@ -408,64 +404,6 @@ impl DiskLog {
         self.failed = result.is_err();
         result
     }
-
-    /// Reads entries from `low` up to, but without, `high` from their segments.
-    fn read_stored(&self, low: Index, high: Index, to: &mut Vec<Entry>) -> Result<(), Fatal> {
-        let mut next = low;
-        while next < high {
-            let Some(first) = self.content.slot(next) else { break };
-            let end_of =
-                |offset: u32, payload: u32| offset as usize + entry_record_len(payload as usize);
-            let start = first.offset as usize;
-            // As many as lie in one stretch of one segment.
-            let (mut until, mut end) = (next + 1, end_of(first.offset, first.payload));
-            while until < high
-                && let Some(slot) = self.content.slot(until)
-                && slot.segment == first.segment
-                && end_of(slot.offset, slot.payload) - start <= READ_BYTES_MAX
-            {
-                end = end_of(slot.offset, slot.payload);
-                until += 1;
-            }
-            self.read_stretch(first.segment, start, end, next..until, to)?;
-            next = until;
-        }
-        Ok(())
-    }
-
-    fn read_stretch(
-        &self,
-        sequence: u32,
-        start: usize,
-        end: usize,
-        indexes: std::ops::Range<Index>,
-        to: &mut Vec<Entry>,
-    ) -> Result<(), Fatal> {
-        let segment = self
-            .segments
-            .iter()
-            .find(|segment| segment.header.sequence as u32 == sequence)
-            .ok_or_else(|| {
-                Fatal::new(format!("read entry {}: its segment is gone", indexes.start))
-            })?;
-        let mut chunk = vec![0; end - start];
-        segment
-            .file
-            .read_at(&mut chunk, start as u64)
-            .map_err(|e| segment.failed("read", start as u64, e))?;
-        let chunk = Bytes::from(chunk);
-        for index in indexes {
-            let offset = self.content.slot(index).map_or(0, |slot| slot.offset as usize);
-            let entry = read_entry(segment.seed, &chunk, offset.saturating_sub(start), index);
-            to.push(entry.ok_or_else(|| {
-                Fatal::new(format!(
-                    "read log segment {}: entry {index} is damaged at offset {offset}",
-                    segment.path.display()
-                ))
-            })?);
-        }
-        Ok(())
-    }
 }
 
 /// How many entries from the front go into one group: one at least, if any.
@@ -476,37 +414,6 @@ fn fitting(entries: &[Entry], len_max: usize) -> usize {
         len <= len_max
     });
     fits.count().max(1).min(entries.len())
-}
-
-/// Segments by sequence, and files that a crash left behind.
-fn list(folder: &Path) -> Result<(BTreeMap<u64, PathBuf>, Vec<PathBuf>), Fatal> {
-    let failed = |e: io::Error| Fatal::with(format!("list log folder {}", folder.display()), e);
-    let (mut segments, mut spares) = (BTreeMap::new(), Vec::new());
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if let Some(sequence) = sequence_in(name) {
-            segments.insert(sequence, path);
-        } else if name.ends_with(SPARE_SUFFIX) {
-            spares.push(path);
-        }
-    }
-    Ok((segments, spares))
-}
-
-fn lock(folder: &Path) -> Result<File, Fatal> {
-    let path = folder.join("lock");
-    let failed = |e: io::Error| Fatal::with(format!("lock {}", path.display()), e);
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Fatal::new(format!(
-            "data directory is locked by another process: {}",
-            folder.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
 }
 
 impl LogStore for DiskLog {
@@ -576,55 +483,5 @@ impl LogStore for DiskLog {
 
     fn entry_bytes(&self) -> u64 {
         self.content.entry_bytes()
-    }
-}
-
-impl raft::Storage for DiskLog {
-    fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state(), self.surroundings.conf_state.clone()))
-    }
-
-    fn entries(
-        &self,
-        low: u64,
-        high: u64,
-        max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
-    ) -> raft::Result<Vec<Entry>> {
-        let content = &self.content;
-        if low <= content.base.0 {
-            return Err(StorageError::Compacted.into());
-        }
-        if high > content.last() + 1 {
-            return Err(StorageError::Unavailable.into());
-        }
-        let high = content.limit(low, high, max_size.into());
-        let mut entries = Vec::with_capacity((high - low) as usize);
-        let cached_from = content.cached_from().clamp(low, high);
-        self.read_stored(low, cached_from, &mut entries)
-            .map_err(|fatal| StorageError::Other(Box::new(fatal)))?;
-        if cached_from < high {
-            content.extend_cached(cached_from, high, &mut entries);
-        }
-        Ok(entries)
-    }
-
-    fn term(&self, index: u64) -> raft::Result<u64> {
-        if index < self.content.base.0 {
-            return Err(StorageError::Compacted.into());
-        }
-        self.content.term(index).ok_or_else(|| StorageError::Unavailable.into())
-    }
-
-    fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.content.base.0 + 1)
-    }
-
-    fn last_index(&self) -> raft::Result<u64> {
-        Ok(self.content.last())
-    }
-
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        self.surroundings.snapshot(request_index, self.content.base.0)
     }
 }

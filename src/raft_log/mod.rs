@@ -4,13 +4,14 @@
 //! for scripts and simulation. Both promise: what [`LogStore::append`] returned for is
 //! readable through raft's `Storage`; what [`LogStore::sync`] returned for survives a crash;
 //! a log that lost synced records is refused at open, never repaired silently. `order` holds
-//! the rules of what may follow what, for both; `record`, `segment`, `recovery` and `spare` are
-//! the parts of `disk`.
+//! the rules of what may follow what, for both; all other files are parts of `disk`.
 
 mod content;
 pub mod disk;
+mod folder;
 pub mod memory;
 mod order;
+mod read;
 mod record;
 mod recovery;
 mod segment;

@@ -5,9 +5,9 @@
 //! steady use nothing is filled at all; its old content is harmless because checksums
 //! of the new use start from another seed.
 
+use super::folder::sync_folder;
 use super::segment::LogFile;
 use crate::error::Fatal;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -212,9 +212,4 @@ fn make(
 ) -> io::Result<Option<Spare>> {
     let file = LogFile::create(path)?;
     Ok(file.fill(size, synced, go_on)?.then(|| Spare { file, path: path.to_owned(), size }))
-}
-
-/// Makes created, renamed and removed names durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
