@@ -415,34 +415,46 @@ fn an_entry_damaged_while_the_log_is_open_is_not_handed_out() {
     assert!(text.contains("entry 2 is damaged at offset"), "{text}");
 }
 
-/// Segments whose entries were all replaced later are given back although the next one was
-/// begun when they still counted.
-#[test]
-fn segments_with_replaced_entries_are_given_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut log = open(folder.path()).unwrap();
+/// A log of three segments, of which five entries are committed.
+fn three_segments(folder: &Path) -> DiskLog {
+    let mut log = open(folder).unwrap();
     let mut index = 0;
-    while !segment(folder.path(), 3).exists() {
+    while !segment(folder, 3).exists() {
         index += 1;
         let commit = index.min(5);
         log.append(&[entry(index, 1, &"x".repeat(150))], Some(&hard_state(1, 0, commit))).unwrap();
         log.sync().unwrap();
     }
-    log.append(&[entry(6, 2, "replaced")], Some(&hard_state(2, 0, 6))).unwrap();
-    log.sync().unwrap();
-    // Once with what a restart finds out, once with what the log knows by itself.
-    for (cut, reopened) in [(6, true), (7, false)] {
-        if reopened {
+    log
+}
+
+/// Segments whose entries were all replaced are given back, although the next segment was
+/// begun when they still counted: known to the running log, and found out by a restart.
+#[test]
+fn segments_with_replaced_entries_are_given_back() {
+    for by_snapshot in [false, true] {
+        for reopened in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut log = three_segments(folder.path());
+            match by_snapshot {
+                true => log.reset(7, 2, &hard_state(2, 0, 7)).unwrap(),
+                false => {
+                    let entries = [entry(6, 2, "replaced"), entry(7, 2, "too")];
+                    log.append(&entries, Some(&hard_state(2, 0, 7))).unwrap();
+                    log.sync().unwrap();
+                }
+            }
+            if reopened {
+                drop(log);
+                log = open(folder.path()).unwrap();
+            }
+            log.truncate_front(6).unwrap();
+            log.append(&[entry(8, 2, "more")], Some(&hard_state(2, 0, 8))).unwrap();
+            let before = content(&log);
             drop(log);
-            log = open(folder.path()).unwrap();
+            assert!(!segment(folder.path(), 2).exists());
+            assert_eq!(content(&open(folder.path()).unwrap()), before);
         }
-        log.truncate_front(cut).unwrap();
-        log.append(&[entry(cut + 1, 2, "more")], Some(&hard_state(2, 0, cut + 1))).unwrap();
-        let before = content(&log);
-        drop(log);
-        assert!(!segment(folder.path(), 2).exists());
-        log = open(folder.path()).unwrap();
-        assert_eq!(content(&log), before);
     }
 }
 
