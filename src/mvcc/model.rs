@@ -157,6 +157,14 @@ impl Model {
         kvs.retain(|kv| {
             request.min_create_revision == 0 || kv.create_revision >= request.min_create_revision
         });
+        let limit = if request.limit > 0 { request.limit as usize } else { usize::MAX };
+        let is_unfiltered = request.max_mod_revision == 0
+            && request.min_mod_revision == 0
+            && request.max_create_revision == 0
+            && request.min_create_revision == 0;
+        if request.sort_order() == SortOrder::None && is_unfiltered {
+            kvs.truncate(limit.saturating_add(1));
+        }
         let descends = request.sort_order() == SortOrder::Descend;
         kvs.sort_by(|a, b| {
             let order = match request.sort_target() {
@@ -171,7 +179,6 @@ impl Model {
         if request.count_only {
             kvs.clear();
         }
-        let limit = if request.limit > 0 { request.limit as usize } else { usize::MAX };
         let more = kvs.len() > limit;
         kvs.truncate(limit);
         for kv in &mut kvs {
@@ -217,6 +224,9 @@ impl Model {
                 }
                 Request::RequestRange(range) => Response::ResponseRange(self.range(change, range)?),
                 Request::RequestPut(put) => {
+                    if put.lease != 0 && !LEASES.contains(&put.lease) {
+                        return Err(RequestError::LeaseNotFound);
+                    }
                     let keeps = put.ignore_value || put.ignore_lease;
                     if is_check && keeps && !before.contains_key(&put.key) {
                         return Err(RequestError::KeyNotFound);

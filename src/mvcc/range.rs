@@ -10,6 +10,7 @@ use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use crate::pb::mvccpb::KeyValue;
 use crate::storage::Read;
 use crate::types::KeyRange;
+use bytes::Bytes;
 use std::cmp::Ordering;
 
 /// Answers are cut back to the limit no earlier than at this many pairs.
@@ -30,7 +31,7 @@ pub(super) fn answer(
     if range.is_single() {
         newest(store, &request.key, at, |version| {
             answer.count = 1;
-            answer.take(&version, |_| Ok(request.key.clone()))
+            answer.take(&version, || Ok(request.key.clone()))
         })?
         .transpose()?;
         return Ok(answer.finish());
@@ -41,7 +42,7 @@ pub(super) fn answer(
         walk.advance(store, &mut |escaped, version| {
             answer.count += 1;
             if !answer.is_full() {
-                answer.take(&version, |_| arena.user_key(escaped))?;
+                answer.take(&version, || arena.user_key(escaped))?;
             }
             Ok(true)
         })?;
@@ -54,6 +55,8 @@ struct Answer<'a> {
     request: &'a RangeRequest,
     /// The most pairs that may be answered.
     limit: usize,
+    /// The most pairs that are looked at, of those that pass the filters.
+    matched_max: usize,
     order: Order,
     is_filtered: bool,
     count: i64,
@@ -73,7 +76,8 @@ impl<'a> Answer<'a> {
     fn new(request: &'a RangeRequest) -> Self {
         // Unknown numbers are refused before they come here.
         let target = SortTarget::try_from(request.sort_target).unwrap_or_default();
-        let order = match SortOrder::try_from(request.sort_order).unwrap_or_default() {
+        let asked_order = SortOrder::try_from(request.sort_order).unwrap_or_default();
+        let order = match asked_order {
             SortOrder::None | SortOrder::Ascend if target == SortTarget::Key => Order::Found,
             SortOrder::None => Order::By(target, SortOrder::Ascend),
             order => Order::By(target, order),
@@ -84,29 +88,28 @@ impl<'a> Answer<'a> {
             request.max_create_revision,
             request.min_create_revision,
         ];
-        Self {
-            request,
-            limit: match usize::try_from(request.limit) {
-                Ok(limit) if limit > 0 => limit,
-                _ => usize::MAX,
-            },
-            order,
-            is_filtered: filters != [0; 4],
-            count: 0,
-            matched: 0,
-            kvs: Vec::new(),
-        }
+        let is_filtered = filters != [0; 4];
+        let limit = match usize::try_from(request.limit) {
+            Ok(limit) if limit > 0 => limit,
+            _ => usize::MAX,
+        };
+        // With a sort target but no order etcd sorts only the keys that it would answer anyway, and
+        // one more: it has looked for that to see whether there are more.
+        let takes_first = asked_order == SortOrder::None || order == Order::Found;
+        let matched_max =
+            if takes_first && !is_filtered { limit.saturating_add(1) } else { usize::MAX };
+        Self { request, limit, matched_max, order, is_filtered, count: 0, matched: 0, kvs: vec![] }
     }
 
     /// Whether further pairs would only be counted.
     fn is_full(&self) -> bool {
-        self.request.count_only || self.order == Order::Found && self.matched > self.limit
+        self.request.count_only || self.matched == self.matched_max
     }
 
     fn take(
         &mut self,
         version: &Version<'_>,
-        key: impl FnOnce(()) -> Result<bytes::Bytes, Fatal>,
+        user_key: impl FnOnce() -> Result<Bytes, Fatal>,
     ) -> Result<(), Fatal> {
         if self.request.count_only || self.is_filtered && !self.passes(version) {
             return Ok(());
@@ -117,9 +120,9 @@ impl<'a> Answer<'a> {
         }
         let by_value = matches!(self.order, Order::By(SortTarget::Value, _));
         let kv = if self.request.keys_only && !by_value {
-            version.to_metadata(key(())?)
+            version.to_metadata(user_key()?)
         } else {
-            version.to_key_value(key(())?)
+            version.to_key_value(user_key()?)
         };
         self.kvs.push(kv);
         if self.kvs.len() >= self.limit.saturating_mul(2).max(SURPLUS_MIN) {

@@ -114,6 +114,9 @@ impl Check<'_> {
     }
 
     fn put(&self, put: &PutRequest) -> Result<Result<(), RequestError>, Fatal> {
+        if put.lease != 0 && !(self.leases)(put.lease) {
+            return Ok(Err(RequestError::LeaseNotFound));
+        }
         if put.ignore_value || put.ignore_lease {
             // Validation does not see that an open-ended delete takes the key away. etcd panics here.
             let is_deleted = self.deleted.iter().any(|range| range.contains(&put.key));
@@ -122,9 +125,6 @@ impl Check<'_> {
             {
                 return Ok(Err(RequestError::KeyNotFound));
             }
-        }
-        if put.lease != 0 && !(self.leases)(put.lease) {
-            return Ok(Err(RequestError::LeaseNotFound));
         }
         Ok(Ok(()))
     }
