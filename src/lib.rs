@@ -13,6 +13,8 @@ pub mod machine;
 pub mod raft_log;
 pub mod replica;
 pub mod watch;
+pub mod peer;
 pub mod server;
 pub mod logging;
 pub mod bench;
+pub mod node;

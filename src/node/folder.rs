@@ -5,6 +5,7 @@
 //! last at the first start, so a folder whose initialisation was cut off starts afresh.
 
 use crate::error::Fatal;
+use crate::pb::etcdserverpb::Member;
 use crate::types::{ClusterId, MemberId};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -27,17 +28,48 @@ pub struct Identity {
     pub name: String,
     /// The engine that holds the state.
     pub engine: String,
+    /// The first members, on whose state the log begins.
+    founders: Vec<Founder>,
+}
+
+/// One of the first members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Founder {
+    pub id: String,
+    pub name: String,
+    pub peer_urls: Vec<String>,
 }
 
 impl Identity {
-    pub fn new(cluster: ClusterId, member: MemberId, name: &str, engine: &str) -> Self {
+    pub fn new(
+        cluster: ClusterId,
+        member: MemberId,
+        name: &str,
+        engine: &str,
+        founders: Vec<Founder>,
+    ) -> Self {
         Self {
             format: FORMAT,
             cluster_id: cluster.to_string(),
             member_id: member.to_string(),
             name: name.to_owned(),
             engine: engine.to_owned(),
+            founders,
         }
+    }
+
+    /// The first members as the state machine takes them.
+    pub fn founders(&self) -> Vec<Member> {
+        self.founders
+            .iter()
+            .map(|founder| Member {
+                id: u64::from_str_radix(&founder.id, 16).unwrap_or_default(),
+                name: founder.name.clone(),
+                peer_ur_ls: founder.peer_urls.clone(),
+                ..Member::default()
+            })
+            .collect()
     }
 
     pub fn member_id(&self) -> Option<MemberId> {

@@ -4,5 +4,5 @@
 mod folder;
 mod start;
 
-pub use folder::{Folder, Identity};
+pub use folder::{Folder, Founder, Identity};
 pub use start::{Exit, run};

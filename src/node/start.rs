@@ -1,7 +1,7 @@
 //! Start and stop of a node, in order.
 
-use super::folder::{Folder, Identity};
-use crate::config::{Config, Engine as EngineKind};
+use super::folder::{Folder, Founder, Identity};
+use crate::config::{Bootstrap, Config, Engine as EngineKind, InitialMember, MemberUrl};
 use crate::error::Fatal;
 use crate::machine::Machine;
 use crate::pb::etcdserverpb::Member;
@@ -12,12 +12,13 @@ use crate::raft_log::disk::{DiskLog, DiskLogOptions};
 use crate::replica::{Driver, DriverParts, Handle, Replica, Settings};
 use crate::server::limits::Limits;
 use crate::server::listener::{ConnectionLimits, serve};
-use crate::server::{Services, client_service, peer_service};
+use crate::server::routes::{Services, client_service, peer_service};
 use crate::storage::Engine;
 use crate::storage::memory::MemoryEngine;
 use crate::storage::snapshot_file::{SnapshotReader, SnapshotStore};
 use crate::types::{ClusterId, MemberId};
 use crate::watch::{Hub, StreamOptions};
+use raft::Storage as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -73,14 +74,12 @@ async fn open_state(
     folder: &Folder,
     snapshots: &Arc<SnapshotStore>,
 ) -> Result<Opened, Fatal> {
-    let identity = folder.identity()?;
-    if identity.is_none() {
-        refuse_second_life(config).await?;
-        folder.begin_first_start()?;
-    }
-    if let Some(identity) = &identity
-        && identity.engine != config.engine.name()
-    {
+    let known = folder.identity()?;
+    let identity = match &known {
+        Some(identity) => identity.clone(),
+        None => first_identity(config, folder).await?,
+    };
+    if identity.engine != config.engine.name() {
         return Err(Fatal::new(format!(
             "open data directory: its state is in the {} engine, not in {}; start with --engine {}",
             identity.engine,
@@ -94,81 +93,79 @@ async fn open_state(
     if let Some(reader) = newest.as_mut().filter(|s| s.index() > machine.applied_index()) {
         machine.restore(&mut || reader.next_block())?;
     }
-    let place = match &identity {
-        None => {
-            let members = initial_members(config);
-            machine.bootstrap(members.clone())?;
-            machine.engine().flush()?;
-            Place { id: config.member_id, cluster: config.cluster_id, members }
-        }
-        Some(identity) => known_place(config, identity, &mut machine)?,
-    };
-    let options = DiskLogOptions {
+    if !machine.is_bootstrapped() {
+        // Fresh, or the memory engine before its first stored snapshot: the log replays
+        // everything onto the same beginning.
+        machine.bootstrap(identity.founders())?;
+        machine.engine().flush()?;
+    }
+    let place = place(config, &identity, &machine)?;
+    let mut log = DiskLog::open(DiskLogOptions {
         unsafe_no_fsync: config.unsafe_no_fsync,
-        ..DiskLogOptions::new(place.cluster, place.id)
-    };
-    let mut log = DiskLog::open(folder.wal(), options)?;
+        ..DiskLogOptions::new(folder.wal().to_owned(), place.cluster, place.id)
+    })?;
     complete_install(&mut log, &machine, newest.as_ref())?;
-    if identity.is_none() {
-        let name = config.engine.name();
-        folder.write_identity(&Identity::new(place.cluster, place.id, &config.name, name))?;
+    if known.is_none() {
+        folder.write_identity(&identity)?;
     }
     Ok(Opened { place, machine, log })
 }
 
+/// Who a member without a folder is to be, by the flags about the initial cluster.
+async fn first_identity(config: &Config, folder: &Folder) -> Result<Identity, Fatal> {
+    let bootstrap = config.bootstrap().map_err(|e| Fatal::new(e.message))?;
+    let Bootstrap::Found { cluster_id, own_id, members } = bootstrap else {
+        return Err(Fatal::new(
+            "join a running cluster: changing the members is not offered by this version",
+        ));
+    };
+    refuse_second_life(cluster_id, own_id, &members).await?;
+    folder.begin_first_start()?;
+    let founders = members
+        .into_iter()
+        .map(|InitialMember { id, name, peer_urls }| Founder {
+            id: id.to_string(),
+            name,
+            peer_urls: peer_urls.iter().map(|url| url.as_str().to_owned()).collect(),
+        })
+        .collect();
+    Ok(Identity::new(cluster_id, own_id, &config.name, config.engine.name(), founders))
+}
+
 /// A member whose folder was lost must not come back under its old id: it may have voted
 /// and acknowledged entries that it no longer knows of.
-async fn refuse_second_life(config: &Config) -> Result<(), Fatal> {
-    for (name, urls) in &config.initial_cluster {
-        if *name == config.name {
-            continue;
-        }
-        for url in urls {
-            let Ok(answer) = ask_members(url.as_str()).await else { continue };
-            let mut members = answer.members.iter();
-            let started = members.any(|m| m.id == config.member_id.0 && !m.client_ur_ls.is_empty());
-            if started && answer.cluster_id == config.cluster_id.0 {
-                return Err(Fatal::new(format!(
-                    "member {} has already been bootstrapped",
-                    config.member_id
-                )));
-            }
+async fn refuse_second_life(
+    cluster: ClusterId,
+    own: MemberId,
+    members: &[InitialMember],
+) -> Result<(), Fatal> {
+    let urls = members.iter().filter(|member| member.id != own).flat_map(|m| &m.peer_urls);
+    let mut questions = JoinSet::new();
+    for url in urls {
+        let url = url.as_str().to_owned();
+        questions.spawn(async move { ask_members(&url).await });
+    }
+    while let Some(answer) = questions.join_next().await {
+        // Who does not answer knows nothing: on a first start nobody does.
+        let Ok(Ok(answer)) = answer else { continue };
+        let mut members = answer.members.iter();
+        let has_started = members.any(|m| m.id == own.0 && !m.client_ur_ls.is_empty());
+        if has_started && answer.cluster_id == cluster.0 {
+            return Err(Fatal::new(format!("member {own} has already been bootstrapped")));
         }
     }
     Ok(())
 }
 
-fn initial_members(config: &Config) -> Vec<Member> {
-    config
-        .initial_members()
-        .into_iter()
-        .map(|(id, name, peer_urls)| Member {
-            id: id.0,
-            name,
-            peer_ur_ls: peer_urls,
-            ..Member::default()
-        })
-        .collect()
-}
-
 /// The place that a folder remembers; flags about the initial cluster are ignored, unless
 /// they show that this is another member's folder.
-fn known_place(
-    config: &Config,
-    identity: &Identity,
-    machine: &mut Machine,
-) -> Result<Place, Fatal> {
+fn place(config: &Config, identity: &Identity, machine: &Machine) -> Result<Place, Fatal> {
     let (Some(id), Some(cluster)) = (identity.member_id(), identity.cluster_id()) else {
         return Err(Fatal::new("open data directory: its id.json holds no ids"));
     };
-    if !machine.is_bootstrapped() {
-        // The memory engine before its first stored snapshot: the log replays everything onto
-        // the same beginning.
-        machine.bootstrap(initial_members(config))?;
-    }
     let members: Vec<Member> = machine.members().values().cloned().collect();
-    let named = |name: &str| config.initial_cluster.iter().any(|(other, _)| other == name);
-    if identity.name != config.name && named(&identity.name) && named(&config.name) {
+    let others = || identity.founders().into_iter().filter(|member| member.id != id.0);
+    if identity.name != config.name && others().any(|member| member.name == config.name) {
         return Err(Fatal::new(format!(
             "open data directory: it belongs to member \"{}\" ({id}), not to \"{}\"",
             identity.name, config.name
@@ -229,19 +226,18 @@ fn complete_install(
     log.reset(snapshot.index(), snapshot.term(), &hard_state)
 }
 
-async fn bind_all(urls: &[url::Url]) -> Result<Vec<(url::Url, TcpListener)>, Fatal> {
+async fn bind_all(urls: &[MemberUrl]) -> Result<Vec<(MemberUrl, TcpListener)>, Fatal> {
     let mut listeners = Vec::new();
     for url in urls {
-        let listener = bind(url).await.map_err(|e| Fatal::with(format!("listen on {url}"), e))?;
+        let listener = bind(url).await.map_err(|e| Fatal::with(format!("listen on {}", url.as_str()), e))?;
         listeners.push((url.clone(), listener));
     }
     Ok(listeners)
 }
 
 /// Binds with address reuse, so that a restart within a second finds its port free.
-async fn bind(url: &url::Url) -> std::io::Result<TcpListener> {
-    let host = url.host_str().unwrap_or("localhost").trim_matches(['[', ']']);
-    let port = url.port_or_known_default().unwrap_or(0);
+async fn bind(url: &MemberUrl) -> std::io::Result<TcpListener> {
+    let (host, port) = (url.host(), url.port());
     let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
     for address in tokio::net::lookup_host((host, port)).await? {
         let attempt = || -> std::io::Result<TcpListener> {
@@ -304,7 +300,7 @@ impl Running {
         config: &Config,
         opened: Opened,
         snapshots: Arc<SnapshotStore>,
-        peers: Vec<(url::Url, TcpListener)>,
+        peers: Vec<(MemberUrl, TcpListener)>,
     ) -> Result<Self, Fatal> {
         let Opened { place, machine, log } = opened;
         let engine = machine.engine().clone();
@@ -333,9 +329,12 @@ impl Running {
             .map_err(|e| Fatal::with("start driver thread", e))?;
         let (stop, stopping) = watch::channel(false);
         let mut servers = JoinSet::new();
-        let service = peer_service(PeerService::new(handle.clone(), snapshots), handle.clone());
+        let service = peer_service(
+            PeerService::new(handle.clone(), snapshots, engine.is_volatile()),
+            handle.clone(),
+        );
         for (url, listener) in peers {
-            tracing::info!(address = %url, "serving peer traffic");
+            tracing::info!(address = url.address(), "serving peer traffic");
             let limits = connection_limits(config, u32::MAX);
             servers.spawn(serve(listener, service.clone(), limits, stopping.clone()));
         }
@@ -346,7 +345,7 @@ impl Running {
     async fn until_stopped(
         mut self,
         config: &Config,
-        clients: Vec<(url::Url, TcpListener)>,
+        clients: Vec<(MemberUrl, TcpListener)>,
         mut signals: Signals,
         _folder: Folder,
     ) -> Result<Exit, Fatal> {
@@ -370,7 +369,7 @@ impl Running {
         Ok(exit)
     }
 
-    fn serve_clients(&mut self, config: &Config, clients: Vec<(url::Url, TcpListener)>) {
+    fn serve_clients(&mut self, config: &Config, clients: Vec<(MemberUrl, TcpListener)>) {
         let service = client_service(Services {
             handle: self.handle.clone(),
             engine: self.engine.clone(),
@@ -384,7 +383,7 @@ impl Running {
             stop: self.stop.subscribe(),
         });
         for (url, listener) in clients {
-            let address = url.authority().to_owned();
+            let address = url.address().to_owned();
             let limits = connection_limits(config, config.max_concurrent_streams);
             self.servers.spawn(serve(listener, service.clone(), limits, self.stop.subscribe()));
             tracing::info!(address, "ready to serve client requests");
@@ -440,6 +439,7 @@ fn settings(config: &Config, place: &Place) -> Settings {
         tick_ms: config.heartbeat_interval_ms,
         election_ticks,
         election_ticks_drawn: election_ticks..2 * election_ticks,
+        // All but one: a leader still has a tick to be heard, and a new cluster elects at once.
         election_ticks_advanced: match config.initial_election_tick_advance {
             true => election_ticks - 1,
             false => 0,
@@ -472,7 +472,9 @@ fn parts(
             while let Some(block) = capture.next_block(1 << 20)? {
                 staging.write_block(&block)?;
             }
-            let bytes = staging.commit()?;
+            let mut staged = staging.finish()?;
+            staged.publish()?;
+            let bytes = staged.bytes();
             storing.keep_newest(SNAPSHOTS_KEPT)?;
             tracing::info!("snapshot-index" = capture.index, bytes, "saved snapshot");
             Ok(bytes)
@@ -515,8 +517,9 @@ fn limits(config: &Config) -> Limits {
 fn connection_limits(config: &Config, concurrent_streams_max: u32) -> ConnectionLimits {
     ConnectionLimits {
         concurrent_streams_max,
-        ping_interval: config.grpc_keepalive_interval,
-        ping_timeout: config.grpc_keepalive_timeout,
+        ping: config
+            .grpc_keepalive_interval
+            .map(|interval| (interval, config.grpc_keepalive_timeout)),
     }
 }
 
@@ -525,7 +528,7 @@ async fn publish(handle: &Handle, config: &Config) {
     let attributes = MemberAttributes {
         member_id: handle.member_id().0,
         name: config.name.clone(),
-        client_urls: config.advertise_client_urls.iter().map(|url| url_text(url)).collect(),
+        client_urls: config.advertise_client_urls.iter().map(|url| url.as_str().to_owned()).collect(),
     };
     loop {
         match handle.propose(Request::MemberAttributes(attributes.clone()), usize::MAX).await {
@@ -536,9 +539,4 @@ async fn publish(handle: &Handle, config: &Config) {
             }
         }
     }
-}
-
-/// A URL as etcd prints it: without the slash that the parser adds.
-fn url_text(url: &url::Url) -> String {
-    url.as_str().trim_end_matches('/').to_owned()
 }

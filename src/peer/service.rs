@@ -13,11 +13,13 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct PeerService {
     handle: Handle,
     snapshots: Arc<SnapshotStore>,
+    keeps_snapshots: bool,
 }
 
 impl PeerService {
-    pub fn new(handle: Handle, snapshots: Arc<SnapshotStore>) -> Self {
-        Self { handle, snapshots }
+    /// `keeps_snapshots`: the engine is volatile, so a received snapshot stays on disk.
+    pub fn new(handle: Handle, snapshots: Arc<SnapshotStore>, keeps_snapshots: bool) -> Self {
+        Self { handle, snapshots, keeps_snapshots }
     }
 }
 
@@ -40,7 +42,8 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<Empty>, Status> {
-        receive_snapshot(&self.handle, &self.snapshots, request.into_inner()).await?;
+        let chunks = request.into_inner();
+        receive_snapshot(&self.handle, &self.snapshots, self.keeps_snapshots, chunks).await?;
         Ok(Response::new(Empty {}))
     }
 

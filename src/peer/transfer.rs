@@ -5,8 +5,8 @@ use crate::machine::Capture;
 use crate::pb::quoinpb::peer_client::PeerClient;
 use crate::pb::quoinpb::snapshot_chunk::Part;
 use crate::pb::quoinpb::{SnapshotChunk, SnapshotFooter, SnapshotHeader};
-use crate::replica::{Handle, ReceivedSnapshot};
-use crate::storage::snapshot_file::SnapshotStore;
+use crate::replica::{Handle, ReceivedSnapshot, SnapshotBlocks};
+use crate::storage::snapshot_file::{SnapshotStore, StagedSnapshot, Staging};
 use crate::types::MemberId;
 use bytes::Bytes;
 use protobuf::Message as _;
@@ -86,6 +86,7 @@ fn read_chunks(
 pub(super) async fn receive_snapshot(
     handle: &Handle,
     snapshots: &Arc<SnapshotStore>,
+    keeps_snapshots: bool,
     mut chunks: Streaming<SnapshotChunk>,
 ) -> Result<(), Status> {
     let Some(SnapshotChunk { part: Some(Part::Header(header)), .. }) = chunks.message().await?
@@ -99,8 +100,8 @@ pub(super) async fn receive_snapshot(
         .map_err(|_| Status::invalid_argument("the raft message cannot be decoded"))?;
     let metadata = message.get_snapshot().get_metadata();
     let staging = snapshots.stage(metadata.index, metadata.term).map_err(internal)?;
-    let (blocks, receiver) = mpsc::channel::<Bytes>(CHUNKS_AHEAD);
-    let writer = tokio::task::spawn_blocking(move || staging.write_all(receiver));
+    let (blocks, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let writer = tokio::task::spawn_blocking(move || write_blocks(staging, receiver));
     let mut received = SnapshotFooter::default();
     let complete = loop {
         let Some(chunk) = chunks.message().await? else { break false };
@@ -124,11 +125,43 @@ pub(super) async fn receive_snapshot(
     if !complete {
         return Err(Status::data_loss("the snapshot is incomplete"));
     }
-    let snapshot = ReceivedSnapshot { message: header.raft_message, blocks: Box::new(staged) };
+    let blocks = Box::new(Staged { snapshot: staged, is_kept: keeps_snapshots });
+    let snapshot = ReceivedSnapshot { message: header.raft_message, blocks };
     let handle = handle.clone();
     tokio::task::spawn_blocking(move || handle.snapshot_received(snapshot))
         .await
         .map_err(|e| Status::internal(e.to_string()))
+}
+
+fn write_blocks(
+    mut staging: Staging,
+    mut blocks: mpsc::Receiver<Bytes>,
+) -> Result<StagedSnapshot, Fatal> {
+    while let Some(block) = blocks.blocking_recv() {
+        staging.write_block(&block)?;
+    }
+    staging.finish()
+}
+
+/// A received snapshot as the replica sees it.
+struct Staged {
+    snapshot: StagedSnapshot,
+    /// The engine keeps nothing over a restart: the file is the durable state.
+    is_kept: bool,
+}
+
+impl SnapshotBlocks for Staged {
+    fn accept(&mut self) -> Result<(), Fatal> {
+        self.snapshot.publish()
+    }
+
+    fn next_block(&mut self) -> Result<Option<Bytes>, Fatal> {
+        self.snapshot.next_block()
+    }
+
+    fn finish(&mut self) -> Result<(), Fatal> {
+        if self.is_kept { Ok(()) } else { self.snapshot.remove() }
+    }
 }
 
 fn internal(fatal: Fatal) -> Status {

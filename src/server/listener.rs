@@ -29,9 +29,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
     pub concurrent_streams_max: u32,
-    /// Interval and timeout of the server's own pings.
-    pub ping_interval: Duration,
-    pub ping_timeout: Duration,
+    /// Interval and timeout of the server's own pings, if it sends any.
+    pub ping: Option<(Duration, Duration)>,
 }
 
 /// Accepts until `stop` turns true, then drains.
@@ -83,8 +82,10 @@ async fn connection(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(limits.ping_interval)
-        .keep_alive_timeout(limits.ping_timeout);
+        .keep_alive_interval(limits.ping.map(|(interval, _)| interval));
+    if let Some((_, timeout)) = limits.ping {
+        builder.http2().keep_alive_timeout(timeout);
+    }
     let service = TowerToHyperService::new(service);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
     tokio::pin!(connection);

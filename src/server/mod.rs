@@ -13,6 +13,7 @@ pub mod limits;
 pub mod listener;
 pub mod maintenance;
 mod metadata;
+pub mod routes;
 pub mod status;
 pub mod validate;
 pub mod watch;

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod overlay;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
+pub mod snapshot_file;
 
 pub use batch::WriteBatch;
 pub use overlay::Overlay;
