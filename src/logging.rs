@@ -103,6 +103,12 @@ impl Visit for Fields {
         match field.name() {
             "message" => value.clone_into(&mut self.message),
             "zap_level" => self.level = Some(value.to_owned()),
+            // Fields whose names are known only at run time, as a JSON object.
+            "zap_fields" => {
+                if let Ok(Value::Object(fields)) = serde_json::from_str(value) {
+                    self.rest.extend(fields);
+                }
+            }
             name => drop(self.rest.insert(name.to_owned(), value.into())),
         }
     }
@@ -164,8 +170,7 @@ fn json_line(event: &Event<'_>, fields: Fields) -> String {
 
 fn console_line(event: &Event<'_>, fields: Fields) -> String {
     let level = fields.level.as_deref().unwrap_or(level_name(event.metadata().level()));
-    let mut line =
-        format!("{}\t{level}\t{}\t{}", timestamp(), caller(event), fields.message);
+    let mut line = format!("{}\t{level}\t{}\t{}", timestamp(), caller(event), fields.message);
     if !fields.rest.is_empty() {
         let _ = write!(line, "\t{}", Value::from(fields.rest));
     }

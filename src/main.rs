@@ -63,8 +63,7 @@ fn serve(args: Vec<OsString>) -> ExitCode {
 fn refuse(error: &ConfigError) -> ExitCode {
     match error.notice() {
         None => {
-            let _closed =
-                write!(std::io::stderr(), "{}\n\n{}", error.message, config::USAGE);
+            let _closed = write!(std::io::stderr(), "{}\n\n{}", error.message, config::USAGE);
         }
         Some(notice) => {
             if install_log(LogLevel::Info, LogFormat::Json, &[LogOutput::Stderr]).is_ok() {
@@ -142,16 +141,23 @@ fn install_log(level: LogLevel, format: LogFormat, outputs: &[LogOutput]) -> Res
 }
 
 fn log(notice: &Notice) {
-    let fields: String =
-        notice.fields.iter().map(|(name, value)| format!("{name}={value} ")).collect();
-    let (message, fields) = (&notice.message, fields.trim_end());
+    let level = match notice.level {
+        LogLevel::Debug => "debug",
+        LogLevel::Info => "info",
+        LogLevel::Warn => "warn",
+        LogLevel::Error => "error",
+        LogLevel::Dpanic | LogLevel::Panic | LogLevel::Fatal => "fatal",
+    };
+    let fields: serde_json::Map<_, _> = notice
+        .fields
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
+        .collect();
+    let (message, fields) = (&notice.message, serde_json::Value::from(fields).to_string());
     match notice.level {
-        LogLevel::Debug => tracing::debug!(fields, "{message}"),
-        LogLevel::Info => tracing::info!(fields, "{message}"),
-        LogLevel::Warn => tracing::warn!(fields, "{message}"),
-        LogLevel::Error => tracing::error!(fields, "{message}"),
-        LogLevel::Dpanic | LogLevel::Panic | LogLevel::Fatal => {
-            tracing::error!(zap_level = "fatal", fields, "{message}");
-        }
+        LogLevel::Debug => tracing::debug!(zap_fields = fields, "{message}"),
+        LogLevel::Info => tracing::info!(zap_fields = fields, "{message}"),
+        LogLevel::Warn => tracing::warn!(zap_fields = fields, "{message}"),
+        _ => tracing::error!(zap_level = level, zap_fields = fields, "{message}"),
     }
 }

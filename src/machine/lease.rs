@@ -26,16 +26,17 @@ impl LeaseTable {
     pub(super) fn open(engine: &dyn Engine) -> Result<Self, Fatal> {
         let mut leases = BTreeMap::<i64, Lease>::new();
         let mut damaged = false;
-        engine.scan(Space::Lease, &[], None, &mut |key, value| {
-            match (decode_i64(key), decode_i64(value.as_slice())) {
-                (Some(id), Some(ttl)) => {
-                    leases.insert(id, Lease { ttl, keys: BTreeSet::new() });
-                    Flow::Next
-                }
-                _ => {
-                    damaged = true;
-                    Flow::Stop
-                }
+        engine.scan(Space::Lease, &[], None, &mut |key, value| match (
+            decode_i64(key),
+            decode_i64(value.as_slice()),
+        ) {
+            (Some(id), Some(ttl)) => {
+                leases.insert(id, Lease { ttl, keys: BTreeSet::new() });
+                Flow::Next
+            }
+            _ => {
+                damaged = true;
+                Flow::Stop
             }
         })?;
         engine.scan(Space::LeaseKey, &[], None, &mut |key, _| {

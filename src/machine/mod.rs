@@ -61,7 +61,10 @@ pub enum Response {
     DeleteRange(DeleteRangeResponse),
     Txn(TxnResponse),
     /// `physical`: to be answered only when the physical removal has finished here.
-    Compact { response: CompactionResponse, physical: bool },
+    Compact {
+        response: CompactionResponse,
+        physical: bool,
+    },
     LeaseGrant(LeaseGrantResponse),
     LeaseRevoke(LeaseRevokeResponse),
     /// A change of members' attributes or of the cluster's version.
@@ -225,11 +228,7 @@ impl Machine {
             self.applied_index = entry.index;
             self.applied_term = entry.term;
         }
-        batch.put(
-            Space::Meta,
-            META_APPLIED,
-            encode_applied(self.applied_index, self.applied_term),
-        );
+        batch.put(Space::Meta, META_APPLIED, encode_applied(self.applied_index, self.applied_term));
         self.engine.write(batch)?;
         self.mvcc.publish();
         Ok(applied)
@@ -411,16 +410,21 @@ fn decode_applied(mut value: &[u8]) -> Result<(Index, Term), Fatal> {
 fn read_members(engine: &dyn Engine) -> Result<BTreeMap<MemberId, Member>, Fatal> {
     let mut members = BTreeMap::new();
     let mut failed = None;
-    engine.scan(Space::Member, &[], None, &mut |_, value| match Member::decode(value.as_slice()) {
-        Ok(member) => {
-            members.insert(MemberId(member.id), member);
-            Flow::Next
-        }
-        Err(error) => {
-            failed = Some(error);
-            Flow::Stop
-        }
-    })?;
+    engine.scan(
+        Space::Member,
+        &[],
+        None,
+        &mut |_, value| match Member::decode(value.as_slice()) {
+            Ok(member) => {
+                members.insert(MemberId(member.id), member);
+                Flow::Next
+            }
+            Err(error) => {
+                failed = Some(error);
+                Flow::Stop
+            }
+        },
+    )?;
     match failed {
         Some(error) => Err(Fatal::with("read members", error)),
         None => Ok(members),

@@ -5,7 +5,7 @@
 //! moment of capture and come last, the applied index at the very end: a state that was only
 //! half restored has none and is restored again.
 
-use super::{Configuration, Machine, META_APPLIED};
+use super::{Configuration, META_APPLIED, Machine};
 use crate::error::Fatal;
 use crate::mvcc::Pin;
 use crate::storage::{Engine, Flow, Space, WriteBatch};

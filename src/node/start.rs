@@ -53,11 +53,13 @@ struct Place {
 pub async fn run(config: Config) -> Result<Exit, Fatal> {
     let signals = Signals::install()?;
     let folder = Folder::open(&config.data_dir, config.wal_dir.as_deref())?;
-    // Ports first: one in use is the most frequent mistake and costs nothing to find.
+    // First, because a port in use is the most frequent mistake.
     let clients = bind_all(&config.listen_client_urls).await?;
-    let peers = bind_all(&config.listen_peer_urls).await?;
     let snapshots = Arc::new(SnapshotStore::open(folder.snapshots())?);
     let opened = open_state(&config, &folder, &snapshots).await?;
+    // Not before it can be served: a member that asks who is there shall be refused at once
+    // rather than wait.
+    let peers = bind_all(&config.listen_peer_urls).await?;
     let node = Running::start(&config, opened, snapshots, peers)?;
     node.until_stopped(&config, clients, signals, folder).await
 }
@@ -207,9 +209,9 @@ fn complete_install(
     newest: Option<&SnapshotReader>,
 ) -> Result<(), Fatal> {
     let last = log.last_index().map_err(|e| Fatal::with("read raft log", e))?;
-    let Some(snapshot) = newest.filter(|snapshot| {
-        snapshot.index() == machine.applied_index() && snapshot.index() > last
-    }) else {
+    let Some(snapshot) = newest
+        .filter(|snapshot| snapshot.index() == machine.applied_index() && snapshot.index() > last)
+    else {
         return Ok(());
     };
     let mut hard_state = log.hard_state();
@@ -229,7 +231,8 @@ fn complete_install(
 async fn bind_all(urls: &[MemberUrl]) -> Result<Vec<(MemberUrl, TcpListener)>, Fatal> {
     let mut listeners = Vec::new();
     for url in urls {
-        let listener = bind(url).await.map_err(|e| Fatal::with(format!("listen on {}", url.as_str()), e))?;
+        let listener =
+            bind(url).await.map_err(|e| Fatal::with(format!("listen on {}", url.as_str()), e))?;
         listeners.push((url.clone(), listener));
     }
     Ok(listeners)
@@ -361,6 +364,7 @@ impl Running {
                 tokio::select! {
                     exit = signals.next() => exit,
                     ended = &mut self.ended => return Err(driver_error(ended)),
+                    fatal = self.watches.failed() => return Err(fatal),
                 }
             }
         };
@@ -528,7 +532,11 @@ async fn publish(handle: &Handle, config: &Config) {
     let attributes = MemberAttributes {
         member_id: handle.member_id().0,
         name: config.name.clone(),
-        client_urls: config.advertise_client_urls.iter().map(|url| url.as_str().to_owned()).collect(),
+        client_urls: config
+            .advertise_client_urls
+            .iter()
+            .map(|url| url.as_str().to_owned())
+            .collect(),
     };
     loop {
         match handle.propose(Request::MemberAttributes(attributes.clone()), usize::MAX).await {

@@ -122,8 +122,7 @@ impl Handle {
         bytes_max: usize,
     ) -> Result<Response, RequestError> {
         let sequence = self.next_sequence();
-        let id =
-            RequestId { member: self.inner.member, boot: self.inner.boot, sequence };
+        let id = RequestId { member: self.inner.member, boot: self.inner.boot, sequence };
         let command = encode_command(id, request);
         if command.len() > bytes_max {
             return Err(RequestError::RequestTooLarge);

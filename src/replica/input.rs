@@ -90,7 +90,11 @@ pub enum Reply {
     /// Read now: the state is new enough.
     Readable,
     /// Remaining and granted seconds: `ttl` 0 after a renewal, or -1 for a question, when there is no such lease.
-    Lease { ttl: i64, granted_ttl: i64, keys: Vec<Bytes> },
+    Lease {
+        ttl: i64,
+        granted_ttl: i64,
+        keys: Vec<Bytes>,
+    },
     /// Lease ids, those that expire first in front.
     Leases(Vec<i64>),
 }

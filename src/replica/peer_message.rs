@@ -117,7 +117,9 @@ fn check_commit(message: &Message, receiver: &Receiver) -> Result<(), &'static s
         {
             Err("commits entries that this member has never acknowledged or has lost")
         }
-        MessageType::MsgAppendResponse if !message.reject && message.index > receiver.last_index => {
+        MessageType::MsgAppendResponse
+            if !message.reject && message.index > receiver.last_index =>
+        {
             Err("acknowledges entries that this member never sent")
         }
         _ => Ok(()),

@@ -318,8 +318,8 @@ impl<L: LogStore> Replica<L> {
     fn peer(&mut self, message: PeerMessage) {
         let from = MemberId(message.from);
         let is_member = self.machine.members().contains_key(&from) && from != self.settings.id;
-        let is_here = message.to == self.settings.id.0
-            && message.cluster_id == self.settings.cluster_id.0;
+        let is_here =
+            message.to == self.settings.id.0 && message.cluster_id == self.settings.cluster_id.0;
         if !is_member || !is_here {
             tracing::warn!(from = %from, "dropped a message of a stranger or for another member");
             return;
@@ -511,8 +511,7 @@ impl<L: LogStore> Replica<L> {
             }
             return Ok(());
         }
-        let message =
-            envelope(self.settings.cluster_id, self.settings.id, to, Body::Raft(bytes));
+        let message = envelope(self.settings.cluster_id, self.settings.id, to, Body::Raft(bytes));
         match early {
             Some(send) => send(message),
             None => self.output.messages.push(message),

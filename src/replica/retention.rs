@@ -94,8 +94,7 @@ impl<L: LogStore> Replica<L> {
             .min(applied.saturating_sub(self.settings.catch_up_entries))
             .min(sending)
             .min(offered);
-        let first =
-            self.raft.store().first_index().map_err(|e| Fatal::with("read raft log", e))?;
+        let first = self.raft.store().first_index().map_err(|e| Fatal::with("read raft log", e))?;
         if keep_from >= first {
             self.raft.mut_store().truncate_front(keep_from)?;
         }

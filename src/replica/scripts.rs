@@ -41,11 +41,18 @@ enum Command {
         catch_up: u64,
     },
     /// Lets a member's clock tick, by itself.
-    Tick { id: u64, times: u64 },
+    Tick {
+        id: u64,
+        times: u64,
+    },
     /// Time passes for all members that are up, with everything delivered at each tick.
-    Run { ticks: u64 },
+    Run {
+        ticks: u64,
+    },
     /// Ticks a member until it campaigns, then delivers everything.
-    Campaign { id: u64 },
+    Campaign {
+        id: u64,
+    },
     Put {
         id: u64,
         key: String,
@@ -54,36 +61,73 @@ enum Command {
         lease: i64,
     },
     /// A linearizable read.
-    Get { id: u64, key: String },
+    Get {
+        id: u64,
+        key: String,
+    },
     /// A read of local state, at once.
-    Peek { id: u64, key: String },
-    Grant { id: u64, lease: i64, ttl: i64 },
-    Revoke { id: u64, lease: i64 },
-    Renew { id: u64, lease: i64 },
-    TimeToLive { id: u64, lease: i64 },
+    Peek {
+        id: u64,
+        key: String,
+    },
+    Grant {
+        id: u64,
+        lease: i64,
+        ttl: i64,
+    },
+    Revoke {
+        id: u64,
+        lease: i64,
+    },
+    Renew {
+        id: u64,
+        lease: i64,
+    },
+    TimeToLive {
+        id: u64,
+        lease: i64,
+    },
     Compact {
         id: u64,
         revision: i64,
         #[arg(key, optional)]
         physical: bool,
     },
-    Transfer { id: u64, to: u64 },
+    Transfer {
+        id: u64,
+        to: u64,
+    },
     /// One round of one member; its messages wait.
-    Ready { id: u64 },
+    Ready {
+        id: u64,
+    },
     /// Delivers what waits for one member.
-    Deliver { id: u64 },
+    Deliver {
+        id: u64,
+    },
     /// Delivers what waits for a member, and leaves a copy that waits on.
-    Repeat { id: u64 },
+    Repeat {
+        id: u64,
+    },
     /// Throws away what waits for a member.
-    Drop { id: u64 },
+    Drop {
+        id: u64,
+    },
     /// Rounds and deliveries until nothing moves.
     Stabilize {},
     /// Cuts the link in one direction.
-    Cut { from: u64, to: u64 },
+    Cut {
+        from: u64,
+        to: u64,
+    },
     Heal {},
     /// The process dies; unsynced writes are lost.
-    Crash { id: u64 },
-    Restart { id: u64 },
+    Crash {
+        id: u64,
+    },
+    Restart {
+        id: u64,
+    },
     Status {},
 }
 
@@ -186,11 +230,8 @@ impl Runner {
     fn ask(&mut self, id: u64, what: String, key: Option<String>) -> RequestId {
         let member = self.members.get_mut(&id).expect("a script names known members");
         member.sequence += 1;
-        let request = RequestId {
-            member: MemberId(id),
-            boot: member.boot * 2,
-            sequence: member.sequence,
-        };
+        let request =
+            RequestId { member: MemberId(id), boot: member.boot * 2, sequence: member.sequence };
         self.asked.insert(request, (what, key));
         request
     }
@@ -303,10 +344,7 @@ impl Runner {
                         member.stored = Some(blocks.clone());
                     }
                     let blocks = Box::new(Blocks(blocks.into()));
-                    self.step(
-                        to.0,
-                        Input::SnapshotReceived(ReceivedSnapshot { message, blocks }),
-                    )?;
+                    self.step(to.0, Input::SnapshotReceived(ReceivedSnapshot { message, blocks }))?;
                 }
                 self.step(id, Input::SnapshotSent { to, delivered: passes })?;
             }

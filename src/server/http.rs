@@ -167,7 +167,11 @@ async fn run_checks(handle: &Handle, query: Option<&str>, names: &[&str]) -> Res
     response
 }
 
-async fn livez(State(handle): State<Handle>, method: Method, RawQuery(query): RawQuery) -> Response {
+async fn livez(
+    State(handle): State<Handle>,
+    method: Method,
+    RawQuery(query): RawQuery,
+) -> Response {
     match only_get(&method) {
         Ok(()) => run_checks(&handle, query.as_deref(), &LIVE).await,
         Err(refused) => refused,

@@ -36,9 +36,7 @@ impl KvService {
     }
 
     async fn propose(&self, command: Command) -> Result<Outcome, Status> {
-        self.handle
-            .propose(command, self.limits.request_bytes_max)
-            .await.map_err(Status::from)
+        self.handle.propose(command, self.limits.request_bytes_max).await.map_err(Status::from)
     }
 
     async fn read_barrier(&self, serializable: bool) -> Result<(), Status> {

@@ -134,10 +134,7 @@ impl Lease for LeaseService {
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        let (ttl, granted_ttl, keys) = self
-            .handle
-            .lease_time_to_live(id, keys)
-            .await?;
+        let (ttl, granted_ttl, keys) = self.handle.lease_time_to_live(id, keys).await?;
         let header = Some(self.headers.current());
         Ok(Response::new(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
     }

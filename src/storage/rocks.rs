@@ -94,7 +94,8 @@ impl RocksEngine {
     /// Whether RocksDB holds writes up, because flushes or compactions do not keep pace.
     pub fn is_stalled(&self) -> bool {
         let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        property("rocksdb.is-write-stopped") > 0 || property("rocksdb.actual-delayed-write-rate") > 0
+        property("rocksdb.is-write-stopped") > 0
+            || property("rocksdb.actual-delayed-write-rate") > 0
     }
 }
 
