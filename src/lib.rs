@@ -3,18 +3,18 @@
 //! Read the modules in this order; `docs/ARCHITECTURE.md` has the table of what
 //! each may use and the life of a Put.
 
-pub mod bench;
-pub mod config;
+pub mod types;
 pub mod error;
-pub mod logging;
-pub mod machine;
-pub mod mvcc;
-pub mod node;
 pub mod pb;
-pub mod peer;
+pub mod config;
+pub mod storage;
+pub mod mvcc;
+pub mod machine;
 pub mod raft_log;
 pub mod replica;
-pub mod server;
-pub mod storage;
-pub mod types;
 pub mod watch;
+pub mod peer;
+pub mod server;
+pub mod node;
+pub mod logging;
+pub mod bench;
