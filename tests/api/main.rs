@@ -1,11 +1,14 @@
 //! The API of the built server as its clients see it: one and three real members, both engines.
 //!
-//! `single`, `cluster_wide` and `faults` speak through the client crate alone; the modules that
-//! go through the contract row by row use the wire's own stubs, which can send anything.
+//! `single`, `members` and `faults` speak through the client crate alone; the modules that go
+//! through the contract row by row use the wire's own stubs, which can send anything.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
 
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+mod faults;
+mod members;
+mod requests;
 mod single;

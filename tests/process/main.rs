@@ -1,6 +1,6 @@
 //! Members as processes: bad input at their start, and what is left after they were killed.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
 
 #[path = "../checker/mod.rs"]
 mod checker;
