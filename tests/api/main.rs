@@ -10,5 +10,7 @@ mod cluster;
 
 mod faults;
 mod members;
+mod range;
 mod requests;
 mod single;
+mod write;

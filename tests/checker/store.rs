@@ -177,9 +177,13 @@ impl View<'_> {
         if request.count_only {
             return RangeResponse { header, count, kvs: vec![], more: false };
         }
-        kvs.retain(|kv| passes(request, kv));
-        sort(request, &mut kvs);
         let limit = usize::try_from(request.limit).unwrap_or(0);
+        kvs.retain(|kv| passes(request, kv));
+        if limit > 0 && request.sort_order() == SortOrder::None && !has_filters(request) {
+            // etcd looks no further than it needs to know that there is more.
+            kvs.truncate(limit + 1);
+        }
+        sort(request, &mut kvs);
         let more = limit > 0 && kvs.len() > limit;
         if more {
             kvs.truncate(limit);
@@ -292,6 +296,16 @@ fn is_met(compare: &Compare, kv: Option<&KeyValue>) -> bool {
         CompareResult::Greater => order == Ordering::Greater,
         CompareResult::Less => order == Ordering::Less,
     }
+}
+
+fn has_filters(request: &RangeRequest) -> bool {
+    let revisions = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ];
+    revisions != [0; 4]
 }
 
 fn passes(request: &RangeRequest, kv: &KeyValue) -> bool {
