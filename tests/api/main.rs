@@ -5,12 +5,16 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
 
+#[path = "../checker/mod.rs"]
+mod checker;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
 mod faults;
 mod members;
+mod model;
 mod range;
 mod requests;
 mod single;
+mod txn;
 mod write;

@@ -198,10 +198,11 @@ impl View<'_> {
         RangeResponse { header, kvs, more, count }
     }
 
-    /// `None` where the request is refused: something to keep is not there.
+    /// `None` where the request is refused: something to keep was not there before all this.
     fn put(&mut self, request: &PutRequest) -> Option<PutResponse> {
         let old = self.get(&request.key);
-        if (request.ignore_value || request.ignore_lease) && old.is_none() {
+        let keeps = request.ignore_value || request.ignore_lease;
+        if keeps && self.store.get(&request.key, self.before).is_none() {
             return None;
         }
         let revision = self.before + 1;
