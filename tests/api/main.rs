@@ -17,4 +17,5 @@ mod range;
 mod requests;
 mod single;
 mod txn;
+mod watch;
 mod write;
