@@ -1,11 +1,12 @@
 //! One member: raft, its log and the state machine, driven by one thread.
 //!
-//! The brain (`replica`, `input`, `pending`, `reads`, `lessor`, `retention`, `peer_message`,
-//! `settings`) is pure: inputs in, outputs out, so that the simulation runs the very code that
+//! The brain (`replica`, `round`, `input`, `inbound`, `pending`, `reads`, `lessor`, `retention`,
+//! `peer_message`, `settings`) is pure: inputs in, outputs out, so that the simulation runs the very code that
 //! ships. `driver` is the thread around it and `handle` what everybody else holds.
 
 mod driver;
 mod handle;
+mod inbound;
 mod input;
 mod lessor;
 mod peer_message;
@@ -14,6 +15,7 @@ mod reads;
 #[expect(clippy::module_inception, reason = "the type's own file, beside its parts")]
 mod replica;
 mod retention;
+mod round;
 #[cfg(test)]
 mod scripts;
 mod settings;

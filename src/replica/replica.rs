@@ -14,24 +14,23 @@
 //! Invariants: the applied index rises by one per entry; nothing leaves before the step
 //! above it is done; the log is cut only up to what is durable elsewhere.
 
-use super::input::{Effect, Input, LeaseCall, Millis, Output, ReceivedSnapshot, Reply, Status};
+use super::input::{Input, LeaseCall, Millis, Output, ReceivedSnapshot, Reply, Status};
 use super::lessor::{Lessor, by_expiry};
-use super::peer_message::{Receiver, check_raft, encode_raft, envelope};
+use super::peer_message::envelope;
 use super::pending::{Forwarded, Pending};
 use super::reads::{Reads, Waiter};
 use super::retention::Retention;
 use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
-use crate::machine::{CommittedEntry, Machine, Response, encode_command};
-use crate::mvcc::CompactionProgress;
+use crate::machine::{Machine, Response, encode_command};
 use crate::pb::quoinpb::{
-    ClusterVersion, Forward, LeaseAnswer, LeaseRevokeBatch, PeerMessage, ReadIndexAnswer,
-    ReadIndexRequest, Refused, command::Request, peer_message::Body,
+    ClusterVersion, Forward, LeaseAnswer, LeaseRevokeBatch, ReadIndexAnswer, ReadIndexRequest,
+    command::Request, peer_message::Body,
 };
 use crate::raft_log::LogStore;
-use crate::types::{Index, MemberId, RequestId, Term};
+use crate::types::{MemberId, RequestId, Term};
 use bytes::Bytes;
-use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 use std::collections::BTreeMap;
 
@@ -51,20 +50,20 @@ pub struct Replica<L: LogStore> {
     pub(super) now: Millis,
     pub(super) output: Output,
     /// A snapshot that has arrived and that raft has not taken or refused yet.
-    received: Option<ReceivedSnapshot>,
+    pub(super) received: Option<ReceivedSnapshot>,
     /// Forwarded proposals that came while the leadership was being handed over.
-    forwards_held: Vec<(MemberId, Forward)>,
+    pub(super) forwards_held: Vec<(MemberId, Forward)>,
     /// Leader and term as of the last look; a change ends what relied on them.
-    seen: (Option<MemberId>, Term, bool),
+    pub(super) seen: (Option<MemberId>, Term, bool),
     /// Lease calls under way to the leader, with their deadlines.
-    lease_calls: BTreeMap<RequestId, Millis>,
+    pub(super) lease_calls: BTreeMap<RequestId, Millis>,
     /// Physical compactions to be answered once the removal is done.
-    compactions: Vec<(RequestId, Response)>,
+    pub(super) compactions: Vec<(RequestId, Response)>,
     /// There is removal to do; `compaction_pinned`: a reader holds it back until a later tick.
-    compacting: bool,
-    compaction_pinned: bool,
+    pub(super) compacting: bool,
+    pub(super) compaction_pinned: bool,
     /// Counts commands of this member's own, such as revocations of expired leases.
-    own_sequence: u64,
+    pub(super) own_sequence: u64,
 }
 
 impl<L: LogStore> Replica<L> {
@@ -122,7 +121,7 @@ impl<L: LogStore> Replica<L> {
     }
 
     /// A sole voter need not wait for anybody; others skip most of the first timeout.
-    fn hasten_election(&mut self) -> Result<(), Fatal> {
+    pub(super) fn hasten_election(&mut self) -> Result<(), Fatal> {
         if self.is_sole_voter() {
             return self.raft.campaign().map_err(|e| Fatal::with("campaign as sole voter", e));
         }
@@ -158,15 +157,15 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
-    fn is_sole_voter(&self) -> bool {
+    pub(super) fn is_sole_voter(&self) -> bool {
         self.machine.configuration().voters == [self.settings.id.0]
     }
 
-    fn is_leader(&self) -> bool {
+    pub(super) fn is_leader(&self) -> bool {
         self.raft.raft.state == StateRole::Leader
     }
 
-    fn leader(&self) -> Option<MemberId> {
+    pub(super) fn leader(&self) -> Option<MemberId> {
         match self.raft.raft.leader_id {
             0 => None,
             id => Some(MemberId(id)),
@@ -200,7 +199,7 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
-    fn tick(&mut self, now: Millis) {
+    pub(super) fn tick(&mut self, now: Millis) {
         assert!(now >= self.now, "the clock never goes back");
         self.now = now;
         self.raft.tick();
@@ -225,7 +224,7 @@ impl<L: LogStore> Replica<L> {
     }
 
     /// What a leader proposes of its own accord.
-    fn propose_own(&mut self, now: Millis) {
+    pub(super) fn propose_own(&mut self, now: Millis) {
         let expired = self.lessor.expired(now, self.settings.election_timeout_ms());
         if !expired.is_empty() {
             // Never forwarded: a leader of the past cannot commit it, so it revokes nothing.
@@ -244,7 +243,7 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
-    fn propose_unanswered(&mut self, request: Request) {
+    pub(super) fn propose_unanswered(&mut self, request: Request) {
         self.own_sequence += 1;
         let id = RequestId {
             member: self.settings.id,
@@ -259,7 +258,7 @@ impl<L: LogStore> Replica<L> {
     }
 
     /// Appends commands to the leader's log in one go.
-    fn propose(&mut self, commands: Vec<Bytes>) -> Result<(), raft::Error> {
+    pub(super) fn propose(&mut self, commands: Vec<Bytes>) -> Result<(), raft::Error> {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.settings.id.0;
@@ -273,7 +272,7 @@ impl<L: LogStore> Replica<L> {
         self.raft.raft.step(message)
     }
 
-    fn transfer_leader(&mut self, to: Option<MemberId>) {
+    pub(super) fn transfer_leader(&mut self, to: Option<MemberId>) {
         if !self.is_leader() {
             return;
         }
@@ -292,7 +291,7 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
-    fn lease_call(&mut self, id: RequestId, call: LeaseCall, deadline: Millis) {
+    pub(super) fn lease_call(&mut self, id: RequestId, call: LeaseCall, deadline: Millis) {
         match self.leader() {
             _ if self.is_leader() => self.reads.wait(Waiter::Lease { id, call, deadline }),
             Some(leader) => {
@@ -303,293 +302,19 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
-    fn send(&mut self, to: MemberId, body: Body) {
+    pub(super) fn send(&mut self, to: MemberId, body: Body) {
         let message = envelope(self.settings.cluster_id, self.settings.id, to, body);
         self.output.messages.push(message);
     }
 
-    fn fail(&mut self, waiter: &Waiter, error: RequestError) {
+    pub(super) fn fail(&mut self, waiter: &Waiter, error: RequestError) {
         if let Some(id) = waiter.client() {
             self.output.replies.push((id, Err(error)));
         }
     }
 
-    /// Drops what no member of this cluster may have sent, and hands the rest on.
-    fn peer(&mut self, message: PeerMessage) {
-        let from = MemberId(message.from);
-        let is_member = self.machine.members().contains_key(&from) && from != self.settings.id;
-        let is_here =
-            message.to == self.settings.id.0 && message.cluster_id == self.settings.cluster_id.0;
-        if !is_member || !is_here {
-            tracing::warn!(from = %from, "dropped a message of a stranger or for another member");
-            return;
-        }
-        match message.body {
-            Some(Body::Raft(bytes)) => self.peer_raft(from, &bytes),
-            Some(Body::Forward(forward)) => self.peer_forward(from, forward),
-            Some(Body::Refused(refused)) => {
-                let id = refused.id.unwrap_or_default().into();
-                if self.pending.refused(id) {
-                    self.output.replies.push((id, Err(RequestError::TooManyRequests)));
-                }
-            }
-            Some(Body::ReadIndex(request)) => {
-                if self.is_leader() {
-                    let ReadIndexRequest { boot, round } = request;
-                    self.reads.wait(Waiter::PeerRound { from, boot, round });
-                }
-            }
-            Some(Body::ReadIndexAnswer(answer)) => {
-                // An index from a leader of the past still was current when the round
-                // began, because only a confirmed leader answers.
-                if answer.boot == self.settings.boot {
-                    self.reads.confirm(answer.round, answer.index);
-                }
-            }
-            Some(Body::LeaseCall(call)) => {
-                if self.is_leader()
-                    && let Some(id) = call.id
-                {
-                    let call = LeaseCall::from_message(&call);
-                    self.reads.wait(Waiter::PeerLease { from, id: id.into(), call });
-                }
-            }
-            Some(Body::LeaseAnswer(answer)) => {
-                let id: RequestId = answer.id.unwrap_or_default().into();
-                if self.lease_calls.remove(&id).is_some() {
-                    let LeaseAnswer { ttl, granted_ttl, keys, .. } = answer;
-                    self.output.replies.push((id, Ok(Reply::Lease { ttl, granted_ttl, keys })));
-                }
-            }
-            None => {}
-        }
-    }
-
-    fn peer_raft(&mut self, from: MemberId, bytes: &[u8]) {
-        let raft = &self.raft.raft;
-        let receiver = Receiver {
-            id: self.settings.id,
-            last_index: raft.raft_log.last_index(),
-            commit_index: raft.raft_log.committed,
-            term: raft.term,
-        };
-        match check_raft(bytes, from, &receiver) {
-            // A snapshot counts only together with its blocks.
-            Ok(message) if message.get_msg_type() == MessageType::MsgSnapshot => {}
-            Ok(message) => self.step_raft(message),
-            Err(reason) => tracing::warn!(from = %from, reason, "dropped a raft message"),
-        }
-    }
-
-    fn step_raft(&mut self, message: Message) {
-        if let Err(error) = self.raft.step(message) {
-            tracing::debug!(%error, "raft refused a message");
-        }
-    }
-
-    fn snapshot_received(&mut self, snapshot: ReceivedSnapshot) {
-        let raft = &self.raft.raft;
-        let receiver = Receiver {
-            id: self.settings.id,
-            last_index: raft.raft_log.last_index(),
-            commit_index: raft.raft_log.committed,
-            term: raft.term,
-        };
-        let from = match protobuf::Message::parse_from_bytes(&snapshot.message) {
-            Ok(Message { from, .. }) => MemberId(from),
-            Err(_) => MemberId(0),
-        };
-        match check_raft(&snapshot.message, from, &receiver) {
-            Ok(message) if self.machine.members().contains_key(&from) => {
-                self.received = Some(snapshot);
-                self.step_raft(message);
-            }
-            Ok(_) => tracing::warn!(from = %from, "dropped a snapshot of a stranger"),
-            Err(reason) => tracing::warn!(from = %from, reason, "dropped a snapshot"),
-        }
-    }
-
-    fn peer_forward(&mut self, from: MemberId, forward: Forward) {
-        let Some(id) = forward.id.map(RequestId::from) else { return };
-        // Good in the term it was sent for, or never: that is what lets its sender hand it over
-        // again in a later term.
-        let term = self.raft.raft.term;
-        if !self.is_leader() || forward.term != term {
-            return;
-        }
-        if self.raft.raft.lead_transferee.is_some() {
-            self.forwards_held.push((from, forward));
-            return;
-        }
-        if !self.forwarded.is_new(id, term) {
-            return;
-        }
-        if self.propose(vec![forward.command]).is_err() {
-            self.send(from, Body::Refused(Refused { id: Some(id.into()) }));
-        }
-    }
-
-    /// One whole round; see the module's comment. `early` sends at once.
-    ///
-    /// # Errors
-    /// On any failure of log, engine or state machine: the node must stop.
-    pub fn ready(&mut self, early: &mut dyn FnMut(PeerMessage)) -> Result<Output, Fatal> {
-        self.notice_leader();
-        for (from, forward) in std::mem::take(&mut self.forwards_held) {
-            self.peer_forward(from, forward);
-        }
-        self.hand_over();
-        self.begin_reads();
-        if self.raft.has_ready() {
-            self.raft_round(early)?;
-        }
-        self.notice_leader();
-        self.begin_reads();
-        self.serve_reads();
-        self.compact_some()?;
-        self.look_after_log()?;
-        self.received = None;
-        self.output.again = self.raft.has_ready() || self.compacting || self.can_hand_over();
-        Ok(std::mem::take(&mut self.output))
-    }
-
-    fn raft_round(&mut self, early: &mut dyn FnMut(PeerMessage)) -> Result<(), Fatal> {
-        let mut ready = self.raft.ready();
-        for message in ready.take_messages() {
-            self.send_raft(message, Some(early))?;
-        }
-        for state in ready.take_read_states() {
-            if let Ok(number) = state.request_ctx.as_slice().split_at(8).1.try_into() {
-                self.reads.confirm(u64::from_be_bytes(number), state.index);
-            }
-        }
-        if !ready.snapshot().is_empty() {
-            let metadata = ready.snapshot().get_metadata().clone();
-            let hard_state = ready.hs().cloned();
-            self.install_snapshot(metadata.index, metadata.term, hard_state)?;
-        }
-        if !ready.entries().is_empty() || ready.hs().is_some() {
-            let hard_state = ready.hs().cloned();
-            self.raft.mut_store().append(ready.entries(), hard_state.as_ref())?;
-        }
-        if ready.must_sync() {
-            self.raft.mut_store().sync()?;
-        }
-        for message in ready.take_persisted_messages() {
-            self.send_raft(message, None)?;
-        }
-        let mut committed = ready.take_committed_entries();
-        let mut light = self.raft.advance_append(ready);
-        if light.commit_index().is_some() {
-            let hard_state = self.raft.raft.hard_state();
-            self.raft.mut_store().append(&[], Some(&hard_state))?;
-        }
-        for message in light.take_messages() {
-            self.send_raft(message, Some(early))?;
-        }
-        committed.extend(light.take_committed_entries());
-        self.apply(committed)?;
-        self.raft.advance_apply();
-        Ok(())
-    }
-
-    /// Puts a raft message into an envelope, and a snapshot's beside it into an effect.
-    fn send_raft(
-        &mut self,
-        message: Message,
-        early: Option<&mut dyn FnMut(PeerMessage)>,
-    ) -> Result<(), Fatal> {
-        let to = MemberId(message.to);
-        let bytes = encode_raft(&message).map_err(|e| Fatal::with("encode raft message", e))?;
-        if message.get_msg_type() == MessageType::MsgSnapshot {
-            let index = message.get_snapshot().get_metadata().index;
-            match self.retention.send_snapshot(to, index) {
-                Some(capture) => {
-                    self.output.effects.push(Effect::SendSnapshot { to, message: bytes, capture });
-                }
-                None => self.raft.report_snapshot(to.0, SnapshotStatus::Failure),
-            }
-            return Ok(());
-        }
-        let message = envelope(self.settings.cluster_id, self.settings.id, to, Body::Raft(bytes));
-        match early {
-            Some(send) => send(message),
-            None => self.output.messages.push(message),
-        }
-        Ok(())
-    }
-
-    fn install_snapshot(
-        &mut self,
-        index: Index,
-        term: Term,
-        hard_state: Option<HardState>,
-    ) -> Result<(), Fatal> {
-        let Some(mut snapshot) = self.received.take() else {
-            return Err(Fatal::new(format!("install snapshot {index}: its blocks are missing")));
-        };
-        // From here on a restart finds the snapshot and completes what follows.
-        snapshot.blocks.accept()?;
-        let hard_state = hard_state.unwrap_or_else(|| self.raft.raft.hard_state());
-        self.raft.mut_store().reset(index, term, &hard_state)?;
-        let blocks = &mut snapshot.blocks;
-        self.machine.restore(&mut || blocks.next_block())?;
-        if self.machine.applied_index() != index {
-            return Err(Fatal::new(format!(
-                "install snapshot {index}: its state is that of index {}",
-                self.machine.applied_index()
-            )));
-        }
-        snapshot.blocks.finish()?;
-        self.retention.persisted(index, 0);
-        for id in self.pending.snapshot_installed() {
-            self.output.replies.push((id, Err(RequestError::TimeoutDueToLeaderFail)));
-        }
-        self.compacting = true;
-        self.output.restored = true;
-        self.output.members_changed = true;
-        Ok(())
-    }
-
-    fn apply(&mut self, committed: Vec<Entry>) -> Result<(), Fatal> {
-        let Some(last) = committed.last() else { return Ok(()) };
-        let last_term = last.term;
-        let mut entries = Vec::with_capacity(committed.len());
-        for Entry { index, term, data, entry_type, .. } in committed {
-            if entry_type != EntryType::EntryNormal {
-                return Err(Fatal::new(format!("apply entry {index}: its kind is not supported")));
-            }
-            entries.push(CommittedEntry { index, term, command: data });
-        }
-        let applied = self.machine.apply(&entries)?;
-        for (lease, ttl) in applied.granted {
-            if self.is_leader() {
-                self.lessor.granted(lease, ttl, self.now);
-            }
-        }
-        for lease in applied.revoked {
-            self.lessor.revoked(lease);
-        }
-        for outcome in applied.outcomes {
-            let waiting = self.pending.applied(outcome.id);
-            let compacts = matches!(&outcome.result, Ok(Response::Compact { .. }));
-            self.compacting |= compacts;
-            match outcome.result {
-                _ if !waiting => {}
-                Ok(response @ Response::Compact { physical: true, .. }) => {
-                    self.compactions.push((outcome.id, response));
-                }
-                result => self.output.replies.push((outcome.id, result.map(Reply::Applied))),
-            }
-        }
-        self.output.commits.extend(applied.commits);
-        self.output.members_changed |= applied.members_changed;
-        self.pending.term_applied(last_term);
-        Ok(())
-    }
-
     /// Ends what relied on a leader or a term that is no more.
-    fn notice_leader(&mut self) {
+    pub(super) fn notice_leader(&mut self) {
         let now = (self.leader(), self.raft.raft.term, self.is_leader());
         if now == self.seen {
             return;
@@ -611,14 +336,14 @@ impl<L: LogStore> Replica<L> {
     }
 
     /// Whether held proposals have somewhere to go right now.
-    fn can_hand_over(&self) -> bool {
+    pub(super) fn can_hand_over(&self) -> bool {
         self.pending.has_held()
             && self.leader().is_some()
             && self.raft.raft.lead_transferee.is_none()
     }
 
     /// Gives held proposals to the leader, be it this member or another.
-    fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
         if !self.can_hand_over() {
             return;
         }
@@ -641,7 +366,7 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
-    fn begin_reads(&mut self) {
+    pub(super) fn begin_reads(&mut self) {
         if self.is_leader() {
             // Before its first commit a leader does not know how far its predecessors got.
             if !self.raft.raft.commit_to_current_term() {
@@ -662,7 +387,7 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
-    fn serve_reads(&mut self) {
+    pub(super) fn serve_reads(&mut self) {
         for (index, waiter) in self.reads.served(self.machine.applied_index()) {
             match waiter {
                 Waiter::Client { id, .. } => self.output.replies.push((id, Ok(Reply::Readable))),
@@ -685,7 +410,7 @@ impl<L: LogStore> Replica<L> {
     }
 
     /// Answers a lease call after the leadership was confirmed.
-    fn answer_lease(&mut self, call: LeaseCall) -> Result<Reply, RequestError> {
+    pub(super) fn answer_lease(&mut self, call: LeaseCall) -> Result<Reply, RequestError> {
         if !self.is_leader() {
             return Err(RequestError::LeaderChanged);
         }
@@ -709,26 +434,5 @@ impl<L: LogStore> Replica<L> {
                 }
             },
         })
-    }
-
-    /// One bounded step of physical compaction; answers those who wait for the last one.
-    fn compact_some(&mut self) -> Result<(), Fatal> {
-        if !self.compacting {
-            return Ok(());
-        }
-        match self.machine.compaction_step(self.settings.compaction_entries_max)? {
-            CompactionProgress::More => {}
-            CompactionProgress::Pinned => {
-                self.compacting = false;
-                self.compaction_pinned = true;
-            }
-            CompactionProgress::Done => {
-                self.compacting = false;
-                for (id, response) in self.compactions.drain(..) {
-                    self.output.replies.push((id, Ok(Reply::Applied(response))));
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,129 @@
+//! What other members send: checked, then handed to raft, reads, leases or proposals.
+
+use super::input::{LeaseCall, ReceivedSnapshot, Reply};
+use super::peer_message::{Receiver, check_raft};
+use super::reads::Waiter;
+use super::replica::Replica;
+use crate::error::RequestError;
+use crate::pb::quoinpb::peer_message::Body;
+use crate::pb::quoinpb::{Forward, LeaseAnswer, PeerMessage, ReadIndexRequest, Refused};
+use crate::raft_log::LogStore;
+use crate::types::{MemberId, RequestId};
+use raft::eraftpb::{Message, MessageType};
+
+impl<L: LogStore> Replica<L> {
+    /// Drops what no member of this cluster may have sent, and hands the rest on.
+    pub(super) fn peer(&mut self, message: PeerMessage) {
+        let from = MemberId(message.from);
+        let is_member = self.machine.members().contains_key(&from) && from != self.settings.id;
+        let is_here =
+            message.to == self.settings.id.0 && message.cluster_id == self.settings.cluster_id.0;
+        if !is_member || !is_here {
+            tracing::warn!(from = %from, "dropped a message of a stranger or for another member");
+            return;
+        }
+        match message.body {
+            Some(Body::Raft(bytes)) => self.peer_raft(from, &bytes),
+            Some(Body::Forward(forward)) => self.peer_forward(from, forward),
+            Some(Body::Refused(refused)) => {
+                let id = refused.id.unwrap_or_default().into();
+                if self.pending.refused(id) {
+                    self.output.replies.push((id, Err(RequestError::TooManyRequests)));
+                }
+            }
+            Some(Body::ReadIndex(request)) => {
+                if self.is_leader() {
+                    let ReadIndexRequest { boot, round } = request;
+                    self.reads.wait(Waiter::PeerRound { from, boot, round });
+                }
+            }
+            Some(Body::ReadIndexAnswer(answer)) => {
+                // An index from a leader of the past still was current when the round
+                // began, because only a confirmed leader answers.
+                if answer.boot == self.settings.boot {
+                    self.reads.confirm(answer.round, answer.index);
+                }
+            }
+            Some(Body::LeaseCall(call)) => {
+                if self.is_leader()
+                    && let Some(id) = call.id
+                {
+                    let call = LeaseCall::from_message(&call);
+                    self.reads.wait(Waiter::PeerLease { from, id: id.into(), call });
+                }
+            }
+            Some(Body::LeaseAnswer(answer)) => {
+                let id: RequestId = answer.id.unwrap_or_default().into();
+                if self.lease_calls.remove(&id).is_some() {
+                    let LeaseAnswer { ttl, granted_ttl, keys, .. } = answer;
+                    self.output.replies.push((id, Ok(Reply::Lease { ttl, granted_ttl, keys })));
+                }
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn peer_raft(&mut self, from: MemberId, bytes: &[u8]) {
+        let raft = &self.raft.raft;
+        let receiver = Receiver {
+            id: self.settings.id,
+            last_index: raft.raft_log.last_index(),
+            commit_index: raft.raft_log.committed,
+            term: raft.term,
+        };
+        match check_raft(bytes, from, &receiver) {
+            // A snapshot counts only together with its blocks.
+            Ok(message) if message.get_msg_type() == MessageType::MsgSnapshot => {}
+            Ok(message) => self.step_raft(message),
+            Err(reason) => tracing::warn!(from = %from, reason, "dropped a raft message"),
+        }
+    }
+
+    pub(super) fn step_raft(&mut self, message: Message) {
+        if let Err(error) = self.raft.step(message) {
+            tracing::debug!(%error, "raft refused a message");
+        }
+    }
+
+    pub(super) fn snapshot_received(&mut self, snapshot: ReceivedSnapshot) {
+        let raft = &self.raft.raft;
+        let receiver = Receiver {
+            id: self.settings.id,
+            last_index: raft.raft_log.last_index(),
+            commit_index: raft.raft_log.committed,
+            term: raft.term,
+        };
+        let from = match protobuf::Message::parse_from_bytes(&snapshot.message) {
+            Ok(Message { from, .. }) => MemberId(from),
+            Err(_) => MemberId(0),
+        };
+        match check_raft(&snapshot.message, from, &receiver) {
+            Ok(message) if self.machine.members().contains_key(&from) => {
+                self.received = Some(snapshot);
+                self.step_raft(message);
+            }
+            Ok(_) => tracing::warn!(from = %from, "dropped a snapshot of a stranger"),
+            Err(reason) => tracing::warn!(from = %from, reason, "dropped a snapshot"),
+        }
+    }
+
+    pub(super) fn peer_forward(&mut self, from: MemberId, forward: Forward) {
+        let Some(id) = forward.id.map(RequestId::from) else { return };
+        // Good in the term it was sent for, or never: that is what lets its sender hand it over
+        // again in a later term.
+        let term = self.raft.raft.term;
+        if !self.is_leader() || forward.term != term {
+            return;
+        }
+        if self.raft.raft.lead_transferee.is_some() {
+            self.forwards_held.push((from, forward));
+            return;
+        }
+        if !self.forwarded.is_new(id, term) {
+            return;
+        }
+        if self.propose(vec![forward.command]).is_err() {
+            self.send(from, Body::Refused(Refused { id: Some(id.into()) }));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! One whole round of raft's Ready, in the order that safety demands; see `replica`.
+
+use super::input::{Effect, Output, Reply};
+use super::peer_message::{encode_raft, envelope};
+use super::replica::Replica;
+use crate::error::{Fatal, RequestError};
+use crate::machine::{CommittedEntry, Response};
+use crate::mvcc::CompactionProgress;
+use crate::pb::quoinpb::PeerMessage;
+use crate::pb::quoinpb::peer_message::Body;
+use crate::raft_log::LogStore;
+use crate::types::{Index, MemberId, Term};
+use raft::SnapshotStatus;
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
+
+impl<L: LogStore> Replica<L> {
+    /// One whole round; see the module's comment. `early` sends at once.
+    ///
+    /// # Errors
+    /// On any failure of log, engine or state machine: the node must stop.
+    pub fn ready(&mut self, early: &mut dyn FnMut(PeerMessage)) -> Result<Output, Fatal> {
+        self.notice_leader();
+        for (from, forward) in std::mem::take(&mut self.forwards_held) {
+            self.peer_forward(from, forward);
+        }
+        self.hand_over();
+        self.begin_reads();
+        if self.raft.has_ready() {
+            self.raft_round(early)?;
+        }
+        self.notice_leader();
+        self.begin_reads();
+        self.serve_reads();
+        self.compact_some()?;
+        self.look_after_log()?;
+        self.received = None;
+        self.output.again = self.raft.has_ready() || self.compacting || self.can_hand_over();
+        Ok(std::mem::take(&mut self.output))
+    }
+
+    fn raft_round(&mut self, early: &mut dyn FnMut(PeerMessage)) -> Result<(), Fatal> {
+        let mut ready = self.raft.ready();
+        for message in ready.take_messages() {
+            self.send_raft(message, Some(early))?;
+        }
+        for state in ready.take_read_states() {
+            if let Ok(number) = state.request_ctx.as_slice().split_at(8).1.try_into() {
+                self.reads.confirm(u64::from_be_bytes(number), state.index);
+            }
+        }
+        if !ready.snapshot().is_empty() {
+            let metadata = ready.snapshot().get_metadata().clone();
+            let hard_state = ready.hs().cloned();
+            self.install_snapshot(metadata.index, metadata.term, hard_state)?;
+        }
+        if !ready.entries().is_empty() || ready.hs().is_some() {
+            let hard_state = ready.hs().cloned();
+            self.raft.mut_store().append(ready.entries(), hard_state.as_ref())?;
+        }
+        if ready.must_sync() {
+            self.raft.mut_store().sync()?;
+        }
+        for message in ready.take_persisted_messages() {
+            self.send_raft(message, None)?;
+        }
+        let mut committed = ready.take_committed_entries();
+        let mut light = self.raft.advance_append(ready);
+        if light.commit_index().is_some() {
+            let hard_state = self.raft.raft.hard_state();
+            self.raft.mut_store().append(&[], Some(&hard_state))?;
+        }
+        for message in light.take_messages() {
+            self.send_raft(message, Some(early))?;
+        }
+        committed.extend(light.take_committed_entries());
+        self.apply(committed)?;
+        self.raft.advance_apply();
+        Ok(())
+    }
+
+    /// Puts a raft message into an envelope, and a snapshot's beside it into an effect.
+    fn send_raft(
+        &mut self,
+        message: Message,
+        early: Option<&mut dyn FnMut(PeerMessage)>,
+    ) -> Result<(), Fatal> {
+        let to = MemberId(message.to);
+        let bytes = encode_raft(&message).map_err(|e| Fatal::with("encode raft message", e))?;
+        if message.get_msg_type() == MessageType::MsgSnapshot {
+            let index = message.get_snapshot().get_metadata().index;
+            match self.retention.send_snapshot(to, index) {
+                Some(capture) => {
+                    self.output.effects.push(Effect::SendSnapshot { to, message: bytes, capture });
+                }
+                None => self.raft.report_snapshot(to.0, SnapshotStatus::Failure),
+            }
+            return Ok(());
+        }
+        let message = envelope(self.settings.cluster_id, self.settings.id, to, Body::Raft(bytes));
+        match early {
+            Some(send) => send(message),
+            None => self.output.messages.push(message),
+        }
+        Ok(())
+    }
+
+    fn install_snapshot(
+        &mut self,
+        index: Index,
+        term: Term,
+        hard_state: Option<HardState>,
+    ) -> Result<(), Fatal> {
+        let Some(mut snapshot) = self.received.take() else {
+            return Err(Fatal::new(format!("install snapshot {index}: its blocks are missing")));
+        };
+        // From here on a restart finds the snapshot and completes what follows.
+        snapshot.blocks.accept()?;
+        let hard_state = hard_state.unwrap_or_else(|| self.raft.raft.hard_state());
+        self.raft.mut_store().reset(index, term, &hard_state)?;
+        let blocks = &mut snapshot.blocks;
+        self.machine.restore(&mut || blocks.next_block())?;
+        if self.machine.applied_index() != index {
+            return Err(Fatal::new(format!(
+                "install snapshot {index}: its state is that of index {}",
+                self.machine.applied_index()
+            )));
+        }
+        snapshot.blocks.finish()?;
+        self.retention.persisted(index, 0);
+        for id in self.pending.snapshot_installed() {
+            self.output.replies.push((id, Err(RequestError::TimeoutDueToLeaderFail)));
+        }
+        self.compacting = true;
+        self.output.restored = true;
+        self.output.members_changed = true;
+        Ok(())
+    }
+
+    fn apply(&mut self, committed: Vec<Entry>) -> Result<(), Fatal> {
+        let Some(last) = committed.last() else { return Ok(()) };
+        let last_term = last.term;
+        let mut entries = Vec::with_capacity(committed.len());
+        for Entry { index, term, data, entry_type, .. } in committed {
+            if entry_type != EntryType::EntryNormal {
+                return Err(Fatal::new(format!("apply entry {index}: its kind is not supported")));
+            }
+            entries.push(CommittedEntry { index, term, command: data });
+        }
+        let applied = self.machine.apply(&entries)?;
+        for (lease, ttl) in applied.granted {
+            if self.is_leader() {
+                self.lessor.granted(lease, ttl, self.now);
+            }
+        }
+        for lease in applied.revoked {
+            self.lessor.revoked(lease);
+        }
+        for outcome in applied.outcomes {
+            let waiting = self.pending.applied(outcome.id);
+            let compacts = matches!(&outcome.result, Ok(Response::Compact { .. }));
+            self.compacting |= compacts;
+            match outcome.result {
+                _ if !waiting => {}
+                Ok(response @ Response::Compact { physical: true, .. }) => {
+                    self.compactions.push((outcome.id, response));
+                }
+                result => self.output.replies.push((outcome.id, result.map(Reply::Applied))),
+            }
+        }
+        self.output.commits.extend(applied.commits);
+        self.output.members_changed |= applied.members_changed;
+        self.pending.term_applied(last_term);
+        Ok(())
+    }
+
+    /// One bounded step of physical compaction; answers those who wait for the last one.
+    fn compact_some(&mut self) -> Result<(), Fatal> {
+        if !self.compacting {
+            return Ok(());
+        }
+        match self.machine.compaction_step(self.settings.compaction_entries_max)? {
+            CompactionProgress::More => {}
+            CompactionProgress::Pinned => {
+                self.compacting = false;
+                self.compaction_pinned = true;
+            }
+            CompactionProgress::Done => {
+                self.compacting = false;
+                for (id, response) in self.compactions.drain(..) {
+                    self.output.replies.push((id, Ok(Reply::Applied(response))));
+                }
+            }
+        }
+        Ok(())
+    }
+}
