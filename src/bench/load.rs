@@ -253,6 +253,8 @@ enum Signal {
 pub(super) async fn drive<L: Load>(options: &LoadArgs, load: L) -> Result<Measured, BenchError> {
     let endpoints = parse_endpoints(&options.endpoints)?;
     let server_version = server_version(&endpoints[0]).await?;
+    // Before anything is open, so that what connections and preparation take counts as growth.
+    let mut probe = options.server_pid.map(Probe::start).transpose()?;
     let course = Arc::new(Course::new(options));
     let (stage, stages) = watch::channel(Stage::Open);
     let (signal, mut signals) = mpsc::unbounded_channel();
@@ -271,7 +273,9 @@ pub(super) async fn drive<L: Load>(options: &LoadArgs, load: L) -> Result<Measur
         next_signal(&mut signals).await?;
     }
 
-    let mut probe = options.server_pid.map(Probe::start).transpose()?;
+    if let Some(probe) = &mut probe {
+        probe.begin()?;
+    }
     let generator_before = process::own_cpu_seconds()?;
     let start = course.start();
     let bar = course.progress_bar();

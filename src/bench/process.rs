@@ -58,6 +58,12 @@ impl Probe {
         Ok(Self { pid, cpu_before, rss_before, rss_sampled: rss_before, has_reset_peak })
     }
 
+    /// Counts processor time from now on; memory counts from the start.
+    pub(super) fn begin(&mut self) -> Result<(), BenchError> {
+        self.cpu_before = cpu_seconds(&self.pid.to_string())?;
+        Ok(())
+    }
+
     pub(super) fn sample(&mut self) -> Result<(), BenchError> {
         self.rss_sampled = self.rss_sampled.max(status_bytes(self.pid, "VmRSS:")?);
         Ok(())
