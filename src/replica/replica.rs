@@ -409,6 +409,12 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
+    /// The present may be later than the last tick told, by up to a tick: a lease that lives
+    /// from here never ends before its holder has had its full time.
+    pub(super) fn latest_now(&self) -> Millis {
+        self.now + self.settings.tick_ms
+    }
+
     /// Answers a lease call after the leadership was confirmed.
     pub(super) fn answer_lease(&mut self, call: LeaseCall) -> Result<Reply, RequestError> {
         if !self.is_leader() {
@@ -418,7 +424,7 @@ impl<L: LogStore> Replica<L> {
         Ok(match call {
             LeaseCall::Renew { lease } => {
                 let ttl = leases.ttl(lease).unwrap_or(0);
-                let renewed = self.lessor.renew(lease, ttl, self.now);
+                let renewed = self.lessor.renew(lease, ttl, self.latest_now());
                 let ttl = if renewed { ttl } else { 0 };
                 Reply::Lease { ttl, granted_ttl: ttl, keys: vec![] }
             }
@@ -427,7 +433,10 @@ impl<L: LogStore> Replica<L> {
                 Some(granted_ttl) => {
                     let attached = leases.keys(lease).into_iter().flatten().cloned();
                     Reply::Lease {
-                        ttl: self.lessor.remaining(lease, self.now).unwrap_or(granted_ttl),
+                        ttl: self
+                            .lessor
+                            .remaining(lease, self.now)
+                            .map_or(granted_ttl, |left| left.min(granted_ttl)),
                         granted_ttl,
                         keys: if keys { attached.collect() } else { vec![] },
                     }

@@ -133,6 +133,7 @@ impl<L: LogStore> Replica<L> {
         self.compacting = true;
         self.output.restored = true;
         self.output.members_changed = true;
+        tracing::info!("snapshot-index" = index, "snapshot-term" = term, "applied snapshot");
         Ok(())
     }
 
@@ -149,7 +150,7 @@ impl<L: LogStore> Replica<L> {
         let applied = self.machine.apply(&entries)?;
         for (lease, ttl) in applied.granted {
             if self.is_leader() {
-                self.lessor.granted(lease, ttl, self.now);
+                self.lessor.granted(lease, ttl, self.latest_now());
             }
         }
         for lease in applied.revoked {

@@ -40,7 +40,9 @@ pub fn range(request: &RangeRequest) -> Checked {
 pub fn range_stream(request: &RangeRequest) -> Checked {
     range(request)?;
     let by_key = request.sort_target == SortTarget::Key as i32;
-    if !by_key || request.sort_order == SortOrder::Descend as i32 {
+    // A target without an order asks for no sorting here.
+    let is_unsorted = request.sort_order == SortOrder::None as i32;
+    if !is_unsorted && (!by_key || request.sort_order == SortOrder::Descend as i32) {
         return Err(RequestError::StreamSortUnsupported);
     }
     let filters = [
@@ -324,7 +326,11 @@ mod tests {
             (RangeRequest { sort_order: 1, ..plain() }, Ok(())),
             (RangeRequest { limit: 3, revision: 4, keys_only: true, ..plain() }, Ok(())),
             (RangeRequest { sort_order: 2, ..plain() }, Err(E::StreamSortUnsupported)),
-            (RangeRequest { sort_target: 1, ..plain() }, Err(E::StreamSortUnsupported)),
+            (RangeRequest { sort_target: 1, ..plain() }, Ok(())),
+            (
+                RangeRequest { sort_target: 1, sort_order: 1, ..plain() },
+                Err(E::StreamSortUnsupported),
+            ),
             (RangeRequest { min_mod_revision: 1, ..plain() }, Err(E::StreamFilterUnsupported)),
             (RangeRequest { max_mod_revision: 1, ..plain() }, Err(E::StreamFilterUnsupported)),
             (RangeRequest { min_create_revision: 1, ..plain() }, Err(E::StreamFilterUnsupported)),

@@ -81,10 +81,10 @@ async fn a_minority_refuses_and_heals(engine: Engine) {
 
     cluster.links().isolate(old);
     // A write that the old leader may have taken is not answered as done.
-    assert!(lonely.put("key", "lost", None).await.is_err());
+    assert!(lonely.put("unsure", "v", None).await.is_err());
     assert!(value(&mut lonely, "key").await.is_err(), "a read that may be stale");
     within(Duration::from_secs(10), "refusal for want of a leader", async || {
-        match lonely.put("key", "lost", None).await {
+        match lonely.put("unsure", "v", None).await {
             Err(Error::GRpcStatus(status)) if status.message() == "etcdserver: no leader" => {
                 assert_eq!(status.code(), tonic::Code::Unavailable);
                 Ok(())
@@ -105,14 +105,14 @@ async fn a_minority_refuses_and_heals(engine: Engine) {
     let term = cluster.raw(one).status().await.unwrap().raft_term;
 
     cluster.links().heal();
-    eventually("the old leader as a follower", async || {
-        match value(&mut lonely, "key").await {
-            Ok(read) => Ok(assert_eq!(read, "after")),
-            Err(why) => Err(why.to_string()),
-        }
+    eventually("the old leader as a follower", async || match value(&mut lonely, "key").await {
+        Ok(read) => Ok(assert_eq!(read, "after")),
+        Err(why) => Err(why.to_string()),
     })
     .await;
-    assert_eq!(equal_everywhere(&cluster).await.len(), 1);
+    // What was refused with an unknown outcome may have come about since.
+    let held = equal_everywhere(&cluster).await.len();
+    assert!((1..=2).contains(&held), "{held}");
     if product().at_least(3, 5) {
         let healed = cluster.raw(old).status().await.unwrap().raft_term;
         assert_eq!(healed, term, "a member that comes back disturbs nobody");

@@ -7,8 +7,7 @@ use crate::requests::{delete_range, op, put, range};
 use bytes::Bytes;
 use quoin::pb::etcdserverpb::compare::TargetUnion;
 use quoin::pb::etcdserverpb::{
-    Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp,
-    TxnRequest,
+    Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use tonic::Status;
 

@@ -83,11 +83,21 @@ async fn a_compare_of_an_interval_holds_for_every_key(engine: Engine) {
     }
     let value_is_one = |key: &str, range_end: &'static str| Compare {
         range_end: range_end.into(),
-        ..compare(key, CompareTarget::Value, CompareResult::Equal, Some(TargetUnion::Value("1".into())))
+        ..compare(
+            key,
+            CompareTarget::Value,
+            CompareResult::Equal,
+            Some(TargetUnion::Value("1".into())),
+        )
     };
     let exists = |key: &str, range_end: &'static str| Compare {
         range_end: range_end.into(),
-        ..compare(key, CompareTarget::Version, CompareResult::Greater, Some(TargetUnion::Version(0)))
+        ..compare(
+            key,
+            CompareTarget::Version,
+            CompareResult::Greater,
+            Some(TargetUnion::Version(0)),
+        )
     };
     let table = [
         (value_is_one("a", "c"), true),
@@ -215,8 +225,7 @@ async fn only_changes_make_a_revision(engine: Engine) {
     let cluster = Cluster::start(engine, 1).await;
     let mut kv = cluster.raw(0).kv;
     kv.put(put("key", "value")).await.unwrap();
-    let never =
-        vec![compare("key", CompareTarget::Version, CompareResult::Equal, None)];
+    let never = vec![compare("key", CompareTarget::Version, CompareResult::Equal, None)];
     let table = [
         (TxnRequest::default(), 2),
         (all_of(vec![op(get("key"))]), 2),

@@ -161,7 +161,8 @@ async fn a_watch_starts_now_in_the_past_or_in_the_future(engine: Engine) {
 async fn an_impossible_watch_is_created_and_canceled(engine: Engine) {
     let cluster = Cluster::start(engine, 1).await;
     let raw = cluster.raw(0);
-    let (mut stream, first) = Stream::open(&raw, WatchCreateRequest { watch_id: 7, ..key("key") }).await;
+    let (mut stream, first) =
+        Stream::open(&raw, WatchCreateRequest { watch_id: 7, ..key("key") }).await;
     assert_eq!((first.watch_id, first.canceled), (7, false));
     let taken = WatchCreateRequest { watch_id: 7, ..key("other") };
     let mut table = vec![
@@ -170,7 +171,8 @@ async fn an_impossible_watch_is_created_and_canceled(engine: Engine) {
         (interval("b", "a"), "mvcc: watcher range is empty"),
     ];
     if product().at_least(3, 6) {
-        table.push((from(-1, key("key")), "etcdserver: mvcc: required revision has been compacted"));
+        table
+            .push((from(-1, key("key")), "etcdserver: mvcc: required revision has been compacted"));
     }
     for (request, reason) in table {
         let answer = stream.create(request.clone()).await;
@@ -247,14 +249,8 @@ async fn a_revision_comes_whole_and_in_order(engine: Engine) {
     kv.txn(all_of(ops)).await.unwrap();
     kv.delete_range(delete_range("a", "d")).await.unwrap();
     raw.lease.clone().lease_revoke(LeaseRevokeRequest { id: 5 }).await.unwrap();
-    let expected = [
-        "+y=@2",
-        "+x=@3",
-        "+z=@4",
-        "+c=@5 +a=@5 -y@5 +b=@5",
-        "-a@6 -b@6 -c@6",
-        "-x@7 -z@7",
-    ];
+    let expected =
+        ["+y=@2", "+x=@3", "+z=@4", "+c=@5 +a=@5 -y@5 +b=@5", "-a@6 -b@6 -c@6", "-x@7 -z@7"];
     let (mut replayed, _) = Stream::open(&raw, from(2, interval("", "\0"))).await;
     for stream in [&mut live, &mut replayed] {
         let mut rest = expected.join(" ");
@@ -281,7 +277,12 @@ async fn events_carry_what_was_there_before(engine: Engine) {
     kv.put(put("k", "2")).await.unwrap();
     kv.delete_range(delete("k")).await.unwrap();
     kv.put(put("k", "3")).await.unwrap();
-    let expected = [("+k=1@2", None), ("+k=2@3", Some(("1", 2, 1))), ("-k@4", Some(("2", 3, 2))), ("+k=3@5", None)];
+    let expected = [
+        ("+k=1@2", None),
+        ("+k=2@3", Some(("1", 2, 1))),
+        ("-k@4", Some(("2", 3, 2))),
+        ("+k=3@5", None),
+    ];
     let (mut replayed, _) =
         Stream::open(&raw, WatchCreateRequest { prev_kv: true, ..from(2, key("k")) }).await;
     for stream in [&mut live, &mut replayed] {

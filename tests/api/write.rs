@@ -130,10 +130,10 @@ async fn revisions_go_up_only_with_changes(engine: Engine) {
     let granted = raw.lease.clone().lease_grant(granted).await.unwrap().into_inner();
     assert_eq!(granted.header.unwrap().revision, 1);
     let written = kv.put(put("key", "value")).await.unwrap().into_inner();
-    assert_eq!(written.header.unwrap(), quoin::pb::etcdserverpb::ResponseHeader {
-        revision: 2,
-        ..start
-    });
+    assert_eq!(
+        written.header.unwrap(),
+        quoin::pb::etcdserverpb::ResponseHeader { revision: 2, ..start }
+    );
 }
 
 async fn compaction_is_refused_below_and_above(engine: Engine) {
@@ -165,7 +165,9 @@ async fn compaction_is_refused_below_and_above(engine: Engine) {
                 let header = result.unwrap().into_inner().header.unwrap();
                 assert_eq!(header.revision, 11, "compaction makes no revision");
             }
-            Some(text) => assert_eq!(refusal(result), (Code::OutOfRange, text.into()), "{revision}"),
+            Some(text) => {
+                assert_eq!(refusal(result), (Code::OutOfRange, text.into()), "{revision}")
+            }
         }
     }
     let kvs = kv.range(get("key")).await.unwrap().into_inner().kvs;
