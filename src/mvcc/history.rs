@@ -14,7 +14,7 @@ use bytes::Bytes;
 const SCAN_ENTRIES_MAX: usize = if cfg!(test) { 3 } else { 512 };
 
 /// Changes that one call looks at, wanted or not, before it returns at the next revision.
-const ENTRIES_MAX: usize = if cfg!(test) { 7 } else { 16 * 1024 };
+const ENTRIES_MAX: usize = if cfg!(test) { 12 } else { 16 * 1024 };
 
 /// A run of revisions from history.
 #[derive(Clone, Debug, PartialEq)]

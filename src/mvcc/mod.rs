@@ -19,6 +19,8 @@ pub mod key;
 mod model;
 mod range;
 mod reader;
+#[cfg(test)]
+mod scripts;
 mod stream;
 mod txn;
 mod view;
