@@ -10,7 +10,10 @@ mod checker;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+mod about;
+mod errors;
 mod faults;
+mod lease;
 mod members;
 mod model;
 mod range;

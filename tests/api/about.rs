@@ -1,0 +1,263 @@
+//! What a member says about itself: HTTP endpoints, health, status, members, headers.
+
+use crate::cluster::{Cluster, Engine, Setup, eventually, product};
+use crate::on_each_engine;
+use crate::requests::{get, put};
+use quoin::pb::etcdserverpb::MemberListRequest;
+use quoin::pb::health::HealthCheckRequest;
+use quoin::pb::health::health_check_response::ServingStatus;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Code;
+
+on_each_engine![
+    probes_are_answered_on_the_client_port,
+    a_member_without_a_leader_is_not_ready,
+    the_health_service_knows_the_server,
+    every_member_lists_all_members,
+    status_tells_where_a_member_stands,
+    headers_name_cluster_member_and_term,
+];
+
+struct Page {
+    status: u16,
+    headers: String,
+    body: String,
+}
+
+impl Page {
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e} in {:?}", self.body))
+    }
+}
+
+/// One request by HTTP/1.1, as a probe sends it.
+async fn http(cluster: &Cluster, member: usize, method: &str, path: &str) -> Page {
+    let address = cluster.members[member].endpoint.strip_prefix("http://").unwrap().to_owned();
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let exchange = async {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![];
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8(answer).unwrap()
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let (first, headers) = head.split_once("\r\n").expect("headers");
+    let status = first.split(' ').nth(1).expect("a status").parse().unwrap();
+    Page { status, headers: headers.to_lowercase(), body: body.to_owned() }
+}
+
+async fn probes_are_answered_on_the_client_port(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let page = async |path: &str| http(&cluster, 0, "GET", path).await;
+
+    let health = page("/health").await;
+    assert_eq!(health.status, 200);
+    assert_eq!(health.json()["health"], "true");
+    let version = page("/version").await;
+    assert_eq!(version.status, 200);
+    assert!(version.headers.contains("content-type: application/json"), "{}", version.headers);
+    let (major, minor) = product().version;
+    let server = version.json()["etcdserver"].as_str().unwrap().to_owned();
+    assert!(server.starts_with(&format!("{major}.{minor}.")), "{server}");
+    eventually("a cluster version", async || {
+        let decided = page("/version").await.json();
+        match decided["etcdcluster"].as_str() {
+            Some(text) if text == format!("{major}.{minor}.0") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(page("/nonsense").await.status, 404);
+    if !product().at_least(3, 7) {
+        return;
+    }
+
+    assert_eq!(health.body, r#"{"health":"true","reason":""}"#);
+    assert_eq!(page("/health?serializable=true").await.status, 200);
+    eventually("a storage version", async || {
+        let body = page("/version").await.body;
+        let decided = format!(
+            r#"{{"etcdserver":"{server}","etcdcluster":"{major}.{minor}.0","storage":"{major}.{minor}.0"}}"#
+        );
+        if body == decided { Ok(()) } else { Err(body) }
+    })
+    .await;
+    for path in ["/livez", "/readyz", "/livez/serializable_read", "/readyz/linearizable_read"] {
+        let probe = page(path).await;
+        assert_eq!((probe.status, &probe.body[..]), (200, "ok\n"), "{path}");
+        assert!(probe.headers.contains("content-type: text/plain; charset=utf-8"));
+        assert!(probe.headers.contains("x-content-type-options: nosniff"));
+    }
+    let checks = async |path: &str| {
+        let page = page(path).await;
+        assert_eq!(page.status, 200, "{path}: {}", page.body);
+        let mut lines: Vec<String> = page.body.lines().map(str::to_owned).collect();
+        assert_eq!(lines.pop().as_deref(), Some("ok"));
+        lines.sort();
+        lines.join(" ")
+    };
+    assert_eq!(checks("/livez?verbose").await, "[+]serializable_read ok");
+    assert_eq!(
+        checks("/readyz?verbose").await,
+        "[+]data_corruption ok [+]linearizable_read ok [+]non_learner ok [+]serializable_read ok"
+    );
+    let fewer = "/readyz?verbose&exclude=data_corruption&exclude=linearizable_read&exclude=no";
+    assert_eq!(checks(fewer).await, "[+]non_learner ok [+]serializable_read ok");
+    assert_eq!(page("/readyz/nonsense").await.status, 404);
+    for path in ["/health", "/livez", "/readyz", "/version"] {
+        let refused = http(&cluster, 0, "POST", path).await;
+        assert_eq!((refused.status, &refused.body[..]), (405, "Method Not Allowed\n"), "{path}");
+        assert!(refused.headers.contains("allow: get"), "{path}: {}", refused.headers);
+    }
+    let missing = page("/nonsense").await;
+    assert_eq!(missing.body, "404 page not found\n");
+}
+
+async fn a_member_without_a_leader_is_not_ready(engine: Engine) {
+    let mut cluster = Setup::new(engine, 3).fast_elections().start().await;
+    cluster.kill(1);
+    cluster.kill(2);
+    let lonely = eventually("bad health", async || {
+        let page = http(&cluster, 0, "GET", "/health").await;
+        match page.status {
+            503 => Ok(page),
+            status => Err(format!("{status}: {}", page.body)),
+        }
+    })
+    .await;
+    assert_eq!(lonely.json()["health"], "false");
+    if !product().at_least(3, 7) {
+        return;
+    }
+    eventually("the reason", async || {
+        let page = http(&cluster, 0, "GET", "/health").await;
+        assert_eq!(page.status, 503);
+        match &page.body[..] {
+            "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n" => Ok(()),
+            body => Err(body.to_owned()),
+        }
+    })
+    .await;
+    // It lives, and serves what it has; it is not ready.
+    assert_eq!(http(&cluster, 0, "GET", "/livez").await.status, 200);
+    assert_eq!(http(&cluster, 0, "GET", "/health?serializable=true").await.status, 200);
+    let unready = http(&cluster, 0, "GET", "/readyz").await;
+    assert_eq!(unready.status, 503);
+    let failed = "[-]linearizable_read failed: ";
+    assert!(unready.body.contains(failed), "{:?}", unready.body);
+    assert!(unready.body.contains("[+]serializable_read ok\n"), "{:?}", unready.body);
+    let status = cluster.raw(0).status().await.unwrap();
+    assert_eq!((status.leader, &status.errors[..]), (0, &["etcdserver: no leader".to_owned()][..]));
+
+    cluster.start_all().await.unwrap();
+    eventually("readiness", async || match http(&cluster, 0, "GET", "/readyz").await {
+        page if page.status == 200 => Ok(()),
+        page => Err(page.body),
+    })
+    .await;
+}
+
+async fn the_health_service_knows_the_server(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let mut health = cluster.raw(0).health;
+    let check = |service: &str| HealthCheckRequest { service: service.into() };
+    let answer = health.check(check("")).await.unwrap().into_inner();
+    assert_eq!(answer.status(), ServingStatus::Serving);
+    let unknown = health.check(check("no.such.Service")).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    let mut watch = health.watch(check("")).await.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+}
+
+async fn every_member_lists_all_members(engine: Engine) {
+    let cluster = Cluster::start(engine, 3).await;
+    let mut lists = vec![];
+    for index in 0..3 {
+        // A member is listed in full once it has told the others about itself.
+        let list = eventually("all members with their URLs", async || {
+            let request = MemberListRequest { linearizable: true };
+            let answer = cluster.raw(index).cluster.member_list(request).await;
+            let mut members = answer.map_err(|e| e.to_string())?.into_inner();
+            let header = members.header.take().unwrap();
+            if product().at_least(3, 5) {
+                assert_eq!(header.revision, 0, "the header of this call has no revision");
+            }
+            let known = members.members.iter().all(|member| !member.client_ur_ls.is_empty());
+            if known { Ok(members.members) } else { Err(format!("{members:?}")) }
+        })
+        .await;
+        lists.push(list);
+    }
+    assert_eq!(lists[0], lists[1]);
+    assert_eq!(lists[0], lists[2]);
+    for member in &cluster.members {
+        let listed = lists[0].iter().find(|listed| listed.name == member.name).unwrap();
+        assert_eq!(listed.client_ur_ls, [member.endpoint.clone()]);
+        let flag = "--initial-advertise-peer-urls=";
+        let peer = member.flags.iter().find_map(|given| given.strip_prefix(flag)).unwrap();
+        assert_eq!(listed.peer_ur_ls, [peer]);
+        assert!(!listed.is_learner && listed.id != 0);
+    }
+    let local = MemberListRequest { linearizable: false };
+    let answer = cluster.raw(1).cluster.member_list(local).await.unwrap().into_inner();
+    assert_eq!(answer.members, lists[0]);
+}
+
+async fn status_tells_where_a_member_stands(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let raw = cluster.raw(0);
+    raw.kv.clone().put(put("key", "value")).await.unwrap();
+    let status = raw.status().await.unwrap();
+    let header = status.header.unwrap();
+    assert_eq!(status.leader, header.member_id);
+    assert_eq!((status.raft_term, header.revision), (header.raft_term, 2));
+    assert!(status.raft_index >= status.raft_applied_index && status.raft_applied_index > 0);
+    assert!(status.errors.is_empty() && !status.is_learner);
+    let (major, minor) = product().version;
+    assert!(status.version.starts_with(&format!("{major}.{minor}.")), "{}", status.version);
+    raw.kv.clone().put(put("key", "value")).await.unwrap();
+    let later = raw.status().await.unwrap();
+    assert!(later.raft_applied_index > status.raft_applied_index);
+    assert_eq!(later.raft_term, status.raft_term);
+    if product().at_least(3, 6) {
+        eventually("a storage version", async || {
+            let status = raw.status().await.unwrap();
+            match &status.storage_version[..] {
+                version if version == format!("{major}.{minor}.0") => Ok(()),
+                other => Err(other.to_owned()),
+            }
+        })
+        .await;
+        assert_eq!(status.db_size_quota, 2 << 30);
+    }
+}
+
+async fn headers_name_cluster_member_and_term(engine: Engine) {
+    let cluster = Cluster::start(engine, 3).await;
+    let mut seen = vec![];
+    for index in 0..3 {
+        let raw = cluster.raw(index);
+        let written = raw.kv.clone().put(put("key", "v")).await.unwrap().into_inner();
+        let read = raw.kv.clone().range(get("key")).await.unwrap().into_inner();
+        let status = raw.status().await.unwrap();
+        let headers = [written.header.unwrap(), read.header.unwrap(), status.header.unwrap()];
+        for header in headers {
+            assert_eq!(header.member_id, headers[0].member_id);
+            assert_eq!(header.cluster_id, headers[0].cluster_id);
+            assert_eq!(header.raft_term, status.raft_term);
+            assert_eq!(header.revision, index as i64 + 2);
+        }
+        seen.push(headers[0]);
+    }
+    assert!(seen.iter().all(|header| header.cluster_id == seen[0].cluster_id));
+    let mut ids: Vec<u64> = seen.iter().map(|header| header.member_id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "each member answers with its own id");
+}
