@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tower::util::MapResponse;
 
 /// Bytes a client may send ahead on one stream and on one connection. The connection's window
 /// also sets how many small frames h2 takes before it calls a client abusive.
@@ -86,6 +87,7 @@ async fn connection(
     if let Some((_, timeout)) = limits.ping {
         builder.http2().keep_alive_timeout(timeout);
     }
+    let service = MapResponse::new(service, super::status::oversize_as_exhausted);
     let service = TowerToHyperService::new(service);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
     tokio::pin!(connection);
