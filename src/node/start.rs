@@ -18,6 +18,7 @@ use crate::storage::memory::MemoryEngine;
 use crate::storage::snapshot_file::{SnapshotReader, SnapshotStore};
 use crate::types::{ClusterId, MemberId};
 use crate::watch::{Hub, StreamOptions};
+use hyper_util::service::TowerToHyperService;
 use raft::Storage as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -332,10 +333,10 @@ impl Running {
             .map_err(|e| Fatal::with("start driver thread", e))?;
         let (stop, stopping) = watch::channel(false);
         let mut servers = JoinSet::new();
-        let service = peer_service(
+        let service = TowerToHyperService::new(peer_service(
             PeerService::new(handle.clone(), snapshots, engine.is_volatile()),
             handle.clone(),
-        );
+        ));
         for (url, listener) in peers {
             tracing::info!(address = url.address(), "serving peer traffic");
             let limits = connection_limits(config, u32::MAX);

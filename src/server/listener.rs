@@ -3,15 +3,14 @@
 //! Each connection is served by its own task with the limits below; a stop sends GOAWAY,
 //! lets calls in flight end for a while, then closes.
 
-use axum::Router;
+use bytes::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tower::util::MapResponse;
 
 /// Bytes a client may send ahead on one stream and on one connection. The connection's window
 /// also sets how many small frames h2 takes before it calls a client abusive.
@@ -34,10 +33,41 @@ pub struct ConnectionLimits {
     pub ping: Option<(Duration, Duration)>,
 }
 
+/// What can be served on a connection.
+pub trait HttpService:
+    hyper::service::Service<
+        http::Request<hyper::body::Incoming>,
+        Response = http::Response<Self::Answer>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+{
+    type Answer: http_body::Body<Data = Bytes, Error: Into<tonic::codegen::StdError>>
+        + Send
+        + 'static;
+}
+
+impl<S, B> HttpService for S
+where
+    S: hyper::service::Service<
+            http::Request<hyper::body::Incoming>,
+            Response = http::Response<B>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
+{
+    type Answer = B;
+}
+
 /// Accepts until `stop` turns true, then drains.
-pub async fn serve(
+pub async fn serve<S: HttpService>(
     listener: TcpListener,
-    service: Router,
+    service: S,
     limits: ConnectionLimits,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -68,9 +98,9 @@ pub async fn serve(
     let _elapsed = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
 }
 
-async fn connection(
+async fn connection<S: HttpService>(
     socket: tokio::net::TcpStream,
-    service: Router,
+    service: S,
     limits: ConnectionLimits,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -87,8 +117,6 @@ async fn connection(
     if let Some((_, timeout)) = limits.ping {
         builder.http2().keep_alive_timeout(timeout);
     }
-    let service = MapResponse::new(service, super::status::oversize_as_exhausted);
-    let service = TowerToHyperService::new(service);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
     tokio::pin!(connection);
     let result = tokio::select! {

@@ -15,5 +15,6 @@ pub mod maintenance;
 mod metadata;
 pub mod routes;
 pub mod status;
+mod unary;
 pub mod validate;
 pub mod watch;

@@ -1,7 +1,7 @@
 //! What each listener serves, put together.
 
 use super::limits::Limits;
-use super::{cluster, health, http, kv, lease, maintenance, watch};
+use super::{cluster, health, http as pages, kv, lease, maintenance, unary, watch};
 use crate::pb::etcdserverpb::cluster_server::ClusterServer;
 use crate::pb::etcdserverpb::kv_server::KvServer;
 use crate::pb::etcdserverpb::lease_server::LeaseServer;
@@ -13,8 +13,13 @@ use crate::replica::Handle;
 use crate::storage::Engine;
 use crate::watch::StreamOptions;
 use axum::Router;
+use hyper::body::Incoming;
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch::Receiver;
+use tonic::body::Body;
+use tower::ServiceExt as _;
 
 /// The largest answer or peer message: what a 32-bit length can say.
 const ENCODE_BYTES_MAX: usize = i32::MAX as usize;
@@ -32,11 +37,38 @@ pub struct Services {
     pub stop: Receiver<bool>,
 }
 
-/// Everything on the client listener.
-pub fn client_service(services: Services) -> Router {
+/// Everything on the client listener: the frequent calls first, the rest behind a router.
+#[derive(Clone)]
+pub struct ClientService {
+    kv: kv::KvService,
+    message_bytes_max: usize,
+    rest: Router,
+}
+
+impl hyper::service::Service<http::Request<Incoming>> for ClientService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        if let Some(call) = unary::Call::of(&request) {
+            let (kv, bytes_max) = (self.kv.clone(), self.message_bytes_max);
+            return Box::pin(async move { Ok(unary::serve(call, &kv, bytes_max, request).await) });
+        }
+        let rest = self.rest.clone();
+        Box::pin(async move {
+            let response = rest.oneshot(request).await?;
+            Ok(super::status::oversize_as_exhausted(response).map(Body::new))
+        })
+    }
+}
+
+/// Puts the client listener's services together.
+pub fn client_service(services: Services) -> ClientService {
     let Services { handle, engine, watches, limits, stream, stop } = services;
     let decode_max = limits.message_bytes_max();
-    let kv = KvServer::new(kv::KvService::new(handle.clone(), limits))
+    let frequent = kv::KvService::new(handle.clone(), limits);
+    let kv = KvServer::new(frequent.clone())
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
     let lease = LeaseServer::new(lease::LeaseService::new(handle.clone(), limits))
@@ -51,7 +83,8 @@ pub fn client_service(services: Services) -> Router {
         .add_service(ClusterServer::new(cluster::ClusterService::new(handle.clone())))
         .add_service(MaintenanceServer::new(maintenance))
         .add_service(HealthServer::new(health::HealthService));
-    routes.routes().into_axum_router().fallback_service(http::pages(handle))
+    let rest = routes.routes().into_axum_router().fallback_service(pages::pages(handle));
+    ClientService { kv: frequent, message_bytes_max: decode_max, rest }
 }
 
 /// Everything on the peer listener.
@@ -61,5 +94,5 @@ pub fn peer_service(peer: PeerService, handle: Handle) -> Router {
         .max_encoding_message_size(PEER_BYTES_MAX);
     tonic::service::Routes::new(peer)
         .into_axum_router()
-        .fallback_service(http::version_page(handle).fallback(http::not_found))
+        .fallback_service(pages::version_page(handle).fallback(pages::not_found))
 }

@@ -1,0 +1,294 @@
+//! The frequent unary calls - Range, Put, Txn - without the generated server in between.
+//!
+//! They speak the same protocol as the generated code does and give the same answers; what they
+//! save is a router, a codec and several moves of large futures for each call. A large Range is
+//! encoded piece by piece while it is sent, so that its answer lies in memory once, as
+//! pairs, and never as one buffer beside them.
+
+use super::kv::KvService;
+use crate::pb::etcdserverpb::kv_server::Kv;
+use crate::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, TxnRequest};
+use crate::pb::mvccpb::KeyValue;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::BodyExt as _;
+use prost::Message;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::vec;
+use tonic::body::Body;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Status};
+
+/// What the frame of a gRPC message has in front: a flag and a length.
+const PREFIX: usize = 5;
+/// An answer above this is encoded while it is sent.
+const WHOLE_MAX: usize = 256 << 10;
+/// Bytes of one piece of such an answer: a few HTTP/2 frames.
+const PIECE: usize = 64 << 10;
+
+/// The calls that are served here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Range,
+    Put,
+    Txn,
+}
+
+impl Call {
+    /// The call that a request makes, if it is one of these. Compressed ones are left to the
+    /// generated server, which refuses them.
+    pub(super) fn of<B>(request: &http::Request<B>) -> Option<Self> {
+        let call = match request.uri().path() {
+            "/etcdserverpb.KV/Range" => Call::Range,
+            "/etcdserverpb.KV/Put" => Call::Put,
+            "/etcdserverpb.KV/Txn" => Call::Txn,
+            _ => return None,
+        };
+        let headers = request.headers();
+        let is_grpc = headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        let is_post = request.method() == http::Method::POST;
+        (is_post && is_grpc && !headers.contains_key("grpc-encoding")).then_some(call)
+    }
+}
+
+/// Serves one of the calls. `bytes_max` bounds the request's message.
+pub(super) async fn serve<B>(
+    call: Call,
+    kv: &KvService,
+    bytes_max: usize,
+    request: http::Request<B>,
+) -> http::Response<Body>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let result = match call {
+        Call::Range => match receive::<RangeRequest, B>(request, bytes_max).await {
+            Ok(request) => kv.range(request).await.map(|answer| range_body(answer.into_inner())),
+            Err(status) => Err(status),
+        },
+        Call::Put => match receive::<PutRequest, B>(request, bytes_max).await {
+            Ok(request) => kv.put(request).await.map(|answer| whole(&answer.into_inner())),
+            Err(status) => Err(status),
+        },
+        Call::Txn => match receive::<TxnRequest, B>(request, bytes_max).await {
+            Ok(request) => kv.txn(request).await.map(|answer| whole(&answer.into_inner())),
+            Err(status) => Err(status),
+        },
+    };
+    match result {
+        Ok(body) => {
+            let mut response = http::Response::new(body);
+            let kind = HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+/// Reads the one message of a unary request.
+async fn receive<M, B>(request: http::Request<B>, bytes_max: usize) -> Result<Request<M>, Status>
+where
+    M: Message + Default,
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let (parts, mut body) = request.into_parts();
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Status::cancelled("the request ended early"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > bytes_max + PREFIX {
+            return Err(too_large(first.len() + rest.len() + data.len(), bytes_max));
+        }
+        // Nearly always all of it comes in one piece, which is then decoded in place.
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            rest.extend_from_slice(&std::mem::take(&mut first));
+            rest.extend_from_slice(&data);
+        }
+        if let Some(length) = declared(if rest.is_empty() { &first } else { &rest })
+            && length > bytes_max
+        {
+            return Err(too_large(length, bytes_max));
+        }
+    }
+    let mut message = if rest.is_empty() { first } else { rest.freeze() };
+    match (declared(&message), message.first()) {
+        (Some(_), Some(1..)) => {
+            return Err(Status::unimplemented("compressed messages are not supported"));
+        }
+        (Some(length), _) if length + PREFIX == message.len() => {}
+        _ => return Err(Status::internal("a unary request carries exactly one message")),
+    }
+    let message = message.split_off(PREFIX);
+    let message =
+        M::decode(message).map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+    let mut request = Request::new(message);
+    *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
+    Ok(request)
+}
+
+/// The length that a frame's prefix declares, once the prefix is there.
+fn declared(frame: &[u8]) -> Option<usize> {
+    let length = frame.get(1..PREFIX)?;
+    Some(length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
+}
+
+fn too_large(found: usize, bytes_max: usize) -> Status {
+    // The words of the gRPC library that etcd uses.
+    Status::resource_exhausted(format!(
+        "grpc: received message larger than max ({found} vs. {bytes_max})"
+    ))
+}
+
+fn trailers() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers
+}
+
+fn put_prefix(frame: &mut BytesMut, length: usize) {
+    frame.put_u8(0);
+    frame.put_u32(length as u32);
+}
+
+/// A message in one buffer.
+fn whole<M: Message>(message: &M) -> Body {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX + length);
+    put_prefix(&mut frame, length);
+    message.encode_raw(&mut frame);
+    Body::new(Pieces { next: Some(frame.freeze()), ..Pieces::default() })
+}
+
+fn range_body(response: RangeResponse) -> Body {
+    let length = response.encoded_len();
+    if length <= WHOLE_MAX {
+        return whole(&response);
+    }
+    let RangeResponse { header, kvs, more, count } = response;
+    let mut head = BytesMut::with_capacity(64);
+    put_prefix(&mut head, length);
+    RangeResponse { header, ..RangeResponse::default() }.encode_raw(&mut head);
+    let mut tail = BytesMut::with_capacity(16);
+    RangeResponse { more, count, ..RangeResponse::default() }.encode_raw(&mut tail);
+    Body::new(Pieces {
+        next: Some(head.freeze()),
+        kvs: kvs.into_iter(),
+        tail: Some(tail.freeze()),
+        ended: false,
+    })
+}
+
+/// A message on its way out: what comes next, pairs that are still to be encoded, the rest.
+#[derive(Default)]
+struct Pieces {
+    next: Option<Bytes>,
+    kvs: vec::IntoIter<KeyValue>,
+    tail: Option<Bytes>,
+    ended: bool,
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = &mut *self;
+        let data = this.next.take().or_else(|| piece(&mut this.kvs)).or_else(|| this.tail.take());
+        if let Some(data) = data {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if std::mem::replace(&mut this.ended, true) {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(trailers()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+/// Encodes pairs, as fields of a RangeResponse, until a piece is full.
+fn piece(kvs: &mut vec::IntoIter<KeyValue>) -> Option<Bytes> {
+    /// Number of `kvs` in RangeResponse.
+    const KVS: u32 = 2;
+    let mut piece = BytesMut::with_capacity(PIECE + (PIECE >> 2));
+    while piece.len() < PIECE
+        && let Some(kv) = kvs.next()
+    {
+        prost::encoding::message::encode(KVS, &kv, &mut piece);
+    }
+    (!piece.is_empty()).then(|| piece.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::etcdserverpb::ResponseHeader;
+    use http_body_util::Full;
+
+    async fn collect(body: Body) -> (Bytes, HeaderMap) {
+        let collected = body.collect().await.unwrap();
+        let trailers = collected.trailers().cloned().unwrap();
+        (collected.to_bytes(), trailers)
+    }
+
+    #[tokio::test]
+    async fn a_range_in_pieces_decodes_to_the_same_message() {
+        for (pairs, value) in [(0, 0), (3, 10), (5_000, 300), (3, 1_000_000)] {
+            let kv = |n: usize| KeyValue {
+                key: format!("key{n}").into(),
+                value: vec![7; value].into(),
+                mod_revision: 3 + n as i64,
+                ..KeyValue::default()
+            };
+            let response = RangeResponse {
+                header: Some(ResponseHeader { revision: 9, ..ResponseHeader::default() }),
+                kvs: (0..pairs).map(kv).collect(),
+                more: pairs > 3,
+                count: 77,
+            };
+            let (frame, trailers) = collect(range_body(response.clone())).await;
+            assert_eq!(declared(&frame), Some(frame.len() - PREFIX));
+            assert_eq!(RangeResponse::decode(&frame[PREFIX..]).unwrap(), response);
+            assert_eq!(trailers["grpc-status"], "0");
+        }
+    }
+
+    async fn received(frame: &[u8]) -> Result<PutRequest, Code> {
+        let request = http::Request::new(Full::new(Bytes::copy_from_slice(frame)));
+        match receive::<PutRequest, _>(request, 100).await {
+            Ok(request) => Ok(request.into_inner()),
+            Err(status) => Err(status.code()),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_exactly_one_message_within_its_bound() {
+        let put = PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
+        let mut frame = BytesMut::new();
+        put_prefix(&mut frame, put.encoded_len());
+        put.encode_raw(&mut frame);
+        assert_eq!(received(&frame).await, Ok(put));
+        assert_eq!(received(&frame[..frame.len() - 1]).await, Err(Code::Internal), "cut short");
+        assert_eq!(received(b"").await, Err(Code::Internal), "no message");
+        assert_eq!(received(&[&frame[..], b"x"].concat()).await, Err(Code::Internal), "too long");
+        assert_eq!(received(&[0, 0, 0, 0, 1, 0xFF]).await, Err(Code::Internal), "no protobuf");
+        assert_eq!(received(&[1, 0, 0, 0, 1, 0]).await, Err(Code::Unimplemented), "compressed");
+        assert_eq!(received(&[0, 0, 0, 1, 0]).await, Err(Code::ResourceExhausted), "declared");
+        assert_eq!(received(&[0; 200]).await, Err(Code::ResourceExhausted), "sent");
+    }
+}
