@@ -69,6 +69,8 @@ pub(super) struct Shared {
     pub(super) commit_index: AtomicU64,
     pub(super) applied_index: AtomicU64,
     pub(super) reads_at_once: AtomicBool,
+    /// The engine does not keep pace: proposals are refused until it does.
+    pub(super) stalled: AtomicBool,
     pub(super) members: parking_lot::RwLock<Arc<Vec<Member>>>,
     pub(super) cluster_version: parking_lot::RwLock<Option<String>>,
 }
@@ -141,6 +143,8 @@ impl<L: LogStore + 'static> Driver<L> {
             let now = Instant::now();
             if now >= next_tick {
                 self.replica.step(Input::Tick { now: self.now() });
+                let stalled = self.replica.machine().engine().is_stalled();
+                self.shared.stalled.store(stalled, Ordering::Relaxed);
                 // After a pause one tick comes, not all that were missed.
                 next_tick = now + self.tick;
             }

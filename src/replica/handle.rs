@@ -121,6 +121,9 @@ impl Handle {
         request: Request,
         bytes_max: usize,
     ) -> Result<Response, RequestError> {
+        if self.inner.shared.stalled.load(Ordering::Relaxed) {
+            return Err(RequestError::TooManyRequests);
+        }
         let sequence = self.next_sequence();
         let id = RequestId { member: self.inner.member, boot: self.inner.boot, sequence };
         let command = encode_command(id, request);

@@ -148,6 +148,12 @@ pub trait Engine: Read + Send + Sync {
     /// Bytes held, as (allocated, in use): grows with history and shrinks after compaction.
     fn size(&self) -> (u64, u64);
 
+    /// Whether a write would wait for the engine's own background work: then new requests are
+    /// to be refused before they are replicated.
+    fn is_stalled(&self) -> bool {
+        false
+    }
+
     /// `memory` or `rocksdb`, as in the flag.
     fn name(&self) -> &'static str;
 }

@@ -90,13 +90,6 @@ impl RocksEngine {
     fn families(&self) -> Result<Vec<&ColumnFamily>, Fatal> {
         Space::ALL.into_iter().map(|space| self.family(space)).collect()
     }
-
-    /// Whether RocksDB holds writes up, because flushes or compactions do not keep pace.
-    pub fn is_stalled(&self) -> bool {
-        let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        property("rocksdb.is-write-stopped") > 0
-            || property("rocksdb.actual-delayed-write-rate") > 0
-    }
 }
 
 fn family(space: Space, options: RocksOptions, cache: &Cache) -> Options {
@@ -210,6 +203,12 @@ impl Engine for RocksEngine {
         let buffers = sum("rocksdb.cur-size-all-mem-tables");
         let files = sum("rocksdb.total-sst-files-size");
         (files + buffers, sum("rocksdb.live-sst-files-size") + buffers)
+    }
+
+    fn is_stalled(&self) -> bool {
+        let stopped = self.db.property_int_value("rocksdb.is-write-stopped");
+        // A database that cannot say fails its next write, and the node with it.
+        matches!(stopped, Ok(Some(1..)))
     }
 
     fn name(&self) -> &'static str {
