@@ -51,6 +51,8 @@ pub struct Counts {
     pub behind: usize,
     /// Bytes of commits that wait for the hub.
     pub inbox_bytes: usize,
+    /// Bytes of events that wait for streams, counted for each.
+    pub queued_bytes: usize,
 }
 
 struct Shared {
@@ -212,11 +214,13 @@ impl Handle {
     }
 
     pub fn counts(&self) -> Counts {
+        let outlets = self.shared.outlets();
         Counts {
-            streams: self.shared.streams.lock().outlets.len(),
+            streams: outlets.len(),
             watches: self.shared.watches.load(Ordering::Relaxed),
             behind: self.shared.behind.load(Ordering::Relaxed),
             inbox_bytes: self.shared.inbox.lock().bytes,
+            queued_bytes: outlets.iter().map(|outlet| outlet.state.lock().queue.bytes()).sum(),
         }
     }
 
@@ -311,9 +315,12 @@ impl Drop for Seat {
 }
 
 impl Shared {
+    fn outlets(&self) -> Vec<Arc<Outlet>> {
+        self.streams.lock().outlets.values().cloned().collect()
+    }
+
     fn wake_all(&self) {
-        let outlets: Vec<Arc<Outlet>> = self.streams.lock().outlets.values().cloned().collect();
-        for outlet in outlets {
+        for outlet in self.outlets() {
             let sleeper = outlet.state.lock().sleeper.take();
             sleeper.into_iter().for_each(Waker::wake);
         }

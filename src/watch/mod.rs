@@ -18,6 +18,13 @@ pub mod registry;
 pub mod session;
 pub mod stream;
 
+#[cfg(test)]
+mod scripts;
+#[cfg(test)]
+mod store;
+#[cfg(test)]
+mod tests;
+
 pub use hub::{Handle, Hub};
 pub use stream::WatchStream;
 
