@@ -366,6 +366,10 @@ async fn a_compacted_start_is_told(engine: Engine) {
 }
 
 async fn a_delete_at_the_compacted_revision_is_still_seen(engine: Engine) {
+    // etcd before 3.6 loses it (issue 19179).
+    if !product().at_least(3, 6) {
+        return;
+    }
     let cluster = Cluster::start(engine, 1).await;
     let raw = cluster.raw(0);
     let mut kv = raw.kv.clone();
@@ -374,11 +378,7 @@ async fn a_delete_at_the_compacted_revision_is_still_seen(engine: Engine) {
     kv.put(put("other", "v")).await.unwrap();
     kv.compact(CompactionRequest { revision: 3, physical: true }).await.unwrap();
     let (mut stream, _) = Stream::open(&raw, from(3, interval("", "\0"))).await;
-    let seen = stream.events(2).await;
-    // etcd before 3.6 loses it (issue 19179).
-    if product().at_least(3, 6) {
-        assert_eq!(seen, ["-k@3", "+other=v@4"]);
-    }
+    assert_eq!(stream.events(2).await, ["-k@3", "+other=v@4"]);
 }
 
 async fn a_canceled_watch_gets_nothing_more(engine: Engine) {

@@ -6,3 +6,6 @@
 mod checker;
 #[path = "../cluster/mod.rs"]
 mod cluster;
+
+mod kill;
+mod workload;
