@@ -8,4 +8,5 @@ mod checker;
 mod cluster;
 
 mod kill;
+mod sync;
 mod workload;
