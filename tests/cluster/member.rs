@@ -61,7 +61,7 @@ impl Member {
             data_folder,
             log: folder.join(format!("{name}.log")),
             flags,
-            wrapper: setup.wrapper.clone(),
+            wrapper: vec![],
             process: None,
         }
     }
@@ -80,9 +80,10 @@ impl Member {
         self.process().says(READY).await.map_err(|why| format!("{name} {why}"))
     }
 
-    /// From now on it is started without the wrapper.
-    pub fn unwrap_command(&mut self) {
-        self.wrapper.clear();
+    /// From now on it is started through this command, such as strace with its options; none
+    /// starts it directly.
+    pub fn wrap_command(&mut self, wrapper: Vec<String>) {
+        self.wrapper = wrapper;
     }
 
     pub fn process(&mut self) -> &mut Process {

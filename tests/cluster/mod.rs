@@ -72,13 +72,11 @@ pub struct Setup {
     pub flags: Vec<String>,
     /// Whether peers talk through a proxy that can cut, delay and heal their links.
     pub proxied: bool,
-    /// A command that starts the server, such as strace with its options.
-    pub wrapper: Vec<String>,
 }
 
 impl Setup {
     pub fn new(engine: Engine, members: usize) -> Setup {
-        Setup { engine, members, flags: vec![], proxied: false, wrapper: vec![] }
+        Setup { engine, members, flags: vec![], proxied: false }
     }
 
     pub fn flag(mut self, flag: impl Into<String>) -> Setup {
