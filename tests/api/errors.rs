@@ -133,8 +133,7 @@ async fn each_bad_request_has_its_code_and_text(engine: Engine) {
 }
 
 async fn limits_are_as_configured(engine: Engine) {
-    let setup =
-        Setup::new(engine, 1).flag("--max-txn-ops=3").flag("--max-request-bytes=10000");
+    let setup = Setup::new(engine, 1).flag("--max-txn-ops=3").flag("--max-request-bytes=10000");
     let cluster = setup.start().await;
     let mut kv = cluster.raw(0).kv;
     let ops = |count| all_of((0..count).map(|n| op(get(&format!("k{n}")))).collect());

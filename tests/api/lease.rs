@@ -72,7 +72,8 @@ async fn ids_and_times_are_given_and_bounded(engine: Engine) {
     let cluster = Cluster::start(engine, 1).await;
     let raw = cluster.raw(0);
     // 1.5 election timeouts, rounded up, are the least there is.
-    for (asked, given) in [(0, 2), (-5, 2), (1, 2), (2, 2), (3, 3), (9_000_000_000, 9_000_000_000)] {
+    for (asked, given) in [(0, 2), (-5, 2), (1, 2), (2, 2), (3, 3), (9_000_000_000, 9_000_000_000)]
+    {
         let granted = grant(&raw, 0, asked).await;
         assert_eq!((granted.ttl, &granted.error[..]), (given, ""), "asked for {asked}");
         assert!(granted.id > 0);
@@ -174,11 +175,9 @@ async fn a_lease_expires_after_its_time_and_not_before(engine: Engine) {
     put_with(&raw, "c", 6).await;
     let (mut stream, _) = KeepAlive::open(&raw, 6).await;
     // Renewed once, in the middle of its life.
-    eventually("half of its life", async || {
-        match start.elapsed() >= Duration::from_secs(1) {
-            true => Ok(()),
-            false => Err("not yet".into()),
-        }
+    eventually("half of its life", async || match start.elapsed() >= Duration::from_secs(1) {
+        true => Ok(()),
+        false => Err("not yet".into()),
     })
     .await;
     start = Instant::now();

@@ -20,7 +20,7 @@ mod wait;
 
 pub use client::{Raw, channel};
 pub use engine::{Engine, Product, product, run, skipped};
-pub use member::Member;
+pub use member::{Member, READY};
 pub use process::{Exit, Process};
 pub use proxy::Links;
 pub use wait::{LIMIT, eventually, within};
@@ -101,7 +101,8 @@ impl Setup {
             attempts -= 1;
             match cluster.start_all().await {
                 Ok(()) => return cluster,
-                Err(why) if attempts > 0 && why.contains("address already in use") => {}
+                Err(why)
+                    if attempts > 0 && why.to_lowercase().contains("address already in use") => {}
                 Err(why) => panic!("{why}"),
             }
         }

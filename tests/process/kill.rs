@@ -5,10 +5,7 @@ use crate::cluster::{Engine, Setup};
 use crate::on_each_engine;
 use crate::workload::Workload;
 
-on_each_engine![
-    thirty_kills_lose_nothing,
-    pauses_and_partitions_show_nothing_stale,
-];
+on_each_engine![thirty_kills_lose_nothing, pauses_and_partitions_show_nothing_stale,];
 
 const MEMBERS: usize = 3;
 const CLIENTS: u64 = 6;

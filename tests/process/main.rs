@@ -7,6 +7,8 @@ mod checker;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+mod full_disk;
 mod kill;
+mod startup;
 mod sync;
 mod workload;

@@ -28,7 +28,8 @@ async fn killed_at_each_sync_it_has_lost_nothing(engine: Engine) {
         }
         // With -D the member itself is the child, and the tracer watches from outside.
         let trace = format!("inject=fdatasync:signal=KILL:when={sync}");
-        let options = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"];
+        let options =
+            ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e"];
         let mut wrapper: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         wrapper.push(trace);
         cluster.members[0].wrap_command(wrapper);
@@ -42,7 +43,8 @@ async fn killed_at_each_sync_it_has_lost_nothing(engine: Engine) {
         workload.progress(20).await;
         let history = workload.finish(&cluster).await;
         answered += history.operations.iter().filter(|call| call.answer().is_some()).count();
-        unknown += history.operations.iter().filter(|call| call.outcome == Outcome::Unknown).count();
+        unknown +=
+            history.operations.iter().filter(|call| call.outcome == Outcome::Unknown).count();
         let violations = checker::check(&history);
         assert!(violations.is_empty(), "at sync {sync}: {violations:#?}");
     }

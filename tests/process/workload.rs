@@ -170,8 +170,7 @@ impl Shared {
 
 /// Whether an error says for certain that nothing was done.
 fn is_final(status: &Status) -> bool {
-    let codes =
-        [Code::InvalidArgument, Code::NotFound, Code::FailedPrecondition, Code::OutOfRange];
+    let codes = [Code::InvalidArgument, Code::NotFound, Code::FailedPrecondition, Code::OutOfRange];
     codes.contains(&status.code()) && status.message().starts_with("etcdserver: ")
 }
 

@@ -1,0 +1,291 @@
+//! What a member says, and how it ends, when it cannot start as it was asked to; and that
+//! nothing is lost by the attempt.
+
+use crate::cluster::{Cluster, Engine, Exit, Folder, Process, Setup, product};
+use crate::on_each_engine;
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+on_each_engine![
+    a_bad_command_line_is_refused_in_clear_words,
+    pages_are_printed_and_end_well,
+    a_port_in_use_is_refused,
+    a_folder_that_cannot_be_written_is_refused,
+    a_folder_that_others_can_read_is_refused,
+    the_folder_of_another_member_is_refused,
+    a_member_that_lost_its_folder_is_refused,
+    a_second_start_on_one_folder_is_refused,
+    the_state_of_another_engine_is_refused,
+    damage_in_the_middle_of_the_log_is_refused_and_named,
+];
+
+/// Runs the server to its end: how it ended, and all that it wrote.
+async fn end_of(flags: &[String], variables: &[(&str, &str)], folder: &Path) -> (Exit, String) {
+    let mut command: Vec<OsString> = vec![product().binary.clone().into()];
+    command.extend(flags.iter().map(OsString::from));
+    let mut process = Process::start(&command, variables, &folder.join("attempt.log"));
+    let exit = process.end().await;
+    (exit, process.output())
+}
+
+/// A member's own flags and more; the last of two equal flags counts.
+fn flags_of(cluster: &Cluster, member: usize, more: &[&str]) -> Vec<String> {
+    let more = more.iter().map(|&flag| flag.to_owned());
+    cluster.members[member].flags.iter().cloned().chain(more).collect()
+}
+
+async fn a_bad_command_line_is_refused_in_clear_words(engine: Engine) {
+    let cluster = Cluster::prepare(&Setup::new(engine, 1)).await;
+    let data = cluster.data_folder(0);
+    let table: [(&str, i32, &str); 16] = [
+        ("--nonsense", 2, "flag provided but not defined: -nonsense"),
+        ("--snapshot-count=abc", 2, r#"invalid value "abc" for flag -snapshot-count: parse error"#),
+        ("--pre-vote=perhaps", 2, r#"invalid boolean value "perhaps" for -pre-vote"#),
+        ("--initial-cluster-state=x", 2, r#"invalid value "x" for flag -initial-cluster-state"#),
+        ("--listen-client-urls=127.0.0.1:1", 2, r#"invalid value "127.0.0.1:1" for flag"#),
+        ("--listen-client-urls=http://127.0.0.1", 2, r#"does not have the form "host:port""#),
+        (
+            "--listen-peer-urls=ftp://127.0.0.1:1",
+            2,
+            "URL scheme must be http, https, unix, or unixs",
+        ),
+        ("--advertise-client-urls=http://127.0.0.1:1/path", 2, "URL must not contain a path"),
+        (
+            "--listen-client-urls=http://example.invalid:1",
+            1,
+            "expected IP in URL for binding (http://example.invalid:1)",
+        ),
+        ("--name=nobody", 1, "in the initial cluster configuration"),
+        ("--initial-advertise-peer-urls=http://127.0.0.1:9", 1, "--initial-advertise-peer-urls"),
+        (
+            "--election-timeout=100",
+            1,
+            "--election-timeout[100ms] should be at least as 5 times as --heartbeat-interval[100ms]",
+        ),
+        ("--election-timeout=60000", 1, "is too long, and should be set less than 50000ms"),
+        ("--heartbeat-interval=0", 1, "--heartbeat-interval must be >0 (set to 0ms)"),
+        ("positional", 1, "is not a valid flag"),
+        ("--data-dir=/dev/null/data", 1, "not a directory"),
+    ];
+    for (flag, code, text) in table {
+        if !product().at_least(3, 6) && code == 2 && flag.contains("state") {
+            continue;
+        }
+        let (exit, said) = end_of(&flags_of(&cluster, 0, &[flag]), &[], cluster.folder()).await;
+        assert_eq!(exit, Exit::Code(code), "{flag}: {said}");
+        let said = said.to_lowercase();
+        assert!(said.contains(&text.to_lowercase()), "{flag} is answered with {said}");
+        let log = std::fs::read_dir(data.join("member/wal"));
+        assert!(log.map_or(0, Iterator::count) == 0, "{flag} has begun a member");
+    }
+    for value in ["other", &cluster.members[0].name] {
+        let variables = [("ETCD_NAME", value)];
+        let (exit, said) = end_of(&cluster.members[0].flags, &variables, cluster.folder()).await;
+        assert_eq!(exit, Exit::Code(1), "{said}");
+        let text =
+            "conflicting environment variable is shadowed by corresponding command-line flag";
+        assert!(said.contains(text) && said.contains("ETCD_NAME"), "{said}");
+    }
+    // The same flags without the mistake.
+    let mut cluster = cluster;
+    cluster.start_all().await.unwrap();
+    cluster.client().await.put("key", "value", None).await.unwrap();
+}
+
+async fn pages_are_printed_and_end_well(_engine: Engine) {
+    let folder = Folder::new();
+    let (exit, page) = end_of(&["--version".into()], &[], folder.path()).await;
+    assert_eq!(exit, Exit::Code(0));
+    let first = page.lines().next().unwrap();
+    let version = first.strip_prefix("etcd Version: ").expect("tools read the first line");
+    assert_eq!(version.split('.').count(), 3, "{version}");
+    let (exit, page) = end_of(&["--help".into()], &[], folder.path()).await;
+    assert_eq!(exit, Exit::Code(0));
+    for flag in ["--listen-client-urls", "--initial-cluster", "--snapshot-count"] {
+        assert!(page.contains(flag), "{flag} is not explained");
+    }
+}
+
+async fn a_port_in_use_is_refused(engine: Engine) {
+    let mut cluster = Cluster::prepare(&Setup::new(engine, 1)).await;
+    for flag in ["--listen-client-urls=http://", "--listen-peer-urls=http://"] {
+        let address = cluster.members[0].flags.iter().find_map(|f| f.strip_prefix(flag)).unwrap();
+        let taken = TcpListener::bind(address).unwrap();
+        let (exit, said) = end_of(&cluster.members[0].flags, &[], cluster.folder()).await;
+        assert_eq!(exit, Exit::Code(1), "{said}");
+        assert!(said.to_lowercase().contains("address already in use"), "{said}");
+        assert!(said.contains(address), "the address is not named: {said}");
+        drop(taken);
+    }
+    cluster.start_all().await.unwrap();
+    cluster.client().await.put("key", "value", None).await.unwrap();
+}
+
+async fn a_folder_that_cannot_be_written_is_refused(engine: Engine) {
+    let cluster = Cluster::prepare(&Setup::new(engine, 1)).await;
+    // Not even root can make a folder here.
+    let flags = flags_of(&cluster, 0, &["--data-dir=/proc/quoin-test"]);
+    let (exit, said) = end_of(&flags, &[], cluster.folder()).await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    assert!(said.contains("/proc/quoin-test"), "{said}");
+}
+
+async fn a_folder_that_others_can_read_is_refused(engine: Engine) {
+    let mut cluster = Cluster::prepare(&Setup::new(engine, 1)).await;
+    let mode = |mode| std::fs::Permissions::from_mode(mode);
+    let data = cluster.data_folder(0);
+    if !product().ours {
+        // etcd warns, and goes on.
+        std::fs::set_permissions(&data, mode(0o755)).unwrap();
+        cluster.start_all().await.unwrap();
+        let said = cluster.members[0].output();
+        assert!(said.contains("The recommended permission is"), "{said}");
+        return;
+    }
+    cluster.start_all().await.unwrap();
+    cluster.client().await.put("key", "value", None).await.unwrap();
+    cluster.kill(0);
+    for bits in [0o755, 0o750, 0o701] {
+        std::fs::set_permissions(&data, mode(bits)).unwrap();
+        let (exit, said) = end_of(&cluster.members[0].flags, &[], cluster.folder()).await;
+        assert_eq!(exit, Exit::Code(1), "{said}");
+        let named = said.contains(&data.display().to_string());
+        assert!(named && said.contains("permissions") && said.contains("chmod 700"), "{said}");
+    }
+    std::fs::set_permissions(&data, mode(0o700)).unwrap();
+    cluster.restart(0).await;
+    still_there(&cluster, 0).await;
+}
+
+async fn still_there(cluster: &Cluster, member: usize) {
+    let mut client = cluster.client_of(member).await;
+    let answer = client.get("key", None).await.unwrap();
+    assert_eq!(answer.kvs()[0].value(), b"value");
+}
+
+async fn the_folder_of_another_member_is_refused(engine: Engine) {
+    if !product().ours {
+        // etcd runs with the identity that it finds.
+        return;
+    }
+    let mut cluster = Setup::new(engine, 3).start().await;
+    cluster.client().await.put("key", "value", None).await.unwrap();
+    (0..3).for_each(|member| cluster.kill(member));
+    let foreign = format!("--data-dir={}", cluster.data_folder(0).display());
+    let (exit, said) = end_of(&flags_of(&cluster, 1, &[&foreign]), &[], cluster.folder()).await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    let names = [cluster.members[0].name.clone(), cluster.members[1].name.clone()];
+    assert!(said.contains("it belongs to member"), "{said}");
+    assert!(names.iter().all(|name| said.contains(name)), "{said}");
+    cluster.start_all().await.unwrap();
+    for member in 0..3 {
+        still_there(&cluster, member).await;
+    }
+}
+
+async fn a_member_that_lost_its_folder_is_refused(engine: Engine) {
+    let mut cluster = Setup::new(engine, 3).start().await;
+    cluster.client().await.put("key", "value", None).await.unwrap();
+    cluster.kill(2);
+    let data = cluster.data_folder(2);
+    let aside = data.with_extension("aside");
+    std::fs::rename(&data, &aside).unwrap();
+    let (exit, said) = end_of(&cluster.members[2].flags, &[], cluster.folder()).await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    assert!(said.contains("has already been bootstrapped"), "{said}");
+    // With its folder it is welcome again.
+    let _remains = std::fs::remove_dir_all(&data);
+    std::fs::rename(&aside, &data).unwrap();
+    cluster.restart(2).await;
+    still_there(&cluster, 2).await;
+}
+
+async fn a_second_start_on_one_folder_is_refused(engine: Engine) {
+    if !product().ours {
+        // etcd waits until the first one ends.
+        return;
+    }
+    let mut cluster = Setup::new(engine, 1).start().await;
+    cluster.client().await.put("key", "value", None).await.unwrap();
+    // With ports of its own, so that the folder is all they share.
+    let free = |flag: &str| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("{flag}=http://{}", listener.local_addr().unwrap())
+    };
+    let ports = [free("--listen-client-urls"), free("--listen-peer-urls")];
+    let flags = flags_of(&cluster, 0, &[&ports[0], &ports[1]]);
+    let (exit, said) = end_of(&flags, &[], cluster.folder()).await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    assert!(said.contains("another process uses this data directory"), "{said}");
+    assert!(said.contains(&cluster.data_folder(0).display().to_string()), "{said}");
+    still_there(&cluster, 0).await;
+    cluster.kill(0);
+    cluster.restart(0).await;
+    still_there(&cluster, 0).await;
+}
+
+async fn the_state_of_another_engine_is_refused(engine: Engine) {
+    if !product().ours {
+        return;
+    }
+    let mut cluster = Setup::new(engine, 1).start().await;
+    cluster.client().await.put("key", "value", None).await.unwrap();
+    cluster.kill(0);
+    let other = match engine {
+        Engine::Memory => Engine::Rocksdb,
+        Engine::Rocksdb => Engine::Memory,
+    };
+    let flag = format!("--engine={}", other.name());
+    let (exit, said) = end_of(&flags_of(&cluster, 0, &[&flag]), &[], cluster.folder()).await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    let text = match cfg!(feature = "rocksdb") {
+        true => format!("start with --engine {}", engine.name()),
+        false => "is not in this build".to_owned(),
+    };
+    assert!(said.contains(&text), "{said}");
+    cluster.restart(0).await;
+    still_there(&cluster, 0).await;
+}
+
+async fn damage_in_the_middle_of_the_log_is_refused_and_named(engine: Engine) {
+    if !product().ours {
+        return;
+    }
+    let mut cluster = Setup::new(engine, 1).start().await;
+    let mut client = cluster.client().await;
+    client.put("key", "value", None).await.unwrap();
+    let marker = "a value that can be found in a file";
+    client.put("marked", marker, None).await.unwrap();
+    for number in 0..20 {
+        client.put(format!("key{number}"), "v", None).await.unwrap();
+    }
+    cluster.kill(0);
+    let (segment, offset) = find(&cluster.data_folder(0).join("member/wal"), marker);
+    let file = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
+    file.write_all_at(b"A", offset).unwrap();
+    let (exit, said) = end_of(&cluster.members[0].flags, &[], cluster.folder()).await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    assert!(said.contains(name), "{name} is not named: {said}");
+    // Nothing was cut away: with the right byte everything is there again.
+    file.write_all_at(b"a", offset).unwrap();
+    cluster.restart(0).await;
+    still_there(&cluster, 0).await;
+    let all = etcd_client::GetOptions::new().with_all_keys().with_count_only();
+    let answer = cluster.client().await.get("", Some(all)).await.unwrap();
+    assert_eq!(answer.count(), 22);
+}
+
+/// The file under a folder that holds the text, and where.
+fn find(folder: &Path, text: &str) -> (PathBuf, u64) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        if let Some(at) = bytes.windows(text.len()).position(|window| window == text.as_bytes()) {
+            return (path, at as u64);
+        }
+    }
+    panic!("{text:?} is in no file of {}", folder.display());
+}
