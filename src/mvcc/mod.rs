@@ -17,6 +17,7 @@ mod history;
 pub mod key;
 #[cfg(test)]
 mod model;
+mod newest_cache;
 mod range;
 mod reader;
 #[cfg(test)]
@@ -82,7 +83,7 @@ impl Mvcc {
         self.removal = compaction::Removal::load(engine)?;
         self.revision = last_revision(engine, self.compacted.max(FIRST_REVISION))?;
         self.publish();
-        self.shared.end_replacement();
+        self.shared.end_replacement(self.revision);
         Ok(())
     }
 

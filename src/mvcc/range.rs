@@ -3,6 +3,7 @@
 //! The count is that of all keys in the interval, whatever limit and filters say. No more pairs
 //! are kept than the answer needs, give or take a factor of two.
 
+use super::newest_cache::NewestCache;
 use super::reader::{KeyArena, Version, Walk, newest};
 use crate::error::Fatal;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -23,13 +24,14 @@ pub(super) fn header(revision: i64) -> Option<ResponseHeader> {
 /// Answers a request at revision `at`, which the caller has checked. The header is the caller's.
 pub(super) fn answer(
     store: &dyn Read,
+    cache: &NewestCache,
     request: &RangeRequest,
     at: i64,
 ) -> Result<RangeResponse, Fatal> {
     let mut answer = Answer::new(request);
     let range = KeyRange::new(request.key.clone(), request.range_end.clone());
     if range.is_single() {
-        newest(store, &request.key, at, |version| {
+        newest(store, cache, &request.key, at, |version| {
             answer.count = 1;
             answer.take(&version, || Ok(request.key.clone()))
         })?

@@ -5,6 +5,7 @@
 //! [`Walk`] goes on in bounded engine scans, so that it never holds up the writer for long.
 
 use super::key::{self, Put};
+use super::newest_cache::NewestCache;
 use crate::error::Fatal;
 use crate::pb::mvccpb::KeyValue;
 use crate::storage::{Flow, Read, Space, Value};
@@ -58,20 +59,29 @@ impl Version<'_> {
     }
 }
 
-/// Finds the version of one key that holds at revision `at`, with one seek, and hands it to
-/// `then`. `None` when the key does not exist there.
+/// Finds the version of one key that holds at revision `at`, with one seek at most, and hands
+/// it to `then`. `None` when the key does not exist there.
 pub(super) fn newest<T>(
     store: &dyn Read,
+    cache: &NewestCache,
     user_key: &[u8],
     at: i64,
     then: impl FnOnce(Version<'_>) -> T,
 ) -> Result<Option<T>, Fatal> {
+    if let Some((revision, record)) = cache.look(user_key, at) {
+        let put = key::decode_record(&record)?;
+        let record = Value::Shared(&record);
+        return Ok(put.map(|put| then(Version { revision, put, record })));
+    }
     let start = key::newest_at(user_key, at);
     let mut end = key::escape(user_key);
     key::step_over(&mut end);
     let mut then = Some(then);
     let mut found = Ok(None);
     store.scan(Space::Kv, &start, Some(&end), &mut |kv_key, record| {
+        if let Ok((_, revision)) = key::split(kv_key) {
+            cache.sought(user_key, at, revision, || record.to_bytes());
+        }
         found = decode(kv_key, record).map(|version| Some(then.take()?(version?)));
         Flow::Stop
     })?;

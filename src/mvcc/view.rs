@@ -5,6 +5,7 @@
 
 use super::FIRST_REVISION;
 use super::compaction::NEVER;
+use super::newest_cache::NewestCache;
 use super::range::{answer, header};
 use super::reader::newest;
 use super::txn::{Path, State, check};
@@ -20,9 +21,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+/// Bytes of newest versions kept beside an engine that does not hold them in memory.
+const CACHE_BYTES: usize = 64 << 20;
+
 /// What the writer and all views share.
 pub(super) struct Shared {
     pub(super) engine: Arc<dyn Engine>,
+    pub(super) cache: NewestCache,
     revision: AtomicI64,
     /// -1 before the first compaction.
     compacted: AtomicI64,
@@ -34,8 +39,11 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(engine: Arc<dyn Engine>) -> Self {
+        // A seek in memory costs no more than a look into a cache.
+        let cache_bytes = if engine.is_volatile() && !cfg!(test) { 0 } else { CACHE_BYTES };
         Self {
             engine,
+            cache: NewestCache::new(cache_bytes),
             revision: AtomicI64::new(FIRST_REVISION),
             compacted: AtomicI64::new(NEVER),
             replacements: AtomicU64::new(0),
@@ -51,9 +59,11 @@ impl Shared {
 
     pub(super) fn begin_replacement(&self) {
         self.replacements.fetch_or(1, Ordering::SeqCst);
+        self.cache.close();
     }
 
-    pub(super) fn end_replacement(&self) {
+    pub(super) fn end_replacement(&self, revision: i64) {
+        self.cache.open(revision);
         if !self.replacements.load(Ordering::SeqCst).is_multiple_of(2) {
             self.replacements.fetch_add(1, Ordering::SeqCst);
         }
@@ -144,7 +154,7 @@ impl View {
     ) -> Result<Result<RangeResponse, RequestError>, Fatal> {
         let key_range = KeyRange::new(request.key.clone(), request.range_end.clone());
         self.at_revision(request.revision, key_range.is_single(), |at, current| {
-            let response = answer(&*self.shared.engine, request, at)?;
+            let response = answer(&*self.shared.engine, &self.shared.cache, request, at)?;
             Ok(Ok(RangeResponse { header: header(current), ..response }))
         })
     }
@@ -152,9 +162,10 @@ impl View {
     /// The key as it was at `revision`. `None` when it did not exist, and when the revision is
     /// compacted.
     pub fn get_at(&self, user_key: &[u8], revision: i64) -> Result<Option<KeyValue>, Fatal> {
-        let found = newest(&*self.shared.engine, user_key, revision, |version| {
-            version.to_key_value(bytes::Bytes::copy_from_slice(user_key))
-        })?;
+        let found =
+            newest(&*self.shared.engine, &self.shared.cache, user_key, revision, |version| {
+                version.to_key_value(bytes::Bytes::copy_from_slice(user_key))
+            })?;
         // Checked afterwards: before a version can go, its revision is published as compacted.
         Ok(found.filter(|_| revision >= self.compacted()))
     }
@@ -171,7 +182,12 @@ impl View {
             // Pinned before the compacted revision is looked at, so that what is checked stays.
             let _pin = oldest_requested(request).map(|revision| self.pin(revision));
             let compacted = self.compacted();
-            let state = State { store: &*self.shared.engine, revision: current, compacted };
+            let state = State {
+                store: &*self.shared.engine,
+                cache: &self.shared.cache,
+                revision: current,
+                compacted,
+            };
             let mut path = Path::choose(&state, request)?;
             if let Err(error) = check(&state, request, &mut path, &|_| false)? {
                 return Ok(Err(error));
@@ -194,7 +210,7 @@ impl View {
             let response = match &op.request {
                 Some(Request::RequestRange(range)) => {
                     let at = if range.revision > 0 { range.revision } else { current };
-                    let response = answer(&*self.shared.engine, range, at)?;
+                    let response = answer(&*self.shared.engine, &self.shared.cache, range, at)?;
                     Some(Response::ResponseRange(RangeResponse {
                         header: header(current),
                         ..response

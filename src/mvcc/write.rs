@@ -129,6 +129,7 @@ impl<'a> WriteTxn<'a> {
         let overlay = self.overlay();
         let state = State {
             store: &overlay,
+            cache: &self.mvcc.shared.cache,
             revision: self.read_revision(),
             compacted: self.mvcc.compacted,
         };
@@ -168,10 +169,16 @@ impl<'a> WriteTxn<'a> {
     }
 
     fn previous(&self, user_key: &Bytes, with_kv: bool) -> Result<Option<Previous>, Fatal> {
-        newest(&self.overlay(), user_key, self.read_revision(), |version| Previous {
-            put: version.put,
-            kv: with_kv.then(|| version.to_key_value(user_key.clone())),
-        })
+        newest(
+            &self.overlay(),
+            &self.mvcc.shared.cache,
+            user_key,
+            self.read_revision(),
+            |version| Previous {
+                put: version.put,
+                kv: with_kv.then(|| version.to_key_value(user_key.clone())),
+            },
+        )
     }
 
     /// Runs the ops of a checked Txn. The header is the caller's: that of a nested Txn stays empty.
@@ -203,7 +210,7 @@ impl<'a> WriteTxn<'a> {
     fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Fatal> {
         let current = self.read_revision();
         let at = if request.revision > 0 { request.revision } else { current };
-        let response = answer(&self.overlay(), request, at)?;
+        let response = answer(&self.overlay(), &self.mvcc.shared.cache, request, at)?;
         Ok(RangeResponse { header: header(current), ..response })
     }
 
@@ -262,6 +269,7 @@ impl<'a> WriteTxn<'a> {
         } else {
             Bytes::copy_from_slice(user_key)
         };
+        self.mvcc.shared.cache.written(&owned, revision, &record);
         self.batch.put(Space::Kv, kv_key, record);
         self.batch.put(Space::Log, Bytes::copy_from_slice(&key::log_key(revision)), owned.clone());
         owned
