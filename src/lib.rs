@@ -5,6 +5,7 @@
 
 pub mod types;
 pub mod error;
+pub mod planted;
 pub mod pb;
 pub mod config;
 pub mod storage;

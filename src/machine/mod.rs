@@ -22,6 +22,7 @@ use crate::pb::etcdserverpb::{
     LeaseGrantResponse, LeaseRevokeResponse, Member, PutResponse, ResponseHeader, TxnResponse,
 };
 use crate::pb::quoinpb::{Configuration, command::Request};
+use crate::planted::{self, Bug};
 use crate::storage::{Engine, Flow, Space, WriteBatch};
 use crate::types::{Index, MemberId, RequestId, Term};
 use bytes::{Buf, BufMut, Bytes};
@@ -227,6 +228,9 @@ impl Machine {
             }
             self.applied_index = entry.index;
             self.applied_term = entry.term;
+        }
+        if planted::has(Bug::AppliedIndexApart) {
+            self.engine.write(std::mem::take(&mut batch))?;
         }
         batch.put(Space::Meta, META_APPLIED, encode_applied(self.applied_index, self.applied_term));
         self.engine.write(batch)?;

@@ -8,6 +8,7 @@
 use super::{Configuration, META_APPLIED, Machine};
 use crate::error::Fatal;
 use crate::mvcc::Pin;
+use crate::planted::{self, Bug};
 use crate::storage::{Engine, Flow, Space, WriteBatch};
 use crate::types::{Index, Term};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -43,10 +44,13 @@ enum Position {
 impl Capture {
     pub(super) fn new(machine: &Machine) -> Result<Self, Fatal> {
         let view = machine.mvcc.view();
-        let pin = Arc::new(view.pin(view.compacted()));
+        // Holds all removal back: what is removed between the reading of two spaces would be in the
+        // one and not in the other, and never go.
+        let pin = Arc::new(view.pin(0));
         let mut copied = Vec::new();
         let mut applied = None;
-        for space in COPIED {
+        let lacks_leases = planted::has(Bug::SnapshotWithoutLeases);
+        for space in COPIED.into_iter().filter(|s| !lacks_leases || *s != Space::Lease) {
             machine.engine.scan(space, &[], None, &mut |key, value| {
                 let record = (space, Bytes::copy_from_slice(key), value.to_bytes());
                 if space == Space::Meta && key == META_APPLIED {

@@ -10,6 +10,7 @@
 use super::Mvcc;
 use super::key;
 use crate::error::{Fatal, RequestError};
+use crate::planted::{self, Bug};
 use crate::storage::{Flow, Read, Space, WriteBatch};
 use crate::types::Revision;
 use bytes::Bytes;
@@ -185,7 +186,8 @@ impl Mvcc {
             }
             Ok(match key::decode_record(record)? {
                 None => {
-                    doomed[1] = Some(found).filter(|found| found.main < target);
+                    let lost = planted::has(Bug::TombstoneLostAtCompaction);
+                    doomed[1] = Some(found).filter(|found| lost || found.main < target);
                     Flow::Next
                 }
                 // The version before the first of a life is a tombstone, and sees to itself. Looking

@@ -14,6 +14,7 @@ use crate::pb::etcdserverpb::{
 };
 use crate::pb::mvccpb::event::EventType;
 use crate::pb::mvccpb::{Event, KeyValue};
+use crate::planted::{self, Bug};
 use crate::storage::{Overlay, Space, WriteBatch};
 use crate::types::{KeyRange, Revision};
 use bytes::Bytes;
@@ -150,6 +151,9 @@ impl<'a> WriteTxn<'a> {
         }
         let revision = self.revision();
         self.mvcc.revision = revision;
+        if planted::has(Bug::RevisionPerOp) {
+            self.mvcc.revision += self.events.len() as i64 - 1;
+        }
         let commit = Some(Commit { revision, events: self.events });
         Finished { revision, commit, lease_changes: self.lease_changes }
     }

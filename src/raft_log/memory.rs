@@ -47,7 +47,8 @@ struct Disk {
     unsynced: VecDeque<Group>,
     /// Counts opens: only the newest log may write.
     owner: u64,
-    sync_fails: bool,
+    /// Writes and syncs that still succeed, when a failure is to come.
+    steps_left: Option<u32>,
 }
 
 /// A disk for one member's log. Clones are handles to the same disk.
@@ -137,12 +138,30 @@ impl MemoryDisk {
             disk.synced.apply(group);
         }
         disk.owner += 1;
-        disk.sync_fails = false;
+        disk.steps_left = None;
     }
 
-    /// Lets the next sync of the present log fail.
-    pub fn fail_next_sync(&self) {
-        self.0.lock().sync_fails = true;
+    /// Lets a write or sync of the present log fail, after `steps` more that succeed. The one
+    /// that fails does nothing, and the log is dead then.
+    pub fn fail_after(&self, steps: u32) {
+        self.0.lock().steps_left = Some(steps);
+    }
+}
+
+impl Disk {
+    /// One write or sync; fails when it was told to.
+    fn step(&mut self) -> Result<(), Fatal> {
+        match &mut self.steps_left {
+            None => Ok(()),
+            Some(0) => {
+                self.steps_left = None;
+                Err(Fatal::new("use the disk of the raft log"))
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
     }
 }
 
@@ -170,6 +189,7 @@ impl MemoryLog {
         if self.failed || disk.owner != self.owner {
             return Err(Fatal::new("write raft log after an earlier failure"));
         }
+        disk.step().inspect_err(|_| self.failed = true)?;
         disk.unsynced.push_back(group.clone());
         self.image.apply(group);
         Ok(())
@@ -180,10 +200,7 @@ impl MemoryLog {
         if self.failed || disk.owner != self.owner {
             return Err(Fatal::new("write raft log after an earlier failure"));
         }
-        if std::mem::take(&mut disk.sync_fails) {
-            self.failed = true;
-            return Err(Fatal::new("sync raft log"));
-        }
+        disk.step().inspect_err(|_| self.failed = true)?;
         let disk = &mut *disk;
         for group in disk.unsynced.drain(..) {
             disk.synced.apply(group);

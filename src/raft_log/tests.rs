@@ -69,7 +69,7 @@ impl Place for MemoryPlace {
     }
 
     fn fail_next_sync(&mut self) {
-        self.disk.fail_next_sync();
+        self.disk.fail_after(0);
     }
 }
 

@@ -154,6 +154,7 @@ impl<L: LogStore + 'static> Driver<L> {
             if let Ok(failure) = self.failed.try_recv() {
                 return Err(failure);
             }
+            self.replica.clock(self.now());
             let send = &mut self.parts.send;
             let output = self.replica.ready(&mut |message| send(message))?;
             again = output.again;

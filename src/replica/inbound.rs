@@ -7,6 +7,7 @@ use super::replica::Replica;
 use crate::error::RequestError;
 use crate::pb::quoinpb::peer_message::Body;
 use crate::pb::quoinpb::{Forward, LeaseAnswer, PeerMessage, ReadIndexRequest, Refused};
+use crate::planted::{self, Bug};
 use crate::raft_log::LogStore;
 use crate::types::{MemberId, RequestId};
 use raft::eraftpb::{Message, MessageType};
@@ -119,7 +120,7 @@ impl<L: LogStore> Replica<L> {
             self.forwards_held.push((from, forward));
             return;
         }
-        if !self.forwarded.is_new(id, term) {
+        if !self.forwarded.is_new(id, term) && !planted::has(Bug::ForwardedTwice) {
             return;
         }
         if self.propose(vec![forward.command]).is_err() {

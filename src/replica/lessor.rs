@@ -4,6 +4,7 @@
 //! so a lease never ends early across a change of leader or a pause; it may end late.
 
 use super::input::Millis;
+use crate::planted::{self, Bug};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Leases that may end in one look: with a look every 500 ms this is etcd's 1,000 a second.
@@ -33,7 +34,8 @@ impl Lessor {
     ) {
         *self = Self { next_look: now + LOOK_INTERVAL, ..Self::default() };
         let mut per_second = BTreeMap::<Millis, usize>::new();
-        let mut all: Vec<_> = leases.map(|(id, ttl)| (now + extension + millis(ttl), id)).collect();
+        let life = |ttl| if planted::has(Bug::LeaseRevokedEarly) { 0 } else { millis(ttl) };
+        let mut all: Vec<_> = leases.map(|(id, ttl)| (now + extension + life(ttl), id)).collect();
         all.sort_unstable();
         for (mut deadline, id) in all {
             loop {

@@ -6,6 +6,7 @@
 //! other member asks the leader in a message of ours.
 
 use super::input::{LeaseCall, Millis};
+use crate::planted::{self, Bug};
 use crate::types::{Index, MemberId, RequestId};
 
 /// How long a round may take before those who wait get a fresh one; etcd's retry interval.
@@ -67,7 +68,9 @@ impl Reads {
         if self.waiting.is_empty() || self.round.is_some() {
             return None;
         }
-        self.last_number += 1;
+        if !planted::has(Bug::ReusedReadContext) {
+            self.last_number += 1;
+        }
         self.round = Some(Round {
             number: self.last_number,
             started: now,

@@ -22,11 +22,13 @@ use super::reads::{Reads, Waiter};
 use super::retention::Retention;
 use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
-use crate::machine::{Machine, Response, encode_command};
+use crate::machine::{Machine, Response, decode_command, encode_command};
+use crate::pb::etcdserverpb::{PutResponse, ResponseHeader};
 use crate::pb::quoinpb::{
     ClusterVersion, Forward, LeaseAnswer, LeaseRevokeBatch, ReadIndexAnswer, ReadIndexRequest,
     command::Request, peer_message::Body,
 };
+use crate::planted::{self, Bug};
 use crate::raft_log::LogStore;
 use crate::types::{MemberId, RequestId, Term};
 use bytes::Bytes;
@@ -170,6 +172,12 @@ impl<L: LogStore> Replica<L> {
             0 => None,
             id => Some(MemberId(id)),
         }
+    }
+
+    /// Tells the time without a tick, before a round: a lease that is granted or renewed in it lives
+    /// its whole time from then on, and not from the last tick.
+    pub fn clock(&mut self, now: Millis) {
+        self.now = self.now.max(now);
     }
 
     /// Takes one input. Nothing leaves before the next [`Replica::ready`].
@@ -321,6 +329,9 @@ impl<L: LogStore> Replica<L> {
         }
         let was_leader = self.seen.2;
         self.seen = now;
+        if planted::has(Bug::HandedOverAgain) {
+            self.pending.term_applied(self.raft.raft.term);
+        }
         for waiter in self.reads.leader_changed() {
             self.fail(&waiter, RequestError::LeaderChanged);
         }
@@ -349,6 +360,9 @@ impl<L: LogStore> Replica<L> {
         }
         let term = self.raft.raft.term;
         let proposals = self.pending.hand_over(term);
+        if planted::has(Bug::AnswerBeforeCommit) && self.is_leader() {
+            self.answer_puts_now(&proposals);
+        }
         if self.is_leader() {
             let (ids, commands): (Vec<_>, Vec<_>) = proposals.into_iter().unzip();
             if self.propose(commands).is_err() {
@@ -366,13 +380,26 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
+    /// A planted bug: see there.
+    fn answer_puts_now(&mut self, proposals: &[(RequestId, Bytes)]) {
+        for (id, command) in proposals {
+            let is_put = matches!(decode_command(command.clone()), Ok((_, Request::Put(_))));
+            if is_put && self.pending.applied(*id) {
+                let revision = self.machine.view().revision() + 1;
+                let header = Some(ResponseHeader { revision, ..ResponseHeader::default() });
+                let response = Response::Put(PutResponse { header, prev_kv: None });
+                self.output.replies.push((*id, Ok(Reply::Applied(response))));
+            }
+        }
+    }
+
     pub(super) fn begin_reads(&mut self) {
         if self.is_leader() {
             // Before its first commit a leader does not know how far its predecessors got.
             if !self.raft.raft.commit_to_current_term() {
                 return;
             }
-            if self.is_sole_voter() {
+            if self.is_sole_voter() || planted::has(Bug::LeaseRead) {
                 self.reads.confirm_waiting(self.raft.raft.raft_log.committed);
             } else if let Some(number) = self.reads.begin(self.now) {
                 let mut context = self.settings.boot.to_be_bytes().to_vec();

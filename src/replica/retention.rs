@@ -8,6 +8,7 @@ use super::input::{Effect, Millis};
 use super::replica::Replica;
 use crate::error::Fatal;
 use crate::machine::Capture;
+use crate::planted::{self, Bug};
 use crate::raft_log::LogStore;
 use crate::types::{Index, MemberId};
 use raft::eraftpb::Snapshot;
@@ -89,8 +90,8 @@ impl<L: LogStore> Replica<L> {
         let retention = &self.retention;
         let sending = retention.sending.values().min().copied().unwrap_or(Index::MAX);
         let offered = retention.offer.as_ref().map_or(Index::MAX, |(capture, _)| capture.index);
-        let keep_from = retention
-            .durable
+        let durable = if planted::has(Bug::LogCutTooFar) { applied } else { retention.durable };
+        let keep_from = durable
             .min(applied.saturating_sub(self.settings.catch_up_entries))
             .min(sending)
             .min(offered);

@@ -8,6 +8,7 @@ use crate::machine::{CommittedEntry, Response};
 use crate::mvcc::CompactionProgress;
 use crate::pb::quoinpb::PeerMessage;
 use crate::pb::quoinpb::peer_message::Body;
+use crate::planted::{self, Bug};
 use crate::raft_log::LogStore;
 use crate::types::{Index, MemberId, Term};
 use raft::SnapshotStatus;
@@ -57,7 +58,9 @@ impl<L: LogStore> Replica<L> {
             let hard_state = ready.hs().cloned();
             self.raft.mut_store().append(ready.entries(), hard_state.as_ref())?;
         }
-        if ready.must_sync() {
+        let too_late = planted::has(Bug::ApplyBeforePersist);
+        let forgotten = planted::has(Bug::VoteNotSynced) && ready.entries().is_empty();
+        if ready.must_sync() && !too_late && !forgotten {
             self.raft.mut_store().sync()?;
         }
         for message in ready.take_persisted_messages() {
@@ -75,6 +78,9 @@ impl<L: LogStore> Replica<L> {
         committed.extend(light.take_committed_entries());
         self.apply(committed)?;
         self.raft.advance_apply();
+        if too_late {
+            self.raft.mut_store().sync()?;
+        }
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use crate::mvcc::{Compacted, History, View};
 use crate::pb::etcdserverpb::watch_create_request::FilterType;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::pb::etcdserverpb::{WatchCreateRequest, WatchRequest};
+use crate::planted::{self, Bug};
 use crate::types::KeyRange;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -369,7 +370,8 @@ impl Session {
                 self.end_below(compacted);
             }
             Ok(history) => {
-                let next = history.next;
+                let lost = i64::from(planted::has(Bug::WatchEventLostAtCatchUp));
+                let next = history.next + lost;
                 moves_on(read.from, next)?;
                 self.prepare(history, read.revision);
                 let later = self.behind.split_off(&next);
