@@ -11,9 +11,6 @@ Simulates clusters, one seed after another.
   --bug NAME     with a planted bug, in a build with the feature planted-bugs
   --qualify      show after how many seeds each planted bug is found";
 
-/// A planted bug must be found within so many seeds.
-pub const QUALIFYING_SEEDS: u64 = 5000;
-
 #[derive(Clone, Debug)]
 pub struct Options {
     pub seed: Option<u64>,
