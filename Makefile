@@ -39,6 +39,15 @@ fix: ## Format, and apply what clippy can mend by itself
 	$(CARGO) clippy --fix --allow-dirty --allow-staged --locked --all-targets
 	$(CARGO) fmt
 
+# The simulation is built with optimisation and all checks; the memory engine is all it needs.
+SIM := test --quiet --locked --no-default-features --profile sim --test sim
+
+sim: ## Simulate clusters: SEEDS=3000 of them, or one with SEED=n
+	$(CARGO) $(SIM) -- $(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),3000))
+
+sim-qualify: ## Show that the simulation finds each planted bug (BUG=name SEED=n: run one)
+	$(CARGO) $(SIM) --features planted-bugs -- $(if $(BUG),--bug $(BUG) $(if $(SEED),--seed $(SEED)),--qualify)
+
 golden: ## Record the golden scripts anew; review the difference like code
 	UPDATE_GOLDENFILES=1 $(CARGO) test --locked --lib
 
