@@ -6,6 +6,7 @@ use crate::requests::{get, put};
 use quoin::pb::etcdserverpb::MemberListRequest;
 use quoin::pb::health::HealthCheckRequest;
 use quoin::pb::health::health_check_response::ServingStatus;
+use sha1::{Digest, Sha1};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,6 +19,7 @@ on_each_engine![
     every_member_lists_all_members,
     status_tells_where_a_member_stands,
     headers_name_cluster_member_and_term,
+    ids_are_computed_from_urls_and_token,
 ];
 
 struct Page {
@@ -260,4 +262,27 @@ async fn headers_name_cluster_member_and_term(engine: Engine) {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 3, "each member answers with its own id");
+}
+
+/// The first eight bytes of a hash over the peer URL and the token; for the cluster, over the
+/// ids of its first members in order.
+async fn ids_are_computed_from_urls_and_token(engine: Engine) {
+    let first_eight = |bytes: &[u8]| {
+        let hash = Sha1::digest(bytes);
+        u64::from_be_bytes(hash[..8].try_into().unwrap())
+    };
+    let cluster = Cluster::start(engine, 3).await;
+    let mut expected = vec![];
+    for member in &cluster.members {
+        let flag = "--initial-advertise-peer-urls=";
+        let url = member.flags.iter().find_map(|given| given.strip_prefix(flag)).unwrap();
+        expected.push(first_eight(format!("{url}new").as_bytes()));
+    }
+    let mut sorted = expected.clone();
+    sorted.sort();
+    let all: Vec<u8> = sorted.iter().flat_map(|id| id.to_be_bytes()).collect();
+    for (index, id) in expected.iter().enumerate() {
+        let header = cluster.raw(index).status().await.unwrap().header.unwrap();
+        assert_eq!((header.member_id, header.cluster_id), (*id, first_eight(&all)));
+    }
 }

@@ -31,6 +31,9 @@ on_each_engine![
     a_large_revision_is_sent_in_fragments,
     a_thousand_watches_share_a_stream,
     a_slow_watcher_holds_nobody_up,
+    hundreds_of_streams_share_a_connection,
+    a_stream_that_wants_a_leader_ends_without_one,
+    a_stopping_member_ends_its_streams,
 ];
 
 /// One watch stream.
@@ -545,5 +548,80 @@ async fn a_slow_watcher_holds_nobody_up(engine: Engine) {
             }
         }
         next = 2;
+    }
+}
+
+async fn hundreds_of_streams_share_a_connection(engine: Engine) {
+    const STREAMS: usize = 500;
+    let cluster = Cluster::start(engine, 1).await;
+    let raw = cluster.raw(0);
+    let mut streams = vec![];
+    for _ in 0..STREAMS {
+        streams.push(Stream::open(&raw, key("k")).await.0);
+    }
+    for value in ["1", "2"] {
+        raw.kv.clone().put(put("k", value)).await.unwrap();
+    }
+    for stream in &mut streams {
+        assert_eq!(stream.events(2).await, ["+k=1@2", "+k=2@3"]);
+    }
+}
+
+/// How a stream ends by itself.
+async fn end_of(stream: &mut Stream) -> Option<tonic::Status> {
+    let end = async {
+        loop {
+            match stream.responses.message().await {
+                Ok(Some(response)) => assert!(response.events.is_empty(), "{response:?}"),
+                Ok(None) => return None,
+                Err(status) => return Some(status),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), end).await.expect("the stream ends")
+}
+
+async fn a_stream_that_wants_a_leader_ends_without_one(engine: Engine) {
+    let mut cluster = Setup::new(engine, 3).fast_elections().start().await;
+    let raw = cluster.raw(0);
+    let (requests, receiver) = mpsc::channel(8);
+    let mut demanding = tonic::Request::new(ReceiverStream::new(receiver));
+    demanding.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    requests.send(union(RequestUnion::CreateRequest(key("k")))).await.unwrap();
+    let responses = raw.watch.clone().watch(demanding).await.unwrap().into_inner();
+    let mut demanding = Stream { requests, responses };
+    assert!(demanding.next().await.created);
+    let (mut patient, _) = Stream::open(&raw, key("k")).await;
+
+    cluster.kill(1);
+    cluster.kill(2);
+    let status = end_of(&mut demanding).await.expect("an error");
+    assert_eq!(
+        (status.code(), status.message()),
+        (tonic::Code::Unavailable, "etcdserver: no leader")
+    );
+    // Others wait for better times, and miss nothing.
+    cluster.start_all().await.unwrap();
+    cluster.leader().await;
+    eventually("a write", async || {
+        let written = cluster.raw(1).kv.put(put("k", "v")).await;
+        written.map(drop).map_err(|e| e.to_string())
+    })
+    .await;
+    let response = patient.next().await;
+    assert_eq!(&response.events[0].kv.as_ref().unwrap().value[..], b"v");
+}
+
+async fn a_stopping_member_ends_its_streams(engine: Engine) {
+    let mut cluster = Cluster::start(engine, 1).await;
+    let raw = cluster.raw(0);
+    let (mut stream, _) = Stream::open(&raw, key("k")).await;
+    let ended = tokio::spawn(async move { end_of(&mut stream).await });
+    let (exit, took) = cluster.terminate(0).await;
+    assert_eq!(exit, crate::cluster::Exit::Signal(15));
+    assert!(took < Duration::from_secs(10), "an open stream held it up for {took:?}");
+    if let Some(status) = ended.await.unwrap() {
+        let codes = [tonic::Code::Unavailable, tonic::Code::Cancelled, tonic::Code::Unknown];
+        assert!(codes.contains(&status.code()), "{status:?}");
     }
 }

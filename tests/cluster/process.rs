@@ -7,6 +7,7 @@ use std::fs::OpenOptions;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,15 @@ impl Process {
     ) -> Process {
         let file = OpenOptions::new().create(true).append(true).open(log).expect("open a log");
         let from = file.metadata().expect("size of the log").len();
-        let mut start = Command::new(&command[0]);
+        // The kernel kills it if the tests themselves are killed, or whoever runs them.
+        let mut start = match ends_with_us() {
+            true => {
+                let mut start = Command::new("setpriv");
+                start.args(["--pdeathsig", "KILL", "--"]).arg(&command[0]);
+                start
+            }
+            false => Command::new(&command[0]),
+        };
         start.args(&command[1..]).stdin(Stdio::null());
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETCD_")) {
             start.env_remove(name);
@@ -107,6 +116,10 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
         self.paused = true;
@@ -128,6 +141,14 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether there is a tool to tie a child's life to that of the thread that starts it: a
+/// test's own thread, which waits for its children.
+fn ends_with_us() -> bool {
+    static FOUND: LazyLock<bool> =
+        LazyLock::new(|| Command::new("setpriv").arg("--version").output().is_ok());
+    *FOUND
 }
 
 /// The end of a log, for a message.

@@ -9,6 +9,7 @@ mod cluster;
 
 mod full_disk;
 mod kill;
+mod log;
 mod startup;
 mod sync;
 mod workload;

@@ -1,0 +1,52 @@
+//! What members write to stderr while all is well.
+
+use crate::cluster::{Engine, Exit, Setup, product};
+use crate::on_each_engine;
+use serde_json::Value;
+
+on_each_engine![every_line_is_json_and_none_an_error];
+
+async fn every_line_is_json_and_none_an_error(engine: Engine) {
+    if !product().at_least(3, 6) {
+        return;
+    }
+    let mut cluster = Setup::new(engine, 3).start().await;
+    cluster.client().await.put("key", "a secret value", None).await.unwrap();
+    for member in 0..3 {
+        let (exit, _) = cluster.terminate(member).await;
+        assert_eq!(exit, Exit::Signal(15));
+    }
+    cluster.start_all().await.unwrap();
+    cluster.client().await.put("key", "a secret value", None).await.unwrap();
+    for member in &mut cluster.members {
+        member.process().interrupt();
+        assert_eq!(member.ended().await, Exit::Signal(2));
+    }
+
+    for member in &cluster.members {
+        let log = std::fs::read_to_string(&member.log).unwrap();
+        assert!(!log.contains("a secret value"));
+        let mut ready = 0;
+        for line in log.lines() {
+            let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            for key in ["level", "ts", "caller", "msg"] {
+                assert!(line[key].is_string(), "{key} in {line}");
+            }
+            let level = line["level"].as_str().unwrap();
+            // etcd itself may complain of a listener that it has just closed.
+            let fine = ["debug", "info", "warn"].contains(&level) || !product().ours;
+            assert!(fine, "{line}");
+            // 2006-01-02T15:04:05.000000 and a zone.
+            let time = line["ts"].as_str().unwrap();
+            let shape: String =
+                time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+            let zone = shape.strip_prefix("0000-00-00T00:00:00.000000");
+            assert!(matches!(zone, Some("Z" | "+0000" | "-0000")), "{time}");
+            let (file, number) = line["caller"].as_str().unwrap().rsplit_once(':').unwrap();
+            assert!(file.contains('/') && number.parse::<u32>().is_ok(), "{line}");
+            ready += usize::from(line["msg"] == "ready to serve client requests");
+        }
+        assert_eq!(ready, 2, "once for each start");
+        assert!(log.contains("serving client traffic insecurely; this is strongly discouraged!"));
+    }
+}
