@@ -3,6 +3,8 @@
 //! Each stream is a task that writes its messages into a buffer, as the server would.
 //! `cargo bench --no-default-features --bench watch_fanout`
 
+#![allow(clippy::print_stdout, reason = "a program whose output is its result")]
+
 use bytes::{Bytes, BytesMut};
 use quoin::mvcc::{Commit, Mvcc, View};
 use quoin::pb::etcdserverpb::watch_request::RequestUnion;

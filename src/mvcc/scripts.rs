@@ -108,7 +108,7 @@ impl goldenscript::Runner for Runner {
                 self.end_request(shows_writes)?;
             }
             "leases" => {
-                self.leases = words.0.drain(..).map(|id| id.parse()).collect::<Result<_, _>>()?
+                self.leases = words.0.drain(..).map(|id| id.parse()).collect::<Result<_, _>>()?;
             }
             "pin" => {
                 let name = words.next().ok_or("no name given")?;

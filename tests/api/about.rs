@@ -200,7 +200,7 @@ async fn every_member_lists_all_members(engine: Engine) {
     assert_eq!(lists[0], lists[2]);
     for member in &cluster.members {
         let listed = lists[0].iter().find(|listed| listed.name == member.name).unwrap();
-        assert_eq!(listed.client_ur_ls, [member.endpoint.clone()]);
+        assert_eq!(listed.client_ur_ls, std::slice::from_ref(&member.endpoint));
         let flag = "--initial-advertise-peer-urls=";
         let peer = member.flags.iter().find_map(|given| given.strip_prefix(flag)).unwrap();
         assert_eq!(listed.peer_ur_ls, [peer]);

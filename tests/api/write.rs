@@ -166,7 +166,7 @@ async fn compaction_is_refused_below_and_above(engine: Engine) {
                 assert_eq!(header.revision, 11, "compaction makes no revision");
             }
             Some(text) => {
-                assert_eq!(refusal(result), (Code::OutOfRange, text.into()), "{revision}")
+                assert_eq!(refusal(result), (Code::OutOfRange, text.into()), "{revision}");
             }
         }
     }
