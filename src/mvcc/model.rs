@@ -501,7 +501,10 @@ impl Pair {
             Action::DeleteKeys(keys) => {
                 let keys: Vec<Bytes> = keys.iter().cloned().collect();
                 self.write(
-                    |txn| Ok(txn.delete_keys(&keys).unwrap()),
+                    |txn| {
+                        txn.delete_keys(&keys).unwrap();
+                        Ok(())
+                    },
                     |model, change| {
                         for key in &keys {
                             let request =

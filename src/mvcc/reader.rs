@@ -23,7 +23,6 @@ const STEPS_MAX: usize = if cfg!(test) { 2 } else { 8 };
 const KEY_ARENA_LEN: usize = 8192;
 
 /// A stored version that is a put.
-#[derive(Clone, Copy)]
 pub(super) struct Version<'a> {
     pub(super) revision: Revision,
     pub(super) put: Put,
@@ -94,6 +93,9 @@ fn decode<'a>(kv_key: &[u8], record: Value<'a>) -> Result<Option<Version<'a>>, F
     Ok(put.map(|put| Version { revision, put, record }))
 }
 
+/// Gets the escaped key and the version of each key that exists; returns whether to go on.
+pub(super) type Visit<'a> = dyn FnMut(&[u8], Version<'_>) -> Result<bool, Fatal> + 'a;
+
 /// Visits the keys of a range that exist at one revision, in key order.
 pub(super) struct Walk {
     at: i64,
@@ -125,12 +127,8 @@ impl Walk {
         self.is_done
     }
 
-    /// Goes on for one engine scan, or until `visit`, which gets the escaped key, returns false.
-    pub(super) fn advance(
-        &mut self,
-        store: &dyn Read,
-        visit: &mut dyn FnMut(&[u8], Version<'_>) -> Result<bool, Fatal>,
-    ) -> Result<(), Fatal> {
+    /// Goes on for one engine scan, or until `visit` returns false.
+    pub(super) fn advance(&mut self, store: &dyn Read, visit: &mut Visit<'_>) -> Result<(), Fatal> {
         if self.is_done {
             return Ok(());
         }
@@ -165,7 +163,7 @@ impl Steps<'_> {
         &mut self,
         kv_key: &[u8],
         record: Value<'_>,
-        visit: &mut dyn FnMut(&[u8], Version<'_>) -> Result<bool, Fatal>,
+        visit: &mut Visit<'_>,
     ) -> Result<Flow, Fatal> {
         let (escaped, revision) = key::split(kv_key)?;
         if self.pairs == SCAN_PAIRS_MAX {

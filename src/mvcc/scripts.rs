@@ -71,7 +71,8 @@ impl goldenscript::Runner for Runner {
                 let request = Parser::new(text).txn()?;
                 self.write(|txn, leases, out| {
                     let response = txn.txn(&request, &|id| leases.contains(&id))?;
-                    Ok(show(out, response, |out, response| show_txn(out, &response, 0)))
+                    show(out, response, |out, response| show_txn(out, &response));
+                    Ok(())
                 })?;
                 self.end_request(shows_writes)?;
             }
@@ -83,7 +84,7 @@ impl goldenscript::Runner for Runner {
             "read" => {
                 let request = Parser::new(words.next().ok_or("no transaction given")?).txn()?;
                 let response = self.mvcc.view().txn_read_only(&request)?;
-                show(&mut self.out, response, |out, response| show_txn(out, &response, 0));
+                show(&mut self.out, response, |out, response| show_txn(out, &response));
             }
             "stream" => self.stream(&mut words)?,
             "next_chunk" => self.next_chunk(&words.next().ok_or("no stream given")?)?,
@@ -160,10 +161,10 @@ impl Runner {
                 let request = words.put()?;
                 self.write(|txn, leases, out| {
                     let response = txn.put(&request, &|id| leases.contains(&id))?;
-                    Ok(show(out, response, |out, response| {
-                        let prev = response.prev_kv.as_ref();
-                        show_put(out, &response.header, prev)
-                    }))
+                    show(out, response, |out, response| {
+                        show_put(out, &response.header, response.prev_kv.as_ref())
+                    });
+                    Ok(())
                 })
             }
             Some("del") => {
@@ -543,7 +544,7 @@ fn show_range(out: &mut String, response: &RangeResponse) -> fmt::Result {
     kvs.iter().try_for_each(|kv| writeln!(out, "  {}", Pair(kv)))
 }
 
-fn show_txn(out: &mut String, response: &TxnResponse, depth: usize) -> fmt::Result {
+fn show_txn(out: &mut String, response: &TxnResponse) -> fmt::Result {
     let branch = if response.succeeded { "then" } else { "else" };
     writeln!(out, "txn: revision={} {branch}", revision_of(&response.header))?;
     for op in &response.responses {
@@ -556,7 +557,7 @@ fn show_txn(out: &mut String, response: &TxnResponse, depth: usize) -> fmt::Resu
             Some(Response::ResponseDeleteRange(delete)) => {
                 show_deleted(&mut shown, &delete.header, delete.deleted, &delete.prev_kvs)?;
             }
-            Some(Response::ResponseTxn(nested)) => show_txn(&mut shown, nested, depth + 1)?,
+            Some(Response::ResponseTxn(nested)) => show_txn(&mut shown, nested)?,
             None => shown.push_str("nothing\n"),
         }
         for line in shown.lines() {
