@@ -113,7 +113,7 @@ impl Mvcc {
     ) -> Result<CompactionProgress, Fatal> {
         // Published first, then pins: whoever pins later sees what is published as compacted.
         let compacted = self.shared.compacted();
-        let allowed = self.shared.oldest_pin().map_or(compacted, |pin| pin.min(compacted));
+        let allowed = self.shared.pins.oldest().map_or(compacted, |pin| pin.min(compacted));
         let (target, start) = match self.removal.walk {
             Some((target, next)) if target <= allowed => (target, next),
             None if allowed > self.removal.done => {
@@ -137,6 +137,13 @@ impl Mvcc {
             None if target >= allowed => CompactionProgress::Pinned,
             _ => CompactionProgress::More,
         })
+    }
+
+    /// Time has passed: readers that have held a revision for `ages_max` such calls lose their hold,
+    /// and are told when they go on to read what is compacted. That is for streams to clients, which
+    /// may be slow; pins that the node itself has asked for stay.
+    pub fn age_pins(&self, ages_max: u32) {
+        self.shared.pins.age(ages_max);
     }
 
     /// Changes from `start` up to main revision `target`, and the first one left out.

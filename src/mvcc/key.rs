@@ -38,6 +38,21 @@ pub(super) fn newest_at(user_key: &[u8], at: i64) -> Vec<u8> {
     version_key(user_key, Revision::new(at, u32::MAX))
 }
 
+/// Like [`newest_at`], then, in the same memory, what lies behind all versions of the key; and
+/// where the second part begins.
+pub(super) fn newest_at_and_behind(user_key: &[u8], at: i64) -> (Vec<u8>, usize) {
+    // Two terminators and a revision; a key with zero bytes takes more.
+    let rest = 2 * TERMINATOR.len() + REVISION_LEN;
+    let mut keys = Vec::with_capacity(2 * user_key.len() + rest);
+    push_escaped(&mut keys, user_key);
+    let escaped_len = keys.len();
+    push_revision(&mut keys, Revision::new(at, u32::MAX));
+    let newest_len = keys.len();
+    keys.extend_from_within(..escaped_len);
+    step_over(&mut keys);
+    (keys, newest_len)
+}
+
 /// Like [`newest_at`], of an already escaped key.
 pub(super) fn newest_at_escaped(escaped: &[u8], at: i64) -> Vec<u8> {
     let mut key = Vec::with_capacity(escaped.len() + REVISION_LEN);
@@ -149,8 +164,9 @@ pub fn log_revision_in(log_key: &[u8]) -> i64 {
 const TAG_TOMBSTONE: u8 = 0;
 const TAG_PUT: u8 = 1;
 
-/// The record of a deletion.
+/// The record of a deletion. Any other is longer.
 pub(super) const TOMBSTONE: Bytes = Bytes::from_static(&[TAG_TOMBSTONE]);
+const TOMBSTONE_LEN: usize = 1;
 
 /// What a put's record holds beside the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +195,12 @@ pub(super) fn encode_put(create: i64, version: i64, lease: i64, value: &[u8]) ->
     record.extend_from_slice(&head[..value_at]);
     record.extend_from_slice(value);
     (record.into(), value_at)
+}
+
+/// Whether a record is a tombstone, told by its length alone: the record itself is often the one
+/// thing of a pair that is not yet in the processor's cache.
+pub(super) fn is_tombstone(record: &[u8]) -> bool {
+    record.len() == TOMBSTONE_LEN
 }
 
 /// What a record says; nothing if it is a tombstone.

@@ -18,6 +18,7 @@ pub mod key;
 #[cfg(test)]
 mod model;
 mod newest_cache;
+mod pins;
 mod range;
 mod reader;
 #[cfg(test)]
@@ -29,8 +30,9 @@ mod write;
 
 pub use compaction::CompactionProgress;
 pub use history::{Compacted, History};
+pub use pins::Pin;
 pub use stream::RangeStream;
-pub use view::{Pin, View};
+pub use view::View;
 pub use write::{Finished, LeaseChange, WriteTxn};
 
 use crate::error::Fatal;

@@ -641,8 +641,9 @@ impl Pair {
         }
         let everything =
             RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
-        let no_cache = super::newest_cache::NewestCache::new(0);
-        let kvs = range::answer(&*self.engine, &no_cache, &everything, revision).unwrap().kvs;
+        let cache = newest_cache::NewestCache::new(0);
+        let source = reader::Source { store: &*self.engine, cache: &cache };
+        let kvs = range::answer(source, &everything, revision).unwrap().kvs;
         let range = KeyRange::new(everything.key, everything.range_end);
         let expected = self.model.state_at(revision).values();
         let expected: Vec<_> = expected.filter(|kv| range.contains(&kv.key)).cloned().collect();

@@ -3,13 +3,11 @@
 //! The count is that of all keys in the interval, whatever limit and filters say. No more pairs
 //! are kept than the answer needs, give or take a factor of two.
 
-use super::newest_cache::NewestCache;
-use super::reader::{KeyArena, Version, Walk, newest};
+use super::reader::{KeyArena, Source, Version, Walk, newest};
 use crate::error::Fatal;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use crate::pb::mvccpb::KeyValue;
-use crate::storage::Read;
 use crate::types::KeyRange;
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -23,15 +21,14 @@ pub(super) fn header(revision: i64) -> Option<ResponseHeader> {
 
 /// Answers a request at revision `at`, which the caller has checked. The header is the caller's.
 pub(super) fn answer(
-    store: &dyn Read,
-    cache: &NewestCache,
+    source: Source<'_>,
     request: &RangeRequest,
     at: i64,
 ) -> Result<RangeResponse, Fatal> {
     let mut answer = Answer::new(request);
     let range = KeyRange::new(request.key.clone(), request.range_end.clone());
     if range.is_single() {
-        newest(store, cache, &request.key, at, |version| {
+        newest(source, &request.key, at, |version| {
             answer.count = 1;
             answer.take(&version, || Ok(request.key.clone()))
         })?
@@ -41,10 +38,11 @@ pub(super) fn answer(
     let mut walk = Walk::new(&range, at);
     let mut arena = KeyArena::default();
     while !walk.is_done() {
-        walk.advance(store, &mut |escaped, version| {
+        walk.advance(source, &mut |found| {
             answer.count += 1;
             if !answer.is_full() {
-                answer.take(&version, || arena.user_key(escaped))?;
+                let escaped = found.escaped();
+                answer.take(&found.version()?, || arena.user_key(escaped))?;
             }
             Ok(true)
         })?;

@@ -22,6 +22,13 @@ const STEPS_MAX: usize = if cfg!(test) { 2 } else { 8 };
 /// Keys of a walk's pairs share buffers of this size.
 const KEY_ARENA_LEN: usize = 8192;
 
+/// Where versions are read: a store, and the cache beside it.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) store: &'a dyn Read,
+    pub(super) cache: &'a NewestCache,
+}
+
 /// A stored version that is a put.
 pub(super) struct Version<'a> {
     pub(super) revision: Revision,
@@ -29,9 +36,15 @@ pub(super) struct Version<'a> {
     record: Value<'a>,
 }
 
-impl Version<'_> {
+impl<'a> Version<'a> {
+    /// `None` for a tombstone.
+    fn decode(revision: Revision, record: Value<'a>) -> Result<Option<Self>, Fatal> {
+        let put = key::decode_record(record.as_slice())?;
+        Ok(put.map(|put| Self { revision, put, record }))
+    }
+
     /// The value: shared where the engine keeps it in memory, else a copy.
-    pub(super) fn value(&self) -> Bytes {
+    fn value(&self) -> Bytes {
         match self.record {
             Value::Shared(record) => record.slice(self.put.value_at..),
             Value::Borrowed(record) => Bytes::copy_from_slice(&record[self.put.value_at..]),
@@ -61,40 +74,49 @@ impl Version<'_> {
 /// Finds the version of one key that holds at revision `at`, with one seek at most, and hands
 /// it to `then`. `None` when the key does not exist there.
 pub(super) fn newest<T>(
-    store: &dyn Read,
-    cache: &NewestCache,
+    source: Source<'_>,
     user_key: &[u8],
     at: i64,
     then: impl FnOnce(Version<'_>) -> T,
 ) -> Result<Option<T>, Fatal> {
-    if let Some((revision, record)) = cache.look(user_key, at) {
-        let put = key::decode_record(&record)?;
-        let record = Value::Shared(&record);
-        return Ok(put.map(|put| then(Version { revision, put, record })));
+    if let Some((revision, record)) = source.cache.look(user_key, at) {
+        return Ok(Version::decode(revision, Value::Shared(&record))?.map(then));
     }
-    let start = key::newest_at(user_key, at);
-    let mut end = key::escape(user_key);
-    key::step_over(&mut end);
+    let (keys, newest_len) = key::newest_at_and_behind(user_key, at);
+    let (start, end) = keys.split_at(newest_len);
     let mut then = Some(then);
     let mut found = Ok(None);
-    store.scan(Space::Kv, &start, Some(&end), &mut |kv_key, record| {
-        if let Ok((_, revision)) = key::split(kv_key) {
-            cache.sought(user_key, at, revision, || record.to_bytes());
-        }
-        found = decode(kv_key, record).map(|version| Some(then.take()?(version?)));
+    source.store.scan(Space::Kv, start, Some(end), &mut |kv_key, record| {
+        let version = key::split(kv_key).and_then(|(_, revision)| {
+            source.cache.sought(user_key, at, revision, || record.to_bytes());
+            Version::decode(revision, record)
+        });
+        found = version.map(|version| Some(then.take()?(version?)));
         Flow::Stop
     })?;
     found
 }
 
-fn decode<'a>(kv_key: &[u8], record: Value<'a>) -> Result<Option<Version<'a>>, Fatal> {
-    let (_, revision) = key::split(kv_key)?;
-    let put = key::decode_record(record.as_slice())?;
-    Ok(put.map(|put| Version { revision, put, record }))
+/// What a walk finds of a key that exists.
+pub(super) struct Found<'a> {
+    escaped: &'a [u8],
+    revision: Revision,
+    record: Value<'a>,
 }
 
-/// Gets the escaped key and the version of each key that exists; returns whether to go on.
-pub(super) type Visit<'a> = dyn FnMut(&[u8], Version<'_>) -> Result<bool, Fatal> + 'a;
+impl<'a> Found<'a> {
+    pub(super) fn escaped(&self) -> &'a [u8] {
+        self.escaped
+    }
+
+    pub(super) fn version(self) -> Result<Version<'a>, Fatal> {
+        let version = Version::decode(self.revision, self.record)?;
+        version.ok_or_else(|| key::corrupt("version record", self.record.as_slice()))
+    }
+}
+
+/// Gets what was found; returns whether to go on.
+pub(super) type Visit<'a> = dyn FnMut(Found<'_>) -> Result<bool, Fatal> + 'a;
 
 /// Visits the keys of a range that exist at one revision, in key order.
 pub(super) struct Walk {
@@ -128,7 +150,11 @@ impl Walk {
     }
 
     /// Goes on for one engine scan, or until `visit` returns false.
-    pub(super) fn advance(&mut self, store: &dyn Read, visit: &mut Visit<'_>) -> Result<(), Fatal> {
+    pub(super) fn advance(
+        &mut self,
+        source: Source<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fatal> {
         if self.is_done {
             return Ok(());
         }
@@ -136,7 +162,7 @@ impl Walk {
         let end = self.end.take();
         let mut steps = Steps { walk: self, pairs: 0, unwanted: 0, is_cut: false };
         let mut failure = None;
-        store.scan(Space::Kv, &start, end.as_deref(), &mut |kv_key, record| {
+        source.store.scan(Space::Kv, &start, end.as_deref(), &mut |kv_key, record| {
             steps.step(kv_key, record, visit).unwrap_or_else(|fatal| {
                 failure = Some(fatal);
                 Flow::Stop
@@ -181,10 +207,7 @@ impl Steps<'_> {
         self.unwanted = 0;
         self.walk.settled.clear();
         self.walk.settled.extend_from_slice(escaped);
-        let Some(put) = key::decode_record(record.as_slice())? else {
-            return Ok(Flow::Next);
-        };
-        if visit(escaped, Version { revision, put, record })? {
+        if key::is_tombstone(record.as_slice()) || visit(Found { escaped, revision, record })? {
             return Ok(Flow::Next);
         }
         self.cut(behind(escaped));

@@ -116,6 +116,7 @@ impl goldenscript::Runner for Runner {
                 self.pins.insert(name, self.mvcc.view().pin(words.number()?));
             }
             "unpin" => drop(self.pins.remove(&words.next().ok_or("no name given")?)),
+            "age_pins" => self.mvcc.age_pins(words.number()? as u32),
             "begin_round" => self.in_round = true,
             "end_round" => {
                 self.in_round = false;

@@ -1,8 +1,9 @@
 //! Answering a RangeRequest in chunks, so that a large answer never lies in memory as a whole.
 
+use super::pins::Pin;
 use super::range::header;
 use super::reader::{KeyArena, Walk};
-use super::view::{Pin, View};
+use super::view::View;
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse};
 use crate::types::KeyRange;
@@ -18,12 +19,13 @@ const PAIR_OVERHEAD: usize = 6 + 2 * 5 + 4 * 10;
 /// and the exact count.
 ///
 /// Only for requests in key order without filters: other wishes are ignored. Its revision is held
-/// against removal until it is dropped.
+/// against removal until it is dropped, or has become too old.
 pub struct RangeStream {
     view: View,
     /// The view's, at the begin.
     replacements: u64,
-    _pin: Pin,
+    pin: Pin,
+    at: i64,
     walk: Walk,
     arena: KeyArena,
     /// The present revision at the begin, for the header.
@@ -57,7 +59,8 @@ impl View {
             Ok(Ok(RangeStream {
                 view: self.clone(),
                 replacements: self.replacements(),
-                _pin: self.pin(at),
+                pin: self.shared().pins.pin(at, true),
+                at,
                 walk: Walk::new(&range, at),
                 arena: KeyArena::default(),
                 current,
@@ -81,7 +84,8 @@ impl RangeStream {
     /// The next chunk; `None` after the last one.
     ///
     /// # Errors
-    /// `TimeoutWaitAppliedIndex` when a snapshot has replaced what the stream was reading.
+    /// `Compacted` when the stream took so long that its revision is held no more;
+    /// `TimeoutWaitAppliedIndex` when a snapshot has replaced what it was reading.
     pub fn next_chunk(&mut self) -> Result<Result<Option<RangeResponse>, RequestError>, Fatal> {
         if self.is_ended {
             return Ok(Ok(None));
@@ -89,16 +93,17 @@ impl RangeStream {
         let mut kvs = Vec::new();
         let mut bytes = 0;
         let is_first = self.answered == 0;
-        let engine = &*self.view.shared().engine;
+        let source = self.view.shared().source();
         let mut is_full = false;
         while !is_full && !self.walk.is_done() {
-            self.walk.advance(engine, &mut |escaped, version| {
+            self.walk.advance(source, &mut |found| {
                 self.count += 1;
                 if self.left == 0 {
                     return Ok(true);
                 }
                 self.left -= 1;
-                let user_key = self.arena.user_key(escaped)?;
+                let user_key = self.arena.user_key(found.escaped())?;
+                let version = found.version()?;
                 let kv = if self.keys_only {
                     version.to_metadata(user_key)
                 } else {
@@ -112,6 +117,10 @@ impl RangeStream {
         }
         if self.view.replacements() != self.replacements {
             return Ok(Err(RequestError::TimeoutWaitAppliedIndex));
+        }
+        // Asked in this order: while it was held it could not go.
+        if !self.pin.is_held() && self.at < self.view.compacted() {
+            return Ok(Err(RequestError::Compacted));
         }
         self.answered += kvs.len() as i64;
         if !self.walk.is_done() {

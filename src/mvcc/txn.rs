@@ -4,20 +4,17 @@
 //! All compares, those of nested Txns too, and all checks look at the state before the Txn. A
 //! Txn that passes the checks cannot fail any more.
 
-use super::newest_cache::NewestCache;
-use super::reader::{Version, Walk, newest};
+use super::reader::{Source, Version, Walk, newest};
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
-use crate::storage::Read;
 use crate::types::KeyRange;
 use std::cmp::Ordering;
 
 /// The state that a Txn finds.
 pub(super) struct State<'a> {
-    pub(super) store: &'a dyn Read,
-    pub(super) cache: &'a NewestCache,
+    pub(super) source: Source<'a>,
     pub(super) revision: i64,
     pub(super) compacted: i64,
 }
@@ -123,14 +120,7 @@ impl Check<'_> {
             // Validation does not see that an open-ended delete takes the key away. etcd panics here.
             let is_deleted = self.deleted.iter().any(|range| range.contains(&put.key));
             if is_deleted
-                || newest(
-                    self.state.store,
-                    self.state.cache,
-                    &put.key,
-                    self.state.revision,
-                    |_| (),
-                )?
-                .is_none()
+                || newest(self.state.source, &put.key, self.state.revision, |_| ())?.is_none()
             {
                 return Ok(Err(RequestError::KeyNotFound));
             }
@@ -152,7 +142,7 @@ fn check_revision(state: &State<'_>, range: &RangeRequest) -> Result<(), Request
 fn compare_holds(state: &State<'_>, compare: &Compare) -> Result<bool, Fatal> {
     let range = KeyRange::new(compare.key.clone(), compare.range_end.clone());
     if range.is_single() {
-        let holds = newest(state.store, state.cache, &compare.key, state.revision, |version| {
+        let holds = newest(state.source, &compare.key, state.revision, |version| {
             version_holds(compare, &version)
         })?;
         return Ok(holds.unwrap_or_else(|| absence_holds(compare)));
@@ -160,9 +150,9 @@ fn compare_holds(state: &State<'_>, compare: &Compare) -> Result<bool, Fatal> {
     let mut walk = Walk::new(&range, state.revision);
     let (mut is_absent, mut holds) = (true, true);
     while holds && !walk.is_done() {
-        walk.advance(state.store, &mut |_, version| {
+        walk.advance(state.source, &mut |found| {
             is_absent = false;
-            holds = version_holds(compare, &version);
+            holds = version_holds(compare, &found.version()?);
             Ok(holds)
         })?;
     }

@@ -6,8 +6,9 @@
 use super::FIRST_REVISION;
 use super::compaction::NEVER;
 use super::newest_cache::NewestCache;
+use super::pins::{Pin, Pins};
 use super::range::{answer, header};
-use super::reader::newest;
+use super::reader::{Source, newest};
 use super::txn::{Path, State, check};
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::request_op::Request;
@@ -16,8 +17,6 @@ use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseOp, TxnReques
 use crate::pb::mvccpb::KeyValue;
 use crate::storage::Engine;
 use crate::types::KeyRange;
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -33,8 +32,7 @@ pub(super) struct Shared {
     compacted: AtomicI64,
     /// Odd while the engine's content is being replaced.
     replacements: AtomicU64,
-    /// How many pins hold each revision.
-    pins: Mutex<BTreeMap<i64, usize>>,
+    pub(super) pins: Arc<Pins>,
 }
 
 impl Shared {
@@ -47,8 +45,12 @@ impl Shared {
             revision: AtomicI64::new(FIRST_REVISION),
             compacted: AtomicI64::new(NEVER),
             replacements: AtomicU64::new(0),
-            pins: Mutex::default(),
+            pins: Arc::default(),
         }
+    }
+
+    pub(super) fn source(&self) -> Source<'_> {
+        Source { store: &*self.engine, cache: &self.cache }
     }
 
     pub(super) fn publish(&self, revision: i64, compacted: i64) {
@@ -76,39 +78,12 @@ impl Shared {
     pub(super) fn compacted(&self) -> i64 {
         self.compacted.load(Ordering::Acquire)
     }
-
-    /// The lowest pinned revision.
-    pub(super) fn oldest_pin(&self) -> Option<i64> {
-        self.pins.lock().keys().next().copied()
-    }
 }
 
 /// Reads the published state. Cheap to clone; all clones are the same view.
 #[derive(Clone)]
 pub struct View {
     shared: Arc<Shared>,
-}
-
-/// Holds the physical removal of versions back, until dropped: what is visible at this revision
-/// or later stays readable.
-///
-/// Only a pin at or above the compacted revision of that moment promises this: pin first, then
-/// look at [`View::compacted`]. A pin at 0 stops all removal.
-pub struct Pin {
-    shared: Arc<Shared>,
-    revision: i64,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut pins = self.shared.pins.lock();
-        if let Some(count) = pins.get_mut(&self.revision) {
-            *count -= 1;
-            if *count == 0 {
-                pins.remove(&self.revision);
-            }
-        }
-    }
 }
 
 impl View {
@@ -134,10 +109,9 @@ impl View {
         self.shared.replacements()
     }
 
-    /// See [`Pin`].
+    /// A pin that stays until it is dropped: see [`Pin`].
     pub fn pin(&self, revision: i64) -> Pin {
-        *self.shared.pins.lock().entry(revision).or_default() += 1;
-        Pin { shared: self.shared.clone(), revision }
+        self.shared.pins.pin(revision, false)
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -154,7 +128,7 @@ impl View {
     ) -> Result<Result<RangeResponse, RequestError>, Fatal> {
         let key_range = KeyRange::new(request.key.clone(), request.range_end.clone());
         self.at_revision(request.revision, key_range.is_single(), |at, current| {
-            let response = answer(&*self.shared.engine, &self.shared.cache, request, at)?;
+            let response = answer(self.shared.source(), request, at)?;
             Ok(Ok(RangeResponse { header: header(current), ..response }))
         })
     }
@@ -162,10 +136,9 @@ impl View {
     /// The key as it was at `revision`. `None` when it did not exist, and when the revision is
     /// compacted.
     pub fn get_at(&self, user_key: &[u8], revision: i64) -> Result<Option<KeyValue>, Fatal> {
-        let found =
-            newest(&*self.shared.engine, &self.shared.cache, user_key, revision, |version| {
-                version.to_key_value(bytes::Bytes::copy_from_slice(user_key))
-            })?;
+        let found = newest(self.shared.source(), user_key, revision, |version| {
+            version.to_key_value(bytes::Bytes::copy_from_slice(user_key))
+        })?;
         // Checked afterwards: before a version can go, its revision is published as compacted.
         Ok(found.filter(|_| revision >= self.compacted()))
     }
@@ -182,12 +155,7 @@ impl View {
             // Pinned before the compacted revision is looked at, so that what is checked stays.
             let _pin = oldest_requested(request).map(|revision| self.pin(revision));
             let compacted = self.compacted();
-            let state = State {
-                store: &*self.shared.engine,
-                cache: &self.shared.cache,
-                revision: current,
-                compacted,
-            };
+            let state = State { source: self.shared.source(), revision: current, compacted };
             let mut path = Path::choose(&state, request)?;
             if let Err(error) = check(&state, request, &mut path, &|_| false)? {
                 return Ok(Err(error));
@@ -210,7 +178,7 @@ impl View {
             let response = match &op.request {
                 Some(Request::RequestRange(range)) => {
                     let at = if range.revision > 0 { range.revision } else { current };
-                    let response = answer(&*self.shared.engine, &self.shared.cache, range, at)?;
+                    let response = answer(self.shared.source(), range, at)?;
                     Some(Response::ResponseRange(RangeResponse {
                         header: header(current),
                         ..response

@@ -2,7 +2,7 @@
 
 use super::key::{self, Put, TOMBSTONE};
 use super::range::{answer, header};
-use super::reader::{KeyArena, Walk, newest};
+use super::reader::{KeyArena, Source, Walk, newest};
 use super::txn::{Path, State, check};
 use super::{Commit, Mvcc};
 use crate::error::{Fatal, RequestError};
@@ -15,7 +15,7 @@ use crate::pb::etcdserverpb::{
 use crate::pb::mvccpb::event::EventType;
 use crate::pb::mvccpb::{Event, KeyValue};
 use crate::planted::{self, Bug};
-use crate::storage::{Overlay, Space, WriteBatch};
+use crate::storage::{Engine, Overlay, Space, WriteBatch};
 use crate::types::{KeyRange, Revision};
 use bytes::Bytes;
 
@@ -90,8 +90,10 @@ impl<'a> WriteTxn<'a> {
         let mut walk = Walk::new(&range, self.read_revision());
         let mut arena = KeyArena::default();
         while !walk.is_done() {
-            walk.advance(&self.overlay(), &mut |escaped, version| {
-                let user_key = arena.user_key(escaped)?;
+            let overlay = self.overlay();
+            walk.advance(self.source(&overlay), &mut |found| {
+                let user_key = arena.user_key(found.escaped())?;
+                let version = found.version()?;
                 let kv = request.prev_kv.then(|| version.to_key_value(user_key.clone()));
                 doomed.push((user_key, Previous { put: version.put, kv }));
                 Ok(true)
@@ -129,8 +131,7 @@ impl<'a> WriteTxn<'a> {
     ) -> Result<Result<TxnResponse, RequestError>, Fatal> {
         let overlay = self.overlay();
         let state = State {
-            store: &overlay,
-            cache: &self.mvcc.shared.cache,
+            source: self.source(&overlay),
             revision: self.read_revision(),
             compacted: self.mvcc.compacted,
         };
@@ -168,21 +169,20 @@ impl<'a> WriteTxn<'a> {
         if self.events.is_empty() { self.mvcc.revision } else { self.revision() }
     }
 
-    fn overlay(&self) -> Overlay<'_, dyn crate::storage::Engine> {
+    fn overlay(&self) -> Overlay<'_, dyn Engine> {
         Overlay::new(&*self.mvcc.shared.engine, self.batch)
     }
 
+    fn source<'s>(&'s self, overlay: &'s Overlay<'_, dyn Engine>) -> Source<'s> {
+        Source { store: overlay, cache: &self.mvcc.shared.cache }
+    }
+
     fn previous(&self, user_key: &Bytes, with_kv: bool) -> Result<Option<Previous>, Fatal> {
-        newest(
-            &self.overlay(),
-            &self.mvcc.shared.cache,
-            user_key,
-            self.read_revision(),
-            |version| Previous {
-                put: version.put,
-                kv: with_kv.then(|| version.to_key_value(user_key.clone())),
-            },
-        )
+        let overlay = self.overlay();
+        newest(self.source(&overlay), user_key, self.read_revision(), |version| Previous {
+            put: version.put,
+            kv: with_kv.then(|| version.to_key_value(user_key.clone())),
+        })
     }
 
     /// Runs the ops of a checked Txn. The header is the caller's: that of a nested Txn stays empty.
@@ -214,7 +214,8 @@ impl<'a> WriteTxn<'a> {
     fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Fatal> {
         let current = self.read_revision();
         let at = if request.revision > 0 { request.revision } else { current };
-        let response = answer(&self.overlay(), &self.mvcc.shared.cache, request, at)?;
+        let overlay = self.overlay();
+        let response = answer(self.source(&overlay), request, at)?;
         Ok(RangeResponse { header: header(current), ..response })
     }
 
@@ -264,17 +265,12 @@ impl<'a> WriteTxn<'a> {
         Revision::new(self.revision(), self.events.len() as u32)
     }
 
-    /// Stores a version and returns the user key in memory of our own: the request's is a part
-    /// of a buffer that may be much larger and must not live as long as the key.
+    /// Stores a version and returns the user key in memory of its own: the request's is a part of
+    /// a buffer that may be much larger, and the engine takes over that of the version's key.
     fn write(&mut self, user_key: &[u8], revision: Revision, record: Bytes) -> Bytes {
-        let kv_key = Bytes::from(key::version_key(user_key, revision));
-        let owned = if kv_key.starts_with(user_key) {
-            kv_key.slice(..user_key.len())
-        } else {
-            Bytes::copy_from_slice(user_key)
-        };
+        let owned = Bytes::copy_from_slice(user_key);
         self.mvcc.shared.cache.written(&owned, revision, &record);
-        self.batch.put(Space::Kv, kv_key, record);
+        self.batch.put(Space::Kv, key::version_key(user_key, revision), record);
         self.batch.put(Space::Log, Bytes::copy_from_slice(&key::log_key(revision)), owned.clone());
         owned
     }
