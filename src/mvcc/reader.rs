@@ -55,12 +55,12 @@ impl<'a> Version<'a> {
         &self.record.as_slice()[self.put.value_at..]
     }
 
-    pub(super) fn to_key_value(self, key: Bytes) -> KeyValue {
+    pub(super) fn to_key_value(&self, key: Bytes) -> KeyValue {
         KeyValue { lease: self.put.lease, value: self.value(), ..self.to_metadata(key) }
     }
 
     /// Without value and lease, as etcd answers from its index.
-    pub(super) fn to_metadata(self, key: Bytes) -> KeyValue {
+    pub(super) fn to_metadata(&self, key: Bytes) -> KeyValue {
         KeyValue {
             key,
             create_revision: self.put.create,
