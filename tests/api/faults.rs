@@ -106,7 +106,10 @@ async fn a_minority_refuses_and_heals(engine: Engine) {
 
     cluster.links().heal();
     eventually("the old leader as a follower", async || match value(&mut lonely, "key").await {
-        Ok(read) => Ok(assert_eq!(read, "after")),
+        Ok(read) => {
+            assert_eq!(read, "after");
+            Ok(())
+        }
         Err(why) => Err(why.to_string()),
     })
     .await;
@@ -190,7 +193,10 @@ async fn a_paused_leader_serves_nothing_stale(engine: Engine) {
     }
     eventually("reads through the member that was paused", async || {
         match value(&mut held, "key").await {
-            Ok(read) => Ok(assert_eq!(read, "after")),
+            Ok(read) => {
+                assert_eq!(read, "after");
+                Ok(())
+            }
             Err(why) => Err(why.to_string()),
         }
     })

@@ -236,7 +236,10 @@ async fn many_leases_expire_together(engine: Engine) {
     eventually("expiry of all", async || {
         let left = raw.kv.clone().range(range("\0", "\0")).await.unwrap().into_inner();
         match left.count {
-            0 => Ok(assert_eq!(left.header.unwrap().revision, 1 + 2 * LEASES)),
+            0 => {
+                assert_eq!(left.header.unwrap().revision, 1 + 2 * LEASES);
+                Ok(())
+            }
             count => Err(format!("{count} keys")),
         }
     })
