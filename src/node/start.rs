@@ -7,19 +7,17 @@ use crate::machine::Machine;
 use crate::pb::etcdserverpb::Member;
 use crate::pb::quoinpb::{MemberAttributes, command::Request};
 use crate::peer::{Links, PeerService, ask_members, send_snapshot};
-use crate::raft_log::LogStore;
 use crate::raft_log::disk::{DiskLog, DiskLogOptions};
-use crate::replica::{Driver, DriverParts, Handle, Replica, Settings};
+use crate::replica::{Driver, DriverParts, Handle, Replica, Settings, complete_install};
 use crate::server::limits::Limits;
 use crate::server::listener::{ConnectionLimits, serve};
 use crate::server::routes::{Services, client_service, peer_service};
 use crate::storage::Engine;
 use crate::storage::memory::MemoryEngine;
-use crate::storage::snapshot_file::{SnapshotReader, SnapshotStore};
+use crate::storage::snapshot_file::SnapshotStore;
 use crate::types::{ClusterId, MemberId};
 use crate::watch::{Hub, StreamOptions};
 use hyper_util::service::TowerToHyperService;
-use raft::Storage as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -103,11 +101,18 @@ async fn open_state(
         machine.engine().flush()?;
     }
     let place = place(config, &identity, &machine)?;
+    if known.is_some() && !DiskLog::exists(folder.wal())? {
+        return Err(Fatal::new(format!(
+            "open data directory: its raft log is missing in {}",
+            folder.wal().display()
+        )));
+    }
     let mut log = DiskLog::open(DiskLogOptions {
         unsafe_no_fsync: config.unsafe_no_fsync,
         ..DiskLogOptions::new(folder.wal().to_owned(), place.cluster, place.id)
     })?;
-    complete_install(&mut log, &machine, newest.as_ref())?;
+    let stored = newest.as_ref().map(|snapshot| (snapshot.index(), snapshot.term()));
+    complete_install(&mut log, machine.applied_index(), stored)?;
     if known.is_none() {
         folder.write_identity(&identity)?;
     }
@@ -201,32 +206,6 @@ fn open_engine(config: &Config, _: &Folder) -> Result<Arc<dyn Engine>, Fatal> {
             "open engine: this binary was built without rocksdb; use --engine memory",
         )),
     }
-}
-
-/// A snapshot was accepted but the member died before its log was based on it.
-fn complete_install(
-    log: &mut DiskLog,
-    machine: &Machine,
-    newest: Option<&SnapshotReader>,
-) -> Result<(), Fatal> {
-    let last = log.last_index().map_err(|e| Fatal::with("read raft log", e))?;
-    let Some(snapshot) = newest
-        .filter(|snapshot| snapshot.index() == machine.applied_index() && snapshot.index() > last)
-    else {
-        return Ok(());
-    };
-    let mut hard_state = log.hard_state();
-    if hard_state.term < snapshot.term() {
-        return Err(Fatal::new(format!(
-            "open raft log: it ends at {last} in term {}, before the stored snapshot {} of term \
-             {}; files of the log are missing",
-            hard_state.term,
-            snapshot.index(),
-            snapshot.term()
-        )));
-    }
-    hard_state.commit = snapshot.index();
-    log.reset(snapshot.index(), snapshot.term(), &hard_state)
 }
 
 async fn bind_all(urls: &[MemberUrl]) -> Result<Vec<(MemberUrl, TcpListener)>, Fatal> {

@@ -1,13 +1,14 @@
 //! One member: raft, its log and the state machine, driven by one thread.
 //!
-//! The brain (`replica`, `round`, `input`, `inbound`, `pending`, `reads`, `lessor`, `retention`,
-//! `peer_message`, `settings`) is pure: inputs in, outputs out, so that the simulation runs the very code that
+//! The brain (`replica`, `round`, `input`, `inbound`, `install`, `pending`, `reads`, `lessor`,
+//! `retention`, `peer_message`, `settings`) is pure: inputs in, outputs out, so that the simulation runs the very code that
 //! ships. `driver` is the thread around it and `handle` what everybody else holds.
 
 mod driver;
 mod handle;
 mod inbound;
 mod input;
+mod install;
 mod lessor;
 mod peer_message;
 mod pending;
@@ -25,5 +26,6 @@ pub use handle::Handle;
 pub use input::{
     Effect, Input, LeaseCall, Millis, Output, ReceivedSnapshot, Reply, SnapshotBlocks, Status,
 };
+pub use install::complete_install;
 pub use replica::Replica;
 pub use settings::Settings;

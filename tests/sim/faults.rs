@@ -34,7 +34,10 @@ impl World {
                     }
                 }
             }
-            Fault::CrashInRound => self.doom(),
+            Fault::CrashInRound => {
+                let id = self.any_member();
+                self.doom(id);
+            }
             Fault::Pause => {
                 let id = self.any_member();
                 let pause = self.fault_random.skewed(100 * MILLI, 6 * SECOND);
@@ -67,9 +70,22 @@ impl World {
         }
     }
 
+    /// Lets the member die while it installs a snapshot.
+    pub fn doom_install(&mut self, id: u64) {
+        let is_known = self.profile.faults.contains(&Fault::CrashInRound);
+        if is_known && self.phase == Phase::Faults && self.fault_random.chance(300) {
+            // At the first or second use of the log's disk: both belong to the installation.
+            let steps = self.fault_random.below(2) as u32;
+            let member = self.member(id);
+            if member.running.is_some() && !member.is_doomed {
+                member.is_doomed = true;
+                member.log_disk.fail_after(steps);
+            }
+        }
+    }
+
     /// Lets one of the next uses of a disk be the member's last.
-    fn doom(&mut self) {
-        let id = self.any_member();
+    fn doom(&mut self, id: u64) {
         let is_log = self.fault_random.chance(600);
         let steps = self.fault_random.below(8) as u32;
         let member = self.member(id);

@@ -14,7 +14,7 @@ use quoin::pb::etcdserverpb;
 use quoin::pb::quoinpb::{PeerMessage, peer_message::Body};
 use quoin::raft_log::LogStore;
 use quoin::raft_log::memory::{MemoryDisk, MemoryLog};
-use quoin::replica::{Input, Millis, Replica, Settings, SnapshotBlocks};
+use quoin::replica::{Input, Millis, Replica, Settings, SnapshotBlocks, complete_install};
 use quoin::types::{ClusterId, Index, MemberId, Term};
 use raft::Storage;
 use raft::eraftpb::{Message, MessageType};
@@ -190,7 +190,8 @@ impl Member {
         }
         let mut log = MemoryLog::open(&self.log_disk);
         self.check_promises(&log)?;
-        complete_install(&mut log, &machine, newest.as_ref())?;
+        let stored = newest.as_ref().map(|stored| (stored.index, stored.term));
+        complete_install(&mut log, machine.applied_index(), stored)?;
         let settings = Settings {
             id: MemberId(self.id),
             cluster_id: CLUSTER,
@@ -287,27 +288,4 @@ impl Member {
 
 fn member_record(id: u64) -> etcdserverpb::Member {
     etcdserverpb::Member { id, name: format!("m{id}"), ..Default::default() }
-}
-
-/// A snapshot was accepted but the member died before its log was based on it.
-fn complete_install(
-    log: &mut MemoryLog,
-    machine: &Machine,
-    newest: Option<&Stored>,
-) -> Result<(), Fatal> {
-    let last = log.last_index().map_err(|e| Fatal::with("read log", e))?;
-    let Some(stored) =
-        newest.filter(|stored| stored.index == machine.applied_index() && stored.index > last)
-    else {
-        return Ok(());
-    };
-    let mut hard_state = log.hard_state();
-    if hard_state.term < stored.term {
-        return Err(Fatal::new(format!(
-            "the log ends at {last} in term {}, the snapshot at {} is of term {}",
-            hard_state.term, stored.index, stored.term
-        )));
-    }
-    hard_state.commit = stored.index;
-    log.reset(stored.index, stored.term, &hard_state)
 }

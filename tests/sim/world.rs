@@ -546,6 +546,7 @@ impl World {
             };
             let snapshot = ReceivedSnapshot { message, blocks: Box::new(incoming) };
             self.input(to, Input::SnapshotReceived(snapshot));
+            self.doom_install(to);
         }
         // The answer can get lost although the snapshot has arrived.
         let is_told = arrives && !self.network.is_cut(to, from);

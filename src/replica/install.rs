@@ -1,0 +1,34 @@
+//! Makes an opened log agree with an opened state, before raft sees either.
+
+use crate::error::Fatal;
+use crate::raft_log::LogStore;
+use crate::types::{Index, Term};
+
+/// Completes what a crash interrupted: a snapshot from the leader was accepted and the state has
+/// it, but the log was not based on it yet. `applied` is the state's index, `snapshot` the
+/// place of the newest stored one.
+///
+/// # Errors
+/// When the log cannot be written, or has gone beyond the snapshot in another way.
+pub fn complete_install<L: LogStore>(
+    log: &mut L,
+    applied: Index,
+    snapshot: Option<(Index, Term)>,
+) -> Result<(), Fatal> {
+    let Some((index, term)) = snapshot.filter(|(index, _)| *index == applied) else {
+        return Ok(());
+    };
+    match log.term(index) {
+        Ok(found) if found == term => return Ok(()),
+        Err(raft::Error::Store(raft::StorageError::Compacted)) => return Ok(()),
+        // The log ends before it, or has an entry there that was never committed.
+        _ => {}
+    }
+    let mut hard_state = log.hard_state();
+    if hard_state.term < term {
+        // It learned of the term from the very message that brought the snapshot, and gave no
+        // vote in it.
+        (hard_state.term, hard_state.vote) = (term, 0);
+    }
+    log.reset(index, term, &hard_state)
+}
