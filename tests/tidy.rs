@@ -343,7 +343,7 @@ fn missing(path: &str, document: &str, definitions: &str) -> Vec<String> {
             && name.chars().all(|c| c.is_alphanumeric())
             && name.contains(char::is_lowercase);
         let is_defined = |kind: &&str| word_at(definitions, &format!("{kind} {name}")).is_some();
-        if is_type && !kinds.iter().any(|kind| is_defined(kind)) {
+        if is_type && !kinds.iter().any(is_defined) {
             found.push(format!("{path} names the type {name}, which does not exist"));
         }
     }

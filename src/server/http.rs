@@ -7,7 +7,7 @@ use crate::pb::etcdserverpb::RangeRequest;
 use crate::replica::Handle;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
@@ -26,7 +26,7 @@ pub fn pages(handle: Handle) -> Router {
         .route("/readyz", any(readyz))
         .route("/readyz/{check}", any(readyz_check))
         .route("/version", any(version))
-        .fallback(not_found)
+        .fallback(other)
         .with_state(handle)
 }
 
@@ -40,6 +40,17 @@ pub async fn not_found() -> Response {
     let mut response = (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
     no_sniff(&mut response);
     response
+}
+
+/// Any path that is no page: for a gRPC call, the name of what is not offered.
+async fn other(uri: Uri, headers: HeaderMap) -> Response {
+    let kind = headers.get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        let method = uri.path().trim_start_matches('/');
+        let text = format!("etcdserver: {method} is not offered by this version");
+        return tonic::Status::unimplemented(text).into_http();
+    }
+    not_found().await
 }
 
 fn no_sniff(response: &mut Response) {
