@@ -1,12 +1,12 @@
 //! What a member does with a client's call: the steps of `server` and `replica::Handle`.
 
-use super::member::Call;
+use super::member::{Call, Streaming};
 use super::profile::MILLI;
 use super::world::{Event, Phase, Violation, World};
 use crate::checker::{Outcome, Request, Response};
 use quoin::error::RequestError;
 use quoin::machine::{self, encode_command};
-use quoin::pb::etcdserverpb::{LeaseKeepAliveResponse, ResponseHeader};
+use quoin::pb::etcdserverpb::{LeaseKeepAliveResponse, RangeResponse, ResponseHeader};
 use quoin::pb::quoinpb::{LeaseRevokeBatch, command::Request as Command};
 use quoin::replica::{Input, LeaseCall, Millis, Reply};
 use quoin::server::{status, validate};
@@ -77,6 +77,12 @@ impl World {
             self.answer_later(call, Outcome::Unknown);
             return Ok(());
         }
+        if let Request::Range(request) = &call.request
+            && validate::range_stream(request).is_ok()
+            && self.time_random.chance(300)
+        {
+            return self.begin_stream(id, boot, call);
+        }
         let Some(running) = self.running(id) else { return Ok(()) };
         let view = &running.view;
         let answer = match &call.request {
@@ -86,6 +92,50 @@ impl World {
         };
         let answer = answer.map_err(|fatal| format!("member {id} stops: {fatal}"))?;
         self.answer_later(call, answer.map_or_else(|error| outcome(&error), Outcome::Answer));
+        Ok(())
+    }
+
+    /// Answers a range in pieces, between which anything may happen.
+    fn begin_stream(&mut self, id: u64, boot: u64, call: Call) -> Result<(), Violation> {
+        let bytes_max = self.time_random.between(1, 200) as usize;
+        let Request::Range(request) = &call.request else { return Ok(()) };
+        let Some(running) = self.running(id) else { return Ok(()) };
+        let begun = running.view.range_stream(request, bytes_max);
+        match begun.map_err(|fatal| format!("member {id} stops: {fatal}"))? {
+            Err(error) => self.answer_later(call, outcome(&error)),
+            Ok(stream) => {
+                running.next_job += 1;
+                let streaming = running.next_job;
+                running.streaming.insert(streaming, Streaming { call, stream, found: vec![] });
+                self.after(0, Event::Chunk { member: id, boot, streaming });
+            }
+        }
+        Ok(())
+    }
+
+    pub fn chunk(&mut self, id: u64, boot: u64, number: u64) -> Result<(), Violation> {
+        if !self.is_alive(id, boot) {
+            return Ok(());
+        }
+        let delay = self.time_random.skewed(10, 100 * MILLI);
+        let Some(running) = self.running(id) else { return Ok(()) };
+        let Some(mut streaming) = running.streaming.remove(&number) else { return Ok(()) };
+        let chunk = streaming.stream.next_chunk();
+        match chunk.map_err(|fatal| format!("member {id} stops: {fatal}"))? {
+            Err(error) => self.answer_later(streaming.call, outcome(&error)),
+            Ok(None) => return Err(format!("member {id} ends a range without its last part")),
+            Ok(Some(mut chunk)) => {
+                streaming.found.append(&mut chunk.kvs);
+                if chunk.header.is_some() {
+                    let response = RangeResponse { kvs: streaming.found, ..chunk };
+                    let answer = Outcome::Answer(Response::Range(response));
+                    self.answer_later(streaming.call, answer);
+                } else {
+                    running.streaming.insert(number, streaming);
+                    self.after(delay, Event::Chunk { member: id, boot, streaming: number });
+                }
+            }
+        }
         Ok(())
     }
 

@@ -28,7 +28,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use world::{Summary, Violation, World};
 
 #[global_allocator]
@@ -114,10 +114,14 @@ fn many(options: &Options) -> Result<(u64, Summary), (u64, Violation)> {
     let stop = AtomicBool::new(false);
     let total = Mutex::new(Summary::default());
     let failed: Mutex<Option<(u64, Violation)>> = Mutex::new(None);
+    let passed = AtomicU64::new(0);
+    let deadline =
+        options.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     std::thread::scope(|scope| {
         for _ in 0..options.threads {
             scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
+                let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                while !stop.load(Ordering::Relaxed) && !is_over() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {
                         return;
@@ -130,7 +134,10 @@ fn many(options: &Options) -> Result<(u64, Summary), (u64, Violation)> {
                         result = Err("a second run went another way".to_owned());
                     }
                     match result {
-                        Ok(summary) => total.lock().unwrap().add(&summary),
+                        Ok(summary) => {
+                            passed.fetch_add(1, Ordering::Relaxed);
+                            total.lock().unwrap().add(&summary);
+                        }
                         Err(violation) => {
                             stop.store(true, Ordering::Relaxed);
                             let mut failed = failed.lock().unwrap();
@@ -145,7 +152,7 @@ fn many(options: &Options) -> Result<(u64, Summary), (u64, Violation)> {
     });
     match failed.into_inner().unwrap() {
         Some(failed) => Err(failed),
-        None => Ok((options.seeds, total.into_inner().unwrap())),
+        None => Ok((passed.into_inner(), total.into_inner().unwrap())),
     }
 }
 

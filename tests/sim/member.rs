@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 use protobuf::Message as _;
 use quoin::error::Fatal;
 use quoin::machine::{Capture, Machine};
-use quoin::mvcc::View;
+use quoin::mvcc::{RangeStream, View};
 use quoin::pb::etcdserverpb;
+use quoin::pb::mvccpb::KeyValue;
 use quoin::pb::quoinpb::{PeerMessage, peer_message::Body};
 use quoin::raft_log::LogStore;
 use quoin::raft_log::memory::{MemoryDisk, MemoryLog};
@@ -103,6 +104,13 @@ pub struct Job {
     pub to: Option<(u64, Bytes)>,
 }
 
+/// A range that is answered in pieces.
+pub struct Streaming {
+    pub call: Call,
+    pub stream: RangeStream,
+    pub found: Vec<KeyValue>,
+}
+
 /// What is lost in a crash.
 pub struct Running {
     pub replica: Replica<MemoryLog>,
@@ -114,6 +122,7 @@ pub struct Running {
     pub hub: Hub,
     pub jobs: BTreeMap<u64, Job>,
     pub next_job: u64,
+    pub streaming: BTreeMap<u64, Streaming>,
     pub reads_at_once: bool,
     /// Committed entries up to here were compared with those of the others.
     pub checked: Index,
@@ -216,6 +225,7 @@ impl Member {
             sequence: 0,
             jobs: BTreeMap::new(),
             next_job: 0,
+            streaming: BTreeMap::new(),
             reads_at_once: replica.status().reads_at_once,
             checked: replica.log().first_index().map_or(0, |first| first - 1),
             compared: 0,

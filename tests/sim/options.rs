@@ -5,6 +5,7 @@ Simulates clusters, one seed after another.
 
   --seeds N      how many seeds (default 40)
   --from N       the first seed (default 1)
+  --minutes N    as many seeds as this time allows
   --threads N    seeds at a time (default: the number of cores)
   --seed N       this seed alone
   --trace        with --seed: print what happens
@@ -16,6 +17,7 @@ pub struct Options {
     pub seed: Option<u64>,
     pub trace: bool,
     pub from: u64,
+    pub minutes: Option<u64>,
     pub seeds: u64,
     pub threads: usize,
     pub bug: Option<String>,
@@ -29,6 +31,7 @@ impl Options {
             seed: None,
             trace: false,
             from: 1,
+            minutes: None,
             // What an unoptimised build does in seconds, as a part of all tests.
             seeds: 40,
             threads: std::thread::available_parallelism().map_or(1, Into::into),
@@ -44,6 +47,10 @@ impl Options {
                 "--seed" => options.seed = Some(number()?),
                 "--seeds" => options.seeds = number()?,
                 "--from" => options.from = number()?,
+                "--minutes" => {
+                    options.minutes = Some(number()?);
+                    options.seeds = u64::MAX / 2;
+                }
                 "--threads" => options.threads = number()? as usize,
                 "--trace" => options.trace = true,
                 "--bug" => options.bug = args.next(),

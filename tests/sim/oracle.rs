@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// States are compared at applied indexes that are multiples of this.
-const COMPARED_EVERY: Index = 16;
+const COMPARED_EVERY: Index = 8;
 
 #[derive(Default)]
 pub struct Oracle {

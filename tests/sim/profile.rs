@@ -103,7 +103,11 @@ impl Profile {
             compaction_entries_max: random.skewed(1, 64) as usize,
             inbox_max: if random.chance(200) { random.between(4, 64) as usize } else { 16_384 },
             watch_limits: Self::watch_limits(random),
-            duration: random.between(6, 16) * SECOND,
+            duration: if random.chance(100) {
+                random.between(20, 60) * SECOND
+            } else {
+                random.between(6, 16) * SECOND
+            },
             clients: random.between(2, 5) as usize,
             watchers: random.between(1, 4) as usize,
             keys: random.between(2, 8),

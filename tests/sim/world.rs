@@ -49,6 +49,7 @@ pub enum Event {
     Mend,
     CallArrives { member: u64, call: Call },
     Serve { member: u64, boot: u64, call: Call },
+    Chunk { member: u64, boot: u64, streaming: u64 },
     Answer { call: Call, outcome: Outcome },
     Timeout { client: usize, operation: usize },
     Next { client: usize },
@@ -68,6 +69,7 @@ impl Event {
             | Event::Flushed { member, .. }
             | Event::JobStep { member, .. }
             | Event::Serve { member, .. }
+            | Event::Chunk { member, .. }
             | Event::CallArrives { member, .. } => Some(*member),
             _ => None,
         }
@@ -276,6 +278,7 @@ impl World {
             Event::Mend => self.network.mend(),
             Event::CallArrives { member, call } => self.call_arrives(member, call),
             Event::Serve { member, boot, call } => self.serve(member, boot, call)?,
+            Event::Chunk { member, boot, streaming } => self.chunk(member, boot, streaming)?,
             Event::Answer { call, outcome } => self.answer(call, outcome),
             Event::Timeout { client, operation } => self.timeout(client, operation),
             Event::Next { client } => self.next(client),
@@ -575,7 +578,8 @@ impl World {
         self.summary.crashes += 1;
         self.trace(|_| format!("{id} crashes, {groups} unsynced groups stay"));
         self.after(delay, Event::Start { member: id });
-        for call in running.calls.into_values() {
+        let streaming = running.streaming.into_values().map(|streaming| streaming.call);
+        for call in running.calls.into_values().chain(streaming) {
             self.after(MILLI, Event::Answer { call, outcome: Outcome::Unknown });
         }
         self.watches_end(id);
