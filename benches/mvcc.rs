@@ -240,4 +240,11 @@ fn run(engine: Arc<dyn Engine>) {
 
 fn main() {
     run(Arc::new(MemoryEngine::new()));
+    #[cfg(feature = "rocksdb")]
+    {
+        use quoin::storage::rocks::{RocksEngine, RocksOptions};
+        let folder = tempfile::tempdir().expect("a folder for the engine");
+        let engine = RocksEngine::open(folder.path(), RocksOptions::default());
+        run(Arc::new(engine.expect("an empty folder")));
+    }
 }
