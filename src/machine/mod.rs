@@ -9,6 +9,8 @@
 
 mod command;
 mod lease;
+#[cfg(test)]
+mod scripts;
 mod snapshot;
 
 pub use command::{decode_command, encode_command};
