@@ -248,18 +248,32 @@ pub(super) struct Seat {
     counted: (usize, usize),
 }
 
+/// What a stream found at its seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Items,
+    /// Its task is woken when that changes.
+    Nothing,
+    /// There will be nothing more.
+    Stopped,
+}
+
 impl Seat {
     /// Gives the session what was queued for it, or else has the task woken when something is.
-    pub(super) fn take(&self, session: &mut Session, cx: &Context<'_>) -> bool {
+    pub(super) fn take(&self, session: &mut Session, cx: &Context<'_>) -> Taken {
         let mut state = self.outlet.state.lock();
+        // Under the lock: who stops the hub comes by here afterwards, for those that sleep by then.
+        if self.stopped() {
+            return Taken::Stopped;
+        }
         if session.take_from(&mut state.queue) {
-            return true;
+            return Taken::Items;
         }
         match &mut state.sleeper {
             Some(sleeper) => sleeper.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        false
+        Taken::Nothing
     }
 
     pub(super) fn sync(&self, session: &mut Session) -> bool {

@@ -10,7 +10,7 @@
 //! if the client asked for that, when there is no leader.
 
 use super::StreamOptions;
-use super::hub::{Handle, Seat};
+use super::hub::{Handle, Seat, Taken};
 use super::message::WatchMessage;
 use super::session::Session;
 use crate::error::{Fatal, RequestError};
@@ -119,8 +119,12 @@ where
 
     /// Does the first thing there is to do. When there is none, all wakers are in place.
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Step, End<E>> {
-        if self.seat.take(&mut self.session, cx)
-            || self.poll_request(cx)?
+        match self.seat.take(&mut self.session, cx) {
+            Taken::Items => return Ok(Step::Done),
+            Taken::Nothing => {}
+            Taken::Stopped => return Err(End::Server(RequestError::Stopped)),
+        }
+        if self.poll_request(cx)?
             || (self.session.wants_sync() && self.seat.sync(&mut self.session))
         {
             return Ok(Step::Done);

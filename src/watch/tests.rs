@@ -1,7 +1,7 @@
 //! Hub and streams as tasks, against a revision store: what the scripts cannot show, because
 //! there everything happens in a given order.
 
-use super::hub::Counts;
+use super::hub::{Counts, Taken};
 use super::message::WatchMessage;
 use super::store::{Change, Store};
 use super::stream::End;
@@ -21,8 +21,10 @@ use prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{Barrier, mpsc};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
@@ -235,6 +237,19 @@ async fn all_streams_end_when_the_server_stops() {
         let end = tokio::time::timeout(DEADLINE, end).await.expect("an end in time");
         assert!(matches!(end.unwrap(), Err(End::Server(RequestError::Stopped))));
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_has_just_missed_the_stop_does_not_go_to_sleep() {
+    let store = Store::new();
+    let handle = start(&store, Limits::default());
+    let (seat, mut session) = handle.open(1000);
+    let cx = Context::from_waker(Waker::noop());
+    assert!(!seat.stopped());
+    assert_eq!(seat.take(&mut session, &cx), Taken::Nothing);
+    // Between a stream's first look and its going to sleep.
+    handle.stop();
+    assert_eq!(seat.take(&mut session, &cx), Taken::Stopped);
 }
 
 #[tokio::test]
@@ -471,7 +486,7 @@ impl Diary {
 
 /// A client that creates watches, cancels some, asks for progress, at times does not read, and
 /// checks all it is sent. Ends when all its watches have passed the last revision; returns them.
-async fn random_client(handle: Handle, seed: u64, last: i64) -> Vec<Seen> {
+async fn random_client(handle: Handle, seed: u64, last: i64, ready: Arc<Barrier>) -> Vec<Seen> {
     let mut rng = StdRng::seed_from_u64(seed);
     let options = StreamOptions { fragment_bytes: 500, ..StreamOptions::default() };
     let mut client = Client::new(&handle, &options);
@@ -479,6 +494,9 @@ async fn random_client(handle: Handle, seed: u64, last: i64) -> Vec<Seen> {
     let beacon = watch("k99");
     let mut diary = Diary { asked: vec![beacon.clone()], position: 1, ..Diary::default() };
     client.create(beacon);
+    diary.receive(&client.next().await);
+    // A beacon that is lit after the last revision would never be seen to reach it.
+    ready.wait().await;
     while diary.reached() < last {
         if diary.asked.len() < 30 && rng.random_bool(0.05) {
             let create = random_watch(&mut rng, diary.position);
@@ -518,6 +536,7 @@ async fn random_client(handle: Handle, seed: u64, last: i64) -> Vec<Seen> {
 /// Random writers and readers on several threads, under limits so small that streams fall
 /// behind, the hub loses commits and revisions find too many receivers all the time.
 async fn random_history(seed: u64) {
+    const CLIENTS: u64 = 8;
     let mut rng = StdRng::seed_from_u64(seed);
     let mut store = Store::new();
     let limits = Limits {
@@ -529,8 +548,12 @@ async fn random_history(seed: u64) {
     };
     let handle = start(&store, limits);
     let last = 600;
-    let clients: Vec<_> =
-        (0..8).map(|n| tokio::spawn(random_client(handle.clone(), seed * 100 + n, last))).collect();
+    let ready = Arc::new(Barrier::new(CLIENTS as usize + 1));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|n| random_client(handle.clone(), seed * 100 + n, last, ready.clone()))
+        .map(tokio::spawn)
+        .collect();
+    ready.wait().await;
     let publisher = handle.clone();
     let commits = tokio::task::spawn_blocking(move || {
         let mut commits: Vec<Commit> = Vec::new();
