@@ -1,6 +1,7 @@
 //! Deliveries per second from the hub to 1,000 watch streams, without a network.
 //!
-//! Each stream is a task that writes its messages into a buffer, as the server would.
+//! Each stream is a task that writes its messages into a buffer, as the server would. Then, what
+//! one revision costs in a registry with many watches that it does not concern.
 //! `cargo bench --no-default-features --bench watch_fanout`
 
 #![allow(clippy::print_stdout, reason = "a program whose output is its result")]
@@ -11,6 +12,8 @@ use quoin::pb::etcdserverpb::watch_request::RequestUnion;
 use quoin::pb::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchRequest};
 use quoin::pb::mvccpb::{Event, KeyValue};
 use quoin::storage::memory::MemoryEngine;
+use quoin::types::KeyRange;
+use quoin::watch::registry::{Filter, Output, Registry, WatchKey};
 use quoin::watch::{Hub, StreamOptions, WatchStream};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -98,7 +101,44 @@ fn view() -> View {
     Mvcc::open(Arc::new(MemoryEngine::new())).expect("an empty store").view()
 }
 
+/// Time of one revision with one event for one watch of a key and one of an interval, among this many of each.
+fn search(watches: u64) -> Duration {
+    let mut registry = Registry::new(1, 1 << 20);
+    let key = |n: u64| Bytes::from(format!("registry/{n:08}"));
+    let all = Filter { puts: true, deletes: true };
+    for n in 0..watches {
+        let single = KeyRange::new(key(n), Bytes::new());
+        let interval = KeyRange::new(key(n), key(n + 1));
+        for (watch, range) in [(2 * n, single), (2 * n + 1, interval)] {
+            let watcher = WatchKey { stream: n, watch };
+            registry.register(watcher, &range, all, 2).expect("the next revision");
+        }
+    }
+    const ROUNDS: u32 = 100_000;
+    let mut taken = 0;
+    let start = Instant::now();
+    for round in 0..ROUNDS {
+        let revision = i64::from(round) + 2;
+        let mut commit = commit(revision);
+        if let Some(kv) = &mut commit.events[0].kv {
+            kv.key = key(u64::from(round).wrapping_mul(0x9e37_79b9) % watches);
+        }
+        registry.publish(revision, &commit.events, &mut |_, output| {
+            taken += usize::from(matches!(output, Output::Events(_)));
+            true
+        });
+    }
+    assert_eq!(taken, ROUNDS as usize);
+    start.elapsed() / ROUNDS
+}
+
 fn main() {
+    for watches in [1, 1000, 100_000] {
+        println!(
+            "{watches} watches of keys and as many of intervals: {:.2?} a revision",
+            search(watches)
+        );
+    }
     println!("{STREAMS} streams, one watch each of the same prefix, values of {VALUE_BYTES} bytes");
     for threads in [1, 2] {
         for (rounds, burst) in [(500, 1), (100, 10), (20, 100)] {

@@ -7,9 +7,10 @@
 //! was full, after the hub itself lost commits, after a snapshot. So one slow stream costs nobody else
 //! anything, and nothing here grows with what a client leaves unread.
 //!
-//! Pure: [`index`], [`message`], [`queue`], [`registry`], [`session`] (one stream's brain).
+//! Pure: [`catch_up`], [`index`], [`message`], [`queue`], [`registry`], [`session`] (one stream's brain).
 //! Shell: [`hub`] and [`stream`]. gRPC itself is `server::watch`.
 
+pub mod catch_up;
 pub mod hub;
 pub mod index;
 pub mod message;

@@ -2,10 +2,7 @@
 //! requests, what the hub queued, and the time; it yields messages.
 //!
 //! Each watch is in one of two places. *Registered*: the registry feeds it, or holds it
-//! until its start revision comes. *Behind*: the session reads history for it. All
-//! watches behind share each step of reading, which starts at the lowest number among
-//! them, so a thousand watches created at once cost one pass over history. A step's events
-//! are turned into messages watch by watch, as the client takes them.
+//! until its start revision comes. *Behind*: it reads history, see `catch_up`.
 //!
 //! Promises, per watch: `created` comes first; then every event from the start revision on that
 //! passes the filters, once, in revision order, a revision whole in one message (unless the
@@ -14,20 +11,18 @@
 //! the compaction's revision instead.
 
 use super::Limits;
-use super::index::KeyIndex;
-use super::message::{Body, CommitEvents, Fields, NO_WATCH, SharedEvent, WatchMessage};
+use super::catch_up::{CatchUp, Overtaken, Read};
+use super::message::{Body, Fields, NO_WATCH, SharedEvent, WatchMessage};
 use super::queue::{Item, Mark, Queue, Which};
 use super::registry::{Filter, Output, Registry, StreamId, WatchKey};
 use crate::error::Fatal;
-use crate::mvcc::{Compacted, History, View};
+use crate::mvcc::View;
 use crate::pb::etcdserverpb::watch_create_request::FilterType;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::pb::etcdserverpb::{WatchCreateRequest, WatchRequest};
-use crate::planted::{self, Bug};
 use crate::types::KeyRange;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, VecDeque};
 
 const REASON_COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const REASON_EMPTY_RANGE: &str = "mvcc: watcher range is empty";
@@ -39,16 +34,6 @@ const MESSAGES_KEPT_MAX: usize = 16;
 /// Watches registered under one hold of the registry's lock.
 const JOINED_AT_ONCE_MAX: usize = 1024;
 
-/// Pairs of watch and event that a step of history looks at to learn which watches it concerns.
-/// Beyond that it takes all of them to be concerned, and each looks through the events in its turn.
-const TOUCHES_MAX: usize = 1 << 16;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Registered,
-    Behind,
-}
-
 #[derive(Debug)]
 struct Watch {
     id: i64,
@@ -57,35 +42,10 @@ struct Watch {
     prev_kv: bool,
     fragment: bool,
     notify: bool,
-    place: Place,
-    /// Whether it stands in the index of watches behind.
-    indexed: bool,
-    /// While behind: nothing below this is to be sent. It may be lower than the watch's group
-    /// says, but then history holds nothing for the watch in between.
-    next: i64,
     /// Progress below this revision is not for this watch: its start has not been reached.
     progress_from: i64,
     /// No events were sent since the last progress notification was due.
     quiet: bool,
-}
-
-/// What was read from history, before anything is concluded from it.
-#[derive(Debug)]
-pub struct Read {
-    from: i64,
-    found: Result<History, Compacted>,
-    /// The store's revision after reading.
-    revision: i64,
-}
-
-/// History that waits to be turned into messages.
-#[derive(Debug)]
-struct Batch {
-    commits: Vec<CommitEvents>,
-    next: i64,
-    revision: i64,
-    /// Watches still to be served, the next one last.
-    todo: Vec<u64>,
 }
 
 pub struct Session {
@@ -100,14 +60,7 @@ pub struct Session {
     next_id: i64,
     next_watch: u64,
     notified: usize,
-    /// Watches behind, by the revision that each must read next. May hold
-    /// numbers of watches that are gone.
-    behind: BTreeMap<i64, Vec<u64>>,
-    behind_count: usize,
-    /// Keys of watches behind, for those that reading has begun for.
-    index: KeyIndex<u64, ()>,
-    not_indexed: Vec<u64>,
-    batch: Option<Batch>,
+    behind: CatchUp,
     /// Registered watches that the client has canceled.
     leaving: Vec<u64>,
     ask: Option<Mark>,
@@ -127,11 +80,7 @@ impl Session {
             next_id: 0,
             next_watch: 0,
             notified: 0,
-            behind: BTreeMap::new(),
-            behind_count: 0,
-            index: KeyIndex::new(),
-            not_indexed: Vec::new(),
-            batch: None,
+            behind: CatchUp::default(),
             leaving: Vec::new(),
             ask: None,
             items: VecDeque::new(),
@@ -141,7 +90,7 @@ impl Session {
 
     /// Watches of this stream, and how many of them are behind.
     pub fn counts(&self) -> (usize, usize) {
-        (self.watches.len(), self.behind_count)
+        (self.watches.len(), self.behind.len())
     }
 
     /// Whether any watch wants progress notifications by time.
@@ -154,12 +103,13 @@ impl Session {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => self.create(&create),
             Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
-            Some(RequestUnion::ProgressRequest(_)) => {
-                if !self.watches.is_empty() && self.behind_count == 0 {
-                    self.ask(1, false);
-                }
+            Some(RequestUnion::ProgressRequest(_))
+                if !self.watches.is_empty() && self.behind.is_empty() =>
+            {
+                self.ask(1, false);
             }
-            None => {}
+            // Progress that cannot be told now is never told.
+            Some(RequestUnion::ProgressRequest(_)) | None => {}
         }
     }
 
@@ -217,14 +167,11 @@ impl Session {
             prev_kv: request.prev_kv,
             fragment: request.fragment,
             notify: request.progress_notify,
-            place: Place::Registered,
-            indexed: false,
-            next,
             progress_from: if from_now { revision } else { next },
             quiet: true,
         };
+        self.behind.add(number, &watch.range, next);
         self.watches.insert(number, watch);
-        self.fall_behind(number, next);
     }
 
     fn unused_id(&mut self) -> i64 {
@@ -237,7 +184,8 @@ impl Session {
 
     fn cancel(&mut self, id: i64) {
         let Some(&number) = self.ids.get(&id) else { return };
-        if self.forget(number) == Some(Place::Registered) {
+        self.forget(number);
+        if !self.behind.remove(number) {
             self.leaving.push(number);
         }
         let body = Body::Canceled { compact_revision: 0 };
@@ -245,27 +193,11 @@ impl Session {
         self.out.push_back(WatchMessage { watch_id: id, revision, body });
     }
 
-    /// Removes the watch from everything but the registry and its group.
-    fn forget(&mut self, number: u64) -> Option<Place> {
-        let watch = self.watches.remove(&number)?;
-        self.ids.remove(&watch.id);
-        self.notified -= usize::from(watch.notify);
-        if watch.indexed {
-            self.index.remove(&watch.range, number);
+    fn forget(&mut self, number: u64) {
+        if let Some(watch) = self.watches.remove(&number) {
+            self.ids.remove(&watch.id);
+            self.notified -= usize::from(watch.notify);
         }
-        if watch.place == Place::Behind {
-            self.behind_count -= 1;
-        }
-        Some(watch.place)
-    }
-
-    fn fall_behind(&mut self, number: u64, next: i64) {
-        let Some(watch) = self.watches.get_mut(&number) else { return };
-        watch.place = Place::Behind;
-        watch.next = next;
-        self.behind_count += 1;
-        self.behind.entry(next).or_default().push(number);
-        self.not_indexed.push(number);
     }
 
     /// Takes over what the hub has queued, in exchange for the session's own empty buffer. Does nothing
@@ -287,10 +219,7 @@ impl Session {
         for watch in self.leaving.drain(..) {
             registry.remove(WatchKey { stream, watch });
         }
-        // History already read must go out before what the hub queues from now on.
-        if self.batch.is_none() {
-            done |= self.join(registry);
-        }
+        done |= self.join(registry);
         if let Some(mark) = self.ask.take() {
             done = true;
             if let Some(mark) = registry.ask(stream, mark) {
@@ -304,88 +233,38 @@ impl Session {
     pub fn wants_sync(&self) -> bool {
         !self.leaving.is_empty()
             || self.ask.is_some()
-            || (self.batch.is_none() && !self.behind.is_empty())
+            || !(self.behind.is_empty() || self.behind.is_sending())
     }
 
     fn join(&mut self, registry: &mut Registry) -> bool {
         let mut room = JOINED_AT_ONCE_MAX;
         while room > 0
-            && let Some(mut group) = self.behind.last_entry()
-            && *group.key() > registry.head()
+            && let Some((next, joining)) = self.behind.leave(registry.head(), room)
         {
-            let next = *group.key();
-            let keep = group.get().len().saturating_sub(room);
-            let joining = group.get_mut().split_off(keep);
-            if keep == 0 {
-                group.remove();
-            }
-            room -= joining.len().min(room);
+            // At least one, so that an endless row of groups of nobody ends too.
+            room -= joining.len().clamp(1, room);
             for number in joining {
-                let Some(watch) = self.watches.get_mut(&number) else { continue };
+                let Some(watch) = self.watches.get(&number) else { continue };
                 let watcher = WatchKey { stream: self.stream, watch: number };
                 let taken = registry.register(watcher, &watch.range, watch.filter, next);
                 debug_assert!(taken.is_ok(), "the group's number is above the head");
-                if std::mem::take(&mut watch.indexed) {
-                    self.index.remove(&watch.range, number);
-                }
-                watch.place = Place::Registered;
-                self.behind_count -= 1;
             }
         }
         room < JOINED_AT_ONCE_MAX
     }
 
-    /// Reads one step of history, when some watch needs a revision that the store has. The result
-    /// means nothing if the store was being replaced meanwhile; else it is for [`Session::absorb`].
+    /// Reads one step of history for the watches behind. The result means nothing if the store
+    /// was being replaced meanwhile; else it is for [`Session::absorb`].
     pub fn read(&mut self) -> Result<Option<Read>, Fatal> {
-        let Some((&from, _)) = self.behind.first_key_value() else {
-            self.not_indexed.clear();
-            return Ok(None);
-        };
-        if self.batch.is_some() || from > self.view.revision() {
-            return Ok(None);
-        }
-        for number in self.not_indexed.drain(..) {
-            if let Some(watch) = self.watches.get_mut(&number)
-                && watch.place == Place::Behind
-                && !watch.indexed
-            {
-                watch.indexed = true;
-                self.index.insert(&watch.range, number, ());
-            }
-        }
-        let (events_max, bytes_max) =
-            (self.limits.history_events_max, self.limits.history_bytes_max);
-        let wanted = |key: &[u8]| self.index.any(key);
-        let found = self.view.history(from, &wanted, events_max, bytes_max)?;
-        Ok(Some(Read { from, found, revision: self.view.revision() }))
+        self.behind.read(&self.view, &self.limits)
     }
 
-    /// Draws the conclusions: moves the watches behind on, prepares their messages, ends those
-    /// that need what was compacted.
+    /// Takes what was read; ends the watches that came too late for it.
     pub fn absorb(&mut self, read: Read) -> Result<(), Fatal> {
-        match read.found {
-            Err(Compacted(compacted)) => {
-                moves_on(read.from, compacted)?;
-                self.end_below(compacted);
-            }
-            Ok(history) => {
-                let lost = i64::from(planted::has(Bug::WatchEventLostAtCatchUp));
-                let next = history.next + lost;
-                moves_on(read.from, next)?;
-                self.prepare(history, read.revision);
-                let later = self.behind.split_off(&next);
-                let earlier = std::mem::replace(&mut self.behind, later);
-                let group = self.behind.entry(next).or_default();
-                earlier.into_values().for_each(|numbers| group.extend(numbers));
-            }
-        }
-        Ok(())
-    }
-
-    fn end_below(&mut self, compacted: i64) {
-        let kept = self.behind.split_off(&compacted);
-        for number in std::mem::replace(&mut self.behind, kept).into_values().flatten() {
+        let Some(Overtaken { compacted, watches }) = self.behind.absorb(read)? else {
+            return Ok(());
+        };
+        for number in watches {
             let Some(watch_id) = self.watches.get(&number).map(|watch| watch.id) else { continue };
             self.forget(number);
             let body = Body::Canceled { compact_revision: compacted };
@@ -393,46 +272,12 @@ impl Session {
             // of cancellation apart by the compaction's.
             self.out.push_back(WatchMessage { watch_id, revision: 0, body });
         }
-    }
-
-    /// Encodes the events and finds out which watches they concern.
-    fn prepare(&mut self, history: History, revision: i64) {
-        let mut touched = BTreeSet::new();
-        let mut touches = 0;
-        let mut commits = Vec::with_capacity(history.commits.len());
-        for commit in &history.commits {
-            for event in &commit.events {
-                let key = event.kv.as_ref().map_or(&[][..], |kv| &kv.key[..]);
-                if touches < TOUCHES_MAX {
-                    let _ = self.index.visit(key, &mut |number, ()| {
-                        touched.insert(number);
-                        touches += 1;
-                        if touches < TOUCHES_MAX {
-                            ControlFlow::Continue(())
-                        } else {
-                            ControlFlow::Break(())
-                        }
-                    });
-                }
-            }
-            let events = commit.events.iter().map(|e| SharedEvent::new(commit.revision, e));
-            commits.push(CommitEvents { revision: commit.revision, events: events.collect() });
-        }
-        let mut todo: Vec<u64> = if touches < TOUCHES_MAX {
-            touched.into_iter().collect()
-        } else {
-            let groups = self.behind.range(..history.next);
-            groups.flat_map(|(_, numbers)| numbers.iter().copied()).collect()
-        };
-        todo.sort_unstable_by(|a, b| b.cmp(a));
-        if !todo.is_empty() {
-            self.batch = Some(Batch { commits, next: history.next, revision, todo });
-        }
+        Ok(())
     }
 
     /// Whether [`Session::pop`] has something to work on.
     pub fn is_ready(&self) -> bool {
-        !self.out.is_empty() || self.batch.is_some() || !self.items.is_empty()
+        !self.out.is_empty() || self.behind.is_sending() || !self.items.is_empty()
     }
 
     /// The next message, when there is one to be had without reading history or asking the hub.
@@ -441,12 +286,10 @@ impl Session {
             if let Some(message) = self.out.pop_front() {
                 return Ok(Some(message));
             }
-            if let Some(batch) = &mut self.batch {
-                match batch.todo.pop() {
-                    Some(number) => self.serve(number)?,
-                    None => self.batch = None,
-                }
-            } else if let Some(item) = self.items.pop_front() {
+            if self.serve()? {
+                continue;
+            }
+            if let Some(item) = self.items.pop_front() {
                 self.take(item)?;
             } else {
                 self.out.shrink_to(MESSAGES_KEPT_MAX);
@@ -455,23 +298,18 @@ impl Session {
         }
     }
 
-    /// Sends one watch its part of the batch.
-    fn serve(&mut self, number: u64) -> Result<(), Fatal> {
-        let (Some(batch), Some(watch)) = (&self.batch, self.watches.get_mut(&number)) else {
-            return Ok(());
-        };
-        let from = watch.next;
-        let events = batch
-            .commits
-            .iter()
-            .filter(|commit| commit.revision >= from)
-            .flat_map(|commit| &commit.events)
-            .filter(|event| watch.filter.wants(event.is_put) && watch.range.contains(&event.key));
-        let sent =
-            send(&self.view, self.fragment_bytes, &mut self.out, watch, batch.revision, events)?;
-        watch.next = from.max(batch.next);
-        watch.quiet &= !sent;
-        Ok(())
+    /// Sends one watch its part of the history that was read. Returns false when there is none.
+    fn serve(&mut self) -> Result<bool, Fatal> {
+        let Self { behind, watches, view, fragment_bytes, out, .. } = self;
+        let sent = behind.serve(|number, revision, events| {
+            let Some(watch) = watches.get_mut(&number) else { return Ok(()) };
+            let filter = watch.filter;
+            let events = events.filter(|event| filter.wants(event.is_put));
+            let sent = send(view, *fragment_bytes, out, watch, revision, events)?;
+            watch.quiet &= !sent;
+            Ok(())
+        });
+        sent.transpose().map(|sent| sent.is_some())
     }
 
     fn take(&mut self, item: Item) -> Result<(), Fatal> {
@@ -491,8 +329,10 @@ impl Session {
                 watch.quiet &= !sent;
                 Ok(())
             }
-            Item::Behind { watch, next } => {
-                self.fall_behind(watch, next);
+            Item::Behind { watch: number, next } => {
+                if let Some(watch) = self.watches.get(&number) {
+                    self.behind.add(number, &watch.range, next);
+                }
                 Ok(())
             }
             Item::Mark(mark) => {
@@ -505,29 +345,25 @@ impl Session {
     /// Everything up to the mark has been turned into messages, for watches that are registered.
     fn mark(&mut self, mark: Mark) {
         let revision = mark.revision;
-        let reached =
-            |watch: &Watch| watch.place == Place::Registered && watch.progress_from <= revision;
-        if mark.requested > 0 && !self.watches.is_empty() && self.watches.values().all(reached) {
+        let reached = |watch: &Watch| watch.progress_from <= revision;
+        if mark.requested > 0
+            && !self.watches.is_empty()
+            && self.behind.is_empty()
+            && self.watches.values().all(reached)
+        {
             let message = WatchMessage { watch_id: NO_WATCH, revision, body: Body::Progress };
             self.out.extend(std::iter::repeat_n(message, mark.requested as usize));
         }
         if mark.periodic {
-            for watch in self.watches.values_mut().filter(|watch| watch.notify) {
-                if std::mem::replace(&mut watch.quiet, true) && reached(watch) {
+            for (number, watch) in self.watches.iter_mut().filter(|(_, watch)| watch.notify) {
+                let quiet = std::mem::replace(&mut watch.quiet, true);
+                if quiet && reached(watch) && !self.behind.contains(*number) {
                     let body = Body::Progress;
                     self.out.push_back(WatchMessage { watch_id: watch.id, revision, body });
                 }
             }
         }
     }
-}
-
-/// Refuses an answer of history after which the same question would be asked for ever.
-fn moves_on(from: i64, next: i64) -> Result<(), Fatal> {
-    if next > from {
-        return Ok(());
-    }
-    Err(Fatal::new(format!("read history from revision {from}: it does not move on")))
 }
 
 /// Queues a message with these events, or several where the watch allows it; none without events.
