@@ -14,6 +14,7 @@ mod about;
 mod errors;
 mod faults;
 mod lease;
+mod many;
 mod members;
 mod model;
 mod range;

@@ -1,0 +1,274 @@
+//! Tens of thousands of watches, of leases, and more streams than a connection may have: each gets
+//! what is its own, and costs the member little.
+
+use crate::cluster::{Cluster, Engine, Raw, Setup, eventually, product};
+use crate::on_each_engine;
+use crate::requests::{delete_range, get, put, range};
+use quoin::pb::etcdserverpb::watch_request::RequestUnion;
+use quoin::pb::etcdserverpb::{
+    LeaseGrantRequest, LeaseLeasesRequest, LeaseTimeToLiveRequest, PutRequest, WatchCancelRequest,
+    WatchCreateRequest, WatchRequest, WatchResponse,
+};
+use quoin::pb::mvccpb::event::EventType;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
+
+on_each_engine![
+    twenty_thousand_watches_get_what_is_theirs,
+    twenty_thousand_leases_are_listed_and_end,
+    more_streams_than_allowed_wait_for_one_to_end,
+];
+
+/// What a watch may cost a member: its key, its places in the indexes, its share of the allocator.
+const WATCH_BYTES_MAX: usize = 2048;
+
+/// What a lease may cost a member: its record, its places in the maps, and the raft log's entry.
+const LEASE_BYTES_MAX: usize = 4096;
+
+/// Resident bytes of the first member.
+fn resident(cluster: &Cluster) -> usize {
+    let pid = cluster.members[0].pid().expect("it runs");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kib * 1024
+}
+
+/// A stream whose requests go out however many answers wait.
+struct Stream {
+    requests: mpsc::UnboundedSender<WatchRequest>,
+    responses: Streaming<WatchResponse>,
+}
+
+impl Stream {
+    async fn open(raw: &Raw, first: WatchCreateRequest) -> Stream {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let first = WatchRequest { request_union: Some(RequestUnion::CreateRequest(first)) };
+        requests.send(first).unwrap();
+        let receiver = UnboundedReceiverStream::new(receiver);
+        let responses = raw.watch.clone().watch(receiver).await.unwrap().into_inner();
+        Stream { requests, responses }
+    }
+
+    fn send(&self, request: RequestUnion) {
+        self.requests.send(WatchRequest { request_union: Some(request) }).unwrap();
+    }
+
+    async fn next(&mut self) -> WatchResponse {
+        let message = tokio::time::timeout(Duration::from_secs(20), self.responses.message()).await;
+        message.expect("a response arrives").unwrap().expect("the stream goes on")
+    }
+}
+
+const STREAMS: usize = 4;
+const WATCHES: usize = 5000;
+
+/// Even ones watch a key, odd ones an interval that holds only theirs.
+fn nth(stream: usize, watch: usize) -> WatchCreateRequest {
+    let range_end = match watch % 2 {
+        0 => String::new(),
+        _ => key(stream, watch) + "\0",
+    };
+    WatchCreateRequest {
+        key: key(stream, watch).into(),
+        range_end: range_end.into(),
+        ..Default::default()
+    }
+}
+
+fn key(stream: usize, watch: usize) -> String {
+    format!("k{stream}/{watch:05}")
+}
+
+async fn open_all(raw: &Raw) -> Vec<Stream> {
+    let mut streams = vec![];
+    for number in 0..STREAMS {
+        let mut stream = Stream::open(raw, nth(number, 0)).await;
+        for watch in 1..WATCHES {
+            stream.send(RequestUnion::CreateRequest(nth(number, watch)));
+        }
+        for watch in 0..WATCHES {
+            let created = stream.next().await;
+            assert!(created.created && !created.canceled, "{created:?}");
+            assert_eq!(created.watch_id, watch as i64);
+        }
+        streams.push(stream);
+    }
+    streams
+}
+
+/// The watches that got an event next, each with one of this kind at this revision or after.
+async fn receive(
+    stream: &mut Stream,
+    number: usize,
+    count: usize,
+    kind: EventType,
+) -> BTreeSet<usize> {
+    let mut seen = BTreeSet::new();
+    for _ in 0..count {
+        let response = stream.next().await;
+        let [event] = &response.events[..] else { panic!("not one event: {response:?}") };
+        let watch = response.watch_id as usize;
+        let kv = event.kv.as_ref().unwrap();
+        assert_eq!((event.r#type(), &kv.key[..]), (kind, key(number, watch).as_bytes()));
+        assert!(seen.insert(watch), "watch {watch} of stream {number} got two");
+    }
+    seen
+}
+
+async fn twenty_thousand_watches_get_what_is_theirs(engine: Engine) {
+    const STEP: usize = 49;
+    let cluster = Cluster::start(engine, 1).await;
+    let raw = cluster.raw(0);
+    raw.kv.clone().put(put("first", "v")).await.unwrap();
+    let before = resident(&cluster);
+    let mut streams = open_all(&raw).await;
+    let grown = resident(&cluster).saturating_sub(before);
+    if product().ours {
+        let each = grown / (STREAMS * WATCHES);
+        assert!(each <= WATCH_BYTES_MAX, "{each} bytes for each watch");
+    }
+
+    let chosen: BTreeSet<usize> = (0..WATCHES).step_by(STEP).collect();
+    for &watch in &chosen {
+        for number in 0..STREAMS {
+            raw.kv.clone().put(put(&key(number, watch), "v")).await.unwrap();
+        }
+    }
+    for (number, stream) in streams.iter_mut().enumerate() {
+        assert_eq!(receive(stream, number, chosen.len(), EventType::Put).await, chosen);
+    }
+
+    // Every third of them goes; one revision tells the others that all their keys are gone.
+    let canceled: BTreeSet<usize> = (0..WATCHES).step_by(3).collect();
+    for stream in &mut streams {
+        for &watch in &canceled {
+            let watch_id = watch as i64;
+            stream.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id }));
+        }
+        for &watch in &canceled {
+            let response = stream.next().await;
+            assert!(response.canceled && response.events.is_empty(), "{response:?}");
+            assert_eq!(response.watch_id, watch as i64);
+        }
+    }
+    raw.kv.clone().delete_range(delete_range("k", "l")).await.unwrap();
+    let left: BTreeSet<usize> = chosen.difference(&canceled).copied().collect();
+    // The last of each stream: once it is here, all before it are.
+    let beacon = (WATCHES - 2..WATCHES).find(|watch| !canceled.contains(watch)).unwrap();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        assert_eq!(receive(stream, number, left.len(), EventType::Delete).await, left);
+        raw.kv.clone().put(put(&key(number, beacon), "v")).await.unwrap();
+        let seen = receive(stream, number, 1, EventType::Put).await;
+        assert_eq!(seen, BTreeSet::from([beacon]), "an event too many");
+    }
+}
+
+async fn list(raw: &Raw) -> Vec<i64> {
+    let answer = raw.lease.clone().lease_leases(LeaseLeasesRequest {}).await.unwrap();
+    let mut ids: Vec<i64> = answer.into_inner().leases.iter().map(|lease| lease.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Grants these, a hundred at a time; each tenth gets a key.
+async fn grant_all(raw: &Raw, ids: std::ops::RangeInclusive<i64>, ttl: i64) {
+    const AT_ONCE: usize = 100;
+    let mut tasks = JoinSet::new();
+    for first in 0..AT_ONCE {
+        let (raw, ids) = (raw.clone(), ids.clone());
+        tasks.spawn(async move {
+            for id in ids.skip(first).step_by(AT_ONCE) {
+                let request = LeaseGrantRequest { id, ttl };
+                let granted = raw.lease.clone().lease_grant(request).await.unwrap().into_inner();
+                assert_eq!((granted.id, granted.ttl), (id, ttl));
+                if id % 10 == 0 {
+                    let key = put(&format!("lease{id:05}"), "v");
+                    raw.kv.clone().put(PutRequest { lease: id, ..key }).await.unwrap();
+                }
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
+
+async fn twenty_thousand_leases_are_listed_and_end(engine: Engine) {
+    // An etcd is too slow for as many at this pace: grants begin to time out.
+    let all: i64 = if product().ours { 20_000 } else { 1000 };
+    let last_lasting = all / 10 * 9;
+    let cluster = Cluster::start(engine, 1).await;
+    let raw = cluster.raw(0);
+    raw.kv.clone().put(put("first", "v")).await.unwrap();
+    let before = resident(&cluster);
+    grant_all(&raw, 1..=last_lasting, 600).await;
+    let grown = resident(&cluster).saturating_sub(before);
+    if product().ours {
+        let each = grown / last_lasting as usize;
+        assert!(each <= LEASE_BYTES_MAX, "{each} bytes for each lease");
+    }
+    let lasting: Vec<i64> = (1..=last_lasting).collect();
+    assert_eq!(list(&raw).await, lasting);
+
+    grant_all(&raw, last_lasting + 1..=all, 2).await;
+    eventually("the end of those that do not last", async || {
+        let left = list(&raw).await;
+        assert_eq!(left[..lasting.len().min(left.len())], lasting, "one that lasts is gone");
+        match left.len() - lasting.len() {
+            0 => Ok(()),
+            count => Err(format!("{count} are left")),
+        }
+    })
+    .await;
+    // Their keys went with them, and only theirs.
+    let keys = raw.kv.clone().range(range("lease", "leasf")).await.unwrap().into_inner();
+    let last = keys.kvs.last().unwrap();
+    assert_eq!((keys.count, last.lease), (last_lasting / 10, last_lasting));
+    let request = LeaseTimeToLiveRequest { id: last_lasting, keys: true };
+    let lease = raw.lease.clone().lease_time_to_live(request).await.unwrap().into_inner();
+    assert_eq!((lease.granted_ttl, &lease.keys[..]), (600, &[last.key.clone()][..]));
+}
+
+async fn more_streams_than_allowed_wait_for_one_to_end(engine: Engine) {
+    const ALLOWED: usize = 3;
+    let setup = Setup::new(engine, 1).flag(format!("--max-concurrent-streams={ALLOWED}"));
+    let cluster = setup.start().await;
+    let (full, other) = (cluster.raw(0), cluster.raw(0));
+    // By its answer the client has learnt what is allowed.
+    full.kv.clone().put(put("k", "0")).await.unwrap();
+    let mut streams = vec![];
+    for _ in 0..ALLOWED {
+        let request = WatchCreateRequest { key: "k".into(), ..Default::default() };
+        let mut stream = Stream::open(&full, request).await;
+        assert!(stream.next().await.created);
+        streams.push(stream);
+    }
+    let (done, mut answered) = oneshot::channel();
+    let mut kv = full.kv.clone();
+    tokio::spawn(async move {
+        let answer = kv.put(put("late", "v")).await;
+        done.send(answer).unwrap();
+    });
+    // Another connection has its own allowance, and the streams work.
+    for round in 1..=20 {
+        other.kv.clone().put(put("k", &round.to_string())).await.unwrap();
+        for stream in &mut streams {
+            assert_eq!(stream.next().await.events.len(), 1);
+        }
+        let late = other.kv.clone().range(get("late")).await.unwrap().into_inner();
+        assert_eq!(late.count, 0, "a call beyond the limit was served");
+        assert!(answered.try_recv().is_err());
+    }
+    streams.pop();
+    let answer = tokio::time::timeout(Duration::from_secs(10), answered).await;
+    answer.expect("the waiting call is served").unwrap().unwrap();
+    for stream in &mut streams {
+        other.kv.clone().put(put("k", "last")).await.unwrap();
+        assert_eq!(stream.next().await.events.len(), 1);
+    }
+}
