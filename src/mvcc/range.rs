@@ -26,28 +26,34 @@ pub(super) fn answer(
     at: i64,
 ) -> Result<RangeResponse, Fatal> {
     let mut answer = Answer::new(request);
-    let range = KeyRange::new(request.key.clone(), request.range_end.clone());
-    if range.is_single() {
-        newest(source, &request.key, at, |version| {
-            answer.count = 1;
-            answer.take(&version, || Ok(request.key.clone()))
-        })?
-        .transpose()?;
-        return Ok(answer.finish());
-    }
-    let mut walk = Walk::new(&range, at);
-    let mut arena = KeyArena::default();
-    while !walk.is_done() {
-        walk.advance(source, &mut |found| {
-            answer.count += 1;
-            if !answer.is_full() {
-                let escaped = found.escaped();
-                answer.take(&found.version()?, || arena.user_key(escaped))?;
-            }
-            Ok(true)
-        })?;
+    if request.range_end.is_empty() {
+        answer.look(source, at)?;
+    } else {
+        let (mut walk, mut arena) = (answer.walk(at), KeyArena::default());
+        while !walk.is_done() {
+            answer.advance(source, &mut walk, &mut arena)?;
+        }
     }
     Ok(answer.finish())
+}
+
+/// Like [`answer`]; `None` if one engine scan is not enough for that.
+pub(super) fn answer_if_short(
+    source: Source<'_>,
+    request: &RangeRequest,
+    at: i64,
+) -> Result<Option<RangeResponse>, Fatal> {
+    let mut answer = Answer::new(request);
+    if request.range_end.is_empty() {
+        answer.look(source, at)?;
+    } else {
+        let mut walk = answer.walk(at);
+        answer.advance(source, &mut walk, &mut KeyArena::default())?;
+        if !walk.is_done() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(answer.finish()))
 }
 
 /// What a request makes of the versions found, apart from where they are read.
@@ -99,6 +105,40 @@ impl<'a> Answer<'a> {
         let matched_max =
             if takes_first && !is_filtered { limit.saturating_add(1) } else { usize::MAX };
         Self { request, limit, matched_max, order, is_filtered, count: 0, matched: 0, kvs: vec![] }
+    }
+
+    /// Answers for the one key.
+    fn look(&mut self, source: Source<'_>, at: i64) -> Result<(), Fatal> {
+        self.kvs.reserve_exact(1);
+        let user_key = &self.request.key;
+        newest(source, user_key, at, |version| {
+            self.count = 1;
+            self.take(&version, || Ok(user_key.clone()))
+        })?
+        .transpose()?;
+        Ok(())
+    }
+
+    fn walk(&self, at: i64) -> Walk {
+        let (start, end) = (self.request.key.clone(), self.request.range_end.clone());
+        Walk::new(&KeyRange::new(start, end), at)
+    }
+
+    /// Takes what one engine scan finds.
+    fn advance(
+        &mut self,
+        source: Source<'_>,
+        walk: &mut Walk,
+        arena: &mut KeyArena,
+    ) -> Result<(), Fatal> {
+        walk.advance(source, &mut |found| {
+            self.count += 1;
+            if !self.is_full() {
+                let user_key = found.escaped();
+                self.take(&found.version()?, || arena.user_key(user_key))?;
+            }
+            Ok(true)
+        })
     }
 
     /// Whether further pairs would only be counted.

@@ -7,7 +7,7 @@ use super::FIRST_REVISION;
 use super::compaction::NEVER;
 use super::newest_cache::NewestCache;
 use super::pins::{Pin, Pins};
-use super::range::{answer, header};
+use super::range::{answer, answer_if_short, header};
 use super::reader::{Source, newest};
 use super::txn::{Path, State, check};
 use crate::error::{Fatal, RequestError};
@@ -16,7 +16,6 @@ use crate::pb::etcdserverpb::response_op::Response;
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseOp, TxnRequest, TxnResponse};
 use crate::pb::mvccpb::KeyValue;
 use crate::storage::Engine;
-use crate::types::KeyRange;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -126,10 +125,25 @@ impl View {
         &self,
         request: &RangeRequest,
     ) -> Result<Result<RangeResponse, RequestError>, Fatal> {
-        let key_range = KeyRange::new(request.key.clone(), request.range_end.clone());
-        self.at_revision(request.revision, key_range.is_single(), |at, current| {
+        let is_one_key = request.range_end.is_empty();
+        self.at_revision(request.revision, is_one_key, |at, current| {
             let response = answer(self.shared.source(), request, at)?;
             Ok(Ok(RangeResponse { header: header(current), ..response }))
+        })
+    }
+
+    /// Like [`View::range`], but gives up with `None` when that takes more than one engine scan.
+    ///
+    /// # Errors
+    /// `FutureRevision`, `Compacted`.
+    pub fn range_if_short(
+        &self,
+        request: &RangeRequest,
+    ) -> Result<Result<Option<RangeResponse>, RequestError>, Fatal> {
+        self.at_revision(request.revision, true, |at, current| {
+            let response = answer_if_short(self.shared.source(), request, at)?;
+            let headed = |response| RangeResponse { header: header(current), ..response };
+            Ok(Ok(response.map(headed)))
         })
     }
 

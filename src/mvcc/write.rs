@@ -234,7 +234,7 @@ impl<'a> WriteTxn<'a> {
         let value = record.slice(value_at..);
         let user_key = self.write(&request.key, revision, record);
         self.change_lease(&user_key, old_lease, lease);
-        self.events.push(Event {
+        self.tell(Event {
             r#type: EventType::Put as i32,
             kv: Some(KeyValue {
                 key: user_key,
@@ -254,7 +254,7 @@ impl<'a> WriteTxn<'a> {
         let revision = self.next_change();
         let user_key = self.write(user_key, revision, TOMBSTONE);
         self.change_lease(&user_key, old.lease, 0);
-        self.events.push(Event {
+        self.tell(Event {
             r#type: EventType::Delete as i32,
             kv: Some(KeyValue { key: user_key, mod_revision: revision.main, ..Default::default() }),
             prev_kv: None,
@@ -273,6 +273,14 @@ impl<'a> WriteTxn<'a> {
         self.batch.put(Space::Kv, key::version_key(user_key, revision), record);
         self.batch.put(Space::Log, Bytes::copy_from_slice(&key::log_key(revision)), owned.clone());
         owned
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.events.is_empty() {
+            // Most requests change one key, and events are large.
+            self.events.reserve_exact(1);
+        }
+        self.events.push(event);
     }
 
     fn change_lease(&mut self, user_key: &Bytes, old: i64, new: i64) {

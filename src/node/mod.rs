@@ -2,6 +2,8 @@
 //! configuration, runs them, and stops them in the reverse order.
 
 mod folder;
+mod parts;
+mod sockets;
 mod start;
 
 pub use folder::{Folder, Founder, Identity};

@@ -1,16 +1,17 @@
 //! Start and stop of a node, in order.
 
 use super::folder::{Folder, Founder, Identity};
+use super::parts::{connection_limits, driver_parts, limits, settings};
+use super::sockets::bind_all;
 use crate::config::{Bootstrap, Config, Engine as EngineKind, InitialMember, MemberUrl};
 use crate::error::Fatal;
 use crate::machine::Machine;
 use crate::pb::etcdserverpb::Member;
 use crate::pb::quoinpb::{MemberAttributes, command::Request};
-use crate::peer::{Links, PeerService, ask_members, send_snapshot};
+use crate::peer::{Links, PeerService, ask_members};
 use crate::raft_log::disk::{DiskLog, DiskLogOptions};
-use crate::replica::{Driver, DriverParts, Handle, Replica, Settings, complete_install};
-use crate::server::limits::Limits;
-use crate::server::listener::{ConnectionLimits, serve};
+use crate::replica::{Driver, Handle, Replica, complete_install};
+use crate::server::listener::{Listener, serve};
 use crate::server::routes::{Services, client_service, peer_service};
 use crate::storage::Engine;
 use crate::storage::memory::MemoryEngine;
@@ -20,7 +21,6 @@ use crate::watch::{Hub, StreamOptions};
 use hyper_util::service::TowerToHyperService;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -28,10 +28,6 @@ use tokio::task::JoinSet;
 const TRANSFER_TIMEOUT: Duration = Duration::from_millis(1000);
 /// Pause between attempts to publish this member's name, while there is no quorum.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
-/// Stored snapshots kept: the newest, and one in case it cannot be read.
-const SNAPSHOTS_KEPT: usize = 2;
-/// Log entries of mvcc that one round of physical compaction looks at: some 100 us of work.
-const COMPACTION_ENTRIES: usize = 256;
 
 /// Why a node ended without an error: the number of the signal that asked for it.
 pub struct Exit {
@@ -208,40 +204,6 @@ fn open_engine(config: &Config, _: &Folder) -> Result<Arc<dyn Engine>, Fatal> {
     }
 }
 
-async fn bind_all(urls: &[MemberUrl]) -> Result<Vec<(MemberUrl, TcpListener)>, Fatal> {
-    let mut listeners = Vec::new();
-    for url in urls {
-        let listener =
-            bind(url).await.map_err(|e| Fatal::with(format!("listen on {}", url.as_str()), e))?;
-        listeners.push((url.clone(), listener));
-    }
-    Ok(listeners)
-}
-
-/// Binds with address reuse, so that a restart within a second finds its port free.
-async fn bind(url: &MemberUrl) -> std::io::Result<TcpListener> {
-    let (host, port) = (url.host(), url.port());
-    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
-    for address in tokio::net::lookup_host((host, port)).await? {
-        let attempt = || -> std::io::Result<TcpListener> {
-            let socket = socket2::Socket::new(
-                socket2::Domain::for_address(address),
-                socket2::Type::STREAM.nonblocking().cloexec(),
-                None,
-            )?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&address.into())?;
-            socket.listen(1024)?;
-            TcpListener::from_std(socket.into())
-        };
-        match attempt() {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
 /// SIGTERM and SIGINT.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -283,7 +245,7 @@ impl Running {
         config: &Config,
         opened: Opened,
         snapshots: Arc<SnapshotStore>,
-        peers: Vec<(MemberUrl, TcpListener)>,
+        peers: Vec<(MemberUrl, Listener)>,
     ) -> Result<Self, Fatal> {
         let Opened { place, machine, log } = opened;
         let engine = machine.engine().clone();
@@ -297,8 +259,8 @@ impl Running {
         let links = Links::open(&others, late.clone())
             .map_err(|e| Fatal::new(format!("open link to a member: {e}")))?;
         let watches = Hub::start(machine.view());
-        let replica = Replica::new(settings(config, &place), log, machine)?;
-        let parts = parts(&links, &watches, &engine, &snapshots, &late);
+        let replica = Replica::new(settings(config, place.id, place.cluster), log, machine)?;
+        let parts = driver_parts(&links, &watches, &engine, &snapshots, &late);
         let (driver, handle) = Driver::new(replica, parts);
         // Set once, here: the links' tasks only ever read it.
         let _first = late.set(handle.clone());
@@ -312,6 +274,7 @@ impl Running {
             .map_err(|e| Fatal::with("start driver thread", e))?;
         let (stop, stopping) = watch::channel(false);
         let mut servers = JoinSet::new();
+        servers.spawn(keep_timers_near(stopping.clone()));
         let service = TowerToHyperService::new(peer_service(
             PeerService::new(handle.clone(), snapshots, engine.is_volatile()),
             handle.clone(),
@@ -328,7 +291,7 @@ impl Running {
     async fn until_stopped(
         mut self,
         config: &Config,
-        clients: Vec<(MemberUrl, TcpListener)>,
+        clients: Vec<(MemberUrl, Listener)>,
         mut signals: Signals,
         _folder: Folder,
     ) -> Result<Exit, Fatal> {
@@ -353,7 +316,7 @@ impl Running {
         Ok(exit)
     }
 
-    fn serve_clients(&mut self, config: &Config, clients: Vec<(MemberUrl, TcpListener)>) {
+    fn serve_clients(&mut self, config: &Config, clients: Vec<(MemberUrl, Listener)>) {
         let service = client_service(Services {
             handle: self.handle.clone(),
             engine: self.engine.clone(),
@@ -405,105 +368,23 @@ impl Running {
     }
 }
 
+/// Keeps a timer registered that ends sooner than any request's. Without one, tokio wakes its
+/// thread by a system call for each request that registers the first timer since it last waited.
+async fn keep_timers_near(mut stop: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ended = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
 fn driver_error(ended: Result<Result<(), Fatal>, oneshot::error::RecvError>) -> Fatal {
     match ended {
         Ok(Err(fatal)) => fatal,
         Ok(Ok(())) => Fatal::new("run driver: it ended without being told to"),
         Err(_) => Fatal::new("run driver: its thread panicked"),
-    }
-}
-
-fn settings(config: &Config, place: &Place) -> Settings {
-    let election_ticks = (config.election_timeout_ms / config.heartbeat_interval_ms) as usize;
-    Settings {
-        id: place.id,
-        cluster_id: place.cluster,
-        // Even: odd numbers name the leader's own commands.
-        boot: rand::random::<u64>() & !1,
-        tick_ms: config.heartbeat_interval_ms,
-        election_ticks,
-        election_ticks_drawn: election_ticks..2 * election_ticks,
-        // All but one: a leader still has a tick to be heard, and a new cluster elects at once.
-        election_ticks_advanced: match config.initial_election_tick_advance {
-            true => election_ticks - 1,
-            false => 0,
-        },
-        pre_vote: config.pre_vote,
-        snapshot_count: config.snapshot_count,
-        catch_up_entries: config.snapshot_catchup_entries,
-        compaction_entries_max: COMPACTION_ENTRIES,
-    }
-}
-
-fn parts(
-    links: &Links,
-    watches: &crate::watch::Handle,
-    engine: &Arc<dyn Engine>,
-    snapshots: &Arc<SnapshotStore>,
-    handle: &Arc<OnceLock<Handle>>,
-) -> DriverParts {
-    let (sending, transfers) = (links.clone(), links.clone());
-    let (publishing, restoring) = (watches.clone(), watches.clone());
-    let (flushing, storing) = (engine.clone(), snapshots.clone());
-    let (handle, runtime) = (handle.clone(), tokio::runtime::Handle::current());
-    DriverParts {
-        send: Box::new(move |message| sending.send(message)),
-        publish: Box::new(move |commits| publishing.publish(commits)),
-        restored: Box::new(move || restoring.restored()),
-        flush: Arc::new(move || flushing.flush()),
-        store_snapshot: Arc::new(move |mut capture| {
-            let mut staging = storing.stage(capture.index, capture.term)?;
-            while let Some(block) = capture.next_block(1 << 20)? {
-                staging.write_block(&block)?;
-            }
-            let mut staged = staging.finish()?;
-            staged.publish()?;
-            let bytes = staged.bytes();
-            storing.keep_newest(SNAPSHOTS_KEPT)?;
-            tracing::info!("snapshot-index" = capture.index, bytes, "saved snapshot");
-            Ok(bytes)
-        }),
-        send_snapshot: Box::new(move |to, message, capture| {
-            let (Some(handle), Some(channel)) = (handle.get().cloned(), transfers.channel(to))
-            else {
-                return;
-            };
-            runtime.spawn(async move {
-                let index = capture.index;
-                let sent = send_snapshot(&handle, channel, to, message, capture).await;
-                match &sent {
-                    Ok(()) => tracing::info!(
-                        "snapshot-index" = index, "remote-peer-id" = %to, "sent database snapshot"
-                    ),
-                    Err(error) => tracing::warn!(
-                        "snapshot-index" = index, "remote-peer-id" = %to, error,
-                        "failed to send database snapshot"
-                    ),
-                }
-                let delivered = sent.is_ok();
-                let report = move || handle.snapshot_sent(to, delivered);
-                // The report must not be lost, and it may block.
-                let _ended = tokio::task::spawn_blocking(report).await;
-            });
-        }),
-    }
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        request_bytes_max: config.max_request_bytes,
-        txn_ops_max: config.max_txn_ops,
-        lease_ttl_min: (3 * config.election_timeout_ms).div_ceil(2000) as i64,
-        quota_bytes: config.quota_backend_bytes,
-    }
-}
-
-fn connection_limits(config: &Config, concurrent_streams_max: u32) -> ConnectionLimits {
-    ConnectionLimits {
-        concurrent_streams_max,
-        ping: config
-            .grpc_keepalive_interval
-            .map(|interval| (interval, config.grpc_keepalive_timeout)),
     }
 }
 

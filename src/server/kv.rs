@@ -19,9 +19,6 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-/// A range with a limit up to this is short enough to run among other tasks.
-const SHORT_RANGE_MAX: i64 = 500;
-
 /// Serves etcdserverpb.KV for one member.
 #[derive(Clone)]
 pub struct KvService {
@@ -47,12 +44,18 @@ impl KvService {
     }
 }
 
-/// Runs a read that may take long without holding up the tasks of its worker thread.
-fn read<T>(
-    is_short: bool,
-    work: impl FnOnce() -> Result<Result<T, RequestError>, Fatal>,
+/// Runs a read that may take long where it does not hold up the connection's other calls.
+async fn read_long<T: Send + 'static>(
+    work: impl FnOnce() -> Result<Result<T, RequestError>, Fatal> + Send + 'static,
 ) -> Result<T, Status> {
-    let result = if is_short { work() } else { tokio::task::block_in_place(work) };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => answer(result),
+        // Its thread is gone, as in a node that stops.
+        Err(_) => Err(RequestError::Stopped.into()),
+    }
+}
+
+fn answer<T>(result: Result<Result<T, RequestError>, Fatal>) -> Result<T, Status> {
     match result {
         Ok(answer) => answer.map_err(Status::from),
         // The driver meets the same failing engine and stops the node.
@@ -78,9 +81,13 @@ impl Kv for KvService {
         let request = request.into_inner();
         validate::range(&request)?;
         self.read_barrier(request.serializable).await?;
-        let is_short =
-            request.range_end.is_empty() || (1..=SHORT_RANGE_MAX).contains(&request.limit);
-        let mut response = read(is_short, || self.handle.view().range(&request))?;
+        let mut response = match answer(self.handle.view().range_if_short(&request))? {
+            Some(response) => response,
+            None => {
+                let view = self.handle.view().clone();
+                read_long(move || view.range(&request)).await?
+            }
+        };
         self.headers.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -141,7 +148,13 @@ impl Kv for KvService {
         validate::txn(&request, self.limits.txn_ops_max)?;
         if validate::is_read_only_txn(&request) {
             self.read_barrier(validate::is_serializable_txn(&request)).await?;
-            let mut response = read(false, || self.handle.view().txn_read_only(&request))?;
+            let view = self.handle.view();
+            let mut response = if validate::reads_single_keys(&request) {
+                answer(view.txn_read_only(&request))?
+            } else {
+                let view = view.clone();
+                read_long(move || view.txn_read_only(&request)).await?
+            };
             self.headers.fill(&mut response.header);
             return Ok(Response::new(response));
         }
@@ -190,7 +203,7 @@ fn stream_range(
         }
     };
     loop {
-        let chunk = match read(true, || stream.next_chunk()) {
+        let chunk = match answer(stream.next_chunk()) {
             Ok(Some(mut response)) => {
                 if response.header.is_some() {
                     headers.fill(&mut response.header);

@@ -3,12 +3,17 @@
 //! Each connection is served by its own task with the limits below; a stop sends GOAWAY,
 //! lets calls in flight end for a while, then closes.
 
+use super::connection::{Begun, Connection};
+use super::socket::gathering;
 use bytes::Bytes;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -24,6 +29,50 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long to wait after a failed accept: the process may be short of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound socket.
+#[derive(Debug)]
+pub enum Listener {
+    Tcp(TcpListener),
+    /// In the file system, where it is removed in the end.
+    Unix {
+        listener: UnixListener,
+        file: SocketFile,
+    },
+}
+
+/// The file of a socket in the file system: removed when the listener ends.
+#[derive(Debug)]
+pub struct SocketFile(pub PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it before.
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// The next connection.
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Without it small answers wait for the client's delayed acknowledgement.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "failed to set TCP_NODELAY");
+                }
+                Ok(Accepted::Tcp(stream))
+            }
+            Self::Unix { listener, .. } => Ok(Accepted::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
 
 /// What a listener grants each connection.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +115,7 @@ where
 
 /// Accepts until `stop` turns true, then drains.
 pub async fn serve<S: HttpService>(
-    listener: TcpListener,
+    listener: Listener,
     service: S,
     limits: ConnectionLimits,
     mut stop: watch::Receiver<bool>,
@@ -79,12 +128,11 @@ pub async fn serve<S: HttpService>(
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
-            Ok((socket, _)) => {
-                // Without it small answers wait for the client's delayed acknowledgement.
-                if let Err(error) = socket.set_nodelay(true) {
-                    tracing::debug!(%error, "failed to set TCP_NODELAY");
-                }
-                connections.spawn(connection(socket, service.clone(), limits, stop.clone()));
+            Ok(Accepted::Tcp(stream)) => {
+                connections.spawn(connection(stream, service.clone(), limits, stop.clone()));
+            }
+            Ok(Accepted::Unix(stream)) => {
+                connections.spawn(connection(stream, service.clone(), limits, stop.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
@@ -99,12 +147,14 @@ pub async fn serve<S: HttpService>(
 }
 
 async fn connection<S: HttpService>(
-    socket: tokio::net::TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     service: S,
     limits: ConnectionLimits,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let begun = Begun::default();
+    let (socket, outlet) = gathering(stream);
+    let mut builder = auto::Builder::new(begun.clone());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
         .http2()
@@ -117,12 +167,12 @@ async fn connection<S: HttpService>(
     if let Some((_, timeout)) = limits.ping {
         builder.http2().keep_alive_timeout(timeout);
     }
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
-    tokio::pin!(connection);
+    let http = builder.serve_connection(TokioIo::new(socket), service);
+    let mut connection = Connection::new(http, begun, outlet);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        result = &mut connection => result,
         () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
+            connection.http().graceful_shutdown();
             connection.await
         }
     };

@@ -4,6 +4,7 @@
 //! nothing below this module knows gRPC, and nothing in it decides about data.
 
 pub mod cluster;
+mod connection;
 pub mod header;
 pub mod health;
 pub mod http;
@@ -14,6 +15,7 @@ pub mod listener;
 pub mod maintenance;
 mod metadata;
 pub mod routes;
+mod socket;
 pub mod status;
 mod unary;
 pub mod validate;

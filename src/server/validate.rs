@@ -108,6 +108,13 @@ pub fn is_serializable_txn(request: &TxnRequest) -> bool {
         .all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
+/// Whether a read-only Txn looks at no more keys than it names.
+pub fn reads_single_keys(request: &TxnRequest) -> bool {
+    let is_single = |op: &RequestOp| !matches!(&op.request, Some(Request::RequestRange(range)) if !range.range_end.is_empty());
+    request.compare.iter().all(|compare| compare.range_end.is_empty())
+        && ops(request).all(is_single)
+}
+
 /// The API version that a client says it speaks; "unknown" if it says nothing.
 pub fn client_api_version(metadata: &MetadataMap) -> Result<&str, RequestError> {
     match metadata.get("client-api-version") {

@@ -1,0 +1,114 @@
+//! What a node's parts are given: settings from flags, and the calls between parts.
+
+use crate::config::Config;
+use crate::peer::{Links, send_snapshot};
+use crate::replica::{DriverParts, Handle, Settings};
+use crate::server::limits::Limits;
+use crate::server::listener::ConnectionLimits;
+use crate::storage::Engine;
+use crate::storage::snapshot_file::SnapshotStore;
+use crate::types::{ClusterId, MemberId};
+use std::sync::{Arc, OnceLock};
+
+/// Stored snapshots kept: the newest, and one in case it cannot be read.
+const SNAPSHOTS_KEPT: usize = 2;
+/// Log entries of mvcc that one round of physical compaction looks at: some 100 us of work.
+const COMPACTION_ENTRIES: usize = 256;
+
+/// What a replica is told of the flags and of itself.
+pub(super) fn settings(config: &Config, id: MemberId, cluster_id: ClusterId) -> Settings {
+    let election_ticks = (config.election_timeout_ms / config.heartbeat_interval_ms) as usize;
+    Settings {
+        id,
+        cluster_id,
+        // Even: odd numbers name the leader's own commands.
+        boot: rand::random::<u64>() & !1,
+        tick_ms: config.heartbeat_interval_ms,
+        election_ticks,
+        election_ticks_drawn: election_ticks..2 * election_ticks,
+        // All but one: a leader still has a tick to be heard, and a new cluster elects at once.
+        election_ticks_advanced: match config.initial_election_tick_advance {
+            true => election_ticks - 1,
+            false => 0,
+        },
+        pre_vote: config.pre_vote,
+        snapshot_count: config.snapshot_count,
+        catch_up_entries: config.snapshot_catchup_entries,
+        compaction_entries_max: COMPACTION_ENTRIES,
+    }
+}
+
+/// What the driver calls: links, watches, engine and snapshots.
+pub(super) fn driver_parts(
+    links: &Links,
+    watches: &crate::watch::Handle,
+    engine: &Arc<dyn Engine>,
+    snapshots: &Arc<SnapshotStore>,
+    handle: &Arc<OnceLock<Handle>>,
+) -> DriverParts {
+    let (sending, transfers) = (links.clone(), links.clone());
+    let (publishing, restoring) = (watches.clone(), watches.clone());
+    let (flushing, storing) = (engine.clone(), snapshots.clone());
+    let (handle, runtime) = (handle.clone(), tokio::runtime::Handle::current());
+    DriverParts {
+        send: Box::new(move |message| sending.send(message)),
+        publish: Box::new(move |commits| publishing.publish(commits)),
+        restored: Box::new(move || restoring.restored()),
+        flush: Arc::new(move || flushing.flush()),
+        store_snapshot: Arc::new(move |mut capture| {
+            let mut staging = storing.stage(capture.index, capture.term)?;
+            while let Some(block) = capture.next_block(1 << 20)? {
+                staging.write_block(&block)?;
+            }
+            let mut staged = staging.finish()?;
+            staged.publish()?;
+            let bytes = staged.bytes();
+            storing.keep_newest(SNAPSHOTS_KEPT)?;
+            tracing::info!("snapshot-index" = capture.index, bytes, "saved snapshot");
+            Ok(bytes)
+        }),
+        send_snapshot: Box::new(move |to, message, capture| {
+            let (Some(handle), Some(channel)) = (handle.get().cloned(), transfers.channel(to))
+            else {
+                return;
+            };
+            runtime.spawn(async move {
+                let index = capture.index;
+                let sent = send_snapshot(&handle, channel, to, message, capture).await;
+                match &sent {
+                    Ok(()) => tracing::info!(
+                        "snapshot-index" = index, "remote-peer-id" = %to, "sent database snapshot"
+                    ),
+                    Err(error) => tracing::warn!(
+                        "snapshot-index" = index, "remote-peer-id" = %to, error,
+                        "failed to send database snapshot"
+                    ),
+                }
+                let delivered = sent.is_ok();
+                let report = move || handle.snapshot_sent(to, delivered);
+                // The report must not be lost, and it may block.
+                let _ended = tokio::task::spawn_blocking(report).await;
+            });
+        }),
+    }
+}
+
+/// What the services check.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits {
+        request_bytes_max: config.max_request_bytes,
+        txn_ops_max: config.max_txn_ops,
+        lease_ttl_min: (3 * config.election_timeout_ms).div_ceil(2000) as i64,
+        quota_bytes: config.quota_backend_bytes,
+    }
+}
+
+/// What a connection is granted.
+pub(super) fn connection_limits(config: &Config, concurrent_streams_max: u32) -> ConnectionLimits {
+    ConnectionLimits {
+        concurrent_streams_max,
+        ping: config
+            .grpc_keepalive_interval
+            .map(|interval| (interval, config.grpc_keepalive_timeout)),
+    }
+}

@@ -1,0 +1,63 @@
+//! Binding the sockets that a node listens on.
+
+use crate::config::{MemberUrl, Scheme};
+use crate::error::Fatal;
+use crate::server::listener::{Listener, SocketFile};
+use std::io;
+use std::path::Path;
+use tokio::net::{TcpListener, UnixListener};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Binds all URLs.
+///
+/// # Errors
+/// Names the URL that cannot be bound.
+pub(super) async fn bind_all(urls: &[MemberUrl]) -> Result<Vec<(MemberUrl, Listener)>, Fatal> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let bound = match url.scheme() {
+            Scheme::Unix | Scheme::Unixs => bind_path(Path::new(url.address())),
+            Scheme::Http | Scheme::Https => bind_port(url).await,
+        };
+        let listener = bound.map_err(|e| Fatal::with(format!("listen on {}", url.as_str()), e))?;
+        listeners.push((url.clone(), listener));
+    }
+    Ok(listeners)
+}
+
+/// Takes the place of a socket file that an earlier process left behind, as etcd does.
+fn bind_path(path: &Path) -> io::Result<Listener> {
+    use std::os::unix::fs::FileTypeExt as _;
+    if let Ok(found) = path.symlink_metadata()
+        && found.file_type().is_socket()
+    {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    Ok(Listener::Unix { listener, file: SocketFile(path.to_owned()) })
+}
+
+/// Binds with address reuse, so that a restart within a second finds its port free.
+async fn bind_port(url: &MemberUrl) -> io::Result<Listener> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in tokio::net::lookup_host((url.host(), url.port())).await? {
+        let attempt = || -> io::Result<TcpListener> {
+            let socket = socket2::Socket::new(
+                socket2::Domain::for_address(address),
+                socket2::Type::STREAM.nonblocking().cloexec(),
+                None,
+            )?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            TcpListener::from_std(socket.into())
+        };
+        match attempt() {
+            Ok(listener) => return Ok(Listener::Tcp(listener)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
