@@ -3,13 +3,12 @@
 //! The count is that of all keys in the interval, whatever limit and filters say. No more pairs
 //! are kept than the answer needs, give or take a factor of two.
 
-use super::reader::{KeyArena, Source, Version, Walk, newest};
+use super::reader::{Arena, Source, Version, Walk, newest};
 use crate::error::Fatal;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use crate::pb::mvccpb::KeyValue;
 use crate::types::KeyRange;
-use bytes::Bytes;
 use std::cmp::Ordering;
 
 /// Answers are cut back to the limit no earlier than at this many pairs.
@@ -29,7 +28,7 @@ pub(super) fn answer(
     if request.range_end.is_empty() {
         answer.look(source, at)?;
     } else {
-        let (mut walk, mut arena) = (answer.walk(at), KeyArena::default());
+        let (mut walk, mut arena) = (answer.walk(at), Arena::default());
         while !walk.is_done() {
             answer.advance(source, &mut walk, &mut arena)?;
         }
@@ -48,7 +47,7 @@ pub(super) fn answer_if_short(
         answer.look(source, at)?;
     } else {
         let mut walk = answer.walk(at);
-        answer.advance(source, &mut walk, &mut KeyArena::default())?;
+        answer.advance(source, &mut walk, &mut Arena::default())?;
         if !walk.is_done() {
             return Ok(None);
         }
@@ -113,7 +112,10 @@ impl<'a> Answer<'a> {
         let user_key = &self.request.key;
         newest(source, user_key, at, |version| {
             self.count = 1;
-            self.take(&version, || Ok(user_key.clone()))
+            self.take(&version, |with_value| {
+                let key = user_key.clone();
+                Ok(if with_value { version.to_key_value(key) } else { version.to_metadata(key) })
+            })
         })?
         .transpose()?;
         Ok(())
@@ -129,13 +131,13 @@ impl<'a> Answer<'a> {
         &mut self,
         source: Source<'_>,
         walk: &mut Walk,
-        arena: &mut KeyArena,
+        arena: &mut Arena,
     ) -> Result<(), Fatal> {
         walk.advance(source, &mut |found| {
             self.count += 1;
             if !self.is_full() {
-                let user_key = found.escaped();
-                self.take(&found.version()?, || arena.user_key(user_key))?;
+                let (escaped, version) = (found.escaped(), found.version()?);
+                self.take(&version, |with_value| arena.pair_of(escaped, &version, with_value))?;
             }
             Ok(true)
         })
@@ -146,10 +148,12 @@ impl<'a> Answer<'a> {
         self.request.count_only || self.matched == self.matched_max
     }
 
+    /// Takes a version into the answer if it belongs there; `to_pair` makes the pair, with its
+    /// value or without.
     fn take(
         &mut self,
         version: &Version<'_>,
-        user_key: impl FnOnce() -> Result<Bytes, Fatal>,
+        to_pair: impl FnOnce(bool) -> Result<KeyValue, Fatal>,
     ) -> Result<(), Fatal> {
         if self.request.count_only || self.is_filtered && !self.passes(version) {
             return Ok(());
@@ -159,11 +163,7 @@ impl<'a> Answer<'a> {
             return Ok(());
         }
         let by_value = matches!(self.order, Order::By(SortTarget::Value, _));
-        let kv = if self.request.keys_only && !by_value {
-            version.to_metadata(user_key()?)
-        } else {
-            version.to_key_value(user_key()?)
-        };
+        let kv = to_pair(by_value || !self.request.keys_only)?;
         self.kvs.push(kv);
         if self.kvs.len() >= self.limit.saturating_mul(2).max(SURPLUS_MIN) {
             self.sort_and_cut();

@@ -20,7 +20,9 @@ const SCAN_PAIRS_MAX: usize = if cfg!(test) { 3 } else { 512 };
 const STEPS_MAX: usize = if cfg!(test) { 2 } else { 8 };
 
 /// Keys of a walk's pairs share buffers of this size.
-const KEY_ARENA_LEN: usize = 8192;
+const KEYS_LEN: usize = 8 << 10;
+/// Values that have to be copied share buffers of this size, unless they are large themselves.
+const VALUES_LEN: usize = 256 << 10;
 
 /// Where versions are read: a store, and the cache beside it.
 #[derive(Clone, Copy)]
@@ -43,11 +45,11 @@ impl<'a> Version<'a> {
         Ok(put.map(|put| Self { revision, put, record }))
     }
 
-    /// The value: shared where the engine keeps it in memory, else a copy.
-    fn value(&self) -> Bytes {
+    /// The value: shared where the engine keeps it in memory, else copied.
+    fn value(&self, copy: impl FnOnce(&[u8]) -> Bytes) -> Bytes {
         match self.record {
             Value::Shared(record) => record.slice(self.put.value_at..),
-            Value::Borrowed(record) => Bytes::copy_from_slice(&record[self.put.value_at..]),
+            Value::Borrowed(record) => copy(&record[self.put.value_at..]),
         }
     }
 
@@ -56,7 +58,12 @@ impl<'a> Version<'a> {
     }
 
     pub(super) fn to_key_value(&self, key: Bytes) -> KeyValue {
-        KeyValue { lease: self.put.lease, value: self.value(), ..self.to_metadata(key) }
+        self.to_pair(key, Bytes::copy_from_slice)
+    }
+
+    /// Like [`Version::to_key_value`]; `copy` makes a value owned that the engine only lends.
+    pub(super) fn to_pair(&self, key: Bytes, copy: impl FnOnce(&[u8]) -> Bytes) -> KeyValue {
+        KeyValue { lease: self.put.lease, value: self.value(copy), ..self.to_metadata(key) }
     }
 
     /// Without value and lease, as etcd answers from its index.
@@ -235,18 +242,50 @@ fn behind(escaped: &[u8]) -> Vec<u8> {
     behind
 }
 
-/// Makes owned user keys of escaped ones, many to an allocation.
+/// Makes the keys and values of a walk's pairs owned, many to an allocation.
 #[derive(Default)]
-pub(super) struct KeyArena {
-    buffer: BytesMut,
+pub(super) struct Arena {
+    keys: BytesMut,
+    values: BytesMut,
 }
 
-impl KeyArena {
-    pub(super) fn user_key(&mut self, escaped: &[u8]) -> Result<Bytes, Fatal> {
-        if self.buffer.capacity() < escaped.len() {
-            self.buffer.reserve(KEY_ARENA_LEN.max(escaped.len()));
+impl Arena {
+    /// What was found, with its value or without.
+    pub(super) fn pair(&mut self, found: Found<'_>, with_value: bool) -> Result<KeyValue, Fatal> {
+        let escaped = found.escaped();
+        self.pair_of(escaped, &found.version()?, with_value)
+    }
+
+    pub(super) fn pair_of(
+        &mut self,
+        escaped: &[u8],
+        version: &Version<'_>,
+        with_value: bool,
+    ) -> Result<KeyValue, Fatal> {
+        let key = self.user_key(escaped)?;
+        if with_value {
+            Ok(version.to_pair(key, |value| self.value(value)))
+        } else {
+            Ok(version.to_metadata(key))
         }
-        key::with_user_key(escaped, |user_key| self.buffer.extend_from_slice(user_key))?;
-        Ok(self.buffer.split().freeze())
+    }
+
+    pub(super) fn user_key(&mut self, escaped: &[u8]) -> Result<Bytes, Fatal> {
+        if self.keys.capacity() < escaped.len() {
+            self.keys.reserve(KEYS_LEN.max(escaped.len()));
+        }
+        key::with_user_key(escaped, |user_key| self.keys.extend_from_slice(user_key))?;
+        Ok(self.keys.split().freeze())
+    }
+
+    fn value(&mut self, value: &[u8]) -> Bytes {
+        if value.len() > VALUES_LEN / 8 {
+            return Bytes::copy_from_slice(value);
+        }
+        if self.values.capacity() < value.len() {
+            self.values.reserve(VALUES_LEN);
+        }
+        self.values.extend_from_slice(value);
+        self.values.split().freeze()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::pins::Pin;
 use super::range::header;
-use super::reader::{KeyArena, Walk};
+use super::reader::{Arena, Walk};
 use super::view::View;
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse};
@@ -27,7 +27,7 @@ pub struct RangeStream {
     pin: Pin,
     at: i64,
     walk: Walk,
-    arena: KeyArena,
+    arena: Arena,
     /// The present revision at the begin, for the header.
     current: i64,
     keys_only: bool,
@@ -62,7 +62,7 @@ impl View {
                 pin: self.shared().pins.pin(at, true),
                 at,
                 walk: Walk::new(&range, at),
-                arena: KeyArena::default(),
+                arena: Arena::default(),
                 current,
                 keys_only: request.keys_only,
                 left: match limit {
@@ -102,13 +102,7 @@ impl RangeStream {
                     return Ok(true);
                 }
                 self.left -= 1;
-                let user_key = self.arena.user_key(found.escaped())?;
-                let version = found.version()?;
-                let kv = if self.keys_only {
-                    version.to_metadata(user_key)
-                } else {
-                    version.to_key_value(user_key)
-                };
+                let kv = self.arena.pair(found, !self.keys_only)?;
                 bytes += kv.key.len() + kv.value.len() + PAIR_OVERHEAD;
                 kvs.push(kv);
                 is_full = bytes >= self.bytes_max || is_first && kvs.len() == FIRST_CHUNK_KEYS;

@@ -2,7 +2,7 @@
 
 use super::key::{self, Put, TOMBSTONE};
 use super::range::{answer, header};
-use super::reader::{KeyArena, Source, Walk, newest};
+use super::reader::{Arena, Source, Walk, newest};
 use super::txn::{Path, State, check};
 use super::{Commit, Mvcc};
 use crate::error::{Fatal, RequestError};
@@ -88,7 +88,7 @@ impl<'a> WriteTxn<'a> {
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
         let mut doomed = Vec::new();
         let mut walk = Walk::new(&range, self.read_revision());
-        let mut arena = KeyArena::default();
+        let mut arena = Arena::default();
         while !walk.is_done() {
             let overlay = self.overlay();
             walk.advance(self.source(&overlay), &mut |found| {
