@@ -8,11 +8,12 @@
 //! Promises: a View sees whole revisions, never a later one nor a compacted one; what it sees
 //! at a revision stays the same until that is compacted, however far removal has got.
 //!
-//! The layout is in `key`, reading in `reader` and `range`, a Txn's decisions in `txn`, changes
+//! The layout is in `key`, reading in `reader`, `range` and `encoded`, a Txn's decisions in `txn`, changes
 //! in `write`, and what makes old revisions go in `compaction`. Leases are numbers here: who has
 //! which keys is told in [`Finished`] and kept elsewhere.
 
 mod compaction;
+mod encoded;
 mod history;
 pub mod key;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod view;
 mod write;
 
 pub use compaction::CompactionProgress;
+pub use encoded::EncodedRange;
 pub use history::{Compacted, History};
 pub use pins::Pin;
 pub use stream::RangeStream;

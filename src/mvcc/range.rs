@@ -55,6 +55,12 @@ pub(super) fn answer_if_short(
     Ok(Some(answer.finish()))
 }
 
+/// Whether a request's pairs are answered as they come, all up to the limit.
+pub(super) fn is_in_key_order(request: &RangeRequest) -> bool {
+    let answer = Answer::new(request);
+    answer.order == Order::Found && !answer.is_filtered
+}
+
 /// What a request makes of the versions found, apart from where they are read.
 struct Answer<'a> {
     request: &'a RangeRequest,

@@ -21,6 +21,7 @@ use crate::pb::mvccpb::event::EventType;
 use crate::storage::Value;
 use crate::storage::memory::MemoryEngine;
 use bytes::Bytes;
+use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -37,6 +38,13 @@ fn run_on_memory(path: &Path) {
 
 fn run(path: &Path, engine: Arc<dyn Engine>) {
     goldenscript::run(&mut Runner::new(engine), path).expect("script failed");
+}
+
+/// The message whose pairs came in encoded form.
+fn decoded(range: EncodedRange) -> RangeResponse {
+    let EncodedRange { header, pairs, more, count } = range;
+    let pairs = RangeResponse::decode(&pairs.concat()[..]).expect("fields of a RangeResponse");
+    RangeResponse { header, more, count, ..pairs }
 }
 
 struct Runner {
@@ -78,7 +86,14 @@ impl goldenscript::Runner for Runner {
             }
             "get" => {
                 let request = words.range()?;
-                let response = self.mvcc.view().range(&request)?;
+                let view = self.mvcc.view();
+                let response = view.range(&request)?;
+                assert_eq!(view.range_encoded(&request)?.map(decoded), response);
+                match view.range_if_short(&request)? {
+                    Ok(Some(short)) => assert_eq!(Ok(short), response),
+                    Ok(None) => assert!(response.is_ok()),
+                    Err(error) => assert_eq!(Err(error), response),
+                }
                 show(&mut self.out, response, |out, response| show_range(out, &response));
             }
             "read" => {

@@ -6,7 +6,7 @@ use super::metadata;
 use super::validate;
 use crate::error::{Fatal, RequestError};
 use crate::machine::Response as Outcome;
-use crate::mvcc::View;
+use crate::mvcc::{EncodedRange, View};
 use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
@@ -18,6 +18,12 @@ use std::pin::Pin;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+
+/// What a Range is answered with.
+pub(super) enum RangeAnswer {
+    Short(RangeResponse),
+    Long(EncodedRange),
+}
 
 /// Serves etcdserverpb.KV for one member.
 #[derive(Clone)]
@@ -34,6 +40,31 @@ impl KvService {
 
     async fn propose(&self, command: Command) -> Result<Outcome, Status> {
         self.handle.propose(command, self.limits.request_bytes_max).await.map_err(Status::from)
+    }
+
+    /// Checks a Range, and waits until it can be answered.
+    async fn begin_range(&self, request: Request<RangeRequest>) -> Result<RangeRequest, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let request = request.into_inner();
+        validate::range(&request)?;
+        self.read_barrier(request.serializable).await?;
+        Ok(request)
+    }
+
+    /// Answers a Range: a short one here, any other in encoded form.
+    pub(super) async fn range_answer(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<RangeAnswer, Status> {
+        let request = self.begin_range(request).await?;
+        if let Some(mut response) = answer(self.handle.view().range_if_short(&request))? {
+            self.headers.fill(&mut response.header);
+            return Ok(RangeAnswer::Short(response));
+        }
+        let view = self.handle.view().clone();
+        let mut response = read_long(move || view.range_encoded(&request)).await?;
+        self.headers.fill(&mut response.header);
+        Ok(RangeAnswer::Long(response))
     }
 
     async fn read_barrier(&self, serializable: bool) -> Result<(), Status> {
@@ -77,17 +108,9 @@ impl Kv for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        let request = request.into_inner();
-        validate::range(&request)?;
-        self.read_barrier(request.serializable).await?;
-        let mut response = match answer(self.handle.view().range_if_short(&request))? {
-            Some(response) => response,
-            None => {
-                let view = self.handle.view().clone();
-                read_long(move || view.range(&request)).await?
-            }
-        };
+        let request = self.begin_range(request).await?;
+        let view = self.handle.view().clone();
+        let mut response = read_long(move || view.range(&request)).await?;
         self.headers.fill(&mut response.header);
         Ok(Response::new(response))
     }

@@ -1,14 +1,13 @@
 //! The frequent unary calls - Range, Put, Txn - without the generated server in between.
 //!
 //! They speak the same protocol as the generated code does and give the same answers; what they
-//! save is a router, a codec and several moves of large futures for each call. A large Range is
-//! encoded piece by piece while it is sent, so that its answer lies in memory once, as
-//! pairs, and never as one buffer beside them.
+//! save is a router, a codec and several moves of large futures for each call. A large Range comes
+//! encoded and is sent as it is.
 
-use super::kv::KvService;
+use super::kv::{KvService, RangeAnswer};
+use crate::mvcc::EncodedRange;
 use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, TxnRequest};
-use crate::pb::mvccpb::KeyValue;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
@@ -25,10 +24,6 @@ use tonic::{Code, Request, Status};
 
 /// What the frame of a gRPC message has in front: a flag and a length.
 const PREFIX: usize = 5;
-/// An answer above this is encoded while it is sent.
-const WHOLE_MAX: usize = 256 << 10;
-/// Bytes of one piece of such an answer: a few HTTP/2 frames.
-const PIECE: usize = 64 << 10;
 
 /// The calls that are served here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +64,10 @@ where
 {
     let result = match call {
         Call::Range => match receive::<RangeRequest, B>(request, bytes_max).await {
-            Ok(request) => kv.range(request).await.map(|answer| range_body(answer.into_inner())),
+            Ok(request) => kv.range_answer(request).await.map(|answer| match answer {
+                RangeAnswer::Short(response) => whole(&response),
+                RangeAnswer::Long(range) => in_pieces(range),
+            }),
             Err(status) => Err(status),
         },
         Call::Put => match receive::<PutRequest, B>(request, bytes_max).await {
@@ -169,32 +167,23 @@ fn whole<M: Message>(message: &M) -> Body {
     Body::new(Pieces { next: Some(frame.freeze()), ..Pieces::default() })
 }
 
-fn range_body(response: RangeResponse) -> Body {
-    let length = response.encoded_len();
-    if length <= WHOLE_MAX {
-        return whole(&response);
-    }
-    let RangeResponse { header, kvs, more, count } = response;
-    let mut head = BytesMut::with_capacity(64);
-    put_prefix(&mut head, length);
-    RangeResponse { header, ..RangeResponse::default() }.encode_raw(&mut head);
-    let mut tail = BytesMut::with_capacity(16);
-    RangeResponse { more, count, ..RangeResponse::default() }.encode_raw(&mut tail);
-    Body::new(Pieces {
-        next: Some(head.freeze()),
-        kvs: kvs.into_iter(),
-        tail: Some(tail.freeze()),
-        ended: false,
-    })
+fn in_pieces(range: EncodedRange) -> Body {
+    let EncodedRange { header, pairs, more, count } = range;
+    let first = RangeResponse { header, more, count, ..RangeResponse::default() };
+    let first_len = first.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX + first_len);
+    put_prefix(&mut frame, first_len + pairs.iter().map(Bytes::len).sum::<usize>());
+    // Fields may come in any order.
+    first.encode_raw(&mut frame);
+    Body::new(Pieces { next: Some(frame.freeze()), rest: pairs.into_iter(), is_ended: false })
 }
 
-/// A message on its way out: what comes next, pairs that are still to be encoded, the rest.
+/// A message on its way out.
 #[derive(Default)]
 struct Pieces {
     next: Option<Bytes>,
-    kvs: vec::IntoIter<KeyValue>,
-    tail: Option<Bytes>,
-    ended: bool,
+    rest: vec::IntoIter<Bytes>,
+    is_ended: bool,
 }
 
 impl HttpBody for Pieces {
@@ -205,39 +194,25 @@ impl HttpBody for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let this = &mut *self;
-        let data = this.next.take().or_else(|| piece(&mut this.kvs)).or_else(|| this.tail.take());
-        if let Some(data) = data {
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+        if let Some(piece) = self.next.take().or_else(|| self.rest.next()) {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        if std::mem::replace(&mut this.ended, true) {
+        if std::mem::replace(&mut self.is_ended, true) {
             return Poll::Ready(None);
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended
+        self.is_ended
     }
-}
-
-/// Encodes pairs, as fields of a RangeResponse, until a piece is full.
-fn piece(kvs: &mut vec::IntoIter<KeyValue>) -> Option<Bytes> {
-    /// Number of `kvs` in RangeResponse.
-    const KVS: u32 = 2;
-    let mut piece = BytesMut::with_capacity(PIECE + (PIECE >> 2));
-    while piece.len() < PIECE
-        && let Some(kv) = kvs.next()
-    {
-        prost::encoding::message::encode(KVS, &kv, &mut piece);
-    }
-    (!piece.is_empty()).then(|| piece.freeze())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pb::etcdserverpb::ResponseHeader;
+    use crate::pb::mvccpb::KeyValue;
     use http_body_util::Full;
 
     async fn collect(body: Body) -> (Bytes, HeaderMap) {
@@ -261,7 +236,7 @@ mod tests {
                 more: pairs > 3,
                 count: 77,
             };
-            let (frame, trailers) = collect(range_body(response.clone())).await;
+            let (frame, trailers) = collect(in_pieces(response.clone().into())).await;
             assert_eq!(declared(&frame), Some(frame.len() - PREFIX));
             assert_eq!(RangeResponse::decode(&frame[PREFIX..]).unwrap(), response);
             assert_eq!(trailers["grpc-status"], "0");
