@@ -15,6 +15,7 @@ use crate::pb::etcdserverpb::{
 use crate::pb::mvccpb::event::EventType;
 use crate::pb::quoinpb::{ClusterVersion, LeaseRevokeBatch, MemberAttributes, command::Request};
 use crate::storage::memory::MemoryEngine;
+use crate::storage::mirror::{ENGINE_MAKERS, Maker};
 use crate::storage::{Engine, Read, Space, Visitor, WriteBatch};
 use crate::types::{MemberId, RequestId};
 use bytes::Bytes;
@@ -31,32 +32,13 @@ type Fallible<T> = Result<T, Box<dyn Error>>;
 /// Bytes of a capture's block: a few records.
 const BLOCK_BYTES: usize = 100;
 
-test_each_path! { in "src/machine/testscripts" as memory => run_on_memory }
+test_each_path! { in "src/machine/testscripts" as scripts => run }
 
-#[cfg(feature = "rocksdb")]
-test_each_path! { in "src/machine/testscripts" as rocksdb => run_on_rocksdb }
-
-fn run_on_memory(path: &Path) {
-    run(path, Box::new(|| Arc::new(MemoryEngine::new())));
-}
-
-#[cfg(feature = "rocksdb")]
-fn run_on_rocksdb(path: &Path) {
-    use crate::storage::rocks::{RocksEngine, RocksOptions};
-    let folder = tempfile::tempdir().expect("make a folder");
-    let number = std::cell::Cell::new(0);
-    let place = folder.path().to_owned();
-    let make = move || -> Arc<dyn Engine> {
-        number.set(number.get() + 1);
-        let engine =
-            RocksEngine::open(&place.join(number.get().to_string()), RocksOptions::default());
-        Arc::new(engine.expect("open an engine"))
-    };
-    run(path, Box::new(make));
-}
-
-fn run(path: &Path, make: Box<dyn Fn() -> Arc<dyn Engine>>) {
-    goldenscript::run(&mut Runner::new(make), path).expect("script failed");
+fn run(path: &Path) {
+    for make in ENGINE_MAKERS {
+        goldenscript::run(&mut Runner::new(*make), path)
+            .unwrap_or_else(|error| panic!("{}: {error}", make().name()));
+    }
 }
 
 #[derive(goldenscript::Command)]
@@ -151,7 +133,7 @@ impl Reading {
 }
 
 struct Runner {
-    make: Box<dyn Fn() -> Arc<dyn Engine>>,
+    make: Maker,
     engine: Arc<Recorder>,
     machine: Machine,
     log: Vec<CommittedEntry>,
@@ -209,7 +191,7 @@ impl goldenscript::Runner for Runner {
 }
 
 impl Runner {
-    fn new(make: Box<dyn Fn() -> Arc<dyn Engine>>) -> Self {
+    fn new(make: Maker) -> Self {
         let engine = Arc::new(Recorder::new(make()));
         Self {
             machine: Machine::open(engine.clone()).expect("an empty engine opens"),

@@ -13,6 +13,7 @@ use crate::pb::etcdserverpb::{
 use crate::pb::mvccpb::KeyValue;
 use crate::pb::mvccpb::event::EventType;
 use crate::storage::memory::MemoryEngine;
+use crate::storage::mirror::test_engines;
 use crate::types::KeyRange;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -770,5 +771,16 @@ proptest! {
     #[test]
     fn any_history_reads_as_the_model_says(actions in prop::collection::vec(action(), 1..80)) {
         run(Arc::new(MemoryEngine::new()), &actions);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_history_reads_alike_on_all_engines(actions in prop::collection::vec(action(), 1..80)) {
+        for (_, engine) in test_engines() {
+            run(engine, &actions);
+        }
     }
 }

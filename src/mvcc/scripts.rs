@@ -19,7 +19,7 @@ use crate::pb::etcdserverpb::{
 use crate::pb::mvccpb::KeyValue;
 use crate::pb::mvccpb::event::EventType;
 use crate::storage::Value;
-use crate::storage::memory::MemoryEngine;
+use crate::storage::mirror::test_engines;
 use bytes::Bytes;
 use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,14 +30,13 @@ use test_each_file::test_each_path;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
-test_each_path! { in "src/mvcc/testscripts" as memory => run_on_memory }
+test_each_path! { in "src/mvcc/testscripts" as scripts => run }
 
-fn run_on_memory(path: &Path) {
-    run(path, Arc::new(MemoryEngine::new()));
-}
-
-fn run(path: &Path, engine: Arc<dyn Engine>) {
-    goldenscript::run(&mut Runner::new(engine), path).expect("script failed");
+fn run(path: &Path) {
+    for (name, engine) in test_engines() {
+        goldenscript::run(&mut Runner::new(engine), path)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
 }
 
 /// The message whose pairs came in encoded form.

@@ -19,6 +19,8 @@ impl WriteBatch {
         Self::default()
     }
 
+    /// A value in [`Space::Kv`] must be the whole of its buffer: the memory engine keeps it as it
+    /// is, and with it all of what it was cut from. Others are copied.
     pub fn put(&mut self, space: Space, key: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.spaces[space as usize].insert(key.into(), Some(value.into()));
     }
@@ -45,10 +47,6 @@ impl WriteBatch {
             None => Bound::Unbounded,
         };
         self.spaces[space as usize].range::<[u8], _>((Bound::Included(start), upper))
-    }
-
-    pub fn space_is_empty(&self, space: Space) -> bool {
-        self.spaces[space as usize].is_empty()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -8,10 +8,15 @@
 //! batches: the raft log replays it from the applied index kept in the same batches.
 
 pub mod batch;
+mod compact;
 pub mod memory;
+#[cfg(test)]
+pub(crate) mod mirror;
 pub mod overlay;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
+#[cfg(test)]
+mod scripts;
 pub mod snapshot_file;
 
 pub use batch::WriteBatch;
@@ -119,7 +124,8 @@ pub trait Read {
     /// until the visitor stops. The scan sees whole batches only, but an engine may let
     /// batches that arrive during the scan become visible to the rest of it: callers that
     /// must not see them compare revisions. An engine may hold a lock that delays the
-    /// writer for the length of one scan, so visitors stop after a bounded number of pairs.
+    /// writer for the length of one scan, so visitors stop after a bounded number of pairs
+    /// and never call the engine themselves.
     fn scan(
         &self,
         space: Space,

@@ -168,21 +168,29 @@ impl Engine for RocksEngine {
     }
 
     fn clear(&self) -> Result<(), Fatal> {
+        let failed = |e| Fatal::with("clear database", e);
+        let families = self.families()?;
         let mut writes = rocksdb::WriteBatch::default();
-        for family in self.families()? {
+        let mut filled = Vec::new();
+        for family in families {
             let mut pairs = self.db.raw_iterator_cf(family);
             pairs.seek_to_last();
             if let Some(last) = pairs.key() {
                 let mut behind = last.to_vec();
                 behind.push(0);
                 writes.delete_range_cf(family, &[][..], &behind[..]);
+                filled.push((family, behind));
             }
-            pairs.status().map_err(|e| Fatal::with("clear database", e))?;
+            pairs.status().map_err(failed)?;
         }
-        self.db
-            .write_opt(writes, &self.write_options)
-            .map_err(|e| Fatal::with("clear database", e))?;
-        self.flush()
+        self.db.write_opt(writes, &self.write_options).map_err(failed)?;
+        self.flush()?;
+        for (family, behind) in filled {
+            // The content is gone for readers; this gives its space back, most of it unread.
+            self.db.delete_file_in_range_cf(family, &[][..], &behind[..]).map_err(failed)?;
+            self.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), Fatal> {
