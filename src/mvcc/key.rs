@@ -9,11 +9,12 @@
 //! Whatever is decoded is checked; what does not fit is a [`Fatal`].
 
 use crate::error::Fatal;
+use crate::storage::KV_SUFFIX_LEN;
 use crate::types::Revision;
 use bytes::Bytes;
 
 /// Bytes of a revision behind an escaped key, and of a log key.
-const REVISION_LEN: usize = 12;
+const REVISION_LEN: usize = KV_SUFFIX_LEN;
 
 /// Marks the end of an escaped key.
 const TERMINATOR: [u8; 2] = [0, 0];
@@ -33,24 +34,14 @@ pub(super) fn version_key(user_key: &[u8], revision: Revision) -> Vec<u8> {
     key
 }
 
+/// How much of a version's key all versions of the user key share.
+pub(super) fn shared_len(version_key: &[u8]) -> usize {
+    version_key.len() - REVISION_LEN
+}
+
 /// The first `Kv` key of the versions at or below main revision `at`, newest first.
 pub(super) fn newest_at(user_key: &[u8], at: i64) -> Vec<u8> {
     version_key(user_key, Revision::new(at, u32::MAX))
-}
-
-/// Like [`newest_at`], then, in the same memory, what lies behind all versions of the key; and
-/// where the second part begins.
-pub(super) fn newest_at_and_behind(user_key: &[u8], at: i64) -> (Vec<u8>, usize) {
-    // Two terminators and a revision; a key with zero bytes takes more.
-    let rest = 2 * TERMINATOR.len() + REVISION_LEN;
-    let mut keys = Vec::with_capacity(2 * user_key.len() + rest);
-    push_escaped(&mut keys, user_key);
-    let escaped_len = keys.len();
-    push_revision(&mut keys, Revision::new(at, u32::MAX));
-    let newest_len = keys.len();
-    keys.extend_from_within(..escaped_len);
-    step_over(&mut keys);
-    (keys, newest_len)
 }
 
 /// Like [`newest_at`], of an already escaped key.

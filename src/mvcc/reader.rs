@@ -89,17 +89,15 @@ pub(super) fn newest<T>(
     if let Some((revision, record)) = source.cache.look(user_key, at) {
         return Ok(Version::decode(revision, Value::Shared(&record))?.map(then));
     }
-    let (keys, newest_len) = key::newest_at_and_behind(user_key, at);
-    let (start, end) = keys.split_at(newest_len);
+    let start = key::newest_at(user_key, at);
     let mut then = Some(then);
     let mut found = Ok(None);
-    source.store.scan(Space::Kv, start, Some(end), &mut |kv_key, record| {
+    source.store.first(Space::Kv, &start, key::shared_len(&start), &mut |kv_key, record| {
         let version = key::split(kv_key).and_then(|(_, revision)| {
             source.cache.sought(user_key, at, revision, || record.to_bytes());
             Version::decode(revision, record)
         });
         found = version.map(|version| Some(then.take()?(version?)));
-        Flow::Stop
     })?;
     found
 }
@@ -134,6 +132,7 @@ pub(super) struct Walk {
     end: Option<Vec<u8>>,
     /// The escaped key whose holding version has been found: its older versions are passed over.
     settled: Vec<u8>,
+    is_begun: bool,
     is_done: bool,
 }
 
@@ -148,7 +147,8 @@ impl Walk {
             KeyEnd::Before(end) => (key::escape(&range.start), Some(key::escape(end))),
             KeyEnd::Unbounded => (key::escape(&range.start), None),
         };
-        Self { at, next, end, settled: Vec::new(), is_done: range.is_empty() }
+        let is_done = range.is_empty();
+        Self { at, next, end, settled: Vec::new(), is_begun: false, is_done }
     }
 
     /// Whether every key has been visited.
@@ -167,14 +167,20 @@ impl Walk {
         }
         let start = std::mem::take(&mut self.next);
         let end = self.end.take();
+        let is_begun = std::mem::replace(&mut self.is_begun, true);
         let mut steps = Steps { walk: self, pairs: 0, unwanted: 0, is_cut: false };
         let mut failure = None;
-        source.store.scan(Space::Kv, &start, end.as_deref(), &mut |kv_key, record| {
+        let mut step = |kv_key: &[u8], record: Value<'_>| {
             steps.step(kv_key, record, visit).unwrap_or_else(|fatal| {
                 failure = Some(fatal);
                 Flow::Stop
             })
-        })?;
+        };
+        if is_begun {
+            source.store.scan_past_cache(Space::Kv, &start, end.as_deref(), &mut step)?;
+        } else {
+            source.store.scan(Space::Kv, &start, end.as_deref(), &mut step)?;
+        }
         self.is_done = !steps.is_cut;
         self.end = end;
         failure.map_or(Ok(()), Err)

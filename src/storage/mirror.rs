@@ -2,7 +2,7 @@
 //! difference, and the list of all engines that a script should run on.
 
 use super::memory::MemoryEngine;
-use super::{Engine, Read, Space, Visitor, WriteBatch};
+use super::{Engine, Read, Space, Value, Visitor, WriteBatch};
 use crate::error::Fatal;
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -58,6 +58,27 @@ impl Read for Mirror {
         if let Some((key, _, flow)) = visits.next() {
             panic!("scan {space:?}: missing key {}, {flow:?}", key.escape_ascii());
         }
+        Ok(())
+    }
+
+    fn first(
+        &self,
+        space: Space,
+        key: &[u8],
+        prefix_len: usize,
+        visit: &mut dyn FnMut(&[u8], Value<'_>),
+    ) -> Result<(), Fatal> {
+        let _gate = self.gate.read();
+        let mut first = None;
+        self.first.first(space, key, prefix_len, &mut |found, value| {
+            first = Some((found.to_vec(), value.to_bytes()));
+            visit(found, value);
+        })?;
+        let mut second = None;
+        self.second.first(space, key, prefix_len, &mut |found, value| {
+            second = Some((found.to_vec(), value.to_bytes()));
+        })?;
+        assert_eq!(first, second, "first {space:?} {}", key.escape_ascii());
         Ok(())
     }
 }
@@ -138,6 +159,26 @@ impl Read for InFolder {
         visit: &mut Visitor<'_>,
     ) -> Result<(), Fatal> {
         self.engine.scan(space, start, end, visit)
+    }
+
+    fn scan_past_cache(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), Fatal> {
+        self.engine.scan_past_cache(space, start, end, visit)
+    }
+
+    fn first(
+        &self,
+        space: Space,
+        key: &[u8],
+        prefix_len: usize,
+        visit: &mut dyn FnMut(&[u8], Value<'_>),
+    ) -> Result<(), Fatal> {
+        self.engine.first(space, key, prefix_len, visit)
     }
 }
 

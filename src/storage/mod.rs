@@ -113,6 +113,10 @@ impl Value<'_> {
     }
 }
 
+/// Bytes at the end of each key in [`Space::Kv`] that tell versions of one user key apart. What
+/// stands before them may be indexed by an engine, for [`Read::first`].
+pub const KV_SUFFIX_LEN: usize = 12;
+
 /// Called for each pair of a scan in key order.
 pub type Visitor<'a> = dyn FnMut(&[u8], Value<'_>) -> Flow + 'a;
 
@@ -133,6 +137,36 @@ pub trait Read {
         end: Option<&[u8]>,
         visit: &mut Visitor<'_>,
     ) -> Result<(), Fatal>;
+
+    /// Like [`Read::scan`], for a part of a walk that may go over more than a cache should hold:
+    /// what is read is not kept in one.
+    fn scan_past_cache(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), Fatal> {
+        self.scan(space, start, end, visit)
+    }
+
+    /// Visits the first pair at or after `key` whose key begins with the first `prefix_len` bytes
+    /// of `key`, if there is one. In [`Space::Kv`] the rest of all such keys must be as long as
+    /// [`KV_SUFFIX_LEN`]. The visitor must not call the engine.
+    fn first(
+        &self,
+        space: Space,
+        key: &[u8],
+        prefix_len: usize,
+        visit: &mut dyn FnMut(&[u8], Value<'_>),
+    ) -> Result<(), Fatal> {
+        self.scan(space, key, None, &mut |found, value| {
+            if found.starts_with(&key[..prefix_len]) {
+                visit(found, value);
+            }
+            Flow::Stop
+        })
+    }
 }
 
 /// A durable ordered store. One writer, any number of readers on other threads.

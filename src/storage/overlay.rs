@@ -125,4 +125,24 @@ impl<R: Read + ?Sized> Read for Overlay<'_, R> {
         }
         Ok(())
     }
+
+    fn first(
+        &self,
+        space: Space,
+        key: &[u8],
+        prefix_len: usize,
+        visit: &mut dyn FnMut(&[u8], Value<'_>),
+    ) -> Result<(), Fatal> {
+        let prefix = &key[..prefix_len];
+        let is_written = |(found, _): (&Bytes, _)| found.starts_with(prefix);
+        if !self.batch.range(space, key, None).next().is_some_and(is_written) {
+            return self.base.first(space, key, prefix_len, visit);
+        }
+        self.scan(space, key, None, &mut |found, value| {
+            if found.starts_with(prefix) {
+                visit(found, value);
+            }
+            Flow::Stop
+        })
+    }
 }

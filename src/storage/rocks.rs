@@ -6,12 +6,12 @@
 //! buffers are full and on [`Engine::flush`]. It leaves out repair: an error of the background
 //! work makes every later write fail, and the node stops.
 
-use super::{Engine, Flow, Read, Space, Value, Visitor, WriteBatch};
+use super::{Engine, Flow, KV_SUFFIX_LEN, Read, Space, Value, Visitor, WriteBatch};
 use crate::error::Fatal;
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    FlushOptions, Options, ReadOptions, WriteOptions,
+    FlushOptions, Options, ReadOptions, SliceTransform, WriteOptions,
 };
 use std::path::Path;
 
@@ -44,6 +44,8 @@ const BACKGROUND_JOBS: i32 = 2;
 const LEVEL_ZERO_FILES: i32 = 8;
 /// Bytes a second that background work may write, so that it does not starve the raft log's syncs.
 const BACKGROUND_BYTES_PER_SECOND: i64 = 256 << 20;
+/// Share of a write buffer that tells which user keys it holds.
+const WRITE_BUFFER_FILTER: f64 = 0.05;
 /// Files kept open; each costs memory for its index.
 const OPEN_FILES_MAX: i32 = 512;
 
@@ -89,6 +91,33 @@ impl RocksEngine {
             .ok_or_else(|| Fatal::new(format!("find column family {}", space.name())))
     }
 
+    fn scan_with(
+        &self,
+        mut options: ReadOptions,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), Fatal> {
+        if end.is_some_and(|end| end <= start) {
+            return Ok(());
+        }
+        options.set_total_order_seek(true);
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut pairs = self.db.raw_iterator_cf_opt(self.family(space)?, options);
+        pairs.seek(start);
+        while let Some((key, value)) = pairs.item() {
+            match visit(key, Value::Borrowed(value)) {
+                Flow::Next => pairs.next(),
+                Flow::Seek(target) => pairs.seek(target),
+                Flow::Stop => return Ok(()),
+            }
+        }
+        pairs.status().map_err(|e| Fatal::with(format!("scan {}", space.name()), e))
+    }
+
     fn families(&self) -> Result<Vec<&ColumnFamily>, Fatal> {
         Space::ALL.into_iter().map(|space| self.family(space)).collect()
     }
@@ -110,8 +139,15 @@ fn family(space: Space, options: RocksOptions, cache: &Cache) -> Options {
     family.set_compression_type(DBCompressionType::Lz4);
     family.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
     if space == Space::Kv {
-        // History asks for exact versions.
+        // A put of a new key, and history, need not look where the user key does not occur.
         table.set_bloom_filter(10.0, false);
+        table.set_whole_key_filtering(false);
+        family.set_prefix_extractor(SliceTransform::create(
+            "quoin.user-key",
+            |key| key.split_at(key.len() - KV_SUFFIX_LEN).0,
+            Some(|key| key.len() > KV_SUFFIX_LEN),
+        ));
+        family.set_memtable_prefix_bloom_ratio(WRITE_BUFFER_FILTER);
     }
     family.set_block_based_table_factory(&table);
     family
@@ -131,23 +167,44 @@ impl Read for RocksEngine {
         end: Option<&[u8]>,
         visit: &mut Visitor<'_>,
     ) -> Result<(), Fatal> {
-        if end.is_some_and(|end| end <= start) {
-            return Ok(());
-        }
+        self.scan_with(ReadOptions::default(), space, start, end, visit)
+    }
+
+    fn scan_past_cache(
+        &self,
+        space: Space,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), Fatal> {
         let mut options = ReadOptions::default();
-        if let Some(end) = end {
-            options.set_iterate_upper_bound(end);
+        options.fill_cache(false);
+        self.scan_with(options, space, start, end, visit)
+    }
+
+    fn first(
+        &self,
+        space: Space,
+        key: &[u8],
+        prefix_len: usize,
+        visit: &mut dyn FnMut(&[u8], Value<'_>),
+    ) -> Result<(), Fatal> {
+        let mut options = ReadOptions::default();
+        if space == Space::Kv && key.len() == prefix_len + KV_SUFFIX_LEN {
+            // Files and write buffers that hold no such prefix are passed over.
+            options.set_prefix_same_as_start(true);
+        } else {
+            options.set_total_order_seek(true);
         }
         let mut pairs = self.db.raw_iterator_cf_opt(self.family(space)?, options);
-        pairs.seek(start);
-        while let Some((key, value)) = pairs.item() {
-            match visit(key, Value::Borrowed(value)) {
-                Flow::Next => pairs.next(),
-                Flow::Seek(target) => pairs.seek(target),
-                Flow::Stop => return Ok(()),
+        pairs.seek(key);
+        if let Some((found, value)) = pairs.item() {
+            if found.starts_with(&key[..prefix_len]) {
+                visit(found, Value::Borrowed(value));
             }
+            return Ok(());
         }
-        pairs.status().map_err(|e| Fatal::with(format!("scan {}", space.name()), e))
+        pairs.status().map_err(|e| Fatal::with(format!("seek {}", space.name()), e))
     }
 }
 
@@ -173,7 +230,9 @@ impl Engine for RocksEngine {
         let mut writes = rocksdb::WriteBatch::default();
         let mut filled = Vec::new();
         for family in families {
-            let mut pairs = self.db.raw_iterator_cf(family);
+            let mut options = ReadOptions::default();
+            options.set_total_order_seek(true);
+            let mut pairs = self.db.raw_iterator_cf_opt(family, options);
             pairs.seek_to_last();
             if let Some(last) = pairs.key() {
                 let mut behind = last.to_vec();

@@ -2,7 +2,7 @@
 //! ordered map at random.
 
 use super::mirror::test_engines;
-use super::{Engine, Flow, Overlay, Read, Space, WriteBatch};
+use super::{Engine, Flow, KV_SUFFIX_LEN, Overlay, Read, Space, WriteBatch};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -218,11 +218,18 @@ enum Op {
     Scan(Space, Vec<u8>, Option<Vec<u8>>, u64),
     /// The range of one prefix, as versions of one user key are read.
     ScanOne(Space, Vec<u8>, Vec<u8>),
+    /// The first version of one user key at or after a suffix.
+    First(Vec<u8>, u8),
 }
 
 /// Short keys of few bytes, so that they meet, prefix each other, and hold terminators.
 fn key() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop::sample::select(vec![0, b'a', b'b', 0xff]), 0..6)
+}
+
+/// The key of a version, with a prefix that no other key has.
+fn version_key(user_key: &[u8], suffix: u8) -> Vec<u8> {
+    [user_key, &[1, 1], &[suffix; KV_SUFFIX_LEN]].concat()
 }
 
 fn value() -> impl Strategy<Value = Vec<u8>> {
@@ -237,6 +244,11 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => (any_space(), key(), value()).prop_map(|(s, k, v)| Op::Put(s, k, v)),
         6 => (any_space(), key()).prop_map(|(s, k)| Op::Delete(s, k)),
+        6 => (key(), 0..4_u8, value())
+            .prop_map(|(k, suffix, v)| Op::Put(Space::Kv, version_key(&k, suffix), v)),
+        2 => (key(), 0..4_u8)
+            .prop_map(|(k, suffix)| Op::Delete(Space::Kv, version_key(&k, suffix))),
+        6 => (key(), 0..5_u8).prop_map(|(k, suffix)| Op::First(k, suffix)),
         3 => Just(Op::Write),
         1 => prop_oneof![4 => Just(Op::Flush), 1 => Just(Op::Clear)],
         8 => (any_space(), key(), prop::option::of(key()), any::<u64>())
@@ -326,6 +338,25 @@ impl Check<'_> {
         assert_eq!(store_scan(&overlay, space, start, end, draw), expected, "through two");
     }
 
+    fn first(&self, key: &[u8]) {
+        let prefix_len = key.len() - KV_SUFFIX_LEN;
+        let of = |model: &Model| {
+            let (found, value) = model.range((Space::Kv, key.to_vec())..).next()?;
+            let is_one = found.0 == Space::Kv && found.1.starts_with(&key[..prefix_len]);
+            is_one.then(|| (found.1.clone(), value.clone()))
+        };
+        let found_in = |store: &dyn Read| {
+            let mut first = None;
+            let visit = &mut |key: &[u8], value: super::Value<'_>| {
+                first = Some((key.to_vec(), value.as_slice().to_vec()));
+            };
+            store.first(Space::Kv, key, prefix_len, visit).expect("first");
+            first
+        };
+        assert_eq!(found_in(self.engine), of(self.written));
+        assert_eq!(found_in(&Overlay::new(self.engine, self.batch)), of(self.through), "through");
+    }
+
     fn get(&self, space: Space, key: &[u8]) {
         let of = |model: &Model| model.get(&(space, key.to_vec())).cloned();
         let value = self.engine.get(space, key).expect("get");
@@ -359,7 +390,7 @@ fn run_ops(engine: &dyn Engine, ops: &[Op]) {
                 through.clear();
             }
             Op::Flush => engine.flush().expect("flush"),
-            Op::Scan(..) | Op::ScanOne(..) => {}
+            Op::Scan(..) | Op::ScanOne(..) | Op::First(..) => {}
         }
         let check = Check { engine, batch: &batch, written: &written, through: &through };
         match op {
@@ -374,6 +405,7 @@ fn run_ops(engine: &dyn Engine, ops: &[Op]) {
                 end.extend_from_slice(&[0, 1]);
                 check.scan(*space, &start, Some(&end), u64::MAX);
             }
+            Op::First(user_key, suffix) => check.first(&version_key(user_key, *suffix)),
             _ => {}
         }
     }
