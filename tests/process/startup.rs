@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 on_each_engine![
     a_bad_command_line_is_refused_in_clear_words,
@@ -19,6 +20,7 @@ on_each_engine![
     a_second_start_on_one_folder_is_refused,
     the_state_of_another_engine_is_refused,
     damage_in_the_middle_of_the_log_is_refused_and_named,
+    a_socket_in_the_file_system_serves_like_a_port,
 ];
 
 /// Runs the server to its end: how it ended, and all that it wrote.
@@ -288,4 +290,42 @@ fn find(folder: &Path, text: &str) -> (PathBuf, u64) {
         }
     }
     panic!("{text:?} is in no file of {}", folder.display());
+}
+
+/// Asks for a page over a socket in the file system.
+async fn page_over(socket: &Path, page: &str) -> std::io::Result<String> {
+    let mut stream = tokio::net::UnixStream::connect(socket).await?;
+    let head = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+async fn a_socket_in_the_file_system_serves_like_a_port(engine: Engine) {
+    // A path in the test's own folder may be longer than such an address can be.
+    let folder = tempfile::tempdir().expect("make a folder");
+    let socket = folder.path().join("client.sock");
+    let mut cluster = Cluster::prepare(&Setup::new(engine, 1)).await;
+    let port = cluster.endpoints()[0].clone();
+    let listen = format!("--listen-client-urls={port},unix://{}", socket.display());
+    cluster.members[0].flags.push(listen);
+    cluster.start_all().await.expect("a member that starts");
+    let answer = page_over(&socket, "/health").await.expect("an answer");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains(r#""health":"true""#),
+        "{answer}"
+    );
+
+    // What a killed process leaves behind is in nobody's way.
+    cluster.kill(0);
+    assert!(socket.exists(), "nobody was left to remove it");
+    page_over(&socket, "/health").await.expect_err("nobody listens");
+    cluster.restart(0).await;
+    let answer = page_over(&socket, "/version").await.expect("an answer");
+    assert!(answer.contains("etcdserver"), "{answer}");
+    let mut channel = cluster.client_of(0).await;
+    channel.put("a", "1", None).await.expect("a put over the port");
+    cluster.terminate(0).await;
+    assert!(!socket.exists(), "removed in the end");
 }
