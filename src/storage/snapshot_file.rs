@@ -227,6 +227,8 @@ pub struct SnapshotReader {
     index: Index,
     term: Term,
     offset: u64,
+    /// Where the part begins that is being read: header, block or footer.
+    part: u64,
     blocks: u64,
     bytes: u64,
     ended: bool,
@@ -243,19 +245,24 @@ impl SnapshotReader {
             index: 0,
             term: 0,
             offset: 0,
+            part: 0,
             blocks: 0,
             bytes: 0,
             ended: false,
         };
         let header: [u8; HEADER] = reader.read()?;
         let (body, checksum) = header.split_at(HEADER - 4);
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         if body[..8] != MAGIC || crc32c::crc32c(body).to_be_bytes() != checksum {
             return Err(reader.damaged("its header"));
         }
         if body[8..12] != FORMAT.to_be_bytes() {
-            return Err(Fatal::new(format!("open {}: its format is not known", path.display())));
+            let format = number(&body[8..12]);
+            return Err(Fatal::new(format!(
+                "read snapshot {}: its format {format} at offset 8 is not known",
+                path.display()
+            )));
         }
-        let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         reader.index = number(&body[12..20]);
         reader.term = number(&body[20..28]);
         Ok(reader)
@@ -277,6 +284,7 @@ impl SnapshotReader {
         if self.ended {
             return Ok(None);
         }
+        self.part = self.offset;
         let length: [u8; 4] = self.read()?;
         match u32::from_be_bytes(length) {
             END => self.footer().map(|()| None),
@@ -308,6 +316,7 @@ impl SnapshotReader {
         let mut rest = [0];
         let more = self.file.read(&mut rest).map_err(|e| failed("read", &self.path, e))?;
         if more > 0 {
+            self.part = self.offset;
             return Err(self.damaged("bytes behind its footer"));
         }
         self.ended = true;
@@ -337,7 +346,7 @@ impl SnapshotReader {
         Fatal::new(format!(
             "read snapshot {}: {what} is damaged at offset {}",
             self.path.display(),
-            self.offset
+            self.part
         ))
     }
 }
@@ -378,21 +387,81 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the snapshot is left");
     }
 
+    /// The refusal of these bytes as the snapshot at `path`.
+    fn refusal(path: &Path, bytes: &[u8]) -> String {
+        fs::write(path, bytes).unwrap();
+        let refusal = read_all(path).expect_err("refused").to_string();
+        assert!(refusal.contains(path.to_str().unwrap()), "{refusal}");
+        refusal
+    }
+
+    /// Where the parts of the file that [`stored`] makes begin: header, three blocks, footer.
+    const PARTS: [usize; 5] = [0, 32, 45, 53, 66];
+    const LENGTH: usize = 90;
+
+    fn part_of(offset: usize) -> usize {
+        PARTS.into_iter().rfind(|part| *part <= offset).unwrap()
+    }
+
     #[test]
-    fn every_truncation_and_every_flipped_bit_is_refused() {
+    fn every_truncation_is_refused_with_the_part_that_is_cut() {
         let folder = tempfile::tempdir().unwrap();
         let path = stored(folder.path());
         let whole = fs::read(&path).unwrap();
+        assert_eq!(whole.len(), LENGTH);
         for length in 0..whole.len() {
-            fs::write(&path, &whole[..length]).unwrap();
-            assert!(read_all(&path).is_err(), "cut at {length}");
+            let refusal = refusal(&path, &whole[..length]);
+            let expected = format!("too early is damaged at offset {}", part_of(length));
+            assert!(refusal.contains(&expected), "cut at {length}: {refusal}");
         }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_refused_with_the_part_it_is_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = stored(folder.path());
+        let whole = fs::read(&path).unwrap();
         for bit in 0..whole.len() * 8 {
             let mut flipped = whole.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            fs::write(&path, &flipped).unwrap();
-            let error = read_all(&path).err().map(|fatal| fatal.to_string());
-            assert!(error.is_some_and(|text| text.contains(".snap")), "bit {bit}");
+            let refusal = refusal(&path, &flipped);
+            let expected = format!("damaged at offset {}", part_of(bit / 8));
+            assert!(refusal.ends_with(&expected), "bit {bit}: {refusal}");
         }
+    }
+
+    #[test]
+    fn a_foreign_file_and_bytes_behind_the_footer_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = stored(folder.path());
+        let whole = fs::read(&path).unwrap();
+        let foreign = refusal(&path, &b"not a snapshot at all ".repeat(9));
+        assert!(foreign.ends_with("its header is damaged at offset 0"), "{foreign}");
+        let empty = refusal(&path, b"");
+        assert!(empty.ends_with("too early is damaged at offset 0"), "{empty}");
+        let longer = refusal(&path, &[&whole[..], b"x"].concat());
+        assert!(longer.ends_with("bytes behind its footer is damaged at offset 90"), "{longer}");
+    }
+
+    #[test]
+    fn another_format_is_refused_by_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = stored(folder.path());
+        let mut newer = fs::read(&path).unwrap();
+        newer[8..12].copy_from_slice(&2_u32.to_be_bytes());
+        let checksum = crc32c::crc32c(&newer[..HEADER - 4]).to_be_bytes();
+        newer[HEADER - 4..HEADER].copy_from_slice(&checksum);
+        let refusal = refusal(&path, &newer);
+        assert!(refusal.ends_with("its format 2 at offset 8 is not known"), "{refusal}");
+    }
+
+    /// Blocks that are whole in themselves, but not the ones that the footer counts.
+    #[test]
+    fn a_missing_block_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = stored(folder.path());
+        let whole = fs::read(&path).unwrap();
+        let refusal = refusal(&path, &[&whole[..45], &whole[53..]].concat());
+        assert!(refusal.ends_with("its footer is damaged at offset 58"), "{refusal}");
     }
 }
