@@ -45,7 +45,7 @@ impl Writes<'_, '_> {
             Flow::Stop => self.is_stopped = true,
             Flow::Seek(target) => {
                 assert!(&target[..] > key, "a scan goes only forward");
-                if self.ahead.is_some_and(|(key, _)| &key[..] < &target[..]) {
+                if self.ahead.is_some_and(|(key, _)| key[..] < target[..]) {
                     self.rest = self.batch.range(self.space, target, self.end);
                     self.advance();
                 }
