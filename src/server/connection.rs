@@ -162,3 +162,135 @@ impl<C: Future, S: AsyncWrite + Unpin> Future for Connection<C, S> {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::socket::{Socket, gathering};
+    use hyper::rt::Executor as _;
+    use std::io;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+    use tokio::io::{AsyncRead, AsyncReadExt as _, DuplexStream, ReadBuf};
+    use tokio::sync::oneshot;
+
+    /// Counts what would be system calls.
+    struct Counted {
+        stream: DuplexStream,
+        writes: Arc<AtomicUsize>,
+    }
+
+    impl AsyncRead for Counted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Counted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            Pin::new(&mut self.stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
+    /// What the calls have answered and nobody has written yet, and who is to be told.
+    #[derive(Default)]
+    struct Answers {
+        bytes: Vec<u8>,
+        waker: Option<Waker>,
+    }
+
+    /// Stands for HTTP: writes and flushes each byte of the answers by itself, ends after `left`.
+    async fn http(mut socket: Socket<Counted>, answers: Arc<Mutex<Answers>>, mut left: usize) {
+        while left > 0 {
+            let bytes = poll_fn(|cx| {
+                let mut answers = answers.lock();
+                answers.waker = Some(cx.waker().clone());
+                match std::mem::take(&mut answers.bytes) {
+                    bytes if bytes.is_empty() => Poll::Pending,
+                    bytes => Poll::Ready(bytes),
+                }
+            });
+            for byte in bytes.await {
+                let write = poll_fn(|cx| Pin::new(&mut socket).poll_write(cx, &[byte]));
+                assert_eq!(write.await.expect("a write"), 1);
+                poll_fn(|cx| Pin::new(&mut socket).poll_flush(cx)).await.expect("a flush");
+                left -= 1;
+            }
+        }
+    }
+
+    /// Runs calls that answer a byte each when they are told to; returns how often was written.
+    async fn run(
+        calls: usize,
+        tell: impl FnOnce(Vec<oneshot::Sender<()>>) + Send + 'static,
+    ) -> usize {
+        let (client, stream) = tokio::io::duplex(1 << 20);
+        let writes = Arc::new(AtomicUsize::new(0));
+        let (socket, outlet) = gathering(Counted { stream, writes: writes.clone() });
+        let (begun, answers) = (Begun::default(), Arc::<Mutex<Answers>>::default());
+        let mut tellers = Vec::new();
+        for _ in 0..calls {
+            let (teller, told) = oneshot::channel();
+            tellers.push(teller);
+            let answers = answers.clone();
+            begun.execute(async move {
+                told.await.expect("to be told");
+                let mut answers = answers.lock();
+                answers.bytes.push(b'x');
+                answers.waker.iter().for_each(Waker::wake_by_ref);
+            });
+        }
+        let http = http(socket, answers, calls);
+        let task = tokio::spawn(Connection::new(http, begun, outlet));
+        tell(tellers);
+        let mut received = vec![0; calls];
+        let mut client = client;
+        let all = async {
+            client.read_exact(&mut received).await.expect("all answers");
+            task.await.expect("a task that ends");
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("answers in time");
+        assert!(received.iter().all(|byte| *byte == b'x'));
+        writes.load(Ordering::Relaxed)
+    }
+
+    fn tell_all(tellers: Vec<oneshot::Sender<()>>) {
+        tellers.into_iter().for_each(|teller| teller.send(()).expect("a call that waits"));
+    }
+
+    #[tokio::test]
+    async fn the_answers_of_a_turn_leave_with_one_write() {
+        assert_eq!(run(50, tell_all).await, 1);
+        let writes = run(10_000, tell_all).await;
+        assert!(writes < 200, "{writes} writes: as many as the task's budget asks for");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_call_is_forgotten_however_it_is_woken() {
+        for calls in [1, 2, 3, 100, 20_000] {
+            let from_two_threads = |mut tellers: Vec<oneshot::Sender<()>>| {
+                let half = tellers.split_off(tellers.len() / 2);
+                std::thread::spawn(move || tell_all(half));
+                std::thread::spawn(move || tell_all(tellers));
+            };
+            run(calls, from_two_threads).await;
+        }
+    }
+}

@@ -123,3 +123,55 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         Pin::new(&mut inner.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn what_nobody_reads_is_bounded_and_comes_in_order() {
+        // The stream holds a tenth of what is gathered at most.
+        let (mut client, stream) = tokio::io::duplex(GATHERED_MAX / 10);
+        let (mut socket, outlet) = gathering(stream);
+        let all: Vec<u8> = (0..3 * GATHERED_MAX + 77).map(|n| (n % 251) as u8).collect();
+        let mut taken = 0;
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        // Small writes, then one that is larger than all that may be gathered.
+        while let Poll::Ready(n) = Pin::new(&mut socket).poll_write(&mut cx, &all[taken..][..100]) {
+            taken += n.expect("a write");
+        }
+        assert!(
+            taken <= GATHERED_MAX + GATHERED_MAX / 10,
+            "{taken} bytes taken of a reader who rests"
+        );
+        assert!(taken + 100 > GATHERED_MAX, "only {taken} bytes taken");
+
+        let rest = all[taken..].to_vec();
+        let writer = tokio::spawn(async move {
+            socket.write_all(&rest).await.expect("a write");
+            poll_fn(|cx| outlet.poll_send(cx)).await.expect("the rest");
+            socket.shutdown().await.expect("an end");
+        });
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.expect("all bytes");
+        writer.await.expect("a writer that ends");
+        assert!(received == all, "the same bytes in the same order");
+    }
+
+    #[tokio::test]
+    async fn a_flush_waits_for_the_end_of_the_turn() {
+        let (mut client, stream) = tokio::io::duplex(1000);
+        let (mut socket, outlet) = gathering(stream);
+        socket.write_all(b"one").await.expect("a write");
+        socket.flush().await.expect("a flush");
+        let mut received = [0; 3];
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let early = Pin::new(&mut client).poll_read(&mut cx, &mut ReadBuf::new(&mut received));
+        assert!(early.is_pending(), "nothing has left yet");
+        poll_fn(|cx| outlet.poll_send(cx)).await.expect("the turn's end");
+        client.read_exact(&mut received).await.expect("what was written");
+        assert_eq!(&received, b"one");
+    }
+}

@@ -44,6 +44,11 @@ const BACKGROUND_JOBS: i32 = 2;
 const LEVEL_ZERO_FILES: i32 = 8;
 /// Bytes a second that background work may write, so that it does not starve the raft log's syncs.
 const BACKGROUND_BYTES_PER_SECOND: i64 = 256 << 20;
+const COMPRESSION: [DBCompressionType; 7] = {
+    let mut levels = [DBCompressionType::Lz4; 7];
+    levels[0] = DBCompressionType::None;
+    levels
+};
 /// Share of a write buffer that tells which user keys it holds.
 const WRITE_BUFFER_FILTER: f64 = 0.05;
 /// Files kept open; each costs memory for its index.
@@ -137,6 +142,8 @@ fn family(space: Space, options: RocksOptions, cache: &Cache) -> Options {
     family.set_level_compaction_dynamic_level_bytes(true);
     // At all levels: measured with random values, zstd at the last one cost a tenth of all CPU.
     family.set_compression_type(DBCompressionType::Lz4);
+    // But not when flushed: such files are merged soon, and everything is written to them.
+    family.set_compression_per_level(&COMPRESSION);
     family.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
     if space == Space::Kv {
         // A put of a new key, and history, need not look where the user key does not occur.
