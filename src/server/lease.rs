@@ -14,14 +14,10 @@ use crate::pb::etcdserverpb::{
 };
 use crate::pb::quoinpb::{LeaseRevokeBatch, command::Request as Command};
 use crate::replica::Handle;
+use futures_util::stream;
 use std::pin::Pin;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
-
-/// Answers of one keep-alive stream that may wait for a slow client.
-const KEEP_ALIVE_QUEUE_MAX: usize = 128;
 
 /// Serves etcdserverpb.Lease for one member.
 #[derive(Clone)]
@@ -106,26 +102,22 @@ impl Lease for LeaseService {
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let wants_leader = validate::requires_leader(request.metadata());
         metadata::check(&self.handle, request.metadata())?;
-        let mut requests = request.into_inner();
-        let (answers, stream) = mpsc::channel(KEEP_ALIVE_QUEUE_MAX);
-        let service = self.clone();
-        tokio::spawn(async move {
-            while let Some(request) = requests.next().await {
-                let answer = match request {
-                    Ok(_) if wants_leader && service.handle.leader().is_none() => {
-                        Err(RequestError::NoLeader.into())
-                    }
-                    Ok(request) => service.keep_alive(request.id).await,
-                    // The client has gone, or sent what is no message.
-                    Err(_) => return,
-                };
-                let is_last = answer.is_err();
-                if answers.send(answer).await.is_err() || is_last {
-                    return;
+        // Polled by the connection's task: renewals are frequent, and a task for each stream dear.
+        let begin = Some((request.into_inner(), self.clone()));
+        let answers = stream::unfold(begin, move |state| async move {
+            let (mut requests, service) = state?;
+            let answer = match requests.next().await? {
+                Ok(_) if wants_leader && service.handle.leader().is_none() => {
+                    Err(RequestError::NoLeader.into())
                 }
-            }
+                Ok(request) => service.keep_alive(request.id).await,
+                // The client has gone, or sent what is no message.
+                Err(_) => return None,
+            };
+            let next = answer.is_ok().then_some((requests, service));
+            Some((answer, next))
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn lease_time_to_live(
