@@ -12,6 +12,8 @@ use std::sync::{Arc, OnceLock};
 
 /// Stored snapshots kept: the newest, and one in case it cannot be read.
 const SNAPSHOTS_KEPT: usize = 2;
+/// Replaying what a loaded member writes in this time takes a fraction of it.
+const SNAPSHOT_PAUSE_MS: u64 = 2_000;
 /// Log entries of mvcc that one round of physical compaction looks at: some 100 us of work.
 const COMPACTION_ENTRIES: usize = 256;
 
@@ -33,6 +35,7 @@ pub(super) fn settings(config: &Config, id: MemberId, cluster_id: ClusterId) -> 
         },
         pre_vote: config.pre_vote,
         snapshot_count: config.snapshot_count,
+        snapshot_pause_ms: SNAPSHOT_PAUSE_MS,
         catch_up_entries: config.snapshot_catchup_entries,
         compaction_entries_max: COMPACTION_ENTRIES,
     }

@@ -6,6 +6,7 @@
 
 use super::input::{Effect, Millis};
 use super::replica::Replica;
+use super::settings::Settings;
 use crate::error::Fatal;
 use crate::machine::Capture;
 use crate::planted::{self, Bug};
@@ -13,6 +14,9 @@ use crate::raft_log::LogStore;
 use crate::types::{Index, MemberId};
 use raft::eraftpb::Snapshot;
 use std::collections::BTreeMap;
+
+/// With so much log a durable point is made however short ago the last one was.
+const LOG_BYTES_MAX: u64 = 32 << 20;
 
 /// A snapshot that was offered but not sent after this time is dropped: it pins old revisions.
 const OFFER_LIFE: Millis = 10_000;
@@ -24,6 +28,8 @@ pub(super) struct Retention {
     durable: Index,
     /// The point that is being made durable now.
     under_way: Option<Index>,
+    /// When the last one was begun.
+    begun: Option<Millis>,
     /// Bytes of the last stored snapshot.
     stored_bytes: u64,
     /// What raft was told it can send.
@@ -61,9 +67,14 @@ impl Retention {
     }
 
     /// Whether enough has been applied since the durable point to make a new one.
-    fn is_due(&self, applied: Index, snapshot_count: u64, log_bytes: u64) -> bool {
+    fn is_due(&self, settings: &Settings, applied: Index, log_bytes: u64) -> bool {
+        // Under load, each `snapshot_count` would come several times a second, and the small
+        // files that are written then have to be merged again.
+        let has_paused =
+            self.begun.is_none_or(|begun| begun + settings.snapshot_pause_ms <= self.now);
         self.under_way.is_none()
-            && applied >= self.durable + snapshot_count
+            && applied >= self.durable + settings.snapshot_count
+            && (has_paused || log_bytes >= LOG_BYTES_MAX)
             // A whole snapshot of a large state is written only after as much log.
             && (!self.volatile || log_bytes >= self.stored_bytes)
     }
@@ -74,8 +85,9 @@ impl<L: LogStore> Replica<L> {
     pub(super) fn look_after_log(&mut self) -> Result<(), Fatal> {
         let applied = self.machine.applied_index();
         let log_bytes = self.raft.store().entry_bytes();
-        if self.retention.is_due(applied, self.settings.snapshot_count, log_bytes) {
+        if self.retention.is_due(&self.settings, applied, log_bytes) {
             self.retention.under_way = Some(applied);
+            self.retention.begun = Some(self.retention.now);
             self.output.effects.push(if self.retention.volatile {
                 Effect::StoreSnapshot(self.machine.capture()?)
             } else {
@@ -122,5 +134,52 @@ impl<L: LogStore> Replica<L> {
             self.retention.offer = None;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ClusterId;
+
+    fn settings() -> Settings {
+        Settings {
+            id: MemberId(1),
+            cluster_id: ClusterId(1),
+            boot: 0,
+            tick_ms: 100,
+            election_ticks: 10,
+            election_ticks_drawn: 10..20,
+            election_ticks_advanced: 0,
+            pre_vote: true,
+            snapshot_count: 10,
+            snapshot_pause_ms: 2_000,
+            catch_up_entries: 0,
+            compaction_entries_max: 1,
+        }
+    }
+
+    #[test]
+    fn durable_points_keep_apart_unless_the_log_grows_fast() {
+        let mut retention = Retention::new(0, false);
+        retention.tick(5_000);
+        assert!(!retention.is_due(&settings(), 9, u64::MAX), "too few entries");
+        assert!(retention.is_due(&settings(), 10, 0), "the first needs no pause");
+        (retention.under_way, retention.begun) = (Some(10), Some(5_000));
+        assert!(!retention.is_due(&settings(), 99, u64::MAX), "one is under way");
+        retention.persisted(10, 0);
+        retention.tick(6_999);
+        assert!(!retention.is_due(&settings(), 99, LOG_BYTES_MAX - 1), "too soon");
+        assert!(retention.is_due(&settings(), 99, LOG_BYTES_MAX), "much log");
+        retention.tick(7_000);
+        assert!(retention.is_due(&settings(), 99, 0), "after the pause");
+    }
+
+    #[test]
+    fn a_large_state_is_stored_after_as_much_log() {
+        let mut retention = Retention::new(0, true);
+        retention.persisted(10, 1_000);
+        assert!(!retention.is_due(&settings(), 99, 999));
+        assert!(retention.is_due(&settings(), 99, 1_000));
     }
 }

@@ -188,6 +188,7 @@ impl Runner {
             election_ticks_advanced: 0,
             pre_vote: true,
             snapshot_count: if self.snapshot_count == 0 { 10_000 } else { self.snapshot_count },
+            snapshot_pause_ms: 0,
             catch_up_entries: self.catch_up,
             compaction_entries_max: 2,
         }

@@ -24,6 +24,8 @@ pub struct Settings {
     pub pre_vote: bool,
     /// Entries applied since the last durable point after which a new one is made.
     pub snapshot_count: u64,
+    /// The least time between two durable points, unless 32 MiB of log have come meanwhile.
+    pub snapshot_pause_ms: Millis,
     /// Entries kept behind the durable point for members that lag.
     pub catch_up_entries: u64,
     /// Physical compaction work in one round, in log entries of mvcc.

@@ -212,6 +212,7 @@ impl Member {
             election_ticks_advanced: 0,
             pre_vote: true,
             snapshot_count: profile.snapshot_count,
+            snapshot_pause_ms: profile.snapshot_pause / 1000,
             catch_up_entries: profile.catch_up_entries,
             compaction_entries_max: profile.compaction_entries_max,
         };
