@@ -222,6 +222,9 @@ fn private_folder(path: &Path) -> Result<(), Fatal> {
             .create(path)
             .map_err(|e| fail("create directory", e))?;
     }
+    if !path.is_dir() {
+        return Err(fail("open", std::io::ErrorKind::NotADirectory.into()));
+    }
     let mode = fs::metadata(path).map_err(|e| fail("inspect directory", e))?.permissions().mode();
     if mode & 0o077 != 0 {
         return Err(Fatal::new(format!(

@@ -105,6 +105,7 @@ impl<L: LogStore + 'static> Driver<L> {
         let request_timeout_ms = 5_000 + 2 * settings.election_timeout_ms();
         let handle = super::Handle::new(
             outbox.clone(),
+            failures.clone(),
             replica.machine().view(),
             shared.clone(),
             status_seen,

@@ -6,7 +6,7 @@
 use super::driver::{Answer, Call, Shared, ToDriver, snapshot_input};
 use super::input::{Input, LeaseCall, ReceivedSnapshot, Reply, Status};
 use super::settings::Settings;
-use crate::error::RequestError;
+use crate::error::{Fatal, RequestError};
 use crate::machine::{Response, encode_command};
 use crate::mvcc::View;
 use crate::pb::etcdserverpb::Member;
@@ -24,6 +24,8 @@ const GRACE: Duration = Duration::from_secs(1);
 
 struct Inner {
     driver: SyncSender<ToDriver>,
+    /// Ends the driver, and with it the node.
+    failures: SyncSender<Fatal>,
     view: View,
     shared: Arc<Shared>,
     status: watch::Receiver<Status>,
@@ -43,6 +45,7 @@ pub struct Handle {
 impl Handle {
     pub(super) fn new(
         driver: SyncSender<ToDriver>,
+        failures: SyncSender<Fatal>,
         view: View,
         shared: Arc<Shared>,
         status: watch::Receiver<Status>,
@@ -52,6 +55,7 @@ impl Handle {
         Self {
             inner: Arc::new(Inner {
                 driver,
+                failures,
                 view,
                 shared,
                 status,
@@ -212,6 +216,13 @@ impl Handle {
     /// Asks the leader - only if it is this member - to hand over.
     pub fn transfer_leader(&self, to: Option<MemberId>) {
         let _dropped = self.inner.driver.try_send(ToDriver::Input(Input::TransferLeader { to }));
+    }
+
+    /// Stops the node: the store cannot be read, and no answer can be given.
+    pub fn fail(&self, fatal: Fatal) {
+        tracing::error!(error = %fatal, "failed to read the store");
+        // A full queue holds errors that stop it as well.
+        let _full = self.inner.failures.try_send(fatal);
     }
 
     /// Ends the driver after what it is doing. Blocks until it has taken note.

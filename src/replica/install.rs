@@ -15,6 +15,7 @@ pub fn complete_install<L: LogStore>(
     applied: Index,
     snapshot: Option<(Index, Term)>,
 ) -> Result<(), Fatal> {
+    refuse_gap(log, applied)?;
     let Some((index, term)) = snapshot.filter(|(index, _)| *index == applied) else {
         return Ok(());
     };
@@ -31,4 +32,16 @@ pub fn complete_install<L: LogStore>(
         (hard_state.term, hard_state.vote) = (term, 0);
     }
     log.reset(index, term, &hard_state)
+}
+
+/// The log must go on where the state ends: otherwise a stored snapshot, or the database, is gone.
+fn refuse_gap<L: LogStore>(log: &L, applied: Index) -> Result<(), Fatal> {
+    let first = log.first_index().map_err(|e| Fatal::with("read raft log", e))?;
+    if first > applied + 1 {
+        return Err(Fatal::new(format!(
+            "open data directory: its state ends at entry {applied}, its raft log begins at entry {first}: \
+             a stored snapshot or the database was removed"
+        )));
+    }
+    Ok(())
 }

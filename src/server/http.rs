@@ -135,7 +135,7 @@ async fn read_one_key(handle: &Handle, serializable: bool) -> Result<(), String>
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(text(&error).into_owned()),
         Err(fatal) => {
-            tracing::error!(error = %fatal, "failed to read the store");
+            handle.fail(fatal);
             Err(text(&RequestError::Stopped).into_owned())
         }
     }

@@ -19,6 +19,9 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+/// Bytes of a RangeStream's chunk: what a client that reads slowly costs, several times over.
+const CHUNK_BYTES_MAX: usize = 128 << 10;
+
 /// What a Range is answered with.
 pub(super) enum RangeAnswer {
     Short(RangeResponse),
@@ -57,12 +60,14 @@ impl KvService {
         request: Request<RangeRequest>,
     ) -> Result<RangeAnswer, Status> {
         let request = self.begin_range(request).await?;
-        if let Some(mut response) = answer(self.handle.view().range_if_short(&request))? {
+        if let Some(mut response) =
+            answer(&self.handle, self.handle.view().range_if_short(&request))?
+        {
             self.headers.fill(&mut response.header);
             return Ok(RangeAnswer::Short(response));
         }
-        let view = self.handle.view().clone();
-        let mut response = read_long(move || view.range_encoded(&request)).await?;
+        let range = move |view: &View| view.range_encoded(&request);
+        let mut response = read_long(&self.handle, range).await?;
         self.headers.fill(&mut response.header);
         Ok(RangeAnswer::Long(response))
     }
@@ -77,21 +82,23 @@ impl KvService {
 
 /// Runs a read that may take long where it does not hold up the connection's other calls.
 async fn read_long<T: Send + 'static>(
-    work: impl FnOnce() -> Result<Result<T, RequestError>, Fatal> + Send + 'static,
+    handle: &Handle,
+    work: impl FnOnce(&View) -> Result<Result<T, RequestError>, Fatal> + Send + 'static,
 ) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => answer(result),
+    let view = handle.view().clone();
+    match tokio::task::spawn_blocking(move || work(&view)).await {
+        Ok(result) => answer(handle, result),
         // Its thread is gone, as in a node that stops.
         Err(_) => Err(RequestError::Stopped.into()),
     }
 }
 
-fn answer<T>(result: Result<Result<T, RequestError>, Fatal>) -> Result<T, Status> {
+/// What was read, or an error for the client; where the store cannot be read, the node stops.
+fn answer<T>(handle: &Handle, result: Result<Result<T, RequestError>, Fatal>) -> Result<T, Status> {
     match result {
         Ok(answer) => answer.map_err(Status::from),
-        // The driver meets the same failing engine and stops the node.
         Err(fatal) => {
-            tracing::error!(error = %fatal, "failed to read the store");
+            handle.fail(fatal);
             Err(RequestError::Stopped.into())
         }
     }
@@ -109,8 +116,7 @@ impl Kv for KvService {
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
         let request = self.begin_range(request).await?;
-        let view = self.handle.view().clone();
-        let mut response = read_long(move || view.range(&request)).await?;
+        let mut response = read_long(&self.handle, move |view| view.range(&request)).await?;
         self.headers.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -126,12 +132,12 @@ impl Kv for KvService {
         let request = request.into_inner();
         validate::range_stream(&request)?;
         self.read_barrier(request.serializable).await?;
-        // Two chunks at most wait for a slow client: memory stays bounded by the chunk's size.
-        let (chunks, stream) = tokio::sync::mpsc::channel(2);
-        let (view, headers) = (self.handle.view().clone(), self.headers.clone());
-        let bytes_max = self.limits.request_bytes_max;
+        // One chunk waits for a slow client while the next is made: memory stays bounded.
+        let (chunks, stream) = tokio::sync::mpsc::channel(1);
+        let (handle, headers) = (self.handle.clone(), self.headers.clone());
+        let bytes_max = self.limits.request_bytes_max.min(CHUNK_BYTES_MAX);
         tokio::task::spawn_blocking(move || {
-            stream_range(&view, &headers, &request, bytes_max, &chunks);
+            stream_range(&handle, &headers, &request, bytes_max, &chunks);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -171,12 +177,10 @@ impl Kv for KvService {
         validate::txn(&request, self.limits.txn_ops_max)?;
         if validate::is_read_only_txn(&request) {
             self.read_barrier(validate::is_serializable_txn(&request)).await?;
-            let view = self.handle.view();
             let mut response = if validate::reads_single_keys(&request) {
-                answer(view.txn_read_only(&request))?
+                answer(&self.handle, self.handle.view().txn_read_only(&request))?
             } else {
-                let view = view.clone();
-                read_long(move || view.txn_read_only(&request)).await?
+                read_long(&self.handle, move |view| view.txn_read_only(&request)).await?
             };
             self.headers.fill(&mut response.header);
             return Ok(Response::new(response));
@@ -207,26 +211,22 @@ impl Kv for KvService {
 
 /// Sends a range in pieces, all of one revision, until the end or until the client is gone.
 fn stream_range(
-    view: &View,
+    handle: &Handle,
     headers: &Headers,
     request: &RangeRequest,
     bytes_max: usize,
     chunks: &tokio::sync::mpsc::Sender<Result<RangeStreamResponse, Status>>,
 ) {
-    let mut stream = match view.range_stream(request, bytes_max) {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            let _gone = chunks.blocking_send(Err(error.into()));
-            return;
-        }
-        Err(fatal) => {
-            tracing::error!(error = %fatal, "failed to read the store");
-            let _gone = chunks.blocking_send(Err(RequestError::Stopped.into()));
+    let begun = handle.view().range_stream(request, bytes_max);
+    let mut stream = match answer(handle, begun) {
+        Ok(stream) => stream,
+        Err(status) => {
+            let _gone = chunks.blocking_send(Err(status));
             return;
         }
     };
     loop {
-        let chunk = match answer(stream.next_chunk()) {
+        let chunk = match answer(handle, stream.next_chunk()) {
             Ok(Some(mut response)) => {
                 if response.header.is_some() {
                     headers.fill(&mut response.header);

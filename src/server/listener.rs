@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Bytes of answers that one stream may hold for a client that reads slowly.
-const SEND_BUFFER: usize = 1 << 20;
+const SEND_BUFFER: usize = 256 << 10;
 /// How long an HTTP/1 client may take over its request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long calls in flight may go on after a stop.

@@ -183,7 +183,12 @@ async fn what_is_not_offered_says_so_by_name(engine: Engine) {
     let raw = cluster.raw(0);
     let calls = [
         refusal(raw.maintenance.clone().hash(HashRequest {}).await),
-        refusal(raw.maintenance.clone().alarm(AlarmRequest::default()).await),
+        refusal(
+            raw.maintenance
+                .clone()
+                .alarm(AlarmRequest { action: 1, ..AlarmRequest::default() })
+                .await,
+        ),
         refusal(raw.cluster.clone().member_remove(MemberRemoveRequest { id: 1 }).await),
     ];
     let names = ["Maintenance/Hash", "Maintenance/Alarm", "Cluster/MemberRemove"];

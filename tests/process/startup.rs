@@ -20,6 +20,8 @@ on_each_engine![
     a_second_start_on_one_folder_is_refused,
     the_state_of_another_engine_is_refused,
     damage_in_the_middle_of_the_log_is_refused_and_named,
+    a_state_that_was_removed_is_missed,
+    a_database_that_cannot_be_read_stops_the_member,
     a_socket_in_the_file_system_serves_like_a_port,
 ];
 
@@ -290,6 +292,54 @@ fn find(folder: &Path, text: &str) -> (PathBuf, u64) {
         }
     }
     panic!("{text:?} is in no file of {}", folder.display());
+}
+
+async fn a_state_that_was_removed_is_missed(engine: Engine) {
+    let setup = Setup::new(engine, 1).flag("--snapshot-count=100");
+    let mut cluster = setup.flag("--snapshot-catchup-entries=10").start().await;
+    let mut client = cluster.client_of(0).await;
+    // The log is cut as soon as the state of entry 100 is durable, which happens beside the writes.
+    for n in 0..1000 {
+        client.put(format!("key{}", n % 7), "value", None).await.expect("a put");
+    }
+    let snap = cluster.data_folder(0).join("member/snap");
+    cluster.terminate(0).await;
+    std::fs::remove_dir_all(&snap).expect("remove the state");
+    let (exit, said) = end_of(&flags_of(&cluster, 0, &[]), &[], cluster.folder()).await;
+    assert_eq!(exit, Exit::Code(1), "{said}");
+    assert!(said.contains("a stored snapshot or the database was removed"), "{said}");
+}
+
+async fn a_database_that_cannot_be_read_stops_the_member(engine: Engine) {
+    if engine == Engine::Memory || !product().ours {
+        return;
+    }
+    let mut cluster = Cluster::start(engine, 1).await;
+    let mut client = cluster.client_of(0).await;
+    for n in 0..500_u32 {
+        // Not compressible, so that the file is nearly all values.
+        let value: Vec<u8> =
+            (0..1000_u32).map(|i| ((n * 1000 + i).wrapping_mul(0x9e37_79b9) >> 13) as u8).collect();
+        client.put(format!("key{n:04}"), value, None).await.expect("a put");
+    }
+    cluster.terminate(0).await;
+    let files =
+        std::fs::read_dir(cluster.data_folder(0).join("member/snap/db")).expect("a database");
+    let files = files.map(|file| file.expect("a file").path());
+    let tables = files.filter(|path| path.extension().is_some_and(|ending| ending == "sst"));
+    let largest =
+        tables.max_by_key(|path| path.metadata().map_or(0, |m| m.len())).expect("a table");
+    let length = largest.metadata().expect("its length").len();
+    let file = std::fs::OpenOptions::new().write(true).open(&largest).expect("open the table");
+    file.write_all_at(&[0xa5; 64], length / 2).expect("damage the table");
+    cluster.spawn(0);
+    // It starts, since nothing reads that part; whoever asks for it gets an error, and it ends.
+    cluster.members[0].ready().await.expect("a start");
+    let mut client = cluster.client_of(0).await;
+    let all = etcd_client::GetOptions::new().with_prefix();
+    client.get("key", Some(all)).await.expect_err("no answer can be true");
+    cluster.members[0].process().says("failed to read the store").await.expect("a reason");
+    assert_eq!(cluster.members[0].ended().await, Exit::Code(1));
 }
 
 /// Asks for a page over a socket in the file system.
