@@ -5,16 +5,18 @@
 //! entry is always the newest version there is, and it holds at every revision from its own
 //! on. Bounded in bytes: entries live in two generations, and the older one goes as a whole.
 
+use super::key::Put;
+use crate::storage::compact::Key;
 use crate::types::Revision;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Keys are spread over so many locks, that readers on several threads rarely meet.
 const SHARDS: usize = 16;
 /// What an entry costs beside its key and record.
-const ENTRY_OVERHEAD: usize = 120;
+const ENTRY_OVERHEAD: usize = 200;
 /// Records above this are worth a seek.
 const RECORD_MAX: usize = 16 << 10;
 
@@ -33,18 +35,23 @@ pub(super) struct NewestCache {
 /// one key in ten thousand.
 type Generation = BTreeMap<u32, Entry>;
 
-struct Entry {
-    key: Bytes,
-    revision: Revision,
-    record: Bytes,
+/// A version as it is kept, and as it is handed out.
+pub(super) struct Entry {
+    key: Key,
+    pub(super) revision: Revision,
+    /// What the record says: the writer needs no more of it, and the record itself is often not
+    /// in the processor's cache. `None` for a tombstone.
+    pub(super) put: Option<Put>,
+    pub(super) record: Bytes,
 }
 
 impl Entry {
     fn weight(&self) -> usize {
-        self.key.len() + self.record.len() + ENTRY_OVERHEAD
+        self.key.as_slice().len() + self.record.len() + ENTRY_OVERHEAD
     }
 }
 
+/// A hash is in one generation at most.
 #[derive(Default)]
 struct Shard {
     young: Generation,
@@ -65,8 +72,14 @@ impl NewestCache {
         &self.shards[hash as usize % SHARDS]
     }
 
-    /// The version that holds at `at`, if it is the newest and here.
-    pub(super) fn look(&self, user_key: &[u8], at: i64) -> Option<(Revision, Bytes)> {
+    /// Hands on the version that holds at `at`, if it is the newest and here. `then` runs under a
+    /// lock and must be short.
+    pub(super) fn look<T>(
+        &self,
+        user_key: &[u8],
+        at: i64,
+        then: impl FnOnce(&Entry) -> T,
+    ) -> Option<T> {
         if self.generation_bytes == 0 {
             return None;
         }
@@ -74,21 +87,29 @@ impl NewestCache {
         let mut shard = self.shard(hash).lock();
         let entry = shard.find(hash, user_key, self.generation_bytes)?;
         // A younger one does not tell what held at the revision asked for.
-        (entry.revision.main <= at).then(|| (entry.revision, entry.record.clone()))
+        (entry.revision.main <= at).then(|| then(entry))
     }
 
     /// The writer has a new version.
-    pub(super) fn written(&self, user_key: &Bytes, revision: Revision, record: &Bytes) {
+    pub(super) fn written(
+        &self,
+        user_key: &Bytes,
+        revision: Revision,
+        put: Option<Put>,
+        record: &Bytes,
+    ) {
         if self.generation_bytes == 0 {
             return;
         }
         self.written.store(revision.main, Ordering::SeqCst);
         let hash = crc32c::crc32c(user_key);
         let mut shard = self.shard(hash).lock();
-        shard.remove(hash);
         if record.len() <= RECORD_MAX {
-            let entry = Entry { key: user_key.clone(), revision, record: record.clone() };
+            let key = Key::copied(user_key);
+            let entry = Entry { key, revision, put, record: record.clone() };
             shard.insert(hash, entry, self.generation_bytes);
+        } else {
+            shard.remove(hash);
         }
     }
 
@@ -98,6 +119,7 @@ impl NewestCache {
         user_key: &[u8],
         at: i64,
         revision: Revision,
+        put: Option<Put>,
         record: impl FnOnce() -> Bytes,
     ) {
         if self.generation_bytes == 0 {
@@ -112,9 +134,8 @@ impl NewestCache {
         }
         let record = record();
         if record.len() <= RECORD_MAX {
-            let key = Bytes::copy_from_slice(user_key);
-            shard.remove(hash);
-            shard.insert(hash, Entry { key, revision, record }, self.generation_bytes);
+            let entry = Entry { key: Key::copied(user_key), revision, put, record };
+            shard.insert(hash, entry, self.generation_bytes);
         }
     }
 
@@ -135,17 +156,34 @@ impl NewestCache {
 impl Shard {
     /// The key's entry; one of the older generation moves to the younger.
     fn find(&mut self, hash: u32, user_key: &[u8], generation_bytes: usize) -> Option<&Entry> {
-        if !self.young.contains_key(&hash) {
-            let entry = self.old.remove(&hash)?;
-            self.insert(hash, entry, generation_bytes);
-        }
-        let found = self.young.get(&hash).or_else(|| self.old.get(&hash));
-        found.filter(|entry| entry.key == user_key)
+        self.turn_over(generation_bytes);
+        let entry = match self.young.entry(hash) {
+            btree_map::Entry::Occupied(place) => &*place.into_mut(),
+            btree_map::Entry::Vacant(place) => {
+                let entry = self.old.remove(&hash)?;
+                self.young_bytes += entry.weight();
+                place.insert(entry)
+            }
+        };
+        (entry.key.as_slice() == user_key).then_some(entry)
     }
 
     fn insert(&mut self, hash: u32, entry: Entry, generation_bytes: usize) {
+        self.turn_over(generation_bytes);
         self.young_bytes += entry.weight();
-        self.young.insert(hash, entry);
+        match self.young.entry(hash) {
+            btree_map::Entry::Occupied(mut place) => {
+                self.young_bytes -= place.insert(entry).weight();
+            }
+            btree_map::Entry::Vacant(place) => {
+                place.insert(entry);
+                self.old.remove(&hash);
+            }
+        }
+    }
+
+    /// A full younger generation becomes the older one, which goes.
+    fn turn_over(&mut self, generation_bytes: usize) {
         if self.young_bytes > generation_bytes {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
@@ -165,12 +203,12 @@ mod tests {
     use super::*;
 
     fn revision(cache: &NewestCache, key: &str, at: i64) -> Option<i64> {
-        cache.look(key.as_bytes(), at).map(|(revision, _)| revision.main)
+        cache.look(key.as_bytes(), at, |entry| entry.revision.main)
     }
 
     fn written(cache: &NewestCache, key: &'static str, main: i64) {
         let key = Bytes::from_static(key.as_bytes());
-        cache.written(&key, Revision::new(main, 0), &Bytes::from_static(b"record"));
+        cache.written(&key, Revision::new(main, 0), None, &Bytes::from_static(b"record"));
     }
 
     #[test]
@@ -195,7 +233,7 @@ mod tests {
         let cache = NewestCache::new(1 << 20);
         written(&cache, one, 4);
         assert_eq!(revision(&cache, other, 9), None);
-        cache.sought(other.as_bytes(), 4, Revision::new(2, 0), || Bytes::from_static(b"old"));
+        cache.sought(other.as_bytes(), 4, Revision::new(2, 0), None, || Bytes::from_static(b"old"));
         assert_eq!(revision(&cache, other, 9), Some(2));
         assert_eq!(revision(&cache, one, 9), None);
         written(&cache, one, 5);
@@ -207,7 +245,7 @@ mod tests {
     fn what_was_sought_gives_way_to_the_writer() {
         let cache = NewestCache::new(1 << 20);
         let sought = |at| {
-            cache.sought(b"a", at, Revision::new(3, 0), || Bytes::from_static(b"old"));
+            cache.sought(b"a", at, Revision::new(3, 0), None, || Bytes::from_static(b"old"));
         };
         written(&cache, "b", 4);
         sought(3);
@@ -232,8 +270,8 @@ mod tests {
         let cache = NewestCache::new(SHARDS * 2 * 10 * (ENTRY_OVERHEAD + 8 + 100));
         for n in 0..10_000 {
             let key = Bytes::from(format!("{n:08}"));
-            cache.written(&key, Revision::new(n, 0), &Bytes::from(vec![0; 100]));
-            assert!(cache.look(b"00000000", n).is_some(), "used all the time");
+            cache.written(&key, Revision::new(n, 0), None, &Bytes::from(vec![0; 100]));
+            assert!(cache.look(b"00000000", n, |_| ()).is_some(), "used all the time");
         }
         let in_shard = |shard: &Mutex<Shard>| {
             let shard = shard.lock();

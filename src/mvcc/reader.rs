@@ -86,16 +86,21 @@ pub(super) fn newest<T>(
     at: i64,
     then: impl FnOnce(Version<'_>) -> T,
 ) -> Result<Option<T>, Fatal> {
-    if let Some((revision, record)) = source.cache.look(user_key, at) {
-        return Ok(Version::decode(revision, Value::Shared(&record))?.map(then));
+    let mut then = Some(then);
+    let cached = source.cache.look(user_key, at, |entry| {
+        let (revision, record) = (entry.revision, Value::Shared(&entry.record));
+        entry.put.and_then(|put| Some(then.take()?(Version { revision, put, record })))
+    });
+    if let Some(version) = cached {
+        return Ok(version);
     }
     let start = key::newest_at(user_key, at);
-    let mut then = Some(then);
     let mut found = Ok(None);
     source.store.first(Space::Kv, &start, key::shared_len(&start), &mut |kv_key, record| {
         let version = key::split(kv_key).and_then(|(_, revision)| {
-            source.cache.sought(user_key, at, revision, || record.to_bytes());
-            Version::decode(revision, record)
+            let put = key::decode_record(record.as_slice())?;
+            source.cache.sought(user_key, at, revision, put, || record.to_bytes());
+            Ok(put.map(|put| Version { revision, put, record }))
         });
         found = version.map(|version| Some(then.take()?(version?)));
     })?;

@@ -232,7 +232,8 @@ impl<'a> WriteTxn<'a> {
         };
         let (record, value_at) = key::encode_put(create, version, lease, value);
         let value = record.slice(value_at..);
-        let user_key = self.write(&request.key, revision, record);
+        let put = Put { create, version, lease, value_at };
+        let user_key = self.write(&request.key, revision, Some(put), record);
         self.change_lease(&user_key, old_lease, lease);
         self.tell(Event {
             r#type: EventType::Put as i32,
@@ -252,7 +253,7 @@ impl<'a> WriteTxn<'a> {
 
     fn delete_one(&mut self, user_key: &[u8], old: &Put) {
         let revision = self.next_change();
-        let user_key = self.write(user_key, revision, TOMBSTONE);
+        let user_key = self.write(user_key, revision, None, TOMBSTONE);
         self.change_lease(&user_key, old.lease, 0);
         self.tell(Event {
             r#type: EventType::Delete as i32,
@@ -267,9 +268,15 @@ impl<'a> WriteTxn<'a> {
 
     /// Stores a version and returns the user key in memory of its own: the request's is a part of
     /// a buffer that may be much larger, and the engine takes over that of the version's key.
-    fn write(&mut self, user_key: &[u8], revision: Revision, record: Bytes) -> Bytes {
+    fn write(
+        &mut self,
+        user_key: &[u8],
+        revision: Revision,
+        put: Option<Put>,
+        record: Bytes,
+    ) -> Bytes {
         let owned = Bytes::copy_from_slice(user_key);
-        self.mvcc.shared.cache.written(&owned, revision, &record);
+        self.mvcc.shared.cache.written(&owned, revision, put, &record);
         self.batch.put(Space::Kv, key::version_key(user_key, revision), record);
         self.batch.put(Space::Log, Bytes::copy_from_slice(&key::log_key(revision)), owned.clone());
         owned

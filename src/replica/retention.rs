@@ -110,6 +110,10 @@ impl<L: LogStore> Replica<L> {
         let first = self.raft.store().first_index().map_err(|e| Fatal::with("read raft log", e))?;
         if keep_from >= first {
             self.raft.mut_store().truncate_front(keep_from)?;
+            if keep_from == durable {
+                // Once for each durable point, where small steps may have led.
+                tracing::info!("compact-index" = keep_from, "compacted Raft logs");
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ const KEY_INLINE_MAX: usize = 22;
 const VALUE_INLINE_MAX: usize = 23;
 
 /// An owned key, ordered as its bytes are.
-pub(super) enum Key {
+pub(crate) enum Key {
     Inline { len: u8, bytes: [u8; KEY_INLINE_MAX] },
     Boxed(Box<[u8]>),
 }
@@ -37,7 +37,7 @@ fn inline<const N: usize>(from: &[u8]) -> (u8, [u8; N]) {
 }
 
 impl Key {
-    pub(super) fn new(key: Bytes) -> Self {
+    pub(crate) fn new(key: Bytes) -> Self {
         if key.len() <= KEY_INLINE_MAX {
             let (len, bytes) = inline(&key);
             return Self::Inline { len, bytes };
@@ -46,7 +46,15 @@ impl Key {
         Self::Boxed(Vec::from(key).into_boxed_slice())
     }
 
-    pub(super) fn as_slice(&self) -> &[u8] {
+    pub(crate) fn copied(key: &[u8]) -> Self {
+        if key.len() <= KEY_INLINE_MAX {
+            let (len, bytes) = inline(key);
+            return Self::Inline { len, bytes };
+        }
+        Self::Boxed(key.into())
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Inline { len, bytes } => &bytes[..usize::from(*len)],
             Self::Boxed(bytes) => bytes,

@@ -8,7 +8,7 @@
 //! batches: the raft log replays it from the applied index kept in the same batches.
 
 pub mod batch;
-mod compact;
+pub(crate) mod compact;
 pub mod memory;
 #[cfg(test)]
 pub(crate) mod mirror;

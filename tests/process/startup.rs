@@ -1,7 +1,7 @@
 //! What a member says, and how it ends, when it cannot start as it was asked to; and that
 //! nothing is lost by the attempt.
 
-use crate::cluster::{Cluster, Engine, Exit, Folder, Process, Setup, product};
+use crate::cluster::{Cluster, Engine, Exit, Folder, Process, Setup, eventually, product};
 use crate::on_each_engine;
 use std::ffi::OsString;
 use std::net::TcpListener;
@@ -298,10 +298,16 @@ async fn a_state_that_was_removed_is_missed(engine: Engine) {
     let setup = Setup::new(engine, 1).flag("--snapshot-count=100");
     let mut cluster = setup.flag("--snapshot-catchup-entries=10").start().await;
     let mut client = cluster.client_of(0).await;
-    // The log is cut as soon as the state of entry 100 is durable, which happens beside the writes.
-    for n in 0..1000 {
-        client.put(format!("key{}", n % 7), "value", None).await.expect("a put");
-    }
+    // The state of entry 100 becomes durable beside the writes, and then the log is cut.
+    let process = cluster.members[0].process();
+    eventually("cut of the log", async || {
+        for _ in 0..50 {
+            client.put("key", "value", None).await.map_err(|e| e.to_string())?;
+        }
+        let is_cut = process.output().contains("compacted Raft logs");
+        is_cut.then_some(()).ok_or_else(|| "the log says nothing of it".into())
+    })
+    .await;
     let snap = cluster.data_folder(0).join("member/snap");
     cluster.terminate(0).await;
     std::fs::remove_dir_all(&snap).expect("remove the state");
