@@ -246,8 +246,7 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("max-concurrent-streams", Unsigned32, "4294967295", Limits, "count", "\
             Calls open at one time on one client's connection."),
         effective("quota-backend-bytes", Signed, "0", Limits, "bytes", "\
-            Size of the store to report as its limit; 0 is 2 GiB, below 0 is none. It is not \
-            enforced yet."),
+            Size of the store above which it takes no more; 0 is 2 GiB, below 0 is no bound."),
         effective("grpc-keepalive-interval", Duration, "2h", Limits, "time", "\
             How long a client's connection may be silent before it is pinged; 0 is never."),
         effective("grpc-keepalive-timeout", Duration, "20s", Limits, "time", "\

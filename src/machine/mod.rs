@@ -7,12 +7,14 @@
 //! deadlines of leases (leader's business, `replica::lessor`) and request checks that need no
 //! state (`server::validate`).
 
+mod alarm;
 mod command;
 mod lease;
 #[cfg(test)]
 mod scripts;
 mod snapshot;
 
+pub use alarm::AlarmTable;
 pub use command::{decode_command, encode_command};
 pub use lease::LeaseTable;
 pub use snapshot::{Capture, restore};
@@ -20,10 +22,10 @@ pub use snapshot::{Capture, restore};
 use crate::error::{Fatal, RequestError};
 use crate::mvcc::{Commit, CompactionProgress, LeaseChange, Mvcc, View};
 use crate::pb::etcdserverpb::{
-    CompactionRequest, CompactionResponse, DeleteRangeResponse, LeaseGrantRequest,
+    AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeResponse, LeaseGrantRequest,
     LeaseGrantResponse, LeaseRevokeResponse, Member, PutResponse, ResponseHeader, TxnResponse,
 };
-use crate::pb::quoinpb::{Configuration, command::Request};
+use crate::pb::quoinpb::{Configuration, LeaseRevokeBatch, MemberAttributes, command::Request};
 use crate::planted::{self, Bug};
 use crate::storage::{Engine, Flow, Space, WriteBatch};
 use crate::types::{Index, MemberId, RequestId, Term};
@@ -70,6 +72,7 @@ pub enum Response {
     },
     LeaseGrant(LeaseGrantResponse),
     LeaseRevoke(LeaseRevokeResponse),
+    Alarm(AlarmResponse),
     /// A change of members' attributes or of the cluster's version.
     Done,
 }
@@ -82,6 +85,7 @@ pub struct Applied {
     /// Leases granted (id, TTL in seconds) and removed, for the lessor.
     pub granted: Vec<(i64, i64)>,
     pub revoked: Vec<i64>,
+    /// Members, the cluster's version or alarms.
     pub members_changed: bool,
 }
 
@@ -90,6 +94,7 @@ pub struct Machine {
     engine: Arc<dyn Engine>,
     mvcc: Mvcc,
     leases: LeaseTable,
+    alarms: AlarmTable,
     members: BTreeMap<MemberId, Member>,
     configuration: Configuration,
     cluster_version: Option<String>,
@@ -106,6 +111,7 @@ impl Machine {
         let mut machine = Self {
             mvcc: Mvcc::open(engine.clone())?,
             leases: LeaseTable::default(),
+            alarms: AlarmTable::default(),
             members: BTreeMap::new(),
             configuration: Configuration::default(),
             cluster_version: None,
@@ -146,6 +152,7 @@ impl Machine {
             None => None,
         };
         self.leases = LeaseTable::open(engine)?;
+        self.alarms = AlarmTable::open(engine)?;
         self.members = read_members(engine)?;
         Ok(())
     }
@@ -202,6 +209,10 @@ impl Machine {
         &self.leases
     }
 
+    pub fn alarms(&self) -> &AlarmTable {
+        &self.alarms
+    }
+
     pub fn view(&self) -> View {
         self.mvcc.view()
     }
@@ -235,6 +246,7 @@ impl Machine {
             self.engine.write(std::mem::take(&mut batch))?;
         }
         batch.put(Space::Meta, META_APPLIED, encode_applied(self.applied_index, self.applied_term));
+        self.mvcc.store_size(&mut batch);
         self.engine.write(batch)?;
         self.mvcc.publish();
         Ok(applied)
@@ -247,6 +259,10 @@ impl Machine {
         applied: &mut Applied,
     ) -> Result<(), Fatal> {
         let (id, request) = decode_command(command.clone())?;
+        if let Err(refused) = self.alarms.check(&request) {
+            applied.outcomes.push(Outcome { id, result: Err(refused) });
+            return Ok(());
+        }
         let result = match request {
             Request::Put(request) => {
                 let leases = &self.leases;
@@ -273,32 +289,15 @@ impl Machine {
             }
             Request::Compaction(request) => self.compact(&request, batch)?,
             Request::LeaseGrant(request) => self.grant(&request, batch, applied),
-            Request::LeaseRevoke(request) => {
-                let mut result = Ok(());
-                for lease in request.ids {
-                    let revoked = self.revoke(lease, batch, applied)?;
-                    // An expired lease may have been revoked by its client meanwhile.
-                    if !request.expired {
-                        result = revoked;
-                    }
-                }
-                let header = Some(self.header());
-                result.map(|()| Response::LeaseRevoke(LeaseRevokeResponse { header }))
+            Request::LeaseRevoke(request) => self.revoke_all(&request, batch, applied)?,
+            Request::MemberAttributes(request) => self.set_attributes(request, batch, applied),
+            Request::Alarm(request) => {
+                let alarms = self.alarms.carry_out(&request, batch);
+                applied.members_changed = true;
+                Ok(Response::Alarm(AlarmResponse { header: Some(self.header()), alarms }))
             }
-            Request::MemberAttributes(attributes) => {
-                if let Some(member) = self.members.get_mut(&MemberId(attributes.member_id)) {
-                    member.name = attributes.name;
-                    member.client_ur_ls = attributes.client_urls;
-                    let key = member.id.to_be_bytes().to_vec();
-                    batch.put(Space::Member, key, member.encode_to_vec());
-                    applied.members_changed = true;
-                    Ok(Response::Done)
-                } else {
-                    Err(RequestError::MemberNotFound)
-                }
-            }
-            Request::ClusterVersion(version) => {
-                let text = version.version;
+            Request::ClusterVersion(request) => {
+                let text = request.version;
                 batch.put(Space::Meta, META_CLUSTER_VERSION, text.clone().into_bytes());
                 self.cluster_version = Some(text);
                 applied.members_changed = true;
@@ -307,6 +306,22 @@ impl Machine {
         };
         applied.outcomes.push(Outcome { id, result });
         Ok(())
+    }
+
+    fn set_attributes(
+        &mut self,
+        attributes: MemberAttributes,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) -> Result<Response, RequestError> {
+        let Some(member) = self.members.get_mut(&MemberId(attributes.member_id)) else {
+            return Err(RequestError::MemberNotFound);
+        };
+        member.name = attributes.name;
+        member.client_ur_ls = attributes.client_urls;
+        batch.put(Space::Member, member.id.to_be_bytes().to_vec(), member.encode_to_vec());
+        applied.members_changed = true;
+        Ok(Response::Done)
     }
 
     fn header(&self) -> ResponseHeader {
@@ -353,6 +368,24 @@ impl Machine {
         }))
     }
 
+    fn revoke_all(
+        &mut self,
+        request: &LeaseRevokeBatch,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) -> Result<Result<Response, RequestError>, Fatal> {
+        let mut result = Ok(());
+        for lease in &request.ids {
+            let revoked = self.revoke(*lease, batch, applied)?;
+            // An expired lease may have been revoked by its client meanwhile.
+            if !request.expired {
+                result = revoked;
+            }
+        }
+        let header = Some(self.header());
+        Ok(result.map(|()| Response::LeaseRevoke(LeaseRevokeResponse { header })))
+    }
+
     /// Removes the lease and, in one revision of its own, all its keys.
     fn revoke(
         &mut self,
@@ -377,8 +410,18 @@ impl Machine {
         let progress = self.mvcc.compaction_step(&mut batch, entries_max)?;
         if !batch.is_empty() {
             self.engine.write(batch)?;
+            self.mvcc.publish();
         }
         Ok(progress)
+    }
+
+    /// Gives up the space that compaction freed: see [`View::size`].
+    pub fn defragment(&mut self) -> Result<(), Fatal> {
+        let mut batch = WriteBatch::new();
+        self.mvcc.defragment(&mut batch);
+        self.engine.write(batch)?;
+        self.mvcc.publish();
+        Ok(())
     }
 
     /// The state as of the applied index, to be read in pieces on another thread.

@@ -7,10 +7,12 @@
 
 use super::{Applied, Capture, CommittedEntry, Machine, Outcome, Response, encode_command};
 use crate::error::Fatal;
+use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, Member, PutRequest,
-    RangeRequest, RequestOp, ResponseHeader, TxnRequest, request_op,
+    AlarmMember, AlarmRequest, AlarmType, CompactionRequest, Compare, DeleteRangeRequest,
+    LeaseGrantRequest, Member, PutRequest, RangeRequest, RequestOp, ResponseHeader, TxnRequest,
+    request_op,
 };
 use crate::pb::mvccpb::event::EventType;
 use crate::pb::quoinpb::{ClusterVersion, LeaseRevokeBatch, MemberAttributes, command::Request};
@@ -83,6 +85,12 @@ enum Command {
         url: String,
     },
     Version(String),
+    /// get, activate or deactivate; none, nospace or corrupt.
+    Alarm {
+        action: String,
+        alarm: String,
+        member: u64,
+    },
     /// The empty entry that opens a term.
     Term(u64),
     /// An entry with these bytes.
@@ -349,6 +357,11 @@ impl Runner {
         for Member { id, name, client_ur_ls, .. } in machine.members().values() {
             writeln!(out, "  member {id} {name} {client_ur_ls:?}")?;
         }
+        for AlarmMember { member_id, alarm } in machine.alarms().list(AlarmType::None as i32) {
+            writeln!(out, "  alarm {alarm} of {member_id}")?;
+        }
+        let (allocated, in_use) = machine.view().size();
+        writeln!(out, "  pages {} in use {}", allocated / 4096, in_use / 4096)?;
         writeln!(out, "  voters {:?}", machine.configuration().voters)?;
         writeln!(out, "  version {:?}", machine.cluster_version())?;
         Ok(())
@@ -390,6 +403,11 @@ fn request_of(command: &Command) -> Fallible<Request> {
         Command::Version(version) => {
             Request::ClusterVersion(ClusterVersion { version: version.clone() })
         }
+        Command::Alarm { action, alarm, member } => Request::Alarm(AlarmRequest {
+            action: AlarmAction::from_str_name(&action.to_uppercase()).ok_or("an action")? as i32,
+            member_id: *member,
+            alarm: AlarmType::from_str_name(&alarm.to_uppercase()).ok_or("an alarm")? as i32,
+        }),
         _ => return Err("not a request".into()),
     })
 }
@@ -448,6 +466,10 @@ fn show_response(out: &mut String, response: Response) -> std::fmt::Result {
         }
         Response::LeaseRevoke(revoke) => {
             writeln!(out, "revoke revision={}", revision(revoke.header))
+        }
+        Response::Alarm(answer) => {
+            let alarms: Vec<_> = answer.alarms.iter().map(|a| (a.alarm, a.member_id)).collect();
+            writeln!(out, "alarm revision={} {alarms:?}", revision(answer.header))
         }
         Response::Done => writeln!(out, "done"),
     }

@@ -132,6 +132,7 @@ impl Mvcc {
             None => Removal { done: target, walk: None },
         };
         self.removal.store(batch);
+        self.size.store(batch);
         Ok(match next {
             None if target >= compacted => CompactionProgress::Done,
             None if target >= allowed => CompactionProgress::Pinned,
@@ -174,7 +175,7 @@ impl Mvcc {
 
     /// Removes what one change made superfluous.
     fn remove_behind(
-        &self,
+        &mut self,
         batch: &mut WriteBatch,
         revision: Revision,
         user_key: &[u8],
@@ -188,13 +189,14 @@ impl Mvcc {
         let mut decide = |kv_key: &[u8], record: &[u8]| {
             let (_, found) = key::split(kv_key)?;
             if found != revision {
-                doomed[0] = Some(found).filter(|found| found.main < target);
+                doomed[0] = Some((found, record.len())).filter(|(found, _)| found.main < target);
                 return Ok(Flow::Stop);
             }
             Ok(match key::decode_record(record)? {
                 None => {
                     let lost = planted::has(Bug::TombstoneLostAtCompaction);
-                    doomed[1] = Some(found).filter(|found| lost || found.main < target);
+                    doomed[1] = Some((found, record.len()))
+                        .filter(|(found, _)| lost || found.main < target);
                     Flow::Next
                 }
                 // The version before the first of a life is a tombstone, and sees to itself. Looking
@@ -210,7 +212,8 @@ impl Mvcc {
             })
         })?;
         outcome?;
-        for revision in doomed.iter().flatten() {
+        for (revision, record_len) in doomed.iter().flatten() {
+            self.size.shrink(user_key, *record_len);
             batch.delete(Space::Kv, key::version_key(user_key, *revision));
             batch.delete(Space::Log, Bytes::copy_from_slice(&key::log_key(*revision)));
         }

@@ -14,6 +14,7 @@
 
 mod compaction;
 mod encoded;
+mod hash;
 mod history;
 pub mod key;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod range;
 mod reader;
 #[cfg(test)]
 mod scripts;
+mod size;
 mod stream;
 mod txn;
 mod view;
@@ -31,6 +33,7 @@ mod write;
 
 pub use compaction::CompactionProgress;
 pub use encoded::EncodedRange;
+pub use hash::HashKv;
 pub use history::{Compacted, History};
 pub use pins::Pin;
 pub use stream::RangeStream;
@@ -57,6 +60,7 @@ pub struct Mvcc {
     revision: i64,
     compacted: i64,
     removal: compaction::Removal,
+    size: size::StoreSize,
 }
 
 /// The revision of the empty store.
@@ -70,6 +74,7 @@ impl Mvcc {
             revision: FIRST_REVISION,
             compacted: compaction::NEVER,
             removal: compaction::Removal::NONE,
+            size: size::StoreSize::default(),
         };
         mvcc.reload()?;
         Ok(mvcc)
@@ -85,6 +90,7 @@ impl Mvcc {
         let engine = &*self.shared.engine;
         self.compacted = compaction::load_compacted(engine)?;
         self.removal = compaction::Removal::load(engine)?;
+        self.size = size::StoreSize::load(engine)?;
         self.revision = last_revision(engine, self.compacted.max(FIRST_REVISION))?;
         self.publish();
         self.shared.end_replacement(self.revision);
@@ -105,9 +111,20 @@ impl Mvcc {
         WriteTxn::new(self, batch)
     }
 
+    /// Notes in the batch how much the store holds after it. To be called once for a batch.
+    pub fn store_size(&self, batch: &mut WriteBatch) {
+        self.size.store(batch);
+    }
+
+    /// Counts the store's size anew: what compaction freed is no longer held against it.
+    pub fn defragment(&mut self, batch: &mut WriteBatch) {
+        self.size.defragment();
+        self.size.store(batch);
+    }
+
     /// Lets readers see everything done so far. The engine must have the batches.
     pub fn publish(&self) {
-        self.shared.publish(self.revision, self.compacted);
+        self.shared.publish(self.revision, self.compacted, self.size.shown());
     }
 }
 

@@ -107,6 +107,20 @@ pub(super) fn newest<T>(
     found
 }
 
+/// The revision of the newest version of a key at or below `at`, be it a tombstone.
+pub(super) fn newest_revision(
+    store: &dyn Read,
+    user_key: &[u8],
+    at: i64,
+) -> Result<Option<Revision>, Fatal> {
+    let start = key::newest_at(user_key, at);
+    let mut found = Ok(None);
+    store.first(Space::Kv, &start, key::shared_len(&start), &mut |kv_key, _| {
+        found = key::split(kv_key).map(|(_, revision)| Some(revision));
+    })?;
+    found
+}
+
 /// What a walk finds of a key that exists.
 pub(super) struct Found<'a> {
     escaped: &'a [u8],

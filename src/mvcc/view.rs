@@ -29,6 +29,8 @@ pub(super) struct Shared {
     revision: AtomicI64,
     /// -1 before the first compaction.
     compacted: AtomicI64,
+    /// Bytes as shown: allocated, in use.
+    size: [AtomicU64; 2],
     /// Odd while the engine's content is being replaced.
     replacements: AtomicU64,
     pub(super) pins: Arc<Pins>,
@@ -43,6 +45,7 @@ impl Shared {
             cache: NewestCache::new(cache_bytes),
             revision: AtomicI64::new(FIRST_REVISION),
             compacted: AtomicI64::new(NEVER),
+            size: Default::default(),
             replacements: AtomicU64::new(0),
             pins: Arc::default(),
         }
@@ -52,7 +55,9 @@ impl Shared {
         Source { store: &*self.engine, cache: &self.cache }
     }
 
-    pub(super) fn publish(&self, revision: i64, compacted: i64) {
+    pub(super) fn publish(&self, revision: i64, compacted: i64, (allocated, in_use): (u64, u64)) {
+        self.size[0].store(allocated, Ordering::Relaxed);
+        self.size[1].store(in_use, Ordering::Relaxed);
         // In this order, so that nobody sees a compacted revision above the present one.
         self.revision.store(revision, Ordering::Release);
         self.compacted.store(compacted, Ordering::Release);
@@ -98,6 +103,13 @@ impl View {
     /// The published compacted revision, -1 before the first compaction. It can itself be read.
     pub fn compacted(&self) -> i64 {
         self.shared.compacted()
+    }
+
+    /// Bytes that the store holds, as (allocated, in use): in steps of 4 KiB, never nothing. The
+    /// second falls with compaction, the first with defragmentation.
+    pub fn size(&self) -> (u64, u64) {
+        let [allocated, in_use] = &self.shared.size;
+        (allocated.load(Ordering::Relaxed), in_use.load(Ordering::Relaxed))
     }
 
     /// How often the content was replaced by a snapshot, as a number that is odd meanwhile. What was

@@ -277,6 +277,7 @@ impl<'a> WriteTxn<'a> {
     ) -> Bytes {
         let owned = Bytes::copy_from_slice(user_key);
         self.mvcc.shared.cache.written(&owned, revision, put, &record);
+        self.mvcc.size.grow(user_key, &record);
         self.batch.put(Space::Kv, key::version_key(user_key, revision), record);
         self.batch.put(Space::Log, Bytes::copy_from_slice(&key::log_key(revision)), owned.clone());
         owned

@@ -319,7 +319,6 @@ impl Running {
     fn serve_clients(&mut self, config: &Config, clients: Vec<(MemberUrl, Listener)>) {
         let service = client_service(Services {
             handle: self.handle.clone(),
-            engine: self.engine.clone(),
             watches: self.watches.clone(),
             limits: limits(config),
             stream: StreamOptions {

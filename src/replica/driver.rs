@@ -10,7 +10,7 @@ use super::replica::Replica;
 use crate::error::{Fatal, RequestError};
 use crate::machine::Capture;
 use crate::mvcc::Commit;
-use crate::pb::etcdserverpb::Member;
+use crate::pb::etcdserverpb::{AlarmMember, AlarmType, Member};
 use crate::pb::quoinpb::PeerMessage;
 use crate::raft_log::LogStore;
 use crate::types::{Index, MemberId, RequestId};
@@ -44,6 +44,7 @@ pub(super) enum ToDriver {
 pub(super) enum Call {
     Lease(super::LeaseCall),
     LeaseList,
+    Defragment,
 }
 
 /// The driver's surroundings, as functions: it knows neither sockets nor watches nor files.
@@ -73,6 +74,7 @@ pub(super) struct Shared {
     pub(super) stalled: AtomicBool,
     pub(super) members: parking_lot::RwLock<Arc<Vec<Member>>>,
     pub(super) cluster_version: parking_lot::RwLock<Option<String>>,
+    pub(super) alarms: parking_lot::RwLock<Arc<Vec<AlarmMember>>>,
 }
 
 /// The thread's state. Built by [`Driver::new`], which also gives the handle.
@@ -199,6 +201,7 @@ impl<L: LogStore + 'static> Driver<L> {
                 let input = match call {
                     Call::Lease(call) => Input::Lease { id, call, deadline },
                     Call::LeaseList => Input::LeaseList { id },
+                    Call::Defragment => Input::Defragment { id },
                 };
                 (sequence, waiter, input)
             }
@@ -294,6 +297,7 @@ impl<L: LogStore + 'static> Driver<L> {
         let machine = self.replica.machine();
         *self.shared.members.write() = Arc::new(machine.members().values().cloned().collect());
         *self.shared.cluster_version.write() = machine.cluster_version().map(str::to_owned);
+        *self.shared.alarms.write() = Arc::new(machine.alarms().list(AlarmType::None as i32));
     }
 
     fn show_status(&mut self) {

@@ -9,7 +9,7 @@ use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
 use crate::machine::{Response, encode_command};
 use crate::mvcc::View;
-use crate::pb::etcdserverpb::Member;
+use crate::pb::etcdserverpb::{AlarmMember, Member};
 use crate::pb::quoinpb::{PeerMessage, command::Request};
 use crate::types::{ClusterId, Index, MemberId, RequestId, Term};
 use bytes::Bytes;
@@ -105,6 +105,11 @@ impl Handle {
         self.inner.shared.cluster_version.read().clone()
     }
 
+    /// The alarms that are raised, as far as this member has applied.
+    pub fn alarms(&self) -> Arc<Vec<AlarmMember>> {
+        self.inner.shared.alarms.read().clone()
+    }
+
     /// This member's state, as far as it has applied.
     pub fn view(&self) -> &View {
         &self.inner.view
@@ -191,6 +196,14 @@ impl Handle {
             Reply::Leases(leases) => Ok(leases),
             _ => Err(RequestError::Stopped),
         }
+    }
+
+    /// Gives up the space that compaction freed on this member.
+    ///
+    /// # Errors
+    /// When the member is stopping or overloaded.
+    pub async fn defragment(&self) -> Result<(), RequestError> {
+        self.call(Call::Defragment).await.map(|_| ())
     }
 
     /// A message from another member; dropped when the driver is overloaded, which raft survives.

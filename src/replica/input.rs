@@ -26,6 +26,8 @@ pub enum Input {
     Lease { id: RequestId, call: LeaseCall, deadline: Millis },
     /// This member's own list of leases.
     LeaseList { id: RequestId },
+    /// Give up the space that compaction freed on this member.
+    Defragment { id: RequestId },
     /// A message from another member.
     Peer(PeerMessage),
     /// A message to this member could not be sent.
@@ -97,6 +99,7 @@ pub enum Reply {
     },
     /// Lease ids, those that expire first in front.
     Leases(Vec<i64>),
+    Defragmented,
 }
 
 /// What others may know of this member.

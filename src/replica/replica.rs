@@ -61,6 +61,8 @@ pub struct Replica<L: LogStore> {
     pub(super) lease_calls: BTreeMap<RequestId, Millis>,
     /// Physical compactions to be answered once the removal is done.
     pub(super) compactions: Vec<(RequestId, Response)>,
+    /// Asked for, and carried out in the next round.
+    pub(super) defragmentations: Vec<RequestId>,
     /// There is removal to do; `compaction_pinned`: a reader holds it back until a later tick.
     pub(super) compacting: bool,
     pub(super) compaction_pinned: bool,
@@ -114,6 +116,7 @@ impl<L: LogStore> Replica<L> {
             seen: (None, 0, false),
             lease_calls: BTreeMap::new(),
             compactions: Vec::new(),
+            defragmentations: Vec::new(),
             compacting: true,
             compaction_pinned: false,
             own_sequence: 0,
@@ -193,6 +196,7 @@ impl<L: LogStore> Replica<L> {
                 let leases = by_expiry(self.machine.leases().iter(), &self.lessor);
                 self.output.replies.push((id, Ok(Reply::Leases(leases))));
             }
+            Input::Defragment { id } => self.defragmentations.push(id),
             Input::Peer(message) => self.peer(message),
             Input::Unreachable(member) => self.raft.report_unreachable(member.0),
             Input::SnapshotSent { to, delivered } => {

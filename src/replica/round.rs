@@ -33,6 +33,7 @@ impl<L: LogStore> Replica<L> {
         self.begin_reads();
         self.serve_reads();
         self.compact_some()?;
+        self.defragment()?;
         self.look_after_log()?;
         self.received = None;
         self.output.again = self.raft.has_ready() || self.compacting || self.can_hand_over();
@@ -177,6 +178,18 @@ impl<L: LogStore> Replica<L> {
         self.output.commits.extend(applied.commits);
         self.output.members_changed |= applied.members_changed;
         self.pending.term_applied(last_term);
+        Ok(())
+    }
+
+    /// Only a count changes: removed versions leave no holes behind.
+    fn defragment(&mut self) -> Result<(), Fatal> {
+        if self.defragmentations.is_empty() {
+            return Ok(());
+        }
+        self.machine.defragment()?;
+        for id in self.defragmentations.drain(..) {
+            self.output.replies.push((id, Ok(Reply::Defragmented)));
+        }
         Ok(())
     }
 

@@ -298,6 +298,7 @@ impl Runner {
             Ok(Reply::Lease { ttl, granted_ttl, keys }) => {
                 format!("ttl={ttl} granted={granted_ttl} keys={}", keys.len())
             }
+            Ok(Reply::Defragmented) => "defragmented".to_owned(),
             Ok(Reply::Leases(leases)) => format!("{leases:?}"),
             Ok(Reply::Applied(response)) => match response {
                 Response::Put(response) => {

@@ -3,7 +3,7 @@
 use super::maintenance::COMPATIBLE_VERSION;
 use super::status::text;
 use crate::error::RequestError;
-use crate::pb::etcdserverpb::RangeRequest;
+use crate::pb::etcdserverpb::{AlarmMember, AlarmType, RangeRequest};
 use crate::replica::Handle;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
@@ -105,8 +105,14 @@ async fn health(
     if let Err(refused) = only_get(&method) {
         return refused;
     }
+    let excluded = query_values(query.as_deref(), "exclude");
+    let alarms = handle.alarms();
+    let mut alarms = alarms.iter().map(|alarm| alarm.alarm().as_str_name());
+    let alarm = alarms.find(|name| !excluded.iter().any(|other| other == name));
     let serializable = query_values(query.as_deref(), "serializable").iter().any(|v| v == "true");
-    let reason = if !serializable && handle.leader().is_none() {
+    let reason = if let Some(alarm) = alarm {
+        Some(format!("ALARM {alarm}"))
+    } else if !serializable && handle.leader().is_none() {
         Some("RAFT NO LEADER".to_owned())
     } else {
         read_one_key(&handle, serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
@@ -145,7 +151,14 @@ async fn check(handle: &Handle, name: &str) -> Result<(), String> {
     match name {
         "serializable_read" => read_one_key(handle, true).await,
         "linearizable_read" => read_one_key(handle, false).await,
-        // This version raises no alarms and has no learners.
+        "data_corruption" => {
+            let is_corrupt = |alarm: &AlarmMember| alarm.alarm() == AlarmType::Corrupt;
+            match handle.alarms().iter().any(is_corrupt) {
+                true => Err("alarm activated: CORRUPT".to_owned()),
+                false => Ok(()),
+            }
+        }
+        // This version has no learners.
         _ => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use super::header::Headers;
 use super::limits::Limits;
 use super::metadata;
+use super::quota;
 use super::validate;
 use crate::error::{Fatal, RequestError};
 use crate::machine::Response as Outcome;
@@ -81,7 +82,7 @@ impl KvService {
 }
 
 /// Runs a read that may take long where it does not hold up the connection's other calls.
-async fn read_long<T: Send + 'static>(
+pub(super) async fn read_long<T: Send + 'static>(
     handle: &Handle,
     work: impl FnOnce(&View) -> Result<Result<T, RequestError>, Fatal> + Send + 'static,
 ) -> Result<T, Status> {
@@ -104,7 +105,7 @@ fn answer<T>(handle: &Handle, result: Result<Result<T, RequestError>, Fatal>) ->
     }
 }
 
-fn unexpected(outcome: &Outcome) -> Status {
+pub(super) fn unexpected(outcome: &Outcome) -> Status {
     tracing::error!(?outcome, "a command was answered with another command's response");
     RequestError::Stopped.into()
 }
@@ -145,6 +146,7 @@ impl Kv for KvService {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
         let request = request.into_inner();
+        quota::admit(&self.handle, &self.limits, quota::put_cost(&request)).await?;
         validate::put(&request)?;
         match self.propose(Command::Put(request)).await? {
             Outcome::Put(mut response) => {
@@ -174,6 +176,7 @@ impl Kv for KvService {
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
         let request = request.into_inner();
+        quota::admit(&self.handle, &self.limits, quota::txn_cost(&request)).await?;
         validate::txn(&request, self.limits.txn_ops_max)?;
         if validate::is_read_only_txn(&request) {
             self.read_barrier(validate::is_serializable_txn(&request)).await?;

@@ -3,6 +3,7 @@
 use super::header::Headers;
 use super::limits::Limits;
 use super::metadata;
+use super::quota;
 use super::validate;
 use crate::error::RequestError;
 use crate::machine::Response as Outcome;
@@ -67,6 +68,7 @@ impl Lease for LeaseService {
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
         let request = request.into_inner();
+        quota::admit(&self.handle, &self.limits, quota::LEASE_COST).await?;
         validate::lease_grant(&request)?;
         match self.grant(request).await? {
             Outcome::LeaseGrant(mut response) => {

@@ -9,7 +9,7 @@ pub struct Limits {
     pub txn_ops_max: usize,
     /// Seconds below which a lease's TTL is raised: one and a half election timeouts, rounded up.
     pub lease_ttl_min: i64,
-    /// etcd's `--quota-backend-bytes` as Status shows it.
+    /// Bytes that the store may hold, negative for no bound; etcd's `--quota-backend-bytes`.
     pub quota_bytes: i64,
 }
 

@@ -1,23 +1,24 @@
-//! The Maintenance service: Status and the list of alarms; everything else is not offered yet and
-//! says so.
+//! The Maintenance service. What is not offered yet says so.
 
 use super::header::Headers;
+use super::kv::{read_long, unexpected};
 use super::limits::Limits;
 use super::metadata;
 use super::status::text;
 use crate::error::RequestError;
+use crate::machine::Response as Outcome;
+use crate::mvcc::HashKv;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::maintenance_server::Maintenance;
 use crate::pb::etcdserverpb::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeInfo,
-    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
-    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
-    StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
 };
+use crate::pb::quoinpb::command::Request as Command;
 use crate::replica::Handle;
-use crate::storage::Engine;
 use std::pin::Pin;
-use std::sync::Arc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -30,13 +31,21 @@ pub struct MaintenanceService {
     handle: Handle,
     headers: Headers,
     limits: Limits,
-    engine: Arc<dyn Engine>,
 }
 
 impl MaintenanceService {
-    pub fn new(handle: Handle, limits: Limits, engine: Arc<dyn Engine>) -> Self {
-        Self { headers: Headers::new(handle.clone()), handle, limits, engine }
+    pub fn new(handle: Handle, limits: Limits) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, limits }
     }
+
+    async fn hashed(&self, revision: i64) -> Result<HashKv, Status> {
+        read_long(&self.handle, move |view| view.hash_kv(revision)).await
+    }
+}
+
+/// As Status lists it among its errors.
+fn alarm_text(alarm: &AlarmMember) -> String {
+    format!("memberID:{} alarm:{}", alarm.member_id, alarm.alarm().as_str_name())
 }
 
 fn unimplemented<T>(method: &'static str) -> Result<Response<T>, Status> {
@@ -51,11 +60,10 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<StatusResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
         let leader = self.handle.leader();
-        let (db_size, db_size_in_use) = self.engine.size();
-        let errors = match leader {
-            Some(_) => vec![],
-            None => vec![text(&RequestError::NoLeader).into_owned()],
-        };
+        let (db_size, db_size_in_use) = self.handle.view().size();
+        let no_leader = leader.is_none().then(|| text(&RequestError::NoLeader).into_owned());
+        let alarms = self.handle.alarms();
+        let errors = no_leader.into_iter().chain(alarms.iter().map(alarm_text)).collect();
         Ok(Response::new(StatusResponse {
             header: Some(self.headers.current()),
             version: COMPATIBLE_VERSION.to_owned(),
@@ -73,33 +81,62 @@ impl Maintenance for MaintenanceService {
         }))
     }
 
-    /// The list is empty, since nothing raises an alarm; raising and disarming are not offered.
     async fn alarm(
         &self,
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
-        if request.get_ref().action() != AlarmAction::Get {
-            return unimplemented("etcdserverpb.Maintenance/Alarm");
+        let request = request.into_inner();
+        if request.action() == AlarmAction::Get {
+            // etcd asks through consensus, and health checks rely on that.
+            self.handle.read_barrier().await?;
+            let wanted = |alarm: &&AlarmMember| {
+                [AlarmType::None as i32, alarm.alarm].contains(&request.alarm)
+            };
+            let alarms = self.handle.alarms().iter().filter(wanted).copied().collect();
+            return Ok(Response::new(AlarmResponse {
+                header: Some(self.headers.current()),
+                alarms,
+            }));
         }
-        // etcd asks through consensus, and health checks rely on that.
-        self.handle.read_barrier().await?;
-        Ok(Response::new(AlarmResponse { header: Some(self.headers.current()), alarms: vec![] }))
+        let bytes_max = self.limits.request_bytes_max;
+        match self.handle.propose(Command::Alarm(request), bytes_max).await? {
+            Outcome::Alarm(mut response) => {
+                self.headers.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn defragment(
         &self,
-        _: Request<DefragmentRequest>,
+        request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
-        unimplemented("etcdserverpb.Maintenance/Defragment")
+        metadata::check(&self.handle, request.metadata())?;
+        self.handle.defragment().await?;
+        Ok(Response::new(DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        unimplemented("etcdserverpb.Maintenance/Hash")
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let HashKv { hash, current, .. } = self.hashed(0).await?;
+        Ok(Response::new(HashResponse { header: Some(self.headers.at(current)), hash }))
     }
 
-    async fn hash_kv(&self, _: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
-        unimplemented("etcdserverpb.Maintenance/HashKV")
+    async fn hash_kv(
+        &self,
+        request: Request<HashKvRequest>,
+    ) -> Result<Response<HashKvResponse>, Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let HashKv { hash, revision, compacted, current } =
+            self.hashed(request.get_ref().revision).await?;
+        Ok(Response::new(HashKvResponse {
+            header: Some(self.headers.at(current)),
+            hash,
+            compact_revision: compacted,
+            hash_revision: revision,
+        }))
     }
 
     type SnapshotStream =

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod listener;
 pub mod maintenance;
 mod metadata;
+mod quota;
 pub mod routes;
 mod socket;
 pub mod status;

@@ -10,13 +10,11 @@ use crate::pb::health::health_server::HealthServer;
 use crate::pb::quoinpb::peer_server::PeerServer;
 use crate::peer::PeerService;
 use crate::replica::Handle;
-use crate::storage::Engine;
 use crate::watch::StreamOptions;
 use axum::Router;
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use tokio::sync::watch::Receiver;
 use tonic::body::Body;
 use tower::ServiceExt as _;
@@ -29,7 +27,6 @@ const PEER_BYTES_MAX: usize = 1 << 30;
 /// What the client services stand on.
 pub struct Services {
     pub handle: Handle,
-    pub engine: Arc<dyn Engine>,
     pub watches: crate::watch::Handle,
     pub limits: Limits,
     pub stream: StreamOptions,
@@ -65,7 +62,7 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
 
 /// Puts the client listener's services together.
 pub fn client_service(services: Services) -> ClientService {
-    let Services { handle, engine, watches, limits, stream, stop } = services;
+    let Services { handle, watches, limits, stream, stop } = services;
     let decode_max = limits.message_bytes_max();
     let frequent = kv::KvService::new(handle.clone(), limits);
     let kv = KvServer::new(frequent.clone())
@@ -74,7 +71,7 @@ pub fn client_service(services: Services) -> ClientService {
     let lease = LeaseServer::new(lease::LeaseService::new(handle.clone(), limits))
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
-    let maintenance = maintenance::MaintenanceService::new(handle.clone(), limits, engine);
+    let maintenance = maintenance::MaintenanceService::new(handle.clone(), limits);
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(kv)

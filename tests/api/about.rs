@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, Engine, Setup, eventually, product};
 use crate::on_each_engine;
 use crate::requests::{get, put};
-use quoin::pb::etcdserverpb::{AlarmRequest, MemberListRequest};
+use quoin::pb::etcdserverpb::MemberListRequest;
 use quoin::pb::health::HealthCheckRequest;
 use quoin::pb::health::health_check_response::ServingStatus;
 use sha1::{Digest, Sha1};
@@ -18,7 +18,6 @@ on_each_engine![
     the_health_service_knows_the_server,
     every_member_lists_all_members,
     status_tells_where_a_member_stands,
-    the_list_of_alarms_is_empty,
     headers_name_cluster_member_and_term,
     ids_are_computed_from_urls_and_token,
 ];
@@ -239,17 +238,6 @@ async fn status_tells_where_a_member_stands(engine: Engine) {
         .await;
         assert_eq!(status.db_size_quota, 2 << 30);
     }
-}
-
-/// etcdctl's `endpoint health` asks for it.
-async fn the_list_of_alarms_is_empty(engine: Engine) {
-    let cluster = Cluster::start(engine, 1).await;
-    let raw = cluster.raw(0);
-    let revision = raw.kv.clone().put(put("key", "value")).await.unwrap().into_inner().header;
-    let get_all = AlarmRequest::default();
-    let answer = raw.maintenance.clone().alarm(get_all).await.unwrap().into_inner();
-    assert_eq!(answer.alarms, []);
-    assert_eq!(answer.header, revision);
 }
 
 async fn headers_name_cluster_member_and_term(engine: Engine) {

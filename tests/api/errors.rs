@@ -175,23 +175,18 @@ async fn metadata_must_be_text(engine: Engine) {
 }
 
 async fn what_is_not_offered_says_so_by_name(engine: Engine) {
-    use quoin::pb::etcdserverpb::{AlarmRequest, HashRequest, MemberRemoveRequest};
+    use quoin::pb::etcdserverpb::{MemberAddRequest, MemberRemoveRequest, SnapshotRequest};
     if !product().ours {
         return;
     }
     let cluster = Cluster::start(engine, 1).await;
     let raw = cluster.raw(0);
     let calls = [
-        refusal(raw.maintenance.clone().hash(HashRequest {}).await),
-        refusal(
-            raw.maintenance
-                .clone()
-                .alarm(AlarmRequest { action: 1, ..AlarmRequest::default() })
-                .await,
-        ),
+        refusal(raw.maintenance.clone().snapshot(SnapshotRequest {}).await),
+        refusal(raw.cluster.clone().member_add(MemberAddRequest::default()).await),
         refusal(raw.cluster.clone().member_remove(MemberRemoveRequest { id: 1 }).await),
     ];
-    let names = ["Maintenance/Hash", "Maintenance/Alarm", "Cluster/MemberRemove"];
+    let names = ["Maintenance/Snapshot", "Cluster/MemberAdd", "Cluster/MemberRemove"];
     for ((code, text), name) in calls.into_iter().zip(names) {
         assert_eq!(code, Code::Unimplemented, "{text}");
         assert!(text.contains(name), "{text} does not name {name}");

@@ -14,6 +14,7 @@ mod about;
 mod errors;
 mod faults;
 mod lease;
+mod maintenance;
 mod many;
 mod members;
 mod model;

@@ -166,7 +166,9 @@ impl World {
                 machine::Response::Compact { response, .. } => Response::Compact(response),
                 machine::Response::LeaseGrant(response) => Response::LeaseGrant(response),
                 machine::Response::LeaseRevoke(response) => Response::LeaseRevoke(response),
-                machine::Response::Done => return Err("nobody asked for this".to_owned()),
+                machine::Response::Alarm(_) | machine::Response::Done => {
+                    return Err("nobody asked for this".to_owned());
+                }
             },
             Ok(Reply::Lease { ttl, .. }) => {
                 let Request::LeaseKeepAlive(renewal) = &call.request else {
@@ -177,6 +179,7 @@ impl World {
                 Response::LeaseKeepAlive(LeaseKeepAliveResponse { header: Some(header), id, ttl })
             }
             Ok(Reply::Leases(_)) => return Err("nobody asked for all leases".to_owned()),
+            Ok(Reply::Defragmented) => return Err("nobody asked to defragment".to_owned()),
         };
         self.answer_later(call, Outcome::Answer(response));
         Ok(())

@@ -1,0 +1,163 @@
+//! The hash of all retained versions up to a revision, as etcd computes it.
+//!
+//! Members that hold the same history give the same hash, however far physical removal has come
+//! on each, and so does an etcd that holds it: CRC-32C over the bucket's name and, in order of
+//! revision, etcd's key and value of each version. Of the versions up to the compacted revision
+//! only those count that still hold at the revision of the hash - or, if no key exists there, at the
+//! compacted one - and no tombstones. At the compacted revision itself etcd may answer with the hash
+//! that it took before that compaction, and after a restart it does not; here it is never so.
+
+use super::key;
+use super::reader::{Source, Walk, newest_revision};
+use super::view::View;
+use crate::error::{Fatal, RequestError};
+use crate::pb::mvccpb::KeyValue;
+use crate::storage::{Flow, Space};
+use crate::types::{KeyEnd, KeyRange, Revision};
+use bytes::Bytes;
+use prost::Message;
+
+/// Changes that one engine scan looks at.
+const SCAN_ENTRIES_MAX: usize = if cfg!(test) { 3 } else { 512 };
+
+/// A hash and what it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKv {
+    pub hash: u32,
+    /// The hash is that of revisions up to this one.
+    pub revision: i64,
+    /// -1 before the first compaction.
+    pub compacted: i64,
+    /// The present revision.
+    pub current: i64,
+}
+
+impl View {
+    /// Hashes the versions up to `requested` (the present revision if not positive).
+    ///
+    /// # Errors
+    /// `FutureRevision`, `Compacted`.
+    pub fn hash_kv(&self, requested: i64) -> Result<Result<HashKv, RequestError>, Fatal> {
+        loop {
+            let replacements = self.replacements();
+            if !replacements.is_multiple_of(2) {
+                return Ok(Err(RequestError::TimeoutWaitAppliedIndex));
+            }
+            let compacted = self.compacted();
+            // Holds what is hashed; in vain if more was compacted before.
+            let _pin = self.pin(compacted.max(0));
+            if self.compacted() != compacted {
+                continue;
+            }
+            let current = self.revision();
+            let revision = if requested > 0 { requested } else { current };
+            if revision > current {
+                return Ok(Err(RequestError::FutureRevision));
+            }
+            if revision < compacted {
+                return Ok(Err(RequestError::Compacted));
+            }
+            let hash = self.hash_versions(revision, compacted)?;
+            if self.replacements() != replacements {
+                continue;
+            }
+            let Some(hash) = hash else {
+                return Err(Fatal::new(
+                    "hash versions: one is missing that the log of changes names",
+                ));
+            };
+            return Ok(Ok(HashKv { hash, revision, compacted, current }));
+        }
+    }
+
+    /// `None` if a version is missing, as when the content is replaced meanwhile.
+    fn hash_versions(&self, until: i64, compacted: i64) -> Result<Option<u32>, Fatal> {
+        let engine = &*self.shared().engine;
+        let holds_at = if exists_any(self.shared().source(), until)? { until } else { compacted };
+        let end = key::log_key(Revision::new(until + 1, 0));
+        let mut hash = crc32c::crc32c(b"key");
+        let mut next = Some(Revision::new(0, 0));
+        let mut piece: Vec<(Revision, Bytes)> = Vec::with_capacity(SCAN_ENTRIES_MAX);
+        while let Some(start) = next.take() {
+            let mut failure = None;
+            engine.scan(
+                Space::Log,
+                &key::log_key(start),
+                Some(&end),
+                &mut |log_key, user_key| {
+                    match key::decode_log_key(log_key) {
+                        Ok(revision) if piece.len() == SCAN_ENTRIES_MAX => next = Some(revision),
+                        Ok(revision) => {
+                            piece.push((revision, user_key.to_bytes()));
+                            return Flow::Next;
+                        }
+                        Err(fatal) => failure = Some(fatal),
+                    }
+                    Flow::Stop
+                },
+            )?;
+            if let Some(fatal) = failure {
+                return Err(fatal);
+            }
+            for (revision, user_key) in piece.drain(..) {
+                if revision.main <= compacted
+                    && newest_revision(engine, &user_key, holds_at)? != Some(revision)
+                {
+                    continue;
+                }
+                let record = engine.get(Space::Kv, &key::version_key(&user_key, revision))?;
+                let Some(record) = record else { return Ok(None) };
+                let put = key::decode_record(&record)?;
+                if put.is_none() && revision.main <= compacted {
+                    continue;
+                }
+                let (etcd_key, value) = as_etcd(revision, user_key, put, &record);
+                hash = crc32c::crc32c_append(hash, &etcd_key);
+                hash = crc32c::crc32c_append(hash, &value.encode_to_vec());
+            }
+        }
+        Ok(Some(hash))
+    }
+}
+
+fn exists_any(source: Source<'_>, at: i64) -> Result<bool, Fatal> {
+    let mut walk = Walk::new(&KeyRange { start: Bytes::new(), end: KeyEnd::Unbounded }, at);
+    let mut exists = false;
+    while !walk.is_done() && !exists {
+        walk.advance(source, &mut |_| {
+            exists = true;
+            Ok(false)
+        })?;
+    }
+    Ok(exists)
+}
+
+/// How etcd's database has a version: its key there, and the message that is its value.
+fn as_etcd(
+    revision: Revision,
+    user_key: Bytes,
+    put: Option<key::Put>,
+    record: &Bytes,
+) -> (Vec<u8>, KeyValue) {
+    let mut etcd_key = Vec::with_capacity(18);
+    etcd_key.extend_from_slice(&revision.main.to_be_bytes());
+    etcd_key.push(b'_');
+    etcd_key.extend_from_slice(&i64::from(revision.sub).to_be_bytes());
+    match put {
+        Some(put) => {
+            let kv = KeyValue {
+                key: user_key,
+                create_revision: put.create,
+                mod_revision: revision.main,
+                version: put.version,
+                value: record.slice(put.value_at..),
+                lease: put.lease,
+            };
+            (etcd_key, kv)
+        }
+        None => {
+            etcd_key.push(b't');
+            (etcd_key, KeyValue { key: user_key, ..KeyValue::default() })
+        }
+    }
+}
