@@ -55,6 +55,13 @@ pub enum RequestError {
     BadLeaderTransferee,
     LeaderTransferTimeout,
 
+    // Locks and elections.
+    LockSessionExpired,
+    ElectionNoLeader,
+    ElectionNotLeader,
+    LeaderFieldMissing,
+    ObserveEnded,
+
     /// A call that this version does not offer; carries the full method name.
     Unimplemented(&'static str),
 }

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 mod connection;
+pub mod election;
 pub mod header;
 pub mod health;
 pub mod http;
@@ -12,8 +13,10 @@ pub mod kv;
 pub mod lease;
 pub mod limits;
 pub mod listener;
+pub mod lock;
 pub mod maintenance;
 mod metadata;
+mod ownership;
 mod quota;
 pub mod routes;
 mod socket;

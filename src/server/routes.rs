@@ -1,13 +1,17 @@
 //! What each listener serves, put together.
 
+use super::header::Headers;
 use super::limits::Limits;
-use super::{cluster, health, http as pages, kv, lease, maintenance, unary, watch};
+use super::ownership::Queues;
+use super::{cluster, election, health, http as pages, kv, lease, lock, maintenance, unary, watch};
 use crate::pb::etcdserverpb::cluster_server::ClusterServer;
 use crate::pb::etcdserverpb::kv_server::KvServer;
 use crate::pb::etcdserverpb::lease_server::LeaseServer;
 use crate::pb::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::pb::health::health_server::HealthServer;
 use crate::pb::quoinpb::peer_server::PeerServer;
+use crate::pb::v3electionpb::election_server::ElectionServer;
+use crate::pb::v3lockpb::lock_server::LockServer;
 use crate::peer::PeerService;
 use crate::replica::Handle;
 use crate::watch::StreamOptions;
@@ -68,15 +72,31 @@ pub fn client_service(services: Services) -> ClientService {
     let kv = KvServer::new(frequent.clone())
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
-    let lease = LeaseServer::new(lease::LeaseService::new(handle.clone(), limits))
+    let leases = lease::LeaseService::new(handle.clone(), limits);
+    let lease = LeaseServer::new(leases.clone())
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
     let maintenance = maintenance::MaintenanceService::new(handle.clone(), limits);
+    let watches = watch::server(handle.clone(), watches, stream, stop, decode_max);
+    let queues = Queues {
+        handle: handle.clone(),
+        headers: Headers::new(handle.clone()),
+        kv: frequent.clone(),
+        leases,
+        watches: watches.clone(),
+    };
+    let lock = LockServer::new(lock::LockService::new(queues.clone()))
+        .max_decoding_message_size(decode_max);
+    let election = ElectionServer::new(election::ElectionService::new(queues))
+        .max_decoding_message_size(decode_max)
+        .max_encoding_message_size(ENCODE_BYTES_MAX);
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(kv)
         .add_service(lease)
-        .add_service(watch::server(handle.clone(), watches, stream, stop, decode_max))
+        .add_service(watches)
+        .add_service(lock)
+        .add_service(election)
         .add_service(ClusterServer::new(cluster::ClusterService::new(handle.clone())))
         .add_service(MaintenanceServer::new(maintenance))
         .add_service(HealthServer::new(health::HealthService));

@@ -110,6 +110,12 @@ fn fixed(error: &RequestError) -> (Code, &'static str) {
             (Unknown, "etcdserver: request timed out, leader transfer took too long")
         }
 
+        E::LockSessionExpired => (Unknown, "mutex: session is expired"),
+        E::ElectionNoLeader => (Unknown, "election: no leader"),
+        E::ElectionNotLeader => (Unknown, "election: not leader"),
+        E::LeaderFieldMissing => (Unknown, "\"leader\" field must be provided"),
+        E::ObserveEnded => (Unknown, "election: observe closed early"),
+
         E::Unimplemented(_) => (Unimplemented, "etcdserver: not offered by this version"),
     }
 }
@@ -174,6 +180,11 @@ mod tests {
         BadLeaderTransferee => FailedPrecondition, "etcdserver: bad leader transferee";
         LeaderTransferTimeout => Unknown,
             "etcdserver: request timed out, leader transfer took too long";
+        LockSessionExpired => Unknown, "mutex: session is expired";
+        ElectionNoLeader => Unknown, "election: no leader";
+        ElectionNotLeader => Unknown, "election: not leader";
+        LeaderFieldMissing => Unknown, "\"leader\" field must be provided";
+        ObserveEnded => Unknown, "election: observe closed early";
         Unimplemented("etcdserverpb.Maintenance/Hash") => Unimplemented,
             "etcdserver: etcdserverpb.Maintenance/Hash is not offered by this version";
     }

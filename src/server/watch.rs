@@ -10,7 +10,8 @@
 use super::header::Headers;
 use super::{metadata, validate};
 use crate::error::RequestError;
-use crate::pb::etcdserverpb::{WatchRequest, watch_server};
+use crate::pb::etcdserverpb::watch_request::RequestUnion;
+use crate::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_server};
 use crate::replica::{Handle, Status};
 use crate::watch::message::WatchMessage;
 use crate::watch::stream::End;
@@ -87,12 +88,36 @@ async fn attend(
 }
 
 impl WatchService {
-    fn open(&self, request: Request<Streaming<WatchRequest>>) -> Result<Messages, tonic::Status> {
+    fn open(
+        &self,
+        request: Request<Streaming<WatchRequest>>,
+    ) -> Result<Messages<Streaming<WatchRequest>>, tonic::Status> {
         metadata::check(&self.replica, request.metadata())?;
         let insists = validate::requires_leader(request.metadata());
         let leader = insists.then(|| self.leader.clone());
         let requests = request.into_inner();
         Ok(Messages(WatchStream::new(&self.watches, &self.options, requests, leader)))
+    }
+}
+
+/// The requests of a stream that a member opens for itself.
+pub(super) type Followed =
+    futures_util::stream::Iter<std::vec::IntoIter<Result<WatchRequest, tonic::Status>>>;
+
+impl WatchService {
+    /// The messages of these watches, for a member's own use; with `insists`, they end when the
+    /// leader is lost.
+    pub(super) fn follow(
+        &self,
+        creates: impl IntoIterator<Item = WatchCreateRequest>,
+        insists: bool,
+    ) -> Messages<Followed> {
+        let request =
+            |create| WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        let requests: Vec<_> = creates.into_iter().map(|create| Ok(request(create))).collect();
+        let leader = insists.then(|| self.leader.clone());
+        let requests = futures_util::stream::iter(requests);
+        Messages(WatchStream::new(&self.watches, &self.options, requests, leader))
     }
 }
 
@@ -128,8 +153,8 @@ where
 
 impl StreamingService<WatchRequest> for WatchService {
     type Response = WatchMessage;
-    type ResponseStream = Messages;
-    type Future = Ready<Result<Response<Messages>, tonic::Status>>;
+    type ResponseStream = Messages<Streaming<WatchRequest>>;
+    type Future = Ready<Result<Response<Self::ResponseStream>, tonic::Status>>;
 
     fn call(&mut self, request: Request<Streaming<WatchRequest>>) -> Self::Future {
         ready(self.open(request).map(Response::new))
@@ -137,9 +162,9 @@ impl StreamingService<WatchRequest> for WatchService {
 }
 
 /// A stream's messages, its end as a gRPC status.
-pub struct Messages(WatchStream<Streaming<WatchRequest>>);
+pub struct Messages<S>(WatchStream<S>);
 
-impl Stream for Messages {
+impl<S: Stream<Item = Result<WatchRequest, tonic::Status>> + Unpin> Stream for Messages<S> {
     type Item = Result<WatchMessage, tonic::Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -11,9 +11,11 @@ mod checker;
 mod cluster;
 
 mod about;
+mod election;
 mod errors;
 mod faults;
 mod lease;
+mod lock;
 mod maintenance;
 mod many;
 mod members;

@@ -7,6 +7,8 @@ use quoin::pb::etcdserverpb::maintenance_client::MaintenanceClient;
 use quoin::pb::etcdserverpb::watch_client::WatchClient;
 use quoin::pb::etcdserverpb::{StatusRequest, StatusResponse};
 use quoin::pb::health::health_client::HealthClient;
+use quoin::pb::v3electionpb::election_client::ElectionClient;
+use quoin::pb::v3lockpb::lock_client::LockClient;
 use std::time::Duration;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -20,6 +22,8 @@ pub struct Raw {
     pub cluster: ClusterClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
     pub health: HealthClient<Channel>,
+    pub lock: LockClient<Channel>,
+    pub election: ElectionClient<Channel>,
 }
 
 /// As large as any answer in a test.
@@ -34,7 +38,9 @@ impl Raw {
             lease: LeaseClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
-            health: HealthClient::new(channel),
+            health: HealthClient::new(channel.clone()),
+            lock: LockClient::new(channel.clone()),
+            election: ElectionClient::new(channel),
         }
     }
 
