@@ -130,7 +130,7 @@ impl LeaseTable {
     }
 }
 
-fn attachment(id: i64, key: &[u8]) -> Vec<u8> {
+pub(super) fn attachment(id: i64, key: &[u8]) -> Vec<u8> {
     let mut attachment = Vec::with_capacity(8 + key.len());
     attachment.put_i64(id);
     attachment.extend_from_slice(key);

@@ -9,6 +9,7 @@
 
 mod alarm;
 mod command;
+mod founding;
 mod lease;
 #[cfg(test)]
 mod scripts;
@@ -16,6 +17,7 @@ mod snapshot;
 
 pub use alarm::AlarmTable;
 pub use command::{decode_command, encode_command};
+pub use founding::{FOUNDED_AT, found, found_attachment, found_lease};
 pub use lease::LeaseTable;
 pub use snapshot::{Capture, restore};
 

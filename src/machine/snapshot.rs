@@ -5,9 +5,10 @@
 //! moment of capture and come last, the applied index at the very end: a state that was only
 //! half restored has none and is restored again.
 
-use super::{Configuration, META_APPLIED, Machine};
+use super::{Configuration, META_APPLIED, META_CLUSTER_VERSION, Machine};
 use crate::error::Fatal;
-use crate::mvcc::Pin;
+use crate::mvcc::versions::Versions;
+use crate::mvcc::{Pin, View};
 use crate::planted::{self, Bug};
 use crate::storage::{Engine, Flow, Space, WriteBatch};
 use crate::types::{Index, Term};
@@ -26,7 +27,12 @@ pub struct Capture {
     pub term: Term,
     pub configuration: Configuration,
     revision: i64,
+    /// -1 before the first compaction.
+    compacted: i64,
     engine: Arc<dyn Engine>,
+    view: View,
+    /// The view's, at the capture.
+    replacements: u64,
     /// Keeps what was visible at the capture from being removed while it is read.
     _pin: Arc<Pin>,
     copied: Arc<Vec<(Space, Bytes, Bytes)>>,
@@ -67,7 +73,10 @@ impl Capture {
             term: machine.applied_term,
             configuration: machine.configuration.clone(),
             revision: machine.mvcc.revision(),
+            compacted: view.compacted(),
             engine: machine.engine.clone(),
+            replacements: view.replacements(),
+            view,
             _pin: pin,
             copied: Arc::new(copied),
             position: Position::Versioned(0, Vec::new()),
@@ -99,6 +108,40 @@ impl Capture {
             self.position = next;
         }
         Ok((!block.is_empty()).then(|| block.freeze()))
+    }
+
+    /// All versions up to the captured revision, without what is compacted at the capture.
+    pub fn versions(&self) -> Versions {
+        Versions::new(self.revision, self.compacted)
+    }
+
+    /// The compacted revision, -1 before the first compaction.
+    pub fn compacted(&self) -> i64 {
+        self.compacted
+    }
+
+    /// The versions are read here.
+    pub fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
+    /// The records of a small table, in the order of their keys.
+    pub fn records(&self, space: Space) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        let records = self.copied.iter().filter(move |(found, ..)| *found == space);
+        records.map(|(_, key, value)| (key, value))
+    }
+
+    /// The version that the members have agreed on, if they have.
+    pub fn cluster_version(&self) -> Option<&str> {
+        let mut meta = self.records(Space::Meta);
+        let (_, version) = meta.find(|(key, _)| *key == META_CLUSTER_VERSION)?;
+        std::str::from_utf8(version).ok()
+    }
+
+    /// Whether everything read so far was the captured state: a snapshot from the leader that is
+    /// installed meanwhile replaces what is not yet read.
+    pub fn is_intact(&self) -> bool {
+        self.view.replacements() == self.replacements
     }
 
     /// Adds records from `from` on; returns where to go on, or `None` at the space's end.

@@ -15,7 +15,7 @@ use crate::storage::{Flow, Read, Space, WriteBatch};
 use crate::types::Revision;
 use bytes::Bytes;
 
-const COMPACTED: &[u8] = b"mvcc/compacted";
+pub(super) const COMPACTED: &[u8] = b"mvcc/compacted";
 const REMOVAL: &[u8] = b"mvcc/removal";
 
 /// The compacted revision, and that of removal, before the first compaction.

@@ -28,6 +28,7 @@ mod scripts;
 mod size;
 mod stream;
 mod txn;
+pub mod versions;
 mod view;
 mod write;
 
