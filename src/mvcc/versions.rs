@@ -6,9 +6,10 @@
 
 use super::compaction::COMPACTED;
 use super::key;
+use super::reader::newest_revision;
 use crate::error::Fatal;
 use crate::pb::mvccpb::KeyValue;
-use crate::storage::{Engine, Flow, Read, Space, WriteBatch};
+use crate::storage::{Engine, Flow, Space, WriteBatch};
 use crate::types::Revision;
 use bytes::Bytes;
 
@@ -79,7 +80,7 @@ impl Versions {
         user_key: Bytes,
     ) -> Result<Option<Version>, Fatal> {
         let is_old = revision.main < self.compacted;
-        if is_old && newest_at(engine, &user_key, self.compacted)? != Some(revision) {
+        if is_old && newest_revision(engine, &user_key, self.compacted)? != Some(revision) {
             return Ok(None);
         }
         let record = engine.get(Space::Kv, &key::version_key(&user_key, revision))?;
@@ -100,16 +101,6 @@ impl Versions {
         };
         Ok(Some(Version { revision, is_tombstone: false, kv }))
     }
-}
-
-/// The revision of the newest version of a key at or below main revision `at`, be it a tombstone.
-fn newest_at(store: &dyn Read, user_key: &[u8], at: i64) -> Result<Option<Revision>, Fatal> {
-    let start = key::newest_at(user_key, at);
-    let mut found = Ok(None);
-    store.first(Space::Kv, &start, key::shared_len(&start), &mut |kv_key, _| {
-        found = key::split(kv_key).map(|(_, revision)| Some(revision));
-    })?;
-    found
 }
 
 /// Adds a version to a store that nobody has open.

@@ -11,6 +11,7 @@ use crate::pb::quoinpb::{MemberAttributes, command::Request};
 use crate::peer::{Links, PeerService, ask_members};
 use crate::raft_log::disk::{DiskLog, DiskLogOptions};
 use crate::replica::{Driver, Handle, Replica, complete_install};
+use crate::server::backup::Backups;
 use crate::server::listener::{Listener, serve};
 use crate::server::routes::{Services, client_service, peer_service};
 use crate::storage::Engine;
@@ -293,7 +294,7 @@ impl Running {
         config: &Config,
         clients: Vec<(MemberUrl, Listener)>,
         mut signals: Signals,
-        _folder: Folder,
+        folder: Folder,
     ) -> Result<Exit, Fatal> {
         let exit = tokio::select! {
             () = publish(&self.handle, config) => None,
@@ -303,7 +304,7 @@ impl Running {
         let exit = match exit {
             Some(exit) => exit,
             None => {
-                self.serve_clients(config, clients);
+                self.serve_clients(config, clients, Backups::new(folder.snapshots()));
                 tokio::select! {
                     exit = signals.next() => exit,
                     ended = &mut self.ended => return Err(driver_error(ended)),
@@ -316,7 +317,12 @@ impl Running {
         Ok(exit)
     }
 
-    fn serve_clients(&mut self, config: &Config, clients: Vec<(MemberUrl, Listener)>) {
+    fn serve_clients(
+        &mut self,
+        config: &Config,
+        clients: Vec<(MemberUrl, Listener)>,
+        backups: Backups,
+    ) {
         let service = client_service(Services {
             handle: self.handle.clone(),
             watches: self.watches.clone(),
@@ -326,6 +332,7 @@ impl Running {
                 fragment_bytes: limits(config).message_bytes_max(),
                 election_timeout: Duration::from_millis(config.election_timeout_ms),
             },
+            backups,
             stop: self.stop.subscribe(),
         });
         for (url, listener) in clients {

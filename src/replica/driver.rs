@@ -36,6 +36,7 @@ pub(super) enum ToDriver {
     Propose { sequence: u64, command: Vec<u8>, waiter: oneshot::Sender<Answer> },
     Read { sequence: u64, waiter: oneshot::Sender<Answer> },
     Call { sequence: u64, call: Call, waiter: oneshot::Sender<Answer> },
+    Capture { waiter: oneshot::Sender<Capture> },
     Input(Input),
     Stop,
 }
@@ -204,6 +205,15 @@ impl<L: LogStore + 'static> Driver<L> {
                     Call::Defragment => Input::Defragment { id },
                 };
                 (sequence, waiter, input)
+            }
+            ToDriver::Capture { waiter } => {
+                match self.replica.machine().capture() {
+                    // Whoever asked may be gone.
+                    Ok(capture) => drop(waiter.send(capture)),
+                    // A full queue holds errors that stop it as well.
+                    Err(failure) => drop(self.failures.try_send(failure)),
+                }
+                return true;
             }
             ToDriver::Input(input) => {
                 self.replica.step(input);

@@ -7,7 +7,7 @@ use super::driver::{Answer, Call, Shared, ToDriver, snapshot_input};
 use super::input::{Input, LeaseCall, ReceivedSnapshot, Reply, Status};
 use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
-use crate::machine::{Response, encode_command};
+use crate::machine::{Capture, Response, encode_command};
 use crate::mvcc::View;
 use crate::pb::etcdserverpb::{AlarmMember, Member};
 use crate::pb::quoinpb::{PeerMessage, command::Request};
@@ -204,6 +204,20 @@ impl Handle {
     /// When the member is stopping or overloaded.
     pub async fn defragment(&self) -> Result<(), RequestError> {
         self.call(Call::Defragment).await.map(|_| ())
+    }
+
+    /// This member's whole state as of its applied index.
+    ///
+    /// # Errors
+    /// When the member is stopping or overloaded.
+    pub async fn capture(&self) -> Result<Capture, RequestError> {
+        let (waiter, capture) = oneshot::channel();
+        self.send(ToDriver::Capture { waiter })?;
+        match tokio::time::timeout(self.inner.timeout + GRACE, capture).await {
+            Ok(Ok(capture)) => Ok(capture),
+            Ok(Err(_ended)) => Err(RequestError::Stopped),
+            Err(_elapsed) => Err(RequestError::Timeout),
+        }
     }
 
     /// A message from another member; dropped when the driver is overloaded, which raft survives.

@@ -1,5 +1,6 @@
 //! The Maintenance service. What is not offered yet says so.
 
+use super::backup::Backups;
 use super::header::Headers;
 use super::kv::{read_long, unexpected};
 use super::limits::Limits;
@@ -31,11 +32,12 @@ pub struct MaintenanceService {
     handle: Handle,
     headers: Headers,
     limits: Limits,
+    backups: Backups,
 }
 
 impl MaintenanceService {
-    pub fn new(handle: Handle, limits: Limits) -> Self {
-        Self { headers: Headers::new(handle.clone()), handle, limits }
+    pub fn new(handle: Handle, limits: Limits, backups: Backups) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, limits, backups }
     }
 
     async fn hashed(&self, revision: i64) -> Result<HashKv, Status> {
@@ -144,9 +146,10 @@ impl Maintenance for MaintenanceService {
 
     async fn snapshot(
         &self,
-        _: Request<SnapshotRequest>,
+        request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        unimplemented("etcdserverpb.Maintenance/Snapshot")
+        metadata::check(&self.handle, request.metadata())?;
+        Ok(Response::new(Box::pin(self.backups.stream(&self.handle).await?)))
     }
 
     async fn move_leader(

@@ -3,6 +3,7 @@
 //! A call is checked ([`validate`]), carried out, and its error translated ([`status`]);
 //! nothing below this module knows gRPC, and nothing in it decides about data.
 
+pub mod backup;
 pub mod cluster;
 mod connection;
 pub mod election;

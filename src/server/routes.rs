@@ -1,5 +1,6 @@
 //! What each listener serves, put together.
 
+use super::backup::Backups;
 use super::header::Headers;
 use super::limits::Limits;
 use super::ownership::Queues;
@@ -34,6 +35,7 @@ pub struct Services {
     pub watches: crate::watch::Handle,
     pub limits: Limits,
     pub stream: StreamOptions,
+    pub backups: Backups,
     /// Turns true when the node stops.
     pub stop: Receiver<bool>,
 }
@@ -66,7 +68,7 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
 
 /// Puts the client listener's services together.
 pub fn client_service(services: Services) -> ClientService {
-    let Services { handle, watches, limits, stream, stop } = services;
+    let Services { handle, watches, limits, stream, backups, stop } = services;
     let decode_max = limits.message_bytes_max();
     let frequent = kv::KvService::new(handle.clone(), limits);
     let kv = KvServer::new(frequent.clone())
@@ -76,7 +78,7 @@ pub fn client_service(services: Services) -> ClientService {
     let lease = LeaseServer::new(leases.clone())
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
-    let maintenance = maintenance::MaintenanceService::new(handle.clone(), limits);
+    let maintenance = maintenance::MaintenanceService::new(handle.clone(), limits, backups);
     let watches = watch::server(handle.clone(), watches, stream, stop, decode_max);
     let queues = Queues {
         handle: handle.clone(),
