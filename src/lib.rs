@@ -21,3 +21,4 @@ pub mod server;
 pub mod node;
 pub mod logging;
 pub mod bench;
+pub mod snapshot_tool;

@@ -18,27 +18,32 @@ fn main() -> ExitCode {
             args.remove(0);
             serve(args)
         }
-        Some("bench") => bench(),
+        Some("bench" | "snapshot") => tool(),
         _ => serve(args),
     }
 }
 
-/// `quoin bench ...`, with a command line in the usual style.
-fn bench() -> ExitCode {
+/// `quoin bench ...` and `quoin snapshot ...`, with a command line in the usual style.
+fn tool() -> ExitCode {
     #[derive(clap::Parser)]
     #[command(name = "quoin", disable_version_flag = true)]
     enum Tool {
         /// Measure a server that speaks etcd's API
         Bench(quoin::bench::BenchArgs),
+        /// Make, look at and restore backups
+        Snapshot(quoin::snapshot_tool::SnapshotArgs),
     }
-    let Tool::Bench(args) = <Tool as clap::Parser>::parse();
+    let tool = <Tool as clap::Parser>::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error),
     };
-    match runtime.block_on(quoin::bench::run(args)) {
-        Ok(code) => code,
-        Err(error) => complain(&error),
+    match tool {
+        Tool::Bench(args) => match runtime.block_on(quoin::bench::run(args)) {
+            Ok(code) => code,
+            Err(error) => complain(&error),
+        },
+        Tool::Snapshot(args) => runtime.block_on(quoin::snapshot_tool::run(args)),
     }
 }
 
