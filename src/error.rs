@@ -52,6 +52,14 @@ pub enum RequestError {
 
     // Membership and maintenance.
     MemberNotFound,
+    MemberExists,
+    PeerUrlExists,
+    InvalidMemberUrls,
+    NotLearner,
+    LearnerNotReady,
+    TooManyLearners,
+    NotEnoughStartedMembers,
+    UnhealthyCluster,
     BadLeaderTransferee,
     LeaderTransferTimeout,
 

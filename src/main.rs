@@ -104,11 +104,12 @@ fn start(config: config::Config, notices: &[Notice]) -> ExitCode {
     // Tasks that still wait for something must not hold the exit up.
     runtime.shutdown_background();
     match result {
-        Ok(exit) => {
+        Ok(quoin::node::Exit::Signal(signal)) => {
             // Ends as the signal would have ended it, so that a supervisor sees the same status.
-            let raised = signal_hook::low_level::emulate_default_handler(exit.signal);
+            let raised = signal_hook::low_level::emulate_default_handler(signal);
             raised.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
         }
+        Ok(quoin::node::Exit::Removed) => ExitCode::SUCCESS,
         Err(fatal) => fail(&fatal),
     }
 }

@@ -6,7 +6,7 @@ use crate::error::Fatal;
 use crate::machine::Capture;
 use crate::pb::etcdserverpb::{AlarmMember, Member};
 use crate::storage::Space;
-use crate::types::Revision;
+use crate::types::{MemberId, Revision};
 use prost::Message;
 
 /// What is left to do for the owner of the file.
@@ -113,8 +113,14 @@ fn number(bytes: &[u8]) -> Option<i64> {
 }
 
 fn members(capture: &Capture, writer: &mut Writer<'_>) -> Result<(), Fatal> {
-    let mut members = Vec::new();
-    for (_, value) in capture.records(Space::Member) {
+    let (mut members, mut removed) = (Vec::new(), Vec::new());
+    for (id, value) in capture.records(Space::Member) {
+        // An id that was a member's and never will be again.
+        if value.is_empty() {
+            let id = number(id).ok_or_else(|| Fatal::new("read members: a key is damaged"))?;
+            removed.push(MemberId(id.cast_unsigned()).to_string());
+            continue;
+        }
         let member = Member::decode(&value[..]).map_err(|e| Fatal::with("read members", e))?;
         members.push(schema::encode_member(&member)?);
     }
@@ -124,7 +130,12 @@ fn members(capture: &Capture, writer: &mut Writer<'_>) -> Result<(), Fatal> {
     for (key, value) in members {
         writer.put(&key, &value)?;
     }
-    writer.begin_bucket(schema::MEMBERS_REMOVED)
+    removed.sort();
+    writer.begin_bucket(schema::MEMBERS_REMOVED)?;
+    for id in removed {
+        writer.put(id.as_bytes(), schema::REMOVED)?;
+    }
+    Ok(())
 }
 
 fn meta(capture: &Capture, writer: &mut Writer<'_>) -> Result<(), Fatal> {

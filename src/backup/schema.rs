@@ -18,6 +18,8 @@ pub(super) const KEY: &[u8] = b"key";
 pub(super) const LEASE: &[u8] = b"lease";
 pub(super) const MEMBERS: &[u8] = b"members";
 pub(super) const MEMBERS_REMOVED: &[u8] = b"members_removed";
+/// What that bucket holds for each id.
+pub(super) const REMOVED: &[u8] = b"removed";
 pub(super) const META: &[u8] = b"meta";
 
 pub(super) const AUTH_ENABLED: &[u8] = b"authEnabled";

@@ -72,6 +72,11 @@ pub struct Config {
     /// 5,000 entries kept at a cut: what a follower misses in about a second of full load.
     pub snapshot_catchup_entries: u64,
 
+    /// On: changes of members that could leave no quorum are refused.
+    pub strict_reconfig_check: bool,
+    /// One learner at a time: each costs the leader the sending of the log.
+    pub max_learners: u32,
+
     /// 128 operations, or comparisons, in a transaction: it is applied in one go, and all wait.
     pub max_txn_ops: usize,
     /// 1.5 MiB for a write as it is replicated: larger ones would delay heartbeats.
@@ -216,6 +221,8 @@ mod tests {
             pre_vote: true,
             snapshot_count: 10_000,
             snapshot_catchup_entries: 5_000,
+            strict_reconfig_check: true,
+            max_learners: 1,
             max_txn_ops: 128,
             max_request_bytes: 1_572_864,
             max_concurrent_streams: u32::MAX,

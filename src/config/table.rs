@@ -239,6 +239,10 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("snapshot-catchup-entries", Unsigned, "5000", Consensus, "entries", "\
             Entries kept at a cut for followers that lag. One that lags more gets a snapshot."),
 
+        effective("strict-reconfig-check", Switch, "true", Limits, "", "\
+            Refuse changes of members that could leave the cluster without a quorum."),
+        effective("max-learners", Signed, "1", Limits, "count", "\
+            Members that follow without a vote."),
         effective("max-txn-ops", Unsigned, "128", Limits, "count", "\
             Operations, or comparisons, in one transaction."),
         effective("max-request-bytes", Unsigned, "1572864", Limits, "bytes", "\
@@ -324,7 +328,6 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("listen-metrics-urls", Urls, ""),
         accepted("log-rotation-config-json", Text, LOG_ROTATION),
         accepted("logger", Text, "zap"),
-        accepted("max-learners", Signed, "1"),
         accepted("max-wals", Unsigned, "5"),
         accepted("memory-mlock", Switch, "false"),
         accepted("metrics", Text, "basic"),
@@ -344,7 +347,6 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("self-signed-cert-validity", Unsigned, "1"),
         accepted("socket-reuse-address", Switch, "false"),
         accepted("socket-reuse-port", Switch, "false"),
-        accepted("strict-reconfig-check", Switch, "true"),
         accepted("tls-max-version", Text, ""),
         accepted("tls-min-version", Text, "TLS1.2"),
         accepted("trusted-ca-file", Text, ""),

@@ -79,6 +79,8 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
             count => count,
         },
         snapshot_catchup_entries: flags.unsigned("snapshot-catchup-entries"),
+        strict_reconfig_check: flags.switch("strict-reconfig-check"),
+        max_learners: u32::try_from(flags.signed("max-learners")).unwrap_or_default(),
         max_txn_ops: size(flags.unsigned("max-txn-ops")),
         max_request_bytes: size(flags.unsigned("max-request-bytes")),
         max_concurrent_streams: flags

@@ -7,9 +7,17 @@ use crate::pb::quoinpb::{self, Command, command::Request};
 use crate::types::{MemberId, RequestId};
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 
 /// Number of the encoding. An entry with a higher one comes from a newer version.
 const FORMAT: u32 = 1;
+
+/// Numbers of fields in Command.
+const FORMAT_TAG: u32 = 1;
+const ID_TAG: u32 = 2;
+const ADD: u32 = 12;
+const PROMOTE: u32 = 14;
+const REMOVE: u32 = 15;
 
 pub fn encode_command(id: RequestId, request: Request) -> Vec<u8> {
     Command { format: FORMAT, id: Some(id.into()), request: Some(request) }.encode_to_vec()
@@ -31,6 +39,23 @@ pub fn decode_command(data: Bytes) -> Result<(RequestId, Request), Fatal> {
     }
 }
 
+/// Whether a command changes who votes or who only follows: such a one goes into the log by itself.
+/// Looks at no more than the first few bytes.
+pub fn changes_configuration(command: &[u8]) -> bool {
+    let mut rest = command;
+    while let Ok((tag, wire_type)) = decode_key(&mut rest) {
+        match tag {
+            ADD | PROMOTE | REMOVE => return true,
+            FORMAT_TAG | ID_TAG => {}
+            _ => return false,
+        }
+        if skip_field(wire_type, tag, &mut rest, DecodeContext::default()).is_err() {
+            return false;
+        }
+    }
+    false
+}
+
 impl From<RequestId> for quoinpb::RequestId {
     fn from(id: RequestId) -> Self {
         Self { member: id.member.0, boot: id.boot, sequence: id.sequence }
@@ -40,5 +65,25 @@ impl From<RequestId> for quoinpb::RequestId {
 impl From<quoinpb::RequestId> for RequestId {
     fn from(id: quoinpb::RequestId) -> Self {
         Self { member: MemberId(id.member), boot: id.boot, sequence: id.sequence }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::etcdserverpb::PutRequest;
+    use crate::pb::quoinpb::{MemberAdd, MemberChange, MemberUpdate};
+
+    #[test]
+    fn a_change_of_configuration_is_told_by_its_first_bytes() {
+        let id = RequestId { member: MemberId(u64::MAX), boot: 3, sequence: 1 << 40 };
+        let is_change = |request| changes_configuration(&encode_command(id, request));
+        assert!(is_change(Request::MemberAdd(MemberAdd::default())));
+        assert!(is_change(Request::MemberPromote(MemberChange { member_id: 7 })));
+        assert!(is_change(Request::MemberRemove(MemberChange { member_id: 7 })));
+        assert!(!is_change(Request::MemberUpdate(MemberUpdate::default())));
+        assert!(!is_change(Request::Put(PutRequest::default())));
+        assert!(!changes_configuration(b""));
+        assert!(!changes_configuration(b"\xff\xff\xff"));
     }
 }

@@ -11,14 +11,16 @@ mod alarm;
 mod command;
 mod founding;
 mod lease;
+mod members;
 #[cfg(test)]
 mod scripts;
 mod snapshot;
 
 pub use alarm::AlarmTable;
-pub use command::{decode_command, encode_command};
+pub use command::{changes_configuration, decode_command, encode_command};
 pub use founding::{FOUNDED_AT, found, found_attachment, found_lease};
 pub use lease::LeaseTable;
+pub use members::{ConfigurationChange, MemberTable};
 pub use snapshot::{Capture, restore};
 
 use crate::error::{Fatal, RequestError};
@@ -27,13 +29,12 @@ use crate::pb::etcdserverpb::{
     AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeResponse, LeaseGrantRequest,
     LeaseGrantResponse, LeaseRevokeResponse, Member, PutResponse, ResponseHeader, TxnResponse,
 };
-use crate::pb::quoinpb::{Configuration, LeaseRevokeBatch, MemberAttributes, command::Request};
+use crate::pb::quoinpb::{Configuration, LeaseRevokeBatch, command::Request};
 use crate::planted::{self, Bug};
-use crate::storage::{Engine, Flow, Space, WriteBatch};
+use crate::storage::{Engine, Space, WriteBatch};
 use crate::types::{Index, MemberId, RequestId, Term};
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Meta keys of the machine; `mvcc` keeps its own beside them.
@@ -75,6 +76,8 @@ pub enum Response {
     LeaseGrant(LeaseGrantResponse),
     LeaseRevoke(LeaseRevokeResponse),
     Alarm(AlarmResponse),
+    /// All members after a change.
+    Members(Vec<Member>),
     /// A change of members' attributes or of the cluster's version.
     Done,
 }
@@ -87,6 +90,8 @@ pub struct Applied {
     /// Leases granted (id, TTL in seconds) and removed, for the lessor.
     pub granted: Vec<(i64, i64)>,
     pub revoked: Vec<i64>,
+    /// Of the last entry, if it changed who votes or who only follows.
+    pub configuration_change: Option<ConfigurationChange>,
     /// Members, the cluster's version or alarms.
     pub members_changed: bool,
 }
@@ -97,7 +102,7 @@ pub struct Machine {
     mvcc: Mvcc,
     leases: LeaseTable,
     alarms: AlarmTable,
-    members: BTreeMap<MemberId, Member>,
+    members: MemberTable,
     configuration: Configuration,
     cluster_version: Option<String>,
     applied_index: Index,
@@ -114,7 +119,7 @@ impl Machine {
             mvcc: Mvcc::open(engine.clone())?,
             leases: LeaseTable::default(),
             alarms: AlarmTable::default(),
-            members: BTreeMap::new(),
+            members: MemberTable::default(),
             configuration: Configuration::default(),
             cluster_version: None,
             applied_index: 0,
@@ -155,7 +160,7 @@ impl Machine {
         };
         self.leases = LeaseTable::open(engine)?;
         self.alarms = AlarmTable::open(engine)?;
-        self.members = read_members(engine)?;
+        self.members = MemberTable::open(engine)?;
         Ok(())
     }
 
@@ -169,16 +174,13 @@ impl Machine {
             return Err(Fatal::new("bootstrap a state that already has members"));
         }
         let mut batch = WriteBatch::new();
-        let mut voters: Vec<u64> = members.iter().map(|m| m.id).collect();
-        voters.sort_unstable();
-        self.configuration = Configuration { voters, learners: vec![] };
+        for member in members {
+            self.members.put(member, &mut batch);
+        }
+        self.configuration = self.members.configuration();
         batch.put(Space::Meta, META_FORMAT, FORMAT.to_be_bytes().to_vec());
         batch.put(Space::Meta, META_CONFIGURATION, self.configuration.encode_to_vec());
         batch.put(Space::Meta, META_APPLIED, encode_applied(0, 0));
-        for member in members {
-            batch.put(Space::Member, member.id.to_be_bytes().to_vec(), member.encode_to_vec());
-            self.members.insert(MemberId(member.id), member);
-        }
         self.engine.write(batch)
     }
 
@@ -199,7 +201,7 @@ impl Machine {
         &self.configuration
     }
 
-    pub fn members(&self) -> &BTreeMap<MemberId, Member> {
+    pub fn members(&self) -> &MemberTable {
         &self.members
     }
 
@@ -292,7 +294,16 @@ impl Machine {
             Request::Compaction(request) => self.compact(&request, batch)?,
             Request::LeaseGrant(request) => self.grant(&request, batch, applied),
             Request::LeaseRevoke(request) => self.revoke_all(&request, batch, applied)?,
-            Request::MemberAttributes(request) => self.set_attributes(request, batch, applied),
+            Request::MemberAttributes(request) => {
+                self.members.set_attributes(request, batch).map(|()| {
+                    applied.members_changed = true;
+                    Response::Done
+                })
+            }
+            request @ (Request::MemberAdd(_)
+            | Request::MemberUpdate(_)
+            | Request::MemberPromote(_)
+            | Request::MemberRemove(_)) => self.change_members(request, batch, applied),
             Request::Alarm(request) => {
                 let alarms = self.alarms.carry_out(&request, batch);
                 applied.members_changed = true;
@@ -310,20 +321,32 @@ impl Machine {
         Ok(())
     }
 
-    fn set_attributes(
+    /// A change of members, and with it of who votes.
+    fn change_members(
         &mut self,
-        attributes: MemberAttributes,
+        request: Request,
         batch: &mut WriteBatch,
         applied: &mut Applied,
     ) -> Result<Response, RequestError> {
-        let Some(member) = self.members.get_mut(&MemberId(attributes.member_id)) else {
-            return Err(RequestError::MemberNotFound);
+        let members = &mut self.members;
+        applied.configuration_change = match request {
+            Request::MemberAdd(request) => Some(members.add(request, batch)?),
+            Request::MemberPromote(request) => {
+                Some(members.promote(MemberId(request.member_id), batch)?)
+            }
+            Request::MemberRemove(request) => {
+                Some(members.remove(MemberId(request.member_id), batch)?)
+            }
+            Request::MemberUpdate(request) => {
+                members.update(request, batch)?;
+                None
+            }
+            _ => None,
         };
-        member.name = attributes.name;
-        member.client_ur_ls = attributes.client_urls;
-        batch.put(Space::Member, member.id.to_be_bytes().to_vec(), member.encode_to_vec());
         applied.members_changed = true;
-        Ok(Response::Done)
+        self.configuration = members.configuration();
+        batch.put(Space::Meta, META_CONFIGURATION, self.configuration.encode_to_vec());
+        Ok(Response::Members(members.all().values().cloned().collect()))
     }
 
     fn header(&self) -> ResponseHeader {
@@ -456,28 +479,4 @@ fn decode_applied(mut value: &[u8]) -> Result<(Index, Term), Fatal> {
         return Err(Fatal::new("read applied index: record has a wrong length"));
     }
     Ok((value.get_u64(), value.get_u64()))
-}
-
-fn read_members(engine: &dyn Engine) -> Result<BTreeMap<MemberId, Member>, Fatal> {
-    let mut members = BTreeMap::new();
-    let mut failed = None;
-    engine.scan(
-        Space::Member,
-        &[],
-        None,
-        &mut |_, value| match Member::decode(value.as_slice()) {
-            Ok(member) => {
-                members.insert(MemberId(member.id), member);
-                Flow::Next
-            }
-            Err(error) => {
-                failed = Some(error);
-                Flow::Stop
-            }
-        },
-    )?;
-    match failed {
-        Some(error) => Err(Fatal::with("read members", error)),
-        None => Ok(members),
-    }
 }

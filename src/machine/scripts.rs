@@ -15,7 +15,10 @@ use crate::pb::etcdserverpb::{
     request_op,
 };
 use crate::pb::mvccpb::event::EventType;
-use crate::pb::quoinpb::{ClusterVersion, LeaseRevokeBatch, MemberAttributes, command::Request};
+use crate::pb::quoinpb::{
+    ClusterVersion, LeaseRevokeBatch, MemberAdd, MemberAttributes, MemberChange, MemberUpdate,
+    command::Request,
+};
 use crate::storage::memory::MemoryEngine;
 use crate::storage::mirror::{ENGINE_MAKERS, Maker};
 use crate::storage::{Engine, Read, Space, Visitor, WriteBatch};
@@ -85,6 +88,18 @@ enum Command {
         url: String,
     },
     Version(String),
+    Add {
+        member: u64,
+        url: String,
+        #[arg(key, optional)]
+        learner: bool,
+    },
+    Promote(u64),
+    Remove(u64),
+    Update {
+        member: u64,
+        url: String,
+    },
     /// get, activate or deactivate; none, nospace or corrupt.
     Alarm {
         action: String,
@@ -297,7 +312,8 @@ impl Runner {
     }
 
     fn show_applied(&mut self, applied: Applied) -> Fallible<()> {
-        let Applied { outcomes, commits, granted, revoked, members_changed } = applied;
+        let Applied { outcomes, commits, granted, revoked, configuration_change, members_changed } =
+            applied;
         let out = &mut self.out;
         for Outcome { id, result } in outcomes {
             write!(out, "{}: ", id.sequence)?;
@@ -325,6 +341,9 @@ impl Runner {
         }
         for lease in revoked {
             writeln!(out, "  revoked {lease}")?;
+        }
+        if let Some(change) = configuration_change {
+            writeln!(out, "  {change:?}")?;
         }
         if members_changed {
             writeln!(out, "  members changed")?;
@@ -354,15 +373,22 @@ impl Runner {
             }
             writeln!(out)?;
         }
-        for Member { id, name, client_ur_ls, .. } in machine.members().values() {
-            writeln!(out, "  member {id} {name} {client_ur_ls:?}")?;
+        for Member { id, name, client_ur_ls, peer_ur_ls, .. } in machine.members().all().values() {
+            writeln!(out, "  member {id} {name} {client_ur_ls:?} {}", peer_ur_ls.join(","))?;
         }
         for AlarmMember { member_id, alarm } in machine.alarms().list(AlarmType::None as i32) {
             writeln!(out, "  alarm {alarm} of {member_id}")?;
         }
         let (allocated, in_use) = machine.view().size();
         writeln!(out, "  pages {} in use {}", allocated / 4096, in_use / 4096)?;
-        writeln!(out, "  voters {:?}", machine.configuration().voters)?;
+        let configuration = machine.configuration();
+        writeln!(
+            out,
+            "  voters {:?} learners {:?} removed {:?}",
+            configuration.voters,
+            configuration.learners,
+            machine.members().removed().iter().map(|id| id.0).collect::<Vec<_>>()
+        )?;
         writeln!(out, "  version {:?}", machine.cluster_version())?;
         Ok(())
     }
@@ -402,6 +428,20 @@ fn request_of(command: &Command) -> Fallible<Request> {
         }),
         Command::Version(version) => {
             Request::ClusterVersion(ClusterVersion { version: version.clone() })
+        }
+        Command::Add { member, url, learner } => Request::MemberAdd(MemberAdd {
+            member: Some(Member {
+                id: *member,
+                peer_ur_ls: vec![url.clone()],
+                is_learner: *learner,
+                ..Member::default()
+            }),
+            learners_max: 1,
+        }),
+        Command::Promote(id) => Request::MemberPromote(MemberChange { member_id: *id }),
+        Command::Remove(id) => Request::MemberRemove(MemberChange { member_id: *id }),
+        Command::Update { member, url } => {
+            Request::MemberUpdate(MemberUpdate { member_id: *member, peer_urls: vec![url.clone()] })
         }
         Command::Alarm { action, alarm, member } => Request::Alarm(AlarmRequest {
             action: AlarmAction::from_str_name(&action.to_uppercase()).ok_or("an action")? as i32,
@@ -470,6 +510,10 @@ fn show_response(out: &mut String, response: Response) -> std::fmt::Result {
         Response::Alarm(answer) => {
             let alarms: Vec<_> = answer.alarms.iter().map(|a| (a.alarm, a.member_id)).collect();
             writeln!(out, "alarm revision={} {alarms:?}", revision(answer.header))
+        }
+        Response::Members(members) => {
+            let ids: Vec<_> = members.iter().map(|member| member.id).collect();
+            writeln!(out, "members {ids:?}")
         }
         Response::Done => writeln!(out, "done"),
     }

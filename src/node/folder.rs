@@ -30,15 +30,37 @@ pub struct Identity {
     pub engine: String,
     /// The first members, on whose state the log begins.
     founders: Vec<Founder>,
+    /// For one that joined: the members that were there, until its log tells who is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    contacts: Vec<Founder>,
 }
 
-/// One of the first members.
+/// One of the first members, or of those that a new one met.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Founder {
     pub id: String,
     pub name: String,
     pub peer_urls: Vec<String>,
+}
+
+impl Founder {
+    pub fn of(member: &Member) -> Self {
+        Self {
+            id: MemberId(member.id).to_string(),
+            name: member.name.clone(),
+            peer_urls: member.peer_ur_ls.clone(),
+        }
+    }
+
+    fn member(&self) -> Member {
+        Member {
+            id: u64::from_str_radix(&self.id, 16).unwrap_or_default(),
+            name: self.name.clone(),
+            peer_ur_ls: self.peer_urls.clone(),
+            ..Member::default()
+        }
+    }
 }
 
 impl Identity {
@@ -56,20 +78,28 @@ impl Identity {
             name: name.to_owned(),
             engine: engine.to_owned(),
             founders,
+            contacts: Vec::new(),
         }
+    }
+
+    /// That of a member that joins those.
+    pub fn joining(self, contacts: Vec<Founder>) -> Self {
+        Self { contacts, ..self }
     }
 
     /// The first members as the state machine takes them.
     pub fn founders(&self) -> Vec<Member> {
-        self.founders
-            .iter()
-            .map(|founder| Member {
-                id: u64::from_str_radix(&founder.id, 16).unwrap_or_default(),
-                name: founder.name.clone(),
-                peer_ur_ls: founder.peer_urls.clone(),
-                ..Member::default()
-            })
-            .collect()
+        self.founders.iter().map(Founder::member).collect()
+    }
+
+    /// Whom a member that joined met at first.
+    pub fn contacts(&self) -> Vec<Member> {
+        self.contacts.iter().map(Founder::member).collect()
+    }
+
+    /// Whether this member was added to a cluster that was there before it.
+    pub fn has_joined(&self) -> bool {
+        !self.contacts.is_empty()
     }
 
     pub fn member_id(&self) -> Option<MemberId> {

@@ -2,6 +2,7 @@
 //! configuration, runs them, and stops them in the reverse order.
 
 mod folder;
+mod join;
 mod parts;
 mod sockets;
 mod start;

@@ -1,6 +1,7 @@
 //! What a node's parts are given: settings from flags, and the calls between parts.
 
 use crate::config::Config;
+use crate::pb::etcdserverpb::Member;
 use crate::peer::{Links, send_snapshot};
 use crate::replica::{DriverParts, Handle, Settings};
 use crate::server::limits::Limits;
@@ -43,19 +44,26 @@ pub(super) fn settings(config: &Config, id: MemberId, cluster_id: ClusterId) -> 
 
 /// What the driver calls: links, watches, engine and snapshots.
 pub(super) fn driver_parts(
+    own: MemberId,
     links: &Links,
     watches: &crate::watch::Handle,
     engine: &Arc<dyn Engine>,
     snapshots: &Arc<SnapshotStore>,
     handle: &Arc<OnceLock<Handle>>,
 ) -> DriverParts {
-    let (sending, transfers) = (links.clone(), links.clone());
+    let (sending, transfers, following) = (links.clone(), links.clone(), links.clone());
     let (publishing, restoring) = (watches.clone(), watches.clone());
     let (flushing, storing) = (engine.clone(), snapshots.clone());
     let (handle, runtime) = (handle.clone(), tokio::runtime::Handle::current());
     DriverParts {
         send: Box::new(move |message| sending.send(message)),
         publish: Box::new(move |commits| publishing.publish(commits)),
+        members: Box::new(move |members| {
+            // One that has not yet learned that it was added knows members of the past only.
+            if members.iter().any(|member| member.id == own.0) {
+                following.follow(&peers_of(members, own));
+            }
+        }),
         restored: Box::new(move || restoring.restored()),
         flush: Arc::new(move || flushing.flush()),
         store_snapshot: Arc::new(move |mut capture| {
@@ -71,13 +79,14 @@ pub(super) fn driver_parts(
             Ok(bytes)
         }),
         send_snapshot: Box::new(move |to, message, capture| {
-            let (Some(handle), Some(channel)) = (handle.get().cloned(), transfers.channel(to))
-            else {
-                return;
-            };
+            let Some(handle) = handle.get().cloned() else { return };
+            let channel = transfers.channel(to);
             runtime.spawn(async move {
                 let index = capture.index;
-                let sent = send_snapshot(&handle, channel, to, message, capture).await;
+                let sent = match channel {
+                    Some(channel) => send_snapshot(&handle, channel, to, message, capture).await,
+                    None => Err("it is no member any more".to_owned()),
+                };
                 match &sent {
                     Ok(()) => tracing::info!(
                         "snapshot-index" = index, "remote-peer-id" = %to, "sent database snapshot"
@@ -96,12 +105,20 @@ pub(super) fn driver_parts(
     }
 }
 
+/// The other members, and where they are.
+pub(super) fn peers_of(members: &[Member], own: MemberId) -> Vec<(MemberId, Vec<String>)> {
+    let others = members.iter().filter(|member| member.id != own.0);
+    others.map(|member| (MemberId(member.id), member.peer_ur_ls.clone())).collect()
+}
+
 /// What the services check.
 pub(super) fn limits(config: &Config) -> Limits {
     Limits {
         request_bytes_max: config.max_request_bytes,
         txn_ops_max: config.max_txn_ops,
         lease_ttl_min: (3 * config.election_timeout_ms).div_ceil(2000) as i64,
+        learners_max: config.max_learners,
+        strict_reconfiguration: config.strict_reconfig_check,
         quota_bytes: config.quota_backend_bytes,
     }
 }

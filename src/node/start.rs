@@ -1,7 +1,8 @@
 //! Start and stop of a node, in order.
 
 use super::folder::{Folder, Founder, Identity};
-use super::parts::{connection_limits, driver_parts, limits, settings};
+use super::join;
+use super::parts::{connection_limits, driver_parts, limits, peers_of, settings};
 use super::sockets::bind_all;
 use crate::config::{Bootstrap, Config, Engine as EngineKind, InitialMember, MemberUrl};
 use crate::error::Fatal;
@@ -27,19 +28,27 @@ use tokio::task::JoinSet;
 
 /// How long an outgoing leader waits for its successor.
 const TRANSFER_TIMEOUT: Duration = Duration::from_millis(1000);
+/// How long a removed member goes on answering: etcd's time.
+const REMOVED_PAUSE: Duration = Duration::from_secs(1);
 /// Pause between attempts to publish this member's name, while there is no quorum.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
 
-/// Why a node ended without an error: the number of the signal that asked for it.
-pub struct Exit {
-    pub signal: i32,
+/// Why a node ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The number of the signal that asked for it.
+    Signal(i32),
+    /// It is no member of the cluster any more.
+    Removed,
 }
 
 /// Who this member is and who the others are.
 struct Place {
     id: MemberId,
     cluster: ClusterId,
-    members: Vec<Member>,
+    /// Whom to talk to until the state tells who is a member.
+    contacts: Vec<Member>,
+    founders: Vec<Member>,
 }
 
 /// Runs a node until a signal stops it.
@@ -119,10 +128,9 @@ async fn open_state(
 /// Who a member without a folder is to be, by the flags about the initial cluster.
 async fn first_identity(config: &Config, folder: &Folder) -> Result<Identity, Fatal> {
     let bootstrap = config.bootstrap().map_err(|e| Fatal::new(e.message))?;
-    let Bootstrap::Found { cluster_id, own_id, members } = bootstrap else {
-        return Err(Fatal::new(
-            "join a running cluster: changing the members is not offered by this version",
-        ));
+    let (cluster_id, own_id, members) = match bootstrap {
+        Bootstrap::Found { cluster_id, own_id, members } => (cluster_id, own_id, members),
+        Bootstrap::Join { peer_urls } => return join::identity(config, folder, &peer_urls).await,
     };
     refuse_second_life(cluster_id, own_id, &members).await?;
     folder.begin_first_start()?;
@@ -168,7 +176,11 @@ fn place(config: &Config, identity: &Identity, machine: &Machine) -> Result<Plac
     let (Some(id), Some(cluster)) = (identity.member_id(), identity.cluster_id()) else {
         return Err(Fatal::new("open data directory: its id.json holds no ids"));
     };
-    let members: Vec<Member> = machine.members().values().cloned().collect();
+    let members = machine.members();
+    let contacts = match members.get(id) {
+        Some(_) => members.all().values().cloned().collect(),
+        None => identity.contacts(),
+    };
     let others = || identity.founders().into_iter().filter(|member| member.id != id.0);
     if identity.name != config.name && others().any(|member| member.name == config.name) {
         return Err(Fatal::new(format!(
@@ -176,12 +188,13 @@ fn place(config: &Config, identity: &Identity, machine: &Machine) -> Result<Plac
             identity.name, config.name
         )));
     }
-    if !machine.members().contains_key(&id) {
+    let is_known = machine.members().get(id).is_some() || machine.members().is_removed(id);
+    if !is_known && !identity.has_joined() {
         return Err(Fatal::new(format!(
             "open data directory: member {id} is not among the members of its own state"
         )));
     }
-    Ok(Place { id, cluster, members })
+    Ok(Place { id, cluster, contacts, founders: identity.founders() })
 }
 
 #[cfg(feature = "rocksdb")]
@@ -226,13 +239,14 @@ impl Signals {
             _ = self.terminate.recv() => tokio::signal::unix::SignalKind::terminate(),
             _ = self.interrupt.recv() => tokio::signal::unix::SignalKind::interrupt(),
         };
-        Exit { signal: kind.as_raw_value() }
+        Exit::Signal(kind.as_raw_value())
     }
 }
 
 /// A node whose driver and peer listener run.
 struct Running {
     handle: Handle,
+    links: Links,
     engine: Arc<dyn Engine>,
     watches: crate::watch::Handle,
     /// The driver's end, with its error if it has one.
@@ -250,18 +264,11 @@ impl Running {
     ) -> Result<Self, Fatal> {
         let Opened { place, machine, log } = opened;
         let engine = machine.engine().clone();
-        let others: Vec<(MemberId, Vec<String>)> = place
-            .members
-            .iter()
-            .filter(|member| member.id != place.id.0)
-            .map(|member| (MemberId(member.id), member.peer_ur_ls.clone()))
-            .collect();
         let late = Arc::new(OnceLock::new());
-        let links = Links::open(&others, late.clone())
-            .map_err(|e| Fatal::new(format!("open link to a member: {e}")))?;
+        let links = Links::open(&peers_of(&place.contacts, place.id), late.clone());
         let watches = Hub::start(machine.view());
         let replica = Replica::new(settings(config, place.id, place.cluster), log, machine)?;
-        let parts = driver_parts(&links, &watches, &engine, &snapshots, &late);
+        let parts = driver_parts(place.id, &links, &watches, &engine, &snapshots, &late);
         let (driver, handle) = Driver::new(replica, parts);
         // Set once, here: the links' tasks only ever read it.
         let _first = late.set(handle.clone());
@@ -277,7 +284,7 @@ impl Running {
         let mut servers = JoinSet::new();
         servers.spawn(keep_timers_near(stopping.clone()));
         let service = TowerToHyperService::new(peer_service(
-            PeerService::new(handle.clone(), snapshots, engine.is_volatile()),
+            PeerService::new(handle.clone(), snapshots, engine.is_volatile(), place.founders),
             handle.clone(),
         ));
         for (url, listener) in peers {
@@ -285,7 +292,7 @@ impl Running {
             let limits = connection_limits(config, u32::MAX);
             servers.spawn(serve(listener, service.clone(), limits, stopping.clone()));
         }
-        Ok(Self { handle, engine, watches, ended, stop, servers })
+        Ok(Self { handle, links, engine, watches, ended, stop, servers })
     }
 
     /// Publishes, serves clients, and stops when a signal comes or the driver ends.
@@ -296,23 +303,34 @@ impl Running {
         mut signals: Signals,
         folder: Folder,
     ) -> Result<Exit, Fatal> {
+        let mut status = self.handle.status();
         let exit = tokio::select! {
             () = publish(&self.handle, config) => None,
             exit = signals.next() => Some(exit),
+            Ok(_) = status.wait_for(|status| status.is_removed) => Some(Exit::Removed),
             ended = &mut self.ended => return Err(driver_error(ended)),
         };
         let exit = match exit {
             Some(exit) => exit,
             None => {
                 self.serve_clients(config, clients, Backups::new(folder.snapshots()));
+                let mut status = self.handle.status();
                 tokio::select! {
                     exit = signals.next() => exit,
+                    Ok(_) = status.wait_for(|status| status.is_removed) => Exit::Removed,
                     ended = &mut self.ended => return Err(driver_error(ended)),
                     fatal = self.watches.failed() => return Err(fatal),
                 }
             }
         };
-        tracing::info!(signal = exit.signal, "received signal; shutting down");
+        match exit {
+            Exit::Signal(signal) => tracing::info!(signal, "received signal; shutting down"),
+            Exit::Removed => {
+                tracing::warn!("the member has been permanently removed from the cluster");
+                // Who waits for the removal itself gets the answer.
+                tokio::time::sleep(REMOVED_PAUSE).await;
+            }
+        }
         self.stop().await?;
         Ok(exit)
     }
@@ -325,6 +343,7 @@ impl Running {
     ) {
         let service = client_service(Services {
             handle: self.handle.clone(),
+            links: self.links.clone(),
             watches: self.watches.clone(),
             limits: limits(config),
             stream: StreamOptions {

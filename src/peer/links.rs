@@ -4,10 +4,12 @@ use crate::pb::quoinpb::peer_client::PeerClient;
 use crate::pb::quoinpb::{Empty, MembersAnswer, PeerBatch, PeerMessage};
 use crate::replica::Handle;
 use crate::types::MemberId;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -22,45 +24,130 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Window of the streams between members: a batch of appends fits.
 const WINDOW: u32 = 8 << 20;
 
+/// How often a member is asked whether it is there.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The sending side of all links. Cheap to clone; used from the driver's thread.
 #[derive(Clone)]
 pub struct Links {
-    queues: Arc<BTreeMap<MemberId, mpsc::Sender<PeerMessage>>>,
-    channels: Arc<BTreeMap<MemberId, Channel>>,
+    links: Arc<RwLock<BTreeMap<MemberId, Link>>>,
+    runtime: tokio::runtime::Handle,
+    /// Set once the driver exists, to be told of unreachable members and of this one's removal.
+    handle: Arc<OnceLock<Handle>>,
+}
+
+struct Link {
+    urls: Vec<String>,
+    queue: mpsc::Sender<PeerMessage>,
+    channel: Channel,
+    /// Since when the member has answered each time it was asked.
+    connected_since: Arc<Mutex<Option<Instant>>>,
+    probe: AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The stream's task ends with its queue.
+        self.probe.abort();
+    }
 }
 
 impl Links {
-    /// Opens links to the given members; tasks run on the present tokio runtime. `handle` is set
-    /// once the driver exists, to be told of unreachable members.
-    ///
-    /// # Errors
-    /// With the URL that is not one.
-    pub fn open(
-        peers: &[(MemberId, Vec<String>)],
-        handle: Arc<OnceLock<Handle>>,
-    ) -> Result<Self, String> {
-        let mut queues = BTreeMap::new();
-        let mut channels = BTreeMap::new();
+    /// Opens links to the given members; tasks run on the present tokio runtime.
+    pub fn open(peers: &[(MemberId, Vec<String>)], handle: Arc<OnceLock<Handle>>) -> Self {
+        let runtime = tokio::runtime::Handle::current();
+        let links = Self { links: Arc::default(), runtime, handle };
         for (member, urls) in peers {
-            let channel = channel(urls)?;
-            let (queue, messages) = mpsc::channel(QUEUE_MAX);
-            queues.insert(*member, queue);
-            channels.insert(*member, channel.clone());
-            tokio::spawn(run_link(*member, channel, messages, handle.clone()));
+            links.connect(*member, urls);
         }
-        Ok(Self { queues: Arc::new(queues), channels: Arc::new(channels) })
+        links
+    }
+
+    /// Follows a change of members: new ones are dialled, those that moved are dialled anew, others
+    /// are let go.
+    pub fn follow(&self, peers: &[(MemberId, Vec<String>)]) {
+        self.links.write().retain(|member, link| {
+            peers.iter().any(|(id, urls)| id == member && *urls == link.urls)
+        });
+        for (member, urls) in peers {
+            if !self.links.read().contains_key(member) {
+                self.connect(*member, urls);
+            }
+        }
+    }
+
+    fn connect(&self, member: MemberId, urls: &[String]) {
+        let _entered = self.runtime.enter();
+        let channel = match channel(urls) {
+            Ok(channel) => channel,
+            Err(error) => {
+                tracing::warn!(%member, error, "cannot dial a member");
+                return;
+            }
+        };
+        let (queue, messages) = mpsc::channel(QUEUE_MAX);
+        let connected_since = Arc::default();
+        let probe = probe(channel.clone(), Arc::clone(&connected_since), self.handle.clone());
+        let link = Link {
+            urls: urls.to_vec(),
+            queue,
+            channel: channel.clone(),
+            connected_since,
+            probe: self.runtime.spawn(probe).abort_handle(),
+        };
+        self.runtime.spawn(run_link(member, channel, messages, self.handle.clone()));
+        self.links.write().insert(member, link);
     }
 
     /// Queues a message; dropped when the member's queue is full or there is no such member.
     pub fn send(&self, message: PeerMessage) {
-        if let Some(queue) = self.queues.get(&MemberId(message.to)) {
-            let _dropped = queue.try_send(message);
+        if let Some(link) = self.links.read().get(&MemberId(message.to)) {
+            let _dropped = link.queue.try_send(message);
         }
     }
 
     /// The connection to a member, for a snapshot's own call.
     pub fn channel(&self, member: MemberId) -> Option<Channel> {
-        self.channels.get(&member).cloned()
+        self.links.read().get(&member).map(|link| link.channel.clone())
+    }
+
+    /// How long a member has answered without a break; `None` if it does not now.
+    pub fn connected_for(&self, member: MemberId) -> Option<Duration> {
+        let since = *self.links.read().get(&member)?.connected_since.lock();
+        since.map(|since| since.elapsed())
+    }
+}
+
+/// Asks a member again and again whether it is there. It may also know that this one was removed,
+/// of which a removed member hears in no other way once nobody sends it anything.
+async fn probe(
+    channel: Channel,
+    connected_since: Arc<Mutex<Option<Instant>>>,
+    handle: Arc<OnceLock<Handle>>,
+) {
+    let mut client = PeerClient::new(channel);
+    loop {
+        let answer = tokio::time::timeout(PROBE_INTERVAL, client.members(Empty {})).await;
+        let own = handle.get();
+        let is_connected = match (&answer, own) {
+            (Ok(Ok(answer)), Some(own)) => {
+                let answer = answer.get_ref();
+                let is_same = answer.cluster_id == own.cluster_id().0;
+                if is_same && answer.removed.contains(&own.member_id().0) {
+                    own.told_removed();
+                }
+                is_same
+            }
+            _ => false,
+        };
+        {
+            let mut since = connected_since.lock();
+            match is_connected {
+                true => *since = Some(since.unwrap_or_else(Instant::now)),
+                false => *since = None,
+            }
+        }
+        tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }
 

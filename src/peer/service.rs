@@ -1,6 +1,7 @@
 //! The receiving side: hands messages to the driver and stages snapshots.
 
 use super::transfer::receive_snapshot;
+use crate::pb::etcdserverpb::Member;
 use crate::pb::quoinpb::peer_server::Peer;
 use crate::pb::quoinpb::{Empty, MembersAnswer, PeerBatch, SnapshotChunk};
 use crate::replica::Handle;
@@ -14,12 +15,19 @@ pub struct PeerService {
     handle: Handle,
     snapshots: Arc<SnapshotStore>,
     keeps_snapshots: bool,
+    founders: Arc<Vec<Member>>,
 }
 
 impl PeerService {
     /// `keeps_snapshots`: the engine is volatile, so a received snapshot stays on disk.
-    pub fn new(handle: Handle, snapshots: Arc<SnapshotStore>, keeps_snapshots: bool) -> Self {
-        Self { handle, snapshots, keeps_snapshots }
+    /// `founders`: the members on whose state the log begins.
+    pub fn new(
+        handle: Handle,
+        snapshots: Arc<SnapshotStore>,
+        keeps_snapshots: bool,
+        founders: Vec<Member>,
+    ) -> Self {
+        Self { handle, snapshots, keeps_snapshots, founders: Arc::new(founders) }
     }
 }
 
@@ -52,6 +60,8 @@ impl Peer for PeerService {
             cluster_id: self.handle.cluster_id().0,
             member_id: self.handle.member_id().0,
             members: self.handle.members().to_vec(),
+            founders: self.founders.to_vec(),
+            removed: self.handle.removed_members().to_vec(),
         }))
     }
 }

@@ -54,6 +54,8 @@ pub struct DriverParts {
     pub send: Box<dyn FnMut(PeerMessage) + Send>,
     /// Takes applied commits, in order, after readers can see them.
     pub publish: Box<dyn FnMut(Vec<Commit>) + Send>,
+    /// Told all members, at the start and whenever they change.
+    pub members: Box<dyn FnMut(&[Member]) + Send>,
     /// Told after a snapshot replaced the state.
     pub restored: Box<dyn FnMut() + Send>,
     /// Makes the engine durable; runs on a thread of its own.
@@ -74,6 +76,8 @@ pub(super) struct Shared {
     /// The engine does not keep pace: proposals are refused until it does.
     pub(super) stalled: AtomicBool,
     pub(super) members: parking_lot::RwLock<Arc<Vec<Member>>>,
+    pub(super) is_learner: AtomicBool,
+    pub(super) removed: parking_lot::RwLock<Arc<Vec<u64>>>,
     pub(super) cluster_version: parking_lot::RwLock<Option<String>>,
     pub(super) alarms: parking_lot::RwLock<Arc<Vec<AlarmMember>>>,
 }
@@ -305,7 +309,14 @@ impl<L: LogStore + 'static> Driver<L> {
 
     fn show_members(&mut self) {
         let machine = self.replica.machine();
-        *self.shared.members.write() = Arc::new(machine.members().values().cloned().collect());
+        let members: Vec<Member> = machine.members().all().values().cloned().collect();
+        (self.parts.members)(&members);
+        let own = machine.members().get(self.member);
+        let is_learner = own.is_none_or(|member| member.is_learner);
+        self.shared.is_learner.store(is_learner, Ordering::Relaxed);
+        *self.shared.members.write() = Arc::new(members);
+        let removed = machine.members().removed().iter().map(|id| id.0).collect();
+        *self.shared.removed.write() = Arc::new(removed);
         *self.shared.cluster_version.write() = machine.cluster_version().map(str::to_owned);
         *self.shared.alarms.write() = Arc::new(machine.alarms().list(AlarmType::None as i32));
     }
@@ -320,7 +331,8 @@ impl<L: LogStore + 'static> Driver<L> {
             // Indexes move with each round and are read from the atomics: only what others
             // wait for wakes them.
             let changed = (shown.term, shown.leader, shown.is_leader, shown.reads_at_once)
-                != (status.term, status.leader, status.is_leader, status.reads_at_once);
+                != (status.term, status.leader, status.is_leader, status.reads_at_once)
+                || shown.is_removed != status.is_removed;
             *shown = status;
             changed
         });

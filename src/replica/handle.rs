@@ -101,6 +101,16 @@ impl Handle {
         self.inner.shared.members.read().clone()
     }
 
+    /// Whether this member has no vote, as one that only joins has none.
+    pub fn is_learner(&self) -> bool {
+        self.inner.shared.is_learner.load(Ordering::Relaxed)
+    }
+
+    /// Ids of members that were removed.
+    pub fn removed_members(&self) -> Arc<Vec<u64>> {
+        self.inner.shared.removed.read().clone()
+    }
+
     pub fn cluster_version(&self) -> Option<String> {
         self.inner.shared.cluster_version.read().clone()
     }
@@ -223,6 +233,11 @@ impl Handle {
     /// A message from another member; dropped when the driver is overloaded, which raft survives.
     pub fn peer_message(&self, message: PeerMessage) {
         let _dropped = self.inner.driver.try_send(ToDriver::Input(Input::Peer(message)));
+    }
+
+    /// Another member of this cluster says that this one was removed.
+    pub fn told_removed(&self) {
+        let _said_again = self.inner.driver.try_send(ToDriver::Input(Input::ToldRemoved));
     }
 
     pub fn unreachable(&self, member: MemberId) {

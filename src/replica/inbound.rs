@@ -4,9 +4,10 @@ use super::input::{LeaseCall, ReceivedSnapshot, Reply};
 use super::peer_message::{Receiver, check_raft};
 use super::reads::Waiter;
 use super::replica::Replica;
-use crate::error::RequestError;
+use crate::machine::changes_configuration;
 use crate::pb::quoinpb::peer_message::Body;
-use crate::pb::quoinpb::{Forward, LeaseAnswer, PeerMessage, ReadIndexRequest, Refused};
+use crate::pb::quoinpb::refused::Reason;
+use crate::pb::quoinpb::{Forward, LeaseAnswer, PeerMessage, ReadIndexRequest};
 use crate::planted::{self, Bug};
 use crate::raft_log::LogStore;
 use crate::types::{MemberId, RequestId};
@@ -16,7 +17,7 @@ impl<L: LogStore> Replica<L> {
     /// Drops what no member of this cluster may have sent, and hands the rest on.
     pub(super) fn peer(&mut self, message: PeerMessage) {
         let from = MemberId(message.from);
-        let is_member = self.machine.members().contains_key(&from) && from != self.settings.id;
+        let is_member = self.knows(from) && from != self.settings.id;
         let is_here =
             message.to == self.settings.id.0 && message.cluster_id == self.settings.cluster_id.0;
         if !is_member || !is_here {
@@ -27,10 +28,7 @@ impl<L: LogStore> Replica<L> {
             Some(Body::Raft(bytes)) => self.peer_raft(from, &bytes),
             Some(Body::Forward(forward)) => self.peer_forward(from, forward),
             Some(Body::Refused(refused)) => {
-                let id = refused.id.unwrap_or_default().into();
-                if self.pending.refused(id) {
-                    self.output.replies.push((id, Err(RequestError::TooManyRequests)));
-                }
+                self.refused(refused.id.unwrap_or_default().into(), refused.reason);
             }
             Some(Body::ReadIndex(request)) => {
                 if self.is_leader() {
@@ -62,6 +60,13 @@ impl<L: LogStore> Replica<L> {
             }
             None => {}
         }
+    }
+
+    /// Whether this is a member. One that joins does not know yet who is: it lets everybody in who
+    /// knows the cluster's id.
+    fn knows(&self, from: MemberId) -> bool {
+        let members = self.machine.members();
+        members.get(from).is_some() || members.get(self.settings.id).is_none()
     }
 
     pub(super) fn peer_raft(&mut self, from: MemberId, bytes: &[u8]) {
@@ -99,7 +104,7 @@ impl<L: LogStore> Replica<L> {
             Err(_) => MemberId(0),
         };
         match check_raft(&snapshot.message, from, &receiver) {
-            Ok(message) if self.machine.members().contains_key(&from) => {
+            Ok(message) if self.knows(from) => {
                 self.received = Some(snapshot);
                 self.step_raft(message);
             }
@@ -123,8 +128,10 @@ impl<L: LogStore> Replica<L> {
         if !self.forwarded.is_new(id, term) && !planted::has(Bug::ForwardedTwice) {
             return;
         }
-        if self.propose(vec![forward.command]).is_err() {
-            self.send(from, Body::Refused(Refused { id: Some(id.into()) }));
+        if changes_configuration(&forward.command) {
+            self.changes.wait(id, forward.command, Some(from));
+        } else if self.propose(vec![forward.command]).is_err() {
+            self.refuse_change(id, Some(from), Reason::TooManyRequests);
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum Input {
     SnapshotReceived(ReceivedSnapshot),
     /// What [`Effect::Flush`] or [`Effect::StoreSnapshot`] asked for is durable.
     Persisted { index: Index, bytes: u64 },
+    /// Another member knows that this one was removed.
+    ToldRemoved,
     /// Hand the leadership over, to the best follower or to the one named.
     TransferLeader { to: Option<MemberId> },
 }
@@ -111,6 +113,8 @@ pub struct Status {
     pub commit_index: Index,
     pub applied_index: Index,
     pub last_index: Index,
+    /// This member was removed from the cluster.
+    pub is_removed: bool,
     /// The only voter, leading: each read of the published state is linearizable.
     pub reads_at_once: bool,
 }

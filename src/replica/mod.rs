@@ -4,6 +4,7 @@
 //! `retention`, `peer_message`, `settings`) is pure: inputs in, outputs out, so that the simulation runs the very code that
 //! ships. `driver` is the thread around it and `handle` what everybody else holds.
 
+mod changes;
 mod driver;
 mod handle;
 mod inbound;

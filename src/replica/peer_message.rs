@@ -4,6 +4,7 @@
 //! the log panics it. So every raft message is checked here first, and the kinds that raft
 //! would forward between members are refused: forwarding is ours.
 
+use crate::machine::changes_configuration;
 use crate::pb::quoinpb::{PeerMessage, peer_message::Body};
 use crate::types::{ClusterId, Index, MemberId, Term};
 use bytes::Bytes;
@@ -98,8 +99,13 @@ fn check_entries(message: &Message) -> Result<(), &'static str> {
         if entry.term < term || entry.term > message.term {
             return Err("terms of entries do not rise towards the message's");
         }
-        if entry.get_entry_type() != EntryType::EntryNormal {
-            return Err("changes the configuration, which this version does not do");
+        let is_odd = match entry.get_entry_type() {
+            EntryType::EntryNormal => changes_configuration(&entry.data),
+            EntryType::EntryConfChange => !changes_configuration(&entry.context),
+            EntryType::EntryConfChangeV2 => true,
+        };
+        if is_odd {
+            return Err("changes the configuration in a way of its own");
         }
         (index, term) = (entry.index, entry.term);
     }

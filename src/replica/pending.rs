@@ -72,6 +72,13 @@ impl Pending {
         self.handed.remove(&id).is_some()
     }
 
+    /// Takes a proposal that was handed over and whose command is the one looked for.
+    pub(super) fn find_handed(&mut self, is_it: impl Fn(&Bytes) -> bool) -> Option<RequestId> {
+        let (id, _) = self.handed.iter().find(|(_, proposal)| is_it(&proposal.command))?;
+        let id = *id;
+        self.applied(id).then_some(id)
+    }
+
     /// The leader refused it for good.
     pub(super) fn refused(&mut self, id: RequestId) -> bool {
         self.applied(id)

@@ -14,6 +14,7 @@
 //! Invariants: the applied index rises by one per entry; nothing leaves before the step
 //! above it is done; the log is cut only up to what is durable elsewhere.
 
+use super::changes::Changes;
 use super::input::{Input, LeaseCall, Millis, Output, ReceivedSnapshot, Reply, Status};
 use super::lessor::{Lessor, by_expiry};
 use super::peer_message::envelope;
@@ -22,7 +23,7 @@ use super::reads::{Reads, Waiter};
 use super::retention::Retention;
 use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
-use crate::machine::{Machine, Response, decode_command, encode_command};
+use crate::machine::{Machine, Response, changes_configuration, decode_command, encode_command};
 use crate::pb::etcdserverpb::{PutResponse, ResponseHeader};
 use crate::pb::quoinpb::{
     ClusterVersion, Forward, LeaseAnswer, LeaseRevokeBatch, ReadIndexAnswer, ReadIndexRequest,
@@ -60,7 +61,10 @@ pub struct Replica<L: LogStore> {
     /// Lease calls under way to the leader, with their deadlines.
     pub(super) lease_calls: BTreeMap<RequestId, Millis>,
     /// Physical compactions to be answered once the removal is done.
+    /// Changes of membership, on the leader.
+    pub(super) changes: Changes,
     pub(super) compactions: Vec<(RequestId, Response)>,
+    pub(super) told_removed: bool,
     /// Asked for, and carried out in the next round.
     pub(super) defragmentations: Vec<RequestId>,
     /// There is removal to do; `compaction_pinned`: a reader holds it back until a later tick.
@@ -115,7 +119,9 @@ impl<L: LogStore> Replica<L> {
             forwards_held: Vec::new(),
             seen: (None, 0, false),
             lease_calls: BTreeMap::new(),
+            changes: Changes::default(),
             compactions: Vec::new(),
+            told_removed: false,
             defragmentations: Vec::new(),
             compacting: true,
             compaction_pinned: false,
@@ -158,6 +164,7 @@ impl<L: LogStore> Replica<L> {
             commit_index: raft.raft_log.committed,
             applied_index: self.machine.applied_index(),
             last_index: raft.raft_log.last_index(),
+            is_removed: self.told_removed || self.machine.members().is_removed(self.settings.id),
             reads_at_once: is_leader && self.is_sole_voter() && raft.commit_to_current_term(),
         }
     }
@@ -207,6 +214,7 @@ impl<L: LogStore> Replica<L> {
             }
             Input::SnapshotReceived(snapshot) => self.snapshot_received(snapshot),
             Input::Persisted { index, bytes } => self.retention.persisted(index, bytes),
+            Input::ToldRemoved => self.removed(),
             Input::TransferLeader { to } => self.transfer_leader(to),
         }
     }
@@ -271,16 +279,15 @@ impl<L: LogStore> Replica<L> {
 
     /// Appends commands to the leader's log in one go.
     pub(super) fn propose(&mut self, commands: Vec<Bytes>) -> Result<(), raft::Error> {
+        let entry = |data| Entry { data, ..Entry::default() };
+        self.propose_entries(commands.into_iter().map(entry).collect())
+    }
+
+    pub(super) fn propose_entries(&mut self, entries: Vec<Entry>) -> Result<(), raft::Error> {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.settings.id.0;
-        message.set_entries(
-            commands
-                .into_iter()
-                .map(|data| Entry { data, ..Entry::default() })
-                .collect::<Vec<_>>()
-                .into(),
-        );
+        message.set_entries(entries.into());
         self.raft.raft.step(message)
     }
 
@@ -336,6 +343,7 @@ impl<L: LogStore> Replica<L> {
         if planted::has(Bug::HandedOverAgain) {
             self.pending.term_applied(self.raft.raft.term);
         }
+        self.changes.leader_changed();
         for waiter in self.reads.leader_changed() {
             self.fail(&waiter, RequestError::LeaderChanged);
         }
@@ -368,8 +376,13 @@ impl<L: LogStore> Replica<L> {
             self.answer_puts_now(&proposals);
         }
         if self.is_leader() {
-            let (ids, commands): (Vec<_>, Vec<_>) = proposals.into_iter().unzip();
-            if self.propose(commands).is_err() {
+            let (changes, others): (Vec<_>, Vec<_>) =
+                proposals.into_iter().partition(|(_, command)| changes_configuration(command));
+            for (id, command) in changes {
+                self.changes.wait(id, command, None);
+            }
+            let (ids, commands): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+            if !commands.is_empty() && self.propose(commands).is_err() {
                 // Too much is uncommitted: say so now rather than let them time out.
                 for id in ids {
                     self.pending.refused(id);

@@ -25,6 +25,7 @@ impl<L: LogStore> Replica<L> {
             self.peer_forward(from, forward);
         }
         self.hand_over();
+        self.propose_change()?;
         self.begin_reads();
         if self.raft.has_ready() {
             self.raft_round(early)?;
@@ -148,13 +149,33 @@ impl<L: LogStore> Replica<L> {
         let Some(last) = committed.last() else { return Ok(()) };
         let last_term = last.term;
         let mut entries = Vec::with_capacity(committed.len());
-        for Entry { index, term, data, entry_type, .. } in committed {
-            if entry_type != EntryType::EntryNormal {
-                return Err(Fatal::new(format!("apply entry {index}: its kind is not supported")));
+        for Entry { index, term, data, context, entry_type, .. } in committed {
+            match entry_type {
+                EntryType::EntryNormal => {
+                    entries.push(CommittedEntry { index, term, command: data });
+                }
+                // Alone in its batch, so that raft follows right behind it.
+                EntryType::EntryConfChange => {
+                    self.apply_entries(&std::mem::take(&mut entries))?;
+                    self.apply_entries(&[CommittedEntry { index, term, command: context }])?;
+                }
+                EntryType::EntryConfChangeV2 => {
+                    return Err(Fatal::new(format!(
+                        "apply entry {index}: its kind is not supported"
+                    )));
+                }
             }
-            entries.push(CommittedEntry { index, term, command: data });
         }
-        let applied = self.machine.apply(&entries)?;
+        self.apply_entries(&entries)?;
+        self.pending.term_applied(last_term);
+        Ok(())
+    }
+
+    fn apply_entries(&mut self, entries: &[CommittedEntry]) -> Result<(), Fatal> {
+        let applied = self.machine.apply(entries)?;
+        if let Some(change) = applied.configuration_change {
+            self.configure(self.machine.applied_index(), change)?;
+        }
         for (lease, ttl) in applied.granted {
             if self.is_leader() {
                 self.lessor.granted(lease, ttl, self.latest_now());
@@ -177,7 +198,6 @@ impl<L: LogStore> Replica<L> {
         }
         self.output.commits.extend(applied.commits);
         self.output.members_changed |= applied.members_changed;
-        self.pending.term_applied(last_term);
         Ok(())
     }
 

@@ -158,7 +158,7 @@ async fn check(handle: &Handle, name: &str) -> Result<(), String> {
                 false => Ok(()),
             }
         }
-        // This version has no learners.
+        "non_learner" if handle.is_learner() => Err("not supported for learner".to_owned()),
         _ => Ok(()),
     }
 }

@@ -48,7 +48,10 @@ impl KvService {
 
     /// Checks a Range, and waits until it can be answered.
     async fn begin_range(&self, request: Request<RangeRequest>) -> Result<RangeRequest, Status> {
-        metadata::check(&self.handle, request.metadata())?;
+        match request.get_ref().serializable {
+            true => metadata::check_on_learner(&self.handle, request.metadata())?,
+            false => metadata::check(&self.handle, request.metadata())?,
+        }
         let request = request.into_inner();
         validate::range(&request)?;
         self.read_barrier(request.serializable).await?;

@@ -9,6 +9,11 @@ pub struct Limits {
     pub txn_ops_max: usize,
     /// Seconds below which a lease's TTL is raised: one and a half election timeouts, rounded up.
     pub lease_ttl_min: i64,
+    /// Learners that the cluster may have; etcd's `--max-learners`.
+    pub learners_max: u32,
+    /// Whether changes of members that endanger the quorum are refused; etcd's
+    /// `--strict-reconfig-check`.
+    pub strict_reconfiguration: bool,
     /// Bytes that the store may hold, negative for no bound; etcd's `--quota-backend-bytes`.
     pub quota_bytes: i64,
 }

@@ -60,7 +60,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
+        metadata::check_on_learner(&self.handle, request.metadata())?;
         let leader = self.handle.leader();
         let (db_size, db_size_in_use) = self.handle.view().size();
         let no_leader = leader.is_none().then(|| text(&RequestError::NoLeader).into_owned());
@@ -76,7 +76,7 @@ impl Maintenance for MaintenanceService {
             raft_applied_index: self.handle.applied_index(),
             errors,
             db_size_in_use: db_size_in_use as i64,
-            is_learner: false,
+            is_learner: self.handle.is_learner(),
             storage_version: self.handle.cluster_version().unwrap_or_default(),
             db_size_quota: self.limits.quota_bytes,
             downgrade_info: Some(DowngradeInfo::default()),

@@ -9,9 +9,20 @@ use tonic::metadata::MetadataMap;
 /// Checks the metadata of a call.
 ///
 /// # Errors
-/// `NoLeader` when the client demands one and there is none; `InvalidClientApiVersion` when the
+/// `NotSupportedForLearner`; `NoLeader` when the client demands one and there is none; `InvalidClientApiVersion` when the
 /// client's version is not text.
 pub(super) fn check(handle: &Handle, metadata: &MetadataMap) -> Result<(), Status> {
+    if handle.is_learner() {
+        return Err(RequestError::NotSupportedForLearner.into());
+    }
+    check_on_learner(handle, metadata)
+}
+
+/// Like [`check`], for the few calls that a learner answers too.
+///
+/// # Errors
+/// As those of [`check`], but for `NotSupportedForLearner`.
+pub(super) fn check_on_learner(handle: &Handle, metadata: &MetadataMap) -> Result<(), Status> {
     if metadata.is_empty() {
         return Ok(());
     }

@@ -13,7 +13,7 @@ use crate::pb::health::health_server::HealthServer;
 use crate::pb::quoinpb::peer_server::PeerServer;
 use crate::pb::v3electionpb::election_server::ElectionServer;
 use crate::pb::v3lockpb::lock_server::LockServer;
-use crate::peer::PeerService;
+use crate::peer::{Links, PeerService};
 use crate::replica::Handle;
 use crate::watch::StreamOptions;
 use axum::Router;
@@ -32,6 +32,7 @@ const PEER_BYTES_MAX: usize = 1 << 30;
 /// What the client services stand on.
 pub struct Services {
     pub handle: Handle,
+    pub links: Links,
     pub watches: crate::watch::Handle,
     pub limits: Limits,
     pub stream: StreamOptions,
@@ -68,7 +69,7 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
 
 /// Puts the client listener's services together.
 pub fn client_service(services: Services) -> ClientService {
-    let Services { handle, watches, limits, stream, backups, stop } = services;
+    let Services { handle, links, watches, limits, stream, backups, stop } = services;
     let decode_max = limits.message_bytes_max();
     let frequent = kv::KvService::new(handle.clone(), limits);
     let kv = KvServer::new(frequent.clone())
@@ -99,7 +100,11 @@ pub fn client_service(services: Services) -> ClientService {
         .add_service(watches)
         .add_service(lock)
         .add_service(election)
-        .add_service(ClusterServer::new(cluster::ClusterService::new(handle.clone())))
+        .add_service(ClusterServer::new(cluster::ClusterService::new(
+            handle.clone(),
+            links,
+            limits,
+        )))
         .add_service(MaintenanceServer::new(maintenance))
         .add_service(HealthServer::new(health::HealthService));
     let rest = routes.routes().into_axum_router().fallback_service(pages::pages(handle));

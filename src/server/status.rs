@@ -104,7 +104,31 @@ fn fixed(error: &RequestError) -> (Code, &'static str) {
         E::WatchCanceled => (Cancelled, "etcdserver: watch canceled"),
         E::NotPrimaryLessor => (Unknown, "not a primary lessor"),
 
+        other => about_members(other),
+    }
+}
+
+/// Of membership and maintenance.
+fn about_members(error: &RequestError) -> (Code, &'static str) {
+    use Code::*;
+    use RequestError as E;
+    match error {
         E::MemberNotFound => (NotFound, "etcdserver: member not found"),
+        E::MemberExists => (FailedPrecondition, "etcdserver: member ID already exist"),
+        E::PeerUrlExists => (FailedPrecondition, "etcdserver: Peer URLs already exists"),
+        E::InvalidMemberUrls => (InvalidArgument, "etcdserver: given member URLs are invalid"),
+        E::NotLearner => (FailedPrecondition, "etcdserver: can only promote a learner member"),
+        E::LearnerNotReady => (
+            FailedPrecondition,
+            "etcdserver: can only promote a learner member which is in sync with leader",
+        ),
+        E::TooManyLearners => {
+            (FailedPrecondition, "etcdserver: too many learner members in cluster")
+        }
+        E::NotEnoughStartedMembers => {
+            (Unknown, "etcdserver: re-configuration failed due to not enough started members")
+        }
+        E::UnhealthyCluster => (Unavailable, "etcdserver: unhealthy cluster"),
         E::BadLeaderTransferee => (FailedPrecondition, "etcdserver: bad leader transferee"),
         E::LeaderTransferTimeout => {
             (Unknown, "etcdserver: request timed out, leader transfer took too long")
@@ -116,7 +140,7 @@ fn fixed(error: &RequestError) -> (Code, &'static str) {
         E::LeaderFieldMissing => (Unknown, "\"leader\" field must be provided"),
         E::ObserveEnded => (Unknown, "election: observe closed early"),
 
-        E::Unimplemented(_) => (Unimplemented, "etcdserver: not offered by this version"),
+        _ => (Unimplemented, "etcdserver: not offered by this version"),
     }
 }
 
@@ -177,6 +201,14 @@ mod tests {
         WatchCanceled => Cancelled, "etcdserver: watch canceled";
         NotPrimaryLessor => Unknown, "not a primary lessor";
         MemberNotFound => NotFound, "etcdserver: member not found";
+        MemberExists => FailedPrecondition, "etcdserver: member ID already exist";
+        PeerUrlExists => FailedPrecondition, "etcdserver: Peer URLs already exists";
+        InvalidMemberUrls => InvalidArgument, "etcdserver: given member URLs are invalid";
+        NotLearner => FailedPrecondition, "etcdserver: can only promote a learner member";
+        LearnerNotReady => FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader";
+        TooManyLearners => FailedPrecondition, "etcdserver: too many learner members in cluster";
+        NotEnoughStartedMembers => Unknown, "etcdserver: re-configuration failed due to not enough started members";
+        UnhealthyCluster => Unavailable, "etcdserver: unhealthy cluster";
         BadLeaderTransferee => FailedPrecondition, "etcdserver: bad leader transferee";
         LeaderTransferTimeout => Unknown,
             "etcdserver: request timed out, leader transfer took too long";

@@ -175,7 +175,7 @@ async fn metadata_must_be_text(engine: Engine) {
 }
 
 async fn what_is_not_offered_says_so_by_name(engine: Engine) {
-    use quoin::pb::etcdserverpb::{MemberAddRequest, MemberRemoveRequest, SnapshotRequest};
+    use quoin::pb::etcdserverpb::{MoveLeaderRequest, SnapshotRequest};
     if !product().ours {
         return;
     }
@@ -183,10 +183,9 @@ async fn what_is_not_offered_says_so_by_name(engine: Engine) {
     let raw = cluster.raw(0);
     let calls = [
         refusal(raw.maintenance.clone().snapshot(SnapshotRequest {}).await),
-        refusal(raw.cluster.clone().member_add(MemberAddRequest::default()).await),
-        refusal(raw.cluster.clone().member_remove(MemberRemoveRequest { id: 1 }).await),
+        refusal(raw.maintenance.clone().move_leader(MoveLeaderRequest { target_id: 1 }).await),
     ];
-    let names = ["Maintenance/Snapshot", "Cluster/MemberAdd", "Cluster/MemberRemove"];
+    let names = ["Maintenance/Snapshot", "Maintenance/MoveLeader"];
     for ((code, text), name) in calls.into_iter().zip(names) {
         assert_eq!(code, Code::Unimplemented, "{text}");
         assert!(text.contains(name), "{text} does not name {name}");

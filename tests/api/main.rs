@@ -19,6 +19,7 @@ mod lock;
 mod maintenance;
 mod many;
 mod members;
+mod membership;
 mod model;
 mod range;
 mod requests;

@@ -5,7 +5,7 @@ use quoin::pb::etcdserverpb::kv_client::KvClient;
 use quoin::pb::etcdserverpb::lease_client::LeaseClient;
 use quoin::pb::etcdserverpb::maintenance_client::MaintenanceClient;
 use quoin::pb::etcdserverpb::watch_client::WatchClient;
-use quoin::pb::etcdserverpb::{StatusRequest, StatusResponse};
+use quoin::pb::etcdserverpb::{Member, MemberListRequest, StatusRequest, StatusResponse};
 use quoin::pb::health::health_client::HealthClient;
 use quoin::pb::v3electionpb::election_client::ElectionClient;
 use quoin::pb::v3lockpb::lock_client::LockClient;
@@ -42,6 +42,13 @@ impl Raw {
             lock: LockClient::new(channel.clone()),
             election: ElectionClient::new(channel),
         }
+    }
+
+    /// The members as this one knows them.
+    pub async fn members(&self) -> Vec<Member> {
+        let mut cluster = self.cluster.clone();
+        let list = cluster.member_list(MemberListRequest { linearizable: false });
+        list.await.expect("a list of members").into_inner().members
     }
 
     pub async fn status(&self) -> Result<StatusResponse, Status> {

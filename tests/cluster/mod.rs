@@ -112,7 +112,7 @@ impl Setup {
 pub struct Cluster {
     pub members: Vec<Member>,
     links: Option<Links>,
-    _ports: Ports,
+    ports: Ports,
     // After the members, which write to it until they are killed.
     folder: Folder,
 }
@@ -156,7 +156,38 @@ impl Cluster {
             .zip(&addresses)
             .map(|(name, a)| Member::new(folder.path(), name, a, peer_port(a), &initial, setup))
             .collect();
-        Cluster { members, links, _ports: ports, folder }
+        Cluster { members, links, ports, folder }
+    }
+
+    /// Everything but the process of one more member, which `add` makes known to the cluster
+    /// under its peer URL. Returns its place among the members.
+    pub async fn prepare_joining(
+        &mut self,
+        engine: Engine,
+        add: impl AsyncFnOnce(String),
+    ) -> usize {
+        let addresses = member::Addresses {
+            client: self.ports.take(),
+            peer: self.ports.take(),
+            advertised_peer: self.ports.take(),
+        };
+        let url = format!("http://127.0.0.1:{}", addresses.peer);
+        add(url.clone()).await;
+        let name = format!("{}-test-{}", test_name(), self.members.len());
+        let listed = self.raw(0).members().await;
+        let initial: Vec<String> = listed
+            .iter()
+            .map(|member| {
+                let urls = member.peer_ur_ls.iter();
+                let own = if member.peer_ur_ls == [url.clone()] { &name } else { &member.name };
+                urls.map(|url| format!("{own}={url}")).collect::<Vec<_>>().join(",")
+            })
+            .collect();
+        let setup = Setup::new(engine, 1).flag("--initial-cluster-state=existing");
+        let (folder, port) = (self.folder.path(), addresses.peer);
+        let joining = Member::new(folder, &name, &addresses, port, &initial.join(","), &setup);
+        self.members.push(joining);
+        self.members.len() - 1
     }
 
     /// Starts every member that does not run, all at once, and waits until they serve.

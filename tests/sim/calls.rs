@@ -166,7 +166,9 @@ impl World {
                 machine::Response::Compact { response, .. } => Response::Compact(response),
                 machine::Response::LeaseGrant(response) => Response::LeaseGrant(response),
                 machine::Response::LeaseRevoke(response) => Response::LeaseRevoke(response),
-                machine::Response::Alarm(_) | machine::Response::Done => {
+                machine::Response::Alarm(_)
+                | machine::Response::Members(_)
+                | machine::Response::Done => {
                     return Err("nobody asked for this".to_owned());
                 }
             },

@@ -250,7 +250,7 @@ fn digest(running: &Running, shown: &RangeResponse) -> u64 {
         }
     }
     machine.cluster_version().hash(&mut hasher);
-    for member in machine.members().values() {
+    for member in machine.members().all().values() {
         member.encode_to_vec().hash(&mut hasher);
     }
     hasher.finish()
