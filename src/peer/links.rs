@@ -87,7 +87,8 @@ impl Links {
         };
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let connected_since = Arc::default();
-        let probe = probe(channel.clone(), Arc::clone(&connected_since), self.handle.clone());
+        let probe =
+            probe(member, channel.clone(), Arc::clone(&connected_since), self.handle.clone());
         let link = Link {
             urls: urls.to_vec(),
             queue,
@@ -121,6 +122,7 @@ impl Links {
 /// Asks a member again and again whether it is there. It may also know that this one was removed,
 /// of which a removed member hears in no other way once nobody sends it anything.
 async fn probe(
+    member: MemberId,
     channel: Channel,
     connected_since: Arc<Mutex<Option<Instant>>>,
     handle: Arc<OnceLock<Handle>>,
@@ -142,9 +144,16 @@ async fn probe(
         };
         {
             let mut since = connected_since.lock();
-            match is_connected {
-                true => *since = Some(since.unwrap_or_else(Instant::now)),
-                false => *since = None,
+            match (is_connected, *since) {
+                (true, None) => {
+                    tracing::info!("peer-id" = %member, "peer became active");
+                    *since = Some(Instant::now());
+                }
+                (false, Some(_)) => {
+                    tracing::warn!("peer-id" = %member, "peer became inactive");
+                    *since = None;
+                }
+                _ => {}
             }
         }
         tokio::time::sleep(PROBE_INTERVAL).await;

@@ -434,6 +434,11 @@ impl LogStore for DiskLog {
         self.guarded(Self::sync_all)
     }
 
+    fn append_durably(&mut self, hard_state: &HardState) -> Result<(), Fatal> {
+        self.append(&[], Some(hard_state))?;
+        self.guarded(Self::sync_all)
+    }
+
     fn truncate_front(&mut self, index: Index) -> Result<(), Fatal> {
         if index <= self.content.base.0 {
             return Ok(());

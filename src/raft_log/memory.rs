@@ -227,6 +227,11 @@ impl LogStore for MemoryLog {
         if self.needs_sync || self.failed { self.sync_all() } else { Ok(()) }
     }
 
+    fn append_durably(&mut self, hard_state: &HardState) -> Result<(), Fatal> {
+        self.append(&[], Some(hard_state))?;
+        self.sync_all()
+    }
+
     fn truncate_front(&mut self, index: Index) -> Result<(), Fatal> {
         if index <= self.image.base {
             return Ok(());

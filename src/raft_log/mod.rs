@@ -42,6 +42,10 @@ pub trait LogStore: raft::Storage {
     /// has moved. A failure is final: never retried, and all later writes fail too.
     fn sync(&mut self) -> Result<(), Fatal>;
 
+    /// Writes a hard state and makes it durable, together with all before it, even where only the
+    /// commit index has moved: for a commit that must not be forgotten.
+    fn append_durably(&mut self, hard_state: &HardState) -> Result<(), Fatal>;
+
     /// Drops entries up to and including `index`, keeping its term as the new base; durable on
     /// return. Never beyond what the engine or a stored snapshot has made durable; the caller
     /// ensures it. Space is given back in whole segments.

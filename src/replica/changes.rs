@@ -70,7 +70,7 @@ impl<L: LogStore> Replica<L> {
     /// # Errors
     /// When the change cannot be decoded or encoded, which a checked one never causes.
     pub(super) fn propose_change(&mut self) -> Result<(), Fatal> {
-        if !self.is_leader() {
+        if !self.is_leader() || self.is_leaving() {
             return Ok(());
         }
         while let Some(first) = self.changes.waiting.front() {
@@ -161,12 +161,22 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
+    /// Whether this member has applied its own removal. Until others say that they know of it, its
+    /// vote, or its log, may be what they need to learn it: so raft here is not told, and behaves as
+    /// on a member that lags. Nothing new is proposed, and a leader hands over.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.machine.members().is_removed(self.settings.id)
+    }
+
     /// Lets raft follow what the state machine has decided.
     pub(super) fn configure(
         &mut self,
         index: Index,
         change: ConfigurationChange,
     ) -> Result<(), Fatal> {
+        if change == ConfigurationChange::Remove(self.settings.id) {
+            return Ok(());
+        }
         let change = match change {
             ConfigurationChange::AddVoter(id) => to_raft(ConfChangeType::AddNode, id.0),
             ConfigurationChange::AddLearner(id) => to_raft(ConfChangeType::AddLearnerNode, id.0),
@@ -176,6 +186,7 @@ impl<L: LogStore> Replica<L> {
         let state = self.raft.apply_conf_change(&change).map_err(failed)?;
         let sorted = |ids: &[u64]| {
             let mut ids = ids.to_vec();
+            ids.retain(|id| !self.is_leaving() || *id != self.settings.id.0);
             ids.sort_unstable();
             ids
         };

@@ -17,11 +17,11 @@ impl<L: LogStore> Replica<L> {
     /// Drops what no member of this cluster may have sent, and hands the rest on.
     pub(super) fn peer(&mut self, message: PeerMessage) {
         let from = MemberId(message.from);
-        let is_member = self.knows(from) && from != self.settings.id;
+        let is_member = self.may_be_member(from);
         let is_here =
             message.to == self.settings.id.0 && message.cluster_id == self.settings.cluster_id.0;
         if !is_member || !is_here {
-            tracing::warn!(from = %from, "dropped a message of a stranger or for another member");
+            tracing::warn!(from = %from, "dropped a message of a removed member or for another one");
             return;
         }
         match message.body {
@@ -62,11 +62,10 @@ impl<L: LogStore> Replica<L> {
         }
     }
 
-    /// Whether this is a member. One that joins does not know yet who is: it lets everybody in who
-    /// knows the cluster's id.
-    fn knows(&self, from: MemberId) -> bool {
-        let members = self.machine.members();
-        members.get(from).is_some() || members.get(self.settings.id).is_none()
+    /// Whether this may be a member. One that lags, or that joins, may not know its own leader yet:
+    /// everybody is let in who knows the cluster's id and was not removed.
+    fn may_be_member(&self, from: MemberId) -> bool {
+        from != self.settings.id && !self.machine.members().is_removed(from)
     }
 
     pub(super) fn peer_raft(&mut self, from: MemberId, bytes: &[u8]) {
@@ -104,11 +103,11 @@ impl<L: LogStore> Replica<L> {
             Err(_) => MemberId(0),
         };
         match check_raft(&snapshot.message, from, &receiver) {
-            Ok(message) if self.knows(from) => {
+            Ok(message) if self.may_be_member(from) => {
                 self.received = Some(snapshot);
                 self.step_raft(message);
             }
-            Ok(_) => tracing::warn!(from = %from, "dropped a snapshot of a stranger"),
+            Ok(_) => tracing::warn!(from = %from, "dropped a snapshot of a removed member"),
             Err(reason) => tracing::warn!(from = %from, reason, "dropped a snapshot"),
         }
     }
@@ -118,7 +117,7 @@ impl<L: LogStore> Replica<L> {
         // Good in the term it was sent for, or never: that is what lets its sender hand it over
         // again in a later term.
         let term = self.raft.raft.term;
-        if !self.is_leader() || forward.term != term {
+        if !self.is_leader() || self.is_leaving() || forward.term != term {
             return;
         }
         if self.raft.raft.lead_transferee.is_some() {

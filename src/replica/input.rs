@@ -113,7 +113,7 @@ pub struct Status {
     pub commit_index: Index,
     pub applied_index: Index,
     pub last_index: Index,
-    /// This member was removed from the cluster.
+    /// This member was removed from the cluster, and others know it.
     pub is_removed: bool,
     /// The only voter, leading: each read of the published state is linearizable.
     pub reads_at_once: bool,

@@ -64,9 +64,13 @@ pub struct Replica<L: LogStore> {
     /// Changes of membership, on the leader.
     pub(super) changes: Changes,
     pub(super) compactions: Vec<(RequestId, Response)>,
+    /// Another member has applied this one's removal. Before that, this one's vote may be needed for
+    /// the others to learn that the removal is committed, so its own knowledge is not enough to go.
     pub(super) told_removed: bool,
-    /// Asked for, and carried out in the next round.
+    /// Asked for, and to be carried out when no durable point is under way.
     pub(super) defragmentations: Vec<RequestId>,
+    /// Carried out, and being made durable.
+    pub(super) defragmented: Vec<RequestId>,
     /// There is removal to do; `compaction_pinned`: a reader holds it back until a later tick.
     pub(super) compacting: bool,
     pub(super) compaction_pinned: bool,
@@ -97,7 +101,12 @@ impl<L: LogStore> Replica<L> {
         }
         let configuration = machine.configuration();
         let mut conf_state = raft::eraftpb::ConfState::default();
-        conf_state.set_voters(configuration.voters.clone());
+        let mut voters = configuration.voters.clone();
+        if machine.members().is_removed(settings.id) {
+            // See `Replica::is_leaving`.
+            voters.push(settings.id.0);
+        }
+        conf_state.set_voters(voters);
         conf_state.set_learners(configuration.learners.clone());
         log.set_conf_state(conf_state);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -123,6 +132,7 @@ impl<L: LogStore> Replica<L> {
             compactions: Vec::new(),
             told_removed: false,
             defragmentations: Vec::new(),
+            defragmented: Vec::new(),
             compacting: true,
             compaction_pinned: false,
             own_sequence: 0,
@@ -164,7 +174,7 @@ impl<L: LogStore> Replica<L> {
             commit_index: raft.raft_log.committed,
             applied_index: self.machine.applied_index(),
             last_index: raft.raft_log.last_index(),
-            is_removed: self.told_removed || self.machine.members().is_removed(self.settings.id),
+            is_removed: self.told_removed,
             reads_at_once: is_leader && self.is_sole_voter() && raft.commit_to_current_term(),
         }
     }
@@ -213,7 +223,12 @@ impl<L: LogStore> Replica<L> {
                 self.raft.report_snapshot(to.0, status);
             }
             Input::SnapshotReceived(snapshot) => self.snapshot_received(snapshot),
-            Input::Persisted { index, bytes } => self.retention.persisted(index, bytes),
+            Input::Persisted { index, bytes } => {
+                self.retention.persisted(index, bytes);
+                for id in self.defragmented.drain(..) {
+                    self.output.replies.push((id, Ok(Reply::Defragmented)));
+                }
+            }
             Input::ToldRemoved => self.removed(),
             Input::TransferLeader { to } => self.transfer_leader(to),
         }
@@ -238,7 +253,11 @@ impl<L: LogStore> Replica<L> {
             self.output.replies.push((id, Err(RequestError::Timeout)));
         }
         self.compacting |= std::mem::take(&mut self.compaction_pinned);
-        if self.is_leader() {
+        if self.is_leaving() {
+            // A predecessor has proposed it: the others shall go on by themselves.
+            self.transfer_leader(None);
+        }
+        if self.is_leader() && !self.is_leaving() {
             self.propose_own(now);
         }
     }
@@ -363,6 +382,7 @@ impl<L: LogStore> Replica<L> {
         self.pending.has_held()
             && self.leader().is_some()
             && self.raft.raft.lead_transferee.is_none()
+            && !self.is_leaving()
     }
 
     /// Gives held proposals to the leader, be it this member or another.

@@ -66,6 +66,11 @@ impl Retention {
         self.sending.remove(&to);
     }
 
+    /// Whether a point is being made durable now.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
     /// Whether enough has been applied since the durable point to make a new one.
     fn is_due(&self, settings: &Settings, applied: Index, log_bytes: u64) -> bool {
         // Under load, each `snapshot_count` would come several times a second, and the small
@@ -86,16 +91,23 @@ impl<L: LogStore> Replica<L> {
         let applied = self.machine.applied_index();
         let log_bytes = self.raft.store().entry_bytes();
         if self.retention.is_due(&self.settings, applied, log_bytes) {
-            self.retention.under_way = Some(applied);
-            self.retention.begun = Some(self.retention.now);
-            self.output.effects.push(if self.retention.volatile {
-                Effect::StoreSnapshot(self.machine.capture()?)
-            } else {
-                Effect::Flush { index: applied }
-            });
+            self.begin_durable_point()?;
         }
         self.offer_snapshot()?;
         self.cut_log(applied)
+    }
+
+    /// Asks for everything applied so far to be made durable.
+    pub(super) fn begin_durable_point(&mut self) -> Result<(), Fatal> {
+        let applied = self.machine.applied_index();
+        self.retention.under_way = Some(applied);
+        self.retention.begun = Some(self.retention.now);
+        self.output.effects.push(if self.retention.volatile {
+            Effect::StoreSnapshot(self.machine.capture()?)
+        } else {
+            Effect::Flush { index: applied }
+        });
+        Ok(())
     }
 
     fn cut_log(&mut self, applied: Index) -> Result<(), Fatal> {

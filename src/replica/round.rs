@@ -43,6 +43,7 @@ impl<L: LogStore> Replica<L> {
 
     fn raft_round(&mut self, early: &mut dyn FnMut(PeerMessage)) -> Result<(), Fatal> {
         let mut ready = self.raft.ready();
+        self.keep_commit_of_change(ready.committed_entries())?;
         for message in ready.take_messages() {
             self.send_raft(message, Some(early))?;
         }
@@ -74,6 +75,7 @@ impl<L: LogStore> Replica<L> {
             let hard_state = self.raft.raft.hard_state();
             self.raft.mut_store().append(&[], Some(&hard_state))?;
         }
+        self.keep_commit_of_change(light.committed_entries())?;
         for message in light.take_messages() {
             self.send_raft(message, Some(early))?;
         }
@@ -84,6 +86,20 @@ impl<L: LogStore> Replica<L> {
             self.raft.mut_store().sync()?;
         }
         Ok(())
+    }
+
+    /// Makes durable that a change of configuration is committed, before anybody is told.
+    ///
+    /// A removed member ends when it hears of it. If those that stay could forget the commit, as
+    /// they may forget any other, they might need its vote to commit the change once more.
+    fn keep_commit_of_change(&mut self, committed: &[Entry]) -> Result<(), Fatal> {
+        let is_change = |entry: &&Entry| entry.get_entry_type() != EntryType::EntryNormal;
+        let Some(change) = committed.iter().rev().find(is_change) else { return Ok(()) };
+        let mut hard_state = self.raft.raft.hard_state();
+        // Never beyond what the log has for certain, and never back.
+        let known = self.raft.store().hard_state().commit;
+        hard_state.commit = known.max(change.index);
+        self.raft.mut_store().append_durably(&hard_state)
     }
 
     /// Puts a raft message into an envelope, and a snapshot's beside it into an effect.
@@ -201,16 +217,15 @@ impl<L: LogStore> Replica<L> {
         Ok(())
     }
 
-    /// Only a count changes: removed versions leave no holes behind.
+    /// Only a count changes: removed versions leave no holes behind. It is no entry of the log, so
+    /// it is answered when it is durable by itself.
     fn defragment(&mut self) -> Result<(), Fatal> {
-        if self.defragmentations.is_empty() {
+        if self.defragmentations.is_empty() || self.retention.is_under_way() {
             return Ok(());
         }
         self.machine.defragment()?;
-        for id in self.defragmentations.drain(..) {
-            self.output.replies.push((id, Ok(Reply::Defragmented)));
-        }
-        Ok(())
+        self.defragmented.append(&mut self.defragmentations);
+        self.begin_durable_point()
     }
 
     /// One bounded step of physical compaction; answers those who wait for the last one.

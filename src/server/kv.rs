@@ -7,7 +7,7 @@ use super::quota;
 use super::validate;
 use crate::error::{Fatal, RequestError};
 use crate::machine::Response as Outcome;
-use crate::mvcc::{EncodedRange, View};
+use crate::mvcc::{EncodedRange, RangeStream, View};
 use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
@@ -17,7 +17,6 @@ use crate::pb::quoinpb::command::Request as Command;
 use crate::replica::Handle;
 use std::pin::Pin;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Bytes of a RangeStream's chunk: what a client that reads slowly costs, several times over.
@@ -136,14 +135,10 @@ impl Kv for KvService {
         let request = request.into_inner();
         validate::range_stream(&request)?;
         self.read_barrier(request.serializable).await?;
-        // One chunk waits for a slow client while the next is made: memory stays bounded.
-        let (chunks, stream) = tokio::sync::mpsc::channel(1);
-        let (handle, headers) = (self.handle.clone(), self.headers.clone());
         let bytes_max = self.limits.request_bytes_max.min(CHUNK_BYTES_MAX);
-        tokio::task::spawn_blocking(move || {
-            stream_range(&handle, &headers, &request, bytes_max, &chunks);
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let begun = answer(&self.handle, self.handle.view().range_stream(&request, bytes_max))?;
+        let state = Some((begun, self.handle.clone(), self.headers.clone()));
+        Ok(Response::new(Box::pin(futures_util::stream::unfold(state, next_chunk))))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
@@ -215,36 +210,26 @@ impl Kv for KvService {
     }
 }
 
-/// Sends a range in pieces, all of one revision, until the end or until the client is gone.
-fn stream_range(
-    handle: &Handle,
-    headers: &Headers,
-    request: &RangeRequest,
-    bytes_max: usize,
-    chunks: &tokio::sync::mpsc::Sender<Result<RangeStreamResponse, Status>>,
-) {
-    let begun = handle.view().range_stream(request, bytes_max);
-    let mut stream = match answer(handle, begun) {
-        Ok(stream) => stream,
-        Err(status) => {
-            let _gone = chunks.blocking_send(Err(status));
-            return;
-        }
+type Chunks = Option<(RangeStream, Handle, Headers)>;
+
+/// Makes the next piece of a range when the client has room for it: one that does not read holds
+/// neither a thread nor more than the pieces that are on their way.
+async fn next_chunk(state: Chunks) -> Option<(Result<RangeStreamResponse, Status>, Chunks)> {
+    let (mut stream, handle, headers) = state?;
+    let made = tokio::task::spawn_blocking(move || (stream.next_chunk(), stream)).await;
+    // Its thread is gone, as in a node that stops.
+    let Ok((chunk, stream)) = made else {
+        return Some((Err(RequestError::Stopped.into()), None));
     };
-    loop {
-        let chunk = match answer(handle, stream.next_chunk()) {
-            Ok(Some(mut response)) => {
-                if response.header.is_some() {
-                    headers.fill(&mut response.header);
-                }
-                Ok(RangeStreamResponse { range_response: Some(response) })
+    match answer(&handle, chunk) {
+        Ok(Some(mut response)) => {
+            if response.header.is_some() {
+                headers.fill(&mut response.header);
             }
-            Ok(None) => return,
-            Err(status) => Err(status),
-        };
-        let is_last = chunk.is_err();
-        if chunks.blocking_send(chunk).is_err() || is_last {
-            return;
+            let chunk = RangeStreamResponse { range_response: Some(response) };
+            Some((Ok(chunk), Some((stream, handle, headers))))
         }
+        Ok(None) => None,
+        Err(status) => Some((Err(status), None)),
     }
 }

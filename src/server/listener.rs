@@ -21,6 +21,9 @@ use tokio::task::JoinSet;
 /// also sets how many small frames h2 takes before it calls a client abusive.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Calls that a client may open and cancel before they are looked at. A burst of calls with short
+/// deadlines is honest; at the library's 20 all else on the connection would end with it.
+const RESETS_MAX: usize = 4096;
 /// Bytes of answers that one stream may hold for a client that reads slowly.
 const SEND_BUFFER: usize = 256 << 10;
 /// How long an HTTP/1 client may take over its request head.
@@ -163,6 +166,7 @@ async fn connection<S: HttpService>(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(RESETS_MAX)
         .keep_alive_interval(limits.ping.map(|(interval, _)| interval));
     if let Some((_, timeout)) = limits.ping {
         builder.http2().keep_alive_timeout(timeout);

@@ -55,6 +55,11 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        if let Some(refused) = unary::refuse_foreign(&request) {
+            let mut response = http::Response::new(Body::empty());
+            *response.status_mut() = refused;
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         if let Some(call) = unary::Call::of(&request) {
             let (kv, bytes_max) = (self.kv.clone(), self.message_bytes_max);
             return Box::pin(async move { Ok(unary::serve(call, &kv, bytes_max, request).await) });

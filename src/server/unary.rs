@@ -10,7 +10,7 @@ use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, TxnRequest};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use prost::Message;
@@ -21,6 +21,19 @@ use std::vec;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
+
+/// The services of the client listener.
+const SERVICES: [&str; 9] = [
+    "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
+    "etcdserverpb.Cluster",
+    "etcdserverpb.Maintenance",
+    "etcdserverpb.Auth",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
+    "grpc.health.v1.Health",
+];
 
 /// What the frame of a gRPC message has in front: a flag and a length.
 const PREFIX: usize = 5;
@@ -43,13 +56,28 @@ impl Call {
             "/etcdserverpb.KV/Txn" => Call::Txn,
             _ => return None,
         };
-        let headers = request.headers();
-        let is_grpc = headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        let is_post = request.method() == http::Method::POST;
-        (is_post && is_grpc && !headers.contains_key("grpc-encoding")).then_some(call)
+        (!request.headers().contains_key("grpc-encoding")).then_some(call)
     }
+}
+
+/// What is answered to a request for a gRPC method that is no gRPC call: nothing of it is carried
+/// out. A page on the web can send such requests from the browser of somebody who trusts it.
+pub(super) fn refuse_foreign<B>(request: &http::Request<B>) -> Option<StatusCode> {
+    let service = request.uri().path().split('/').nth(1)?;
+    if !SERVICES.contains(&service) {
+        return None;
+    }
+    if request.version() != http::Version::HTTP_2 {
+        return Some(StatusCode::NOT_FOUND);
+    }
+    if request.method() != http::Method::POST {
+        return Some(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let kind = request.headers().get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
+    let is_grpc = kind
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')));
+    (!is_grpc).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
 /// Serves one of the calls. `bytes_max` bounds the request's message.

@@ -14,6 +14,7 @@ use tonic::Code;
 
 on_each_engine![
     probes_are_answered_on_the_client_port,
+    only_grpc_calls_are_carried_out,
     a_member_without_a_leader_is_not_ready,
     the_health_service_knows_the_server,
     every_member_lists_all_members,
@@ -51,6 +52,29 @@ async fn http(cluster: &Cluster, member: usize, method: &str, path: &str) -> Pag
     let (first, headers) = head.split_once("\r\n").expect("headers");
     let status = first.split(' ').nth(1).expect("a status").parse().unwrap();
     Page { status, headers: headers.to_lowercase(), body: body.to_owned() }
+}
+
+/// What a page on the web can make a browser send must not write.
+async fn only_grpc_calls_are_carried_out(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let address = cluster.members[0].endpoint.strip_prefix("http://").unwrap().to_owned();
+    let message = b"\0\0\0\0\x06\x0a\x01k\x12\x01v";
+    for kind in ["text/plain", "application/grpc", "application/json"] {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let head = format!(
+            "POST /etcdserverpb.KV/Put HTTP/1.1\r\nHost: {address}\r\nContent-Type: {kind}\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n",
+            message.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(message).await.unwrap();
+        let mut answer = vec![];
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 404"), "{kind}: {answer}");
+    }
+    let stored = cluster.raw(0).kv.clone().range(get("k")).await.unwrap().into_inner();
+    assert_eq!(stored.kvs, []);
 }
 
 async fn probes_are_answered_on_the_client_port(engine: Engine) {

@@ -168,7 +168,7 @@ async fn a_full_store_refuses_until_space_is_given_back(engine: Engine) {
 }
 
 async fn the_size_falls_with_compaction_and_defragmentation(engine: Engine) {
-    let cluster = Cluster::start(engine, 1).await;
+    let mut cluster = Cluster::start(engine, 1).await;
     let raw = cluster.raw(0);
     let mut kv = raw.kv.clone();
     let value = "x".repeat(1000);
@@ -177,13 +177,13 @@ async fn the_size_falls_with_compaction_and_defragmentation(engine: Engine) {
     for _ in 0..500 {
         kv.put(put("key", &value)).await.unwrap();
     }
-    let sizes = async || {
-        let status = status(&cluster, 0).await;
+    let sizes = async |cluster: &Cluster| {
+        let status = status(cluster, 0).await;
         assert!(status.db_size_in_use <= status.db_size, "{status:?}");
         (status.db_size, status.db_size_in_use)
     };
     // etcd tells the size as of its last batch.
-    let (full, _) = eventually("growth", async || match sizes().await {
+    let (full, _) = eventually("growth", async || match sizes(&cluster).await {
         (size, in_use) if size >= fresh.db_size + 500_000 => Ok((size, in_use)),
         sizes => Err(format!("{sizes:?}")),
     })
@@ -191,15 +191,19 @@ async fn the_size_falls_with_compaction_and_defragmentation(engine: Engine) {
     let revision = kv.range(get("key")).await.unwrap().into_inner().header.unwrap().revision;
     kv.delete_range(delete("key")).await.unwrap();
     kv.compact(CompactionRequest { revision: revision + 1, physical: true }).await.unwrap();
-    eventually("a smaller size in use", async || match sizes().await {
+    eventually("a smaller size in use", async || match sizes(&cluster).await {
         (size, in_use) if size >= full && in_use < full / 4 => Ok(()),
         sizes => Err(format!("{sizes:?}")),
     })
     .await;
     let answer = raw.maintenance.clone().defragment(DefragmentRequest {}).await.unwrap();
     assert_eq!(answer.into_inner().header, None);
-    let (size, _) = sizes().await;
+    let (size, _) = sizes(&cluster).await;
     assert!(size < full / 4, "{size} of {full}");
+    cluster.kill(0);
+    cluster.restart(0).await;
+    let (size, _) = sizes(&cluster).await;
+    assert!(size < full / 4, "{size} of {full} after a restart");
 }
 
 async fn hash_kv(cluster: &Cluster, member: usize, revision: i64) -> HashKvResponse {
@@ -303,20 +307,21 @@ async fn hashes_are_equal_on_all_members(engine: Engine) {
     let compaction = CompactionRequest { revision: 6, physical: false };
     cluster.raw(1).kv.clone().compact(compaction).await.unwrap();
     let equal = async |cluster: &Cluster| {
-        let first = hash_kv(cluster, 0, 0).await;
-        for member in 1..3 {
-            eventually("the same hash", async || {
+        eventually("equal hashes", async || {
+            let mut seen = vec![];
+            for member in 0..3 {
                 // Read here, so that the member has applied all of it.
-                let revision = cluster.raw(member).kv.clone().range(get("a")).await;
-                assert_eq!(revision.unwrap().into_inner().header.unwrap().revision, 11);
-                let other = hash_kv(cluster, member, 0).await;
-                let same =
-                    (other.hash, other.compact_revision) == (first.hash, first.compact_revision);
-                same.then_some(()).ok_or_else(|| format!("{first:?} and {other:?}"))
-            })
-            .await;
-        }
-        first.hash
+                let answer = cluster.raw(member).kv.clone().range(get("a")).await;
+                let answer = answer.map_err(|e| e.to_string())?.into_inner();
+                assert_eq!(answer.header.unwrap().revision, 11);
+                let HashKvResponse { hash, compact_revision, .. } =
+                    hash_kv(cluster, member, 0).await;
+                seen.push((hash, compact_revision));
+            }
+            let is_equal = seen.iter().all(|other| *other == (seen[0].0, 6));
+            is_equal.then_some(seen[0].0).ok_or_else(|| format!("{seen:?}"))
+        })
+        .await
     };
     let before = equal(&cluster).await;
     cluster.terminate(2).await;

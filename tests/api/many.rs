@@ -21,6 +21,8 @@ on_each_engine![
     twenty_thousand_watches_get_what_is_theirs,
     twenty_thousand_leases_are_listed_and_end,
     more_streams_than_allowed_wait_for_one_to_end,
+    range_streams_that_nobody_reads_hold_nobody_up,
+    a_burst_of_cancelled_calls_ends_nothing_else,
 ];
 
 /// What a watch may cost a member: its key, its places in the indexes, its share of the allocator.
@@ -271,4 +273,58 @@ async fn more_streams_than_allowed_wait_for_one_to_end(engine: Engine) {
         other.kv.clone().put(put("k", "last")).await.unwrap();
         assert_eq!(stream.next().await.events.len(), 1);
     }
+}
+
+/// More than there are threads for work that takes long.
+const UNREAD: usize = 700;
+
+async fn range_streams_that_nobody_reads_hold_nobody_up(engine: Engine) {
+    if !product().at_least(3, 7) {
+        return;
+    }
+    let cluster = Cluster::start(engine, 1).await;
+    let mut kv = cluster.raw(0).kv;
+    let value = "v".repeat(1024);
+    for n in 0..3000 {
+        kv.put(put(&format!("key{n:05}"), &value)).await.unwrap();
+    }
+    let mut unread = vec![];
+    for _ in 0..UNREAD {
+        unread.push(kv.range_stream(range("key", "kez")).await.unwrap().into_inner());
+    }
+    let other = cluster.raw(0);
+    for _ in 0..3 {
+        let all = other.kv.clone().range(range("key", "kez")).await.unwrap().into_inner();
+        assert_eq!((all.kvs.len(), all.count), (3000, 3000));
+    }
+    let mut keys = 0;
+    let mut late = unread.pop().unwrap();
+    while let Some(chunk) = late.message().await.unwrap() {
+        keys += chunk.range_response.unwrap().kvs.len();
+    }
+    assert_eq!(keys, 3000);
+}
+
+async fn a_burst_of_cancelled_calls_ends_nothing_else(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let raw = cluster.raw(0);
+    let watch = WatchCreateRequest { key: "watched".into(), ..Default::default() };
+    let mut stream = Stream::open(&raw, watch).await;
+    assert!(stream.responses.message().await.unwrap().unwrap().created);
+    for round in 0..20 {
+        let mut calls = JoinSet::new();
+        for n in 0..200 {
+            let mut kv = raw.kv.clone();
+            calls.spawn(async move {
+                let call = kv.put(put(&format!("key{n}"), &round.to_string()));
+                // Some are cancelled before they are sent, some on their way, some are answered.
+                let patience = Duration::from_micros(50 * (n % 40));
+                let _cancelled = tokio::time::timeout(patience, call).await;
+            });
+        }
+        calls.join_all().await;
+    }
+    raw.kv.clone().put(put("watched", "still")).await.expect("the connection lives");
+    let events = stream.responses.message().await.expect("so does the watch").unwrap().events;
+    assert_eq!(events[0].kv.as_ref().unwrap().value, "still");
 }

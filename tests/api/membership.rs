@@ -299,8 +299,11 @@ async fn a_change_that_endangers_the_quorum_is_refused(engine: Engine) {
     let leader = cluster.leader().await;
     let (down, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let id = id_of(&cluster, other).await;
-    // Nobody has been connected for five seconds yet, unless this machine is very slow.
+    let process = cluster.members[leader].process();
+    process.says("peer became active").await.unwrap();
     cluster.kill(down);
+    let process = cluster.members[leader].process();
+    process.says("peer became inactive").await.unwrap();
     let calls = cluster.raw(leader).cluster;
     let one_more = calls.clone().member_add(add("http://127.0.0.1:9", false)).await;
     is_refused(one_more, Code::Unavailable, "unhealthy cluster");

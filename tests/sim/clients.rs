@@ -99,7 +99,7 @@ impl World {
             request: request.clone(),
             outcome: Outcome::Unknown,
         });
-        let member = self.work_random.between(1, self.profile.members);
+        let member = self.work_random.between(1, self.profile.all());
         self.trace(|_| format!("client {number} calls {member}, {operation}: {request:?}"));
         self.after(self.profile.client_timeout, Event::Timeout { client: number, operation });
         if self.phase == Phase::Faults && self.net_random.chance(self.profile.client_loss) {

@@ -27,7 +27,7 @@ impl World {
                 self.crash(id);
             }
             Fault::CrashAll => {
-                for id in 1..=self.profile.members {
+                for id in 1..=self.profile.all() {
                     // Not always all of them, and each restarts in its own time.
                     if !self.fault_random.chance(200) {
                         self.crash(id);
@@ -63,10 +63,10 @@ impl World {
             let running = self.members[*id as usize - 1].running.as_ref();
             running.is_some_and(|running| running.replica.status().is_leader)
         };
-        let leader = (1..=self.profile.members).find(is_leader);
+        let leader = (1..=self.profile.all()).find(is_leader);
         match leader {
             Some(leader) if self.fault_random.chance(400) => leader,
-            _ => self.fault_random.between(1, self.profile.members),
+            _ => self.fault_random.between(1, self.profile.all()),
         }
     }
 
@@ -100,7 +100,7 @@ impl World {
     }
 
     fn cut(&mut self, fault: Fault) {
-        let members = self.profile.members;
+        let members = self.profile.all();
         let random = &mut self.fault_random;
         let one = random.between(1, members);
         let others: Vec<u64> = (1..=members).filter(|id| *id != one).collect();

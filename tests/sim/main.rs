@@ -7,6 +7,7 @@
 mod checker;
 
 mod calls;
+mod changes;
 mod clients;
 mod engine;
 mod faults;
@@ -160,7 +161,7 @@ fn describe(seeds: u64, summary: &Summary, took: f64) -> String {
     format!(
         "{seeds} seeds in {took:.1} s ({:.0} a minute), no violation: {:.1} simulated hours, {} \
          events, {} calls of which {} answered, {} revisions, {} watch events, {} terms with a \
-         leader, {} faults, {} crashes, {} snapshots installed, {} histories undecided",
+         leader, {} faults, {} crashes, {} snapshots installed, {} members joined and {} left, {} histories undecided",
         seeds as f64 * 60.0 / took,
         summary.simulated as f64 / 3.6e9,
         summary.events,
@@ -172,6 +173,8 @@ fn describe(seeds: u64, summary: &Summary, took: f64) -> String {
         summary.faults,
         summary.crashes,
         summary.snapshots_installed,
+        summary.joined,
+        summary.removed,
         summary.undecided,
     )
 }
@@ -186,6 +189,8 @@ impl Summary {
         self.faults += other.faults;
         self.crashes += other.crashes;
         self.snapshots_installed += other.snapshots_installed;
+        self.joined += other.joined;
+        self.removed += other.removed;
         self.watch_events += other.watch_events;
         self.simulated += other.simulated;
         self.undecided += other.undecided;

@@ -19,7 +19,7 @@ use quoin::replica::{Input, Millis, Replica, Settings, SnapshotBlocks, complete_
 use quoin::types::{ClusterId, Index, MemberId, Term};
 use raft::Storage;
 use raft::eraftpb::{Message, MessageType};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
@@ -118,6 +118,8 @@ pub struct Running {
     pub inbox: VecDeque<Input>,
     pub round_is_due: bool,
     pub calls: BTreeMap<u64, Call>,
+    /// The operator's requests, whose answers do not matter.
+    pub changes: BTreeSet<u64>,
     pub sequence: u64,
     pub hub: Hub,
     pub jobs: BTreeMap<u64, Job>,
@@ -141,6 +143,8 @@ pub struct Member {
     pub boot: u64,
     pub running: Option<Running>,
     pub paused_until: Micros,
+    /// It is one of the first, or was added, and was not removed.
+    pub may_start: bool,
     /// A failure of its disk was planned and has not come yet.
     pub is_doomed: bool,
     pub clock_slow: u64,
@@ -157,7 +161,7 @@ struct Promises {
 }
 
 impl Member {
-    pub fn new(id: u64, clock_slow: u64) -> Self {
+    pub fn new(id: u64, clock_slow: u64, may_start: bool) -> Self {
         Self {
             id,
             log_disk: MemoryDisk::new(),
@@ -166,6 +170,7 @@ impl Member {
             boot: 0,
             running: None,
             paused_until: 0,
+            may_start,
             is_doomed: false,
             clock_slow,
             promises: Promises::default(),
@@ -223,6 +228,7 @@ impl Member {
             inbox: VecDeque::new(),
             round_is_due: false,
             calls: BTreeMap::new(),
+            changes: BTreeSet::new(),
             sequence: 0,
             jobs: BTreeMap::new(),
             next_job: 0,

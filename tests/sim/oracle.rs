@@ -83,7 +83,7 @@ impl Oracle {
         let entries = log.entries(running.checked + 1, until + 1, None, context).map_err(read)?;
         for entry in entries {
             let mut hasher = DefaultHasher::new();
-            entry.data.hash(&mut hasher);
+            (&entry.data, &entry.context).hash(&mut hasher);
             let found = (entry.term, hasher.finish());
             let known = *self.committed.entry(entry.index).or_insert(found);
             if known != found {
@@ -253,5 +253,7 @@ fn digest(running: &Running, shown: &RangeResponse) -> u64 {
     for member in machine.members().all().values() {
         member.encode_to_vec().hash(&mut hasher);
     }
+    machine.members().removed().hash(&mut hasher);
+    machine.configuration().encode_to_vec().hash(&mut hasher);
     hasher.finish()
 }

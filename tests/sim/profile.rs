@@ -16,6 +16,8 @@ pub const SECOND: Micros = 1_000_000;
 #[derive(Clone, Debug)]
 pub struct Profile {
     pub members: u64,
+    /// Members that may be added, and others removed; none in most worlds.
+    pub spares: u64,
     /// The engine keeps nothing by itself, and snapshots are stored.
     pub is_volatile: bool,
     pub tick: Micros,
@@ -127,7 +129,14 @@ impl Profile {
             fault_interval: if faults.is_empty() { 0 } else { random.between(100, 2000) * MILLI },
             faults,
             clock_slow: some(random, 50),
+            // Drawn last, so that worlds without them stay what they were.
+            spares: if random.chance(400) { random.between(1, 3) } else { 0 },
         }
+    }
+
+    /// Members that there can be.
+    pub fn all(&self) -> u64 {
+        self.members + self.spares
     }
 
     fn watch_limits(random: &mut Random) -> Limits {

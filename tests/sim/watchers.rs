@@ -52,7 +52,7 @@ impl World {
         if self.watchers[number].open.is_some() {
             return;
         }
-        let id = self.work_random.between(1, self.profile.members);
+        let id = self.work_random.between(1, self.profile.all());
         let boot = self.member(id).boot;
         let Some(running) = self.running(id) else {
             let delay = self.work_random.between(20 * MILLI, 500 * MILLI);

@@ -46,6 +46,7 @@ pub enum Event {
     SnapshotSent { member: u64, boot: u64, to: u64, delivered: bool },
     Start { member: u64 },
     Fault,
+    Change,
     Mend,
     CallArrives { member: u64, call: Call },
     Serve { member: u64, boot: u64, call: Call },
@@ -113,6 +114,8 @@ pub struct Summary {
     pub faults: u64,
     pub crashes: u64,
     pub snapshots_installed: u64,
+    pub joined: u64,
+    pub removed: u64,
     pub watch_events: u64,
     pub simulated: Micros,
     /// Seeds whose history could not be checked, because nobody lived to tell of a commit.
@@ -152,8 +155,11 @@ impl World {
     pub fn new(seed: u64, is_traced: bool) -> Self {
         let profile = Profile::draw(seed);
         let mut clock_random = Random::new(seed, "clock");
-        let members = (1..=profile.members)
-            .map(|id| Member::new(id, clock_random.between(0, profile.clock_slow)))
+        let members = (1..=profile.all())
+            .map(|id| {
+                let slow = clock_random.between(0, profile.clock_slow);
+                Member::new(id, slow, id <= profile.members)
+            })
             .collect();
         let clients = (0..profile.clients).map(Client::new).collect();
         let watchers = (0..profile.watchers).map(|_| Watcher::default()).collect();
@@ -195,6 +201,7 @@ impl World {
             self.after(delay, Event::OpenWatch { watcher });
         }
         self.after_fault();
+        self.after_change();
         self.run_until(self.profile.duration, |_| false)?;
         self.heal();
         let end = self.now + LIVENESS_MAX;
@@ -275,6 +282,7 @@ impl World {
             }
             Event::Start { member } => self.start(member)?,
             Event::Fault => self.fault(),
+            Event::Change => self.change(),
             Event::Mend => self.network.mend(),
             Event::CallArrives { member, call } => self.call_arrives(member, call),
             Event::Serve { member, boot, call } => self.serve(member, boot, call)?,
@@ -305,7 +313,7 @@ impl World {
     }
 
     fn start(&mut self, id: u64) -> Result<(), Violation> {
-        if self.running(id).is_some() {
+        if self.running(id).is_some() || !self.member(id).may_start {
             return Ok(());
         }
         let ticks = self.profile.election_ticks as u64;
@@ -337,6 +345,7 @@ impl World {
         let now = self.now;
         let local = self.member(id).local(now);
         self.input(id, Input::Tick { now: local });
+        self.probe(id);
         let tick = self.tick_length(id);
         self.after(tick, Event::Tick { member: id, boot });
     }
@@ -394,13 +403,18 @@ impl World {
         match result {
             Ok(output) => {
                 let again = output.again || has_more;
+                let members_changed = output.members_changed;
                 self.perform(id, output)?;
+                if members_changed {
+                    self.members_changed(id);
+                }
                 if let Some(running) = &mut self.members[id as usize - 1].running {
                     self.oracle.look(id, running)?;
                 }
                 if again {
                     self.wake(id);
                 }
+                self.leave_if_removed(id);
                 Ok(())
             }
             Err(_) if self.dies_by_plan(id) => {
@@ -590,7 +604,7 @@ impl World {
         self.trace(|_| "all faults end".to_owned());
         self.phase = Phase::Healing;
         self.network.heal();
-        for id in 1..=self.profile.members {
+        for id in 1..=self.profile.all() {
             let member = self.member(id);
             if member.is_doomed {
                 // The failure to come would be one.
@@ -609,13 +623,26 @@ impl World {
     /// What is not well yet; empty when all is.
     fn complaint(&self) -> String {
         let mut applied = Vec::new();
+        let current = self.current_members();
         for member in &self.members {
+            if !current.contains(&member.id) {
+                match member.running {
+                    Some(_) => {
+                        return format!("member {} does not know that it was removed", member.id);
+                    }
+                    None => continue,
+                }
+            }
             let Some(running) = &member.running else {
                 return format!("member {} is down", member.id);
             };
             let status = running.replica.status();
             if status.leader.is_none() {
-                return format!("member {} knows no leader", member.id);
+                let configuration = running.replica.machine().configuration();
+                return format!(
+                    "member {} knows no leader: {status:?}, {configuration:?}",
+                    member.id
+                );
             }
             if let Some(call) = running.calls.values().next() {
                 return format!("member {} has not answered {call:?}", member.id);
