@@ -1,5 +1,6 @@
 //! The KV service: validation first, then the call, then one header.
 
+use super::access::{Access, Credentials, Permit, Wanted};
 use super::header::Headers;
 use super::limits::Limits;
 use super::metadata;
@@ -35,27 +36,53 @@ pub struct KvService {
     handle: Handle,
     headers: Headers,
     limits: Limits,
+    access: Access,
 }
 
 impl KvService {
-    pub fn new(handle: Handle, limits: Limits) -> Self {
-        Self { headers: Headers::new(handle.clone()), handle, limits }
+    pub fn new(handle: Handle, limits: Limits, access: Access) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, limits, access }
     }
 
-    async fn propose(&self, command: Command) -> Result<Outcome, Status> {
-        self.handle.propose(command, self.limits.request_bytes_max).await.map_err(Status::from)
+    /// Takes a request apart into who sent it and what it says.
+    fn open<T>(&self, request: Request<T>) -> Result<(Credentials, T), Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let credentials = self.access.credentials(request.metadata().as_ref());
+        Ok((credentials, request.into_inner()))
+    }
+
+    async fn propose(&self, from: &Credentials, command: Command) -> Result<Outcome, Status> {
+        let bytes_max = self.limits.request_bytes_max;
+        self.access.propose(from, command, bytes_max).await.map_err(Status::from)
     }
 
     /// Checks a Range, and waits until it can be answered.
-    async fn begin_range(&self, request: Request<RangeRequest>) -> Result<RangeRequest, Status> {
+    async fn begin_range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<(RangeRequest, Permit), Status> {
         match request.get_ref().serializable {
             true => metadata::check_on_learner(&self.handle, request.metadata())?,
             false => metadata::check(&self.handle, request.metadata())?,
         }
+        let credentials = self.access.credentials(request.metadata().as_ref());
         let request = request.into_inner();
         validate::range(&request)?;
         self.read_barrier(request.serializable).await?;
-        Ok(request)
+        let permit = self.permit_range(&credentials, &request).await?;
+        Ok((request, permit))
+    }
+
+    async fn permit_range(
+        &self,
+        credentials: &Credentials,
+        request: &RangeRequest,
+    ) -> Result<Permit, RequestError> {
+        let wanted = || {
+            let (key, range_end) = (request.key.clone(), request.range_end.clone());
+            Wanted::Range { key, range_end }
+        };
+        self.access.permit(credentials, wanted).await
     }
 
     /// Answers a Range: a short one here, any other in encoded form.
@@ -63,15 +90,17 @@ impl KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<RangeAnswer, Status> {
-        let request = self.begin_range(request).await?;
+        let (request, permit) = self.begin_range(request).await?;
         if let Some(mut response) =
             answer(&self.handle, self.handle.view().range_if_short(&request))?
         {
+            self.access.confirm(&permit)?;
             self.headers.fill(&mut response.header);
             return Ok(RangeAnswer::Short(response));
         }
         let range = move |view: &View| view.range_encoded(&request);
         let mut response = read_long(&self.handle, range).await?;
+        self.access.confirm(&permit)?;
         self.headers.fill(&mut response.header);
         Ok(RangeAnswer::Long(response))
     }
@@ -119,8 +148,9 @@ impl Kv for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
-        let request = self.begin_range(request).await?;
+        let (request, permit) = self.begin_range(request).await?;
         let mut response = read_long(&self.handle, move |view| view.range(&request)).await?;
+        self.access.confirm(&permit)?;
         self.headers.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -132,26 +162,27 @@ impl Kv for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request)?;
         validate::range_stream(&request)?;
         self.read_barrier(request.serializable).await?;
+        let permit = self.permit_range(&credentials, &request).await?;
         // One chunk waits for a slow client while the next is made: memory stays bounded.
         let (chunks, stream) = tokio::sync::mpsc::channel(1);
         let (handle, headers) = (self.handle.clone(), self.headers.clone());
+        let access = self.access.clone();
         let bytes_max = self.limits.request_bytes_max.min(CHUNK_BYTES_MAX);
         tokio::task::spawn_blocking(move || {
-            stream_range(&handle, &headers, &request, bytes_max, &chunks);
+            let confirm = || access.confirm(&permit);
+            stream_range(&handle, &headers, &request, bytes_max, &confirm, &chunks);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request)?;
         quota::admit(&self.handle, &self.limits, quota::put_cost(&request)).await?;
         validate::put(&request)?;
-        match self.propose(Command::Put(request)).await? {
+        match self.propose(&credentials, Command::Put(request)).await? {
             Outcome::Put(mut response) => {
                 self.headers.fill(&mut response.header);
                 Ok(Response::new(response))
@@ -164,10 +195,9 @@ impl Kv for KvService {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request)?;
         validate::delete_range(&request)?;
-        match self.propose(Command::DeleteRange(request)).await? {
+        match self.propose(&credentials, Command::DeleteRange(request)).await? {
             Outcome::DeleteRange(mut response) => {
                 self.headers.fill(&mut response.header);
                 Ok(Response::new(response))
@@ -177,21 +207,22 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request)?;
         quota::admit(&self.handle, &self.limits, quota::txn_cost(&request)).await?;
         validate::txn(&request, self.limits.txn_ops_max)?;
         if validate::is_read_only_txn(&request) {
             self.read_barrier(validate::is_serializable_txn(&request)).await?;
+            let permit = self.access.permit(&credentials, || Wanted::Txn(request.clone())).await?;
             let mut response = if validate::reads_single_keys(&request) {
                 answer(&self.handle, self.handle.view().txn_read_only(&request))?
             } else {
                 read_long(&self.handle, move |view| view.txn_read_only(&request)).await?
             };
+            self.access.confirm(&permit)?;
             self.headers.fill(&mut response.header);
             return Ok(Response::new(response));
         }
-        match self.propose(Command::Txn(request)).await? {
+        match self.propose(&credentials, Command::Txn(request)).await? {
             Outcome::Txn(mut response) => {
                 self.headers.fill(&mut response.header);
                 Ok(Response::new(response))
@@ -204,8 +235,8 @@ impl Kv for KvService {
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        match self.propose(Command::Compaction(request.into_inner())).await? {
+        let (credentials, request) = self.open(request)?;
+        match self.propose(&credentials, Command::Compaction(request)).await? {
             Outcome::Compact { response: CompactionResponse { mut header }, .. } => {
                 self.headers.fill(&mut header);
                 Ok(Response::new(CompactionResponse { header }))
@@ -221,6 +252,7 @@ fn stream_range(
     headers: &Headers,
     request: &RangeRequest,
     bytes_max: usize,
+    confirm: &dyn Fn() -> Result<(), RequestError>,
     chunks: &tokio::sync::mpsc::Sender<Result<RangeStreamResponse, Status>>,
 ) {
     let begun = handle.view().range_stream(request, bytes_max);
@@ -232,7 +264,8 @@ fn stream_range(
         }
     };
     loop {
-        let chunk = match answer(handle, stream.next_chunk()) {
+        let chunk = answer(handle, stream.next_chunk());
+        let chunk = match chunk.and_then(|chunk| Ok(confirm().map(|()| chunk)?)) {
             Ok(Some(mut response)) => {
                 if response.header.is_some() {
                     headers.fill(&mut response.header);
