@@ -64,13 +64,13 @@ struct Header {
     typ: String,
 }
 
-#[derive(Serialize, Deserialize)]
+/// Times are seconds of Unix time, in whatever way the signer writes numbers.
+#[derive(Deserialize)]
 struct Claims {
     username: String,
     revision: u64,
-    /// Seconds of Unix time.
     exp: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     nbf: Option<f64>,
 }
 
@@ -139,9 +139,9 @@ impl Jwt {
     /// `VerifyOnlyTokens` where there is no private key.
     pub(super) fn sign(&self, user: &str, revision: u64) -> Result<String, RequestError> {
         let signer = self.signer.as_ref().ok_or(RequestError::VerifyOnlyTokens)?;
-        let exp = (unix_now() + self.ttl).as_secs() as f64;
+        let exp = (unix_now() + self.ttl).as_secs();
         let header = Header { alg: self.name.to_owned(), typ: "JWT".to_owned() };
-        let claims = Claims { username: user.to_owned(), revision, exp, nbf: None };
+        let claims = serde_json::json!({ "username": user, "revision": revision, "exp": exp });
         let text = |json: serde_json::Result<Vec<u8>>| json.map(|json| BASE64_URL.encode(json));
         let (Ok(header), Ok(claims)) =
             (text(serde_json::to_vec(&header)), text(serde_json::to_vec(&claims)))

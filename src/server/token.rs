@@ -134,3 +134,38 @@ pub(super) async fn sweep(tokens: Arc<Tokens>, auth: AuthView, mut stop: Receive
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_is_read_as_etcd_reads_it() {
+        let table = [
+            ("simple", None),
+            ("", None),
+            ("simple,more=1", None),
+            ("other", Some(INVALID_OPTIONS)),
+            ("jwt", Some(INVALID_OPTIONS)),
+            ("jwt,sign-method", Some(INVALID_OPTIONS)),
+            ("jwt,sign-method=none", Some(INVALID_OPTIONS)),
+            ("jwt,sign-method=RS256,pub-key=no/such/file", Some(INVALID_OPTIONS)),
+            ("jwt,sign-method=HS256,sign-method=HS256", Some(INVALID_OPTIONS)),
+            ("jwt,sign-method=HS256,ttl=long", Some(INVALID_OPTIONS)),
+            ("jwt,sign-method=HS256", Some("auth: missing key data")),
+            ("jwt,sign-method=RS256", Some("auth: missing key data")),
+        ];
+        for (flag, expected) in table {
+            let refused = Tokens::open(flag, Duration::from_secs(300)).err();
+            assert_eq!(refused.as_deref(), expected, "{flag}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_letters_and_differ() {
+        let tokens = Tokens::open("simple", Duration::from_secs(300)).unwrap();
+        let (one, other) = (tokens.draw_prefix(), tokens.draw_prefix());
+        assert!(one.len() == PREFIX_LETTERS && one.chars().all(|c| c.is_ascii_alphabetic()));
+        assert_ne!(one, other);
+    }
+}
