@@ -33,6 +33,30 @@ pub enum RequestError {
     LeaseTtlTooLarge,
     Corrupt,
 
+    // Auth: who asks, and what they may do.
+    RootUserNotExist,
+    RootRoleNotExist,
+    UserAlreadyExists,
+    /// No name was given, or nobody asks.
+    UserEmpty,
+    UserNotFound,
+    RoleAlreadyExists,
+    RoleNotFound,
+    RoleEmpty,
+    AuthFailed,
+    PermissionNotGiven,
+    PermissionDenied,
+    RoleNotGranted,
+    PermissionNotGranted,
+    AuthNotEnabled,
+    InvalidAuthToken,
+    InvalidAuthManagement,
+    /// Credentials were checked before the last change of users and roles.
+    AuthOldRevision,
+    NoPasswordUser,
+    VerifyOnlyTokens,
+    PasswordTooLong,
+
     // Availability: the only group that a client may retry.
     NoLeader,
     NotLeader,

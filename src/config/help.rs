@@ -54,6 +54,7 @@ pub(super) fn help() -> String {
         (Group::Cluster, "First start of a cluster"),
         (Group::Consensus, "Consensus"),
         (Group::Limits, "Limits"),
+        (Group::Auth, "Users and tokens"),
         (Group::Logging, "Logging"),
         (Group::Unsafe, "Unsafe"),
     ];

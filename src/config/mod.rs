@@ -94,6 +94,13 @@ pub struct Config {
     /// 10 minutes: only to let clients forget old revisions.
     pub watch_progress_notify_interval: Duration,
 
+    /// As given; `server::token` reads it.
+    pub auth_token: String,
+    /// 5 minutes after its last use a simple token ends.
+    pub auth_token_ttl: Duration,
+    /// 10: some 50 ms for each password. From 4 to 31.
+    pub bcrypt_cost: u32,
+
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     /// At least one.
@@ -230,6 +237,9 @@ mod tests {
             grpc_keepalive_interval: Some(Duration::from_secs(7200)),
             grpc_keepalive_timeout: Duration::from_secs(20),
             watch_progress_notify_interval: Duration::from_secs(600),
+            auth_token: "simple".to_owned(),
+            auth_token_ttl: Duration::from_secs(300),
+            bcrypt_cost: 10,
             log_level: LogLevel::Info,
             log_format: LogFormat::Json,
             log_outputs: vec![LogOutput::Stderr],

@@ -59,6 +59,7 @@ pub(super) enum Group {
     Cluster,
     Consensus,
     Limits,
+    Auth,
     Logging,
     Unsafe,
 }
@@ -258,6 +259,14 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("watch-progress-notify-interval", Duration, "10m", Limits, "time", "\
             How often a quiet watch that asks for it is told how far it is."),
 
+        effective("auth-token", Text, "simple", Auth, "kind", "\
+            Tokens for users who have shown their password: 'simple', kept by the members, or \
+            'jwt,sign-method=RS256,pub-key=FILE,priv-key=FILE,ttl=10m', which prove themselves."),
+        effective("auth-token-ttl", Unsigned32, "300", Auth, "seconds", "\
+            How long a simple token is good after its last use."),
+        effective("bcrypt-cost", Unsigned32, "10", Auth, "cost", "\
+            Effort of hashing a password, from 4 to 31; each step doubles it."),
+
         effective("log-level", Text, "info", Logging, "level", "\
             debug, info, warn, error, dpanic, panic or fatal."),
         effective("log-format", Text, "json", Logging, "format", "\
@@ -276,15 +285,12 @@ pub(super) static FLAGS: &[Flag] = &{
         refused("discovery-token", Text, ""),
         refused("force-new-cluster", Switch, "false"),
 
-        accepted("auth-token", Text, "simple"),
-        accepted("auth-token-ttl", Unsigned, "300"),
         accepted("auto-compaction-mode", Text, "periodic"),
         accepted("auto-compaction-retention", Text, "0"),
         accepted("auto-tls", Switch, "false"),
         accepted("backend-batch-interval", Duration, "0s"),
         accepted("backend-batch-limit", Signed, "0"),
         accepted("backend-bbolt-freelist-type", Text, "map"),
-        accepted("bcrypt-cost", Unsigned, "10"),
         accepted("bootstrap-defrag-threshold-megabytes", Unsigned, "0"),
         accepted("cert-file", Text, ""),
         accepted("cipher-suites", Text, ""),

@@ -14,6 +14,8 @@ use std::time::Duration;
 const REQUEST_BYTES_RECOMMENDED: u64 = 10 * 1024 * 1024;
 const ELECTION_MS_MAX: u64 = 50_000;
 const SNAPSHOT_COUNT: u64 = 10_000;
+const AUTH_TOKEN_TTL: Duration = Duration::from_secs(300);
+const BCRYPT_COST: u32 = 10;
 const QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
 const WATCH_PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -96,6 +98,12 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         grpc_keepalive_timeout: keepalive_timeout.unwrap_or_default(),
         watch_progress_notify_interval: positive(flags, "watch-progress-notify-interval")
             .unwrap_or(WATCH_PROGRESS_INTERVAL),
+        auth_token: flags.text("auth-token").to_owned(),
+        auth_token_ttl: match flags.unsigned("auth-token-ttl") {
+            0 => AUTH_TOKEN_TTL,
+            seconds => Duration::from_secs(seconds),
+        },
+        bcrypt_cost: bcrypt_cost(flags, notices),
         log_level: log_level(flags)?,
         log_format: log_format(flags)?,
         log_outputs: log_outputs(flags)?,
@@ -279,6 +287,26 @@ fn log_format(flags: &Flags) -> Result<LogFormat, ConfigError> {
 }
 
 /// etcd panics at a wrong level, hence the other exit code.
+fn bcrypt_cost(flags: &Flags, notices: &mut Vec<Notice>) -> u32 {
+    let given = flags.unsigned("bcrypt-cost");
+    match u32::try_from(given) {
+        Ok(cost) if (4..=31).contains(&cost) => cost,
+        _ => {
+            let fields = vec![
+                ("min-cost", "4".to_owned()),
+                ("max-cost", "31".to_owned()),
+                ("default-cost", BCRYPT_COST.to_string()),
+                ("given-cost", given.to_string()),
+            ];
+            notices.push(Notice::warn(
+                "use default bcrypt cost instead of the invalid given cost",
+                fields,
+            ));
+            BCRYPT_COST
+        }
+    }
+}
+
 fn log_level(flags: &Flags) -> Result<LogLevel, ConfigError> {
     let text = flags.text("log-level");
     match text.to_ascii_lowercase().as_str() {

@@ -2,6 +2,7 @@
 //!
 //! Encoded where the request arrives, off the driver thread; decoded once per member at apply.
 
+use super::permission::Caller;
 use crate::error::Fatal;
 use crate::pb::quoinpb::{self, Command, command::Request};
 use crate::types::{MemberId, RequestId};
@@ -20,12 +21,44 @@ const PROMOTE: u32 = 14;
 const REMOVE: u32 = 15;
 
 pub fn encode_command(id: RequestId, request: Request) -> Vec<u8> {
-    Command { format: FORMAT, id: Some(id.into()), request: Some(request) }.encode_to_vec()
+    encode_command_of(Caller::default(), id, request)
+}
+
+/// With who asks, for the check when it is applied.
+pub fn encode_command_of(caller: Caller<'_>, id: RequestId, request: Request) -> Vec<u8> {
+    let command = Command {
+        format: FORMAT,
+        id: Some(id.into()),
+        request: Some(request),
+        user: caller.user.to_owned(),
+        auth_revision: caller.revision,
+    };
+    command.encode_to_vec()
 }
 
 /// # Errors
 /// On bytes that are no command, or one of another format.
 pub fn decode_command(data: Bytes) -> Result<(RequestId, Request), Fatal> {
+    decode_parts(data).map(|Parts { id, request, .. }| (id, request))
+}
+
+/// What a command consists of.
+pub(super) struct Parts {
+    pub(super) id: RequestId,
+    pub(super) request: Request,
+    user: String,
+    auth_revision: u64,
+}
+
+impl Parts {
+    pub(super) fn caller(&self) -> Caller<'_> {
+        Caller { user: &self.user, revision: self.auth_revision }
+    }
+}
+
+/// # Errors
+/// As [`decode_command`].
+pub(super) fn decode_parts(data: Bytes) -> Result<Parts, Fatal> {
     let command = Command::decode(data).map_err(|e| Fatal::with("decode command", e))?;
     if command.format != FORMAT {
         return Err(Fatal::new(format!(
@@ -33,8 +66,9 @@ pub fn decode_command(data: Bytes) -> Result<(RequestId, Request), Fatal> {
             command.format
         )));
     }
+    let Command { user, auth_revision, .. } = command;
     match (command.id, command.request) {
-        (Some(id), Some(request)) => Ok((id.into(), request)),
+        (Some(id), Some(request)) => Ok(Parts { id: id.into(), request, user, auth_revision }),
         _ => Err(Fatal::new("decode command: id or request is missing")),
     }
 }

@@ -3,7 +3,10 @@
 //! The table in memory mirrors the spaces `lease` and `lease_key`; both change together,
 //! in the batch of the entry that causes it.
 
+use super::{Applied, Machine, Response};
 use crate::error::{Fatal, RequestError};
+use crate::pb::etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeResponse};
+use crate::pb::quoinpb::LeaseRevokeBatch;
 use crate::storage::{Engine, Flow, Space, WriteBatch};
 use bytes::{BufMut, Bytes};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,6 +130,60 @@ impl LeaseTable {
             lease.keys.insert(Bytes::copy_from_slice(key));
             batch.put(Space::LeaseKey, attachment(new, key), Bytes::new());
         }
+    }
+}
+
+impl Machine {
+    pub(super) fn grant(
+        &mut self,
+        request: &LeaseGrantRequest,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) -> Result<Response, RequestError> {
+        self.leases.grant(request.id, request.ttl, batch)?;
+        applied.granted.push((request.id, request.ttl));
+        Ok(Response::LeaseGrant(LeaseGrantResponse {
+            header: Some(self.header()),
+            id: request.id,
+            ttl: request.ttl,
+            error: String::new(),
+        }))
+    }
+
+    pub(super) fn revoke_all(
+        &mut self,
+        request: &LeaseRevokeBatch,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) -> Result<Result<Response, RequestError>, Fatal> {
+        let mut result = Ok(());
+        for lease in &request.ids {
+            let revoked = self.revoke(*lease, batch, applied)?;
+            // An expired lease may have been revoked by its client meanwhile.
+            if !request.expired {
+                result = revoked;
+            }
+        }
+        let header = Some(self.header());
+        Ok(result.map(|()| Response::LeaseRevoke(LeaseRevokeResponse { header })))
+    }
+
+    /// Removes the lease and, in one revision of its own, all its keys.
+    fn revoke(
+        &mut self,
+        lease: i64,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) -> Result<Result<(), RequestError>, Fatal> {
+        let Some(keys) = self.leases.revoke(lease, batch) else {
+            return Ok(Err(RequestError::LeaseNotFound));
+        };
+        let mut txn = self.mvcc.begin(batch);
+        txn.delete_keys(&keys)?;
+        // The lease is gone, so the changes it reports need no bookkeeping.
+        applied.commits.extend(txn.finish().commit);
+        applied.revoked.push(lease);
+        Ok(Ok(()))
     }
 }
 

@@ -8,32 +8,39 @@
 //! state (`server::validate`).
 
 mod alarm;
+mod auth;
 mod command;
 mod founding;
 mod lease;
 mod members;
+mod permission;
 #[cfg(test)]
 mod scripts;
 mod snapshot;
+mod tokens;
 
 pub use alarm::AlarmTable;
-pub use command::{changes_configuration, decode_command, encode_command};
+pub use auth::{AuthState, AuthView, ROOT};
+pub use command::{changes_configuration, decode_command, encode_command, encode_command_of};
 pub use founding::{FOUNDED_AT, found, found_attachment, found_lease};
 pub use lease::LeaseTable;
 pub use members::{ConfigurationChange, MemberTable};
+pub use permission::{Caller, Need};
 pub use snapshot::{Capture, restore};
 
 use crate::error::{Fatal, RequestError};
 use crate::mvcc::{Commit, CompactionProgress, LeaseChange, Mvcc, View};
 use crate::pb::etcdserverpb::{
-    AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeResponse, LeaseGrantRequest,
-    LeaseGrantResponse, LeaseRevokeResponse, Member, PutResponse, ResponseHeader, TxnResponse,
+    AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeResponse, LeaseGrantResponse,
+    LeaseRevokeResponse, Member, PutResponse, ResponseHeader, TxnResponse,
 };
-use crate::pb::quoinpb::{Configuration, LeaseRevokeBatch, command::Request};
+use crate::pb::quoinpb::{Configuration, command::Request};
 use crate::planted::{self, Bug};
 use crate::storage::{Engine, Space, WriteBatch};
 use crate::types::{Index, MemberId, RequestId, Term};
+use auth::AuthTable;
 use bytes::{Buf, BufMut, Bytes};
+use command::{Parts, decode_parts};
 use prost::Message;
 use std::sync::Arc;
 
@@ -78,7 +85,13 @@ pub enum Response {
     Alarm(AlarmResponse),
     /// All members after a change.
     Members(Vec<Member>),
-    /// A change of members' attributes or of the cluster's version.
+    /// A user's password was right: the token that was given out, or none if the member that was
+    /// asked makes it, and the auth revision of that moment.
+    Authenticated {
+        token: String,
+        auth_revision: u64,
+    },
+    /// A change of members' attributes, of the cluster's version, or of users and roles.
     Done,
 }
 
@@ -102,6 +115,7 @@ pub struct Machine {
     mvcc: Mvcc,
     leases: LeaseTable,
     alarms: AlarmTable,
+    auth: AuthTable,
     members: MemberTable,
     configuration: Configuration,
     cluster_version: Option<String>,
@@ -119,6 +133,7 @@ impl Machine {
             mvcc: Mvcc::open(engine.clone())?,
             leases: LeaseTable::default(),
             alarms: AlarmTable::default(),
+            auth: AuthTable::open(engine.as_ref(), AuthView::default())?,
             members: MemberTable::default(),
             configuration: Configuration::default(),
             cluster_version: None,
@@ -160,6 +175,7 @@ impl Machine {
         };
         self.leases = LeaseTable::open(engine)?;
         self.alarms = AlarmTable::open(engine)?;
+        self.auth = AuthTable::open(engine, self.auth.view().clone())?;
         self.members = MemberTable::open(engine)?;
         Ok(())
     }
@@ -221,6 +237,14 @@ impl Machine {
         self.mvcc.view()
     }
 
+    pub fn auth(&self) -> &AuthState {
+        self.auth.state()
+    }
+
+    pub fn auth_view(&self) -> AuthView {
+        self.auth.view().clone()
+    }
+
     pub fn engine(&self) -> &Arc<dyn Engine> {
         &self.engine
     }
@@ -252,6 +276,8 @@ impl Machine {
         batch.put(Space::Meta, META_APPLIED, encode_applied(self.applied_index, self.applied_term));
         self.mvcc.store_size(&mut batch);
         self.engine.write(batch)?;
+        // First, so that nobody reads what was written after a right was withdrawn from them.
+        self.auth.publish();
         self.mvcc.publish();
         Ok(applied)
     }
@@ -262,8 +288,10 @@ impl Machine {
         batch: &mut WriteBatch,
         applied: &mut Applied,
     ) -> Result<(), Fatal> {
-        let (id, request) = decode_command(command.clone())?;
-        if let Err(refused) = self.alarms.check(&request) {
+        let command = decode_parts(command.clone())?;
+        let checked = self.check(&command);
+        let Parts { id, request, .. } = command;
+        if let Err(refused) = checked {
             applied.outcomes.push(Outcome { id, result: Err(refused) });
             return Ok(());
         }
@@ -316,6 +344,7 @@ impl Machine {
                 applied.members_changed = true;
                 Ok(Response::Done)
             }
+            request => self.auth.apply(request, self.applied_index + 1, batch)?,
         };
         applied.outcomes.push(Outcome { id, result });
         Ok(())
@@ -349,6 +378,12 @@ impl Machine {
         Ok(Response::Members(members.all().values().cloned().collect()))
     }
 
+    /// Whether alarms and the caller's rights let a command pass.
+    fn check(&self, command: &Parts) -> Result<(), RequestError> {
+        self.alarms.check(&command.request)?;
+        self.auth.state().check_command(command.caller(), &command.request, &self.leases)
+    }
+
     fn header(&self) -> ResponseHeader {
         ResponseHeader { revision: self.mvcc.revision(), ..Default::default() }
     }
@@ -375,58 +410,6 @@ impl Machine {
             response: CompactionResponse { header: Some(self.header()) },
             physical: request.physical,
         }))
-    }
-
-    fn grant(
-        &mut self,
-        request: &LeaseGrantRequest,
-        batch: &mut WriteBatch,
-        applied: &mut Applied,
-    ) -> Result<Response, RequestError> {
-        self.leases.grant(request.id, request.ttl, batch)?;
-        applied.granted.push((request.id, request.ttl));
-        Ok(Response::LeaseGrant(LeaseGrantResponse {
-            header: Some(self.header()),
-            id: request.id,
-            ttl: request.ttl,
-            error: String::new(),
-        }))
-    }
-
-    fn revoke_all(
-        &mut self,
-        request: &LeaseRevokeBatch,
-        batch: &mut WriteBatch,
-        applied: &mut Applied,
-    ) -> Result<Result<Response, RequestError>, Fatal> {
-        let mut result = Ok(());
-        for lease in &request.ids {
-            let revoked = self.revoke(*lease, batch, applied)?;
-            // An expired lease may have been revoked by its client meanwhile.
-            if !request.expired {
-                result = revoked;
-            }
-        }
-        let header = Some(self.header());
-        Ok(result.map(|()| Response::LeaseRevoke(LeaseRevokeResponse { header })))
-    }
-
-    /// Removes the lease and, in one revision of its own, all its keys.
-    fn revoke(
-        &mut self,
-        lease: i64,
-        batch: &mut WriteBatch,
-        applied: &mut Applied,
-    ) -> Result<Result<(), RequestError>, Fatal> {
-        let Some(keys) = self.leases.revoke(lease, batch) else {
-            return Ok(Err(RequestError::LeaseNotFound));
-        };
-        let mut txn = self.mvcc.begin(batch);
-        txn.delete_keys(&keys)?;
-        // The lease is gone, so the changes it reports need no bookkeeping.
-        applied.commits.extend(txn.finish().commit);
-        applied.revoked.push(lease);
-        Ok(Ok(()))
     }
 
     /// One bounded step of physical compaction, in a batch of its own.
@@ -461,9 +444,9 @@ impl Machine {
     ) -> Result<(), Fatal> {
         self.mvcc.begin_reload();
         restore(self.engine.as_ref(), blocks)?;
+        self.load()?;
         // Readers keep the views they hold: the shared state behind them moves on.
-        self.mvcc.reload()?;
-        self.load()
+        self.mvcc.reload()
     }
 }
 

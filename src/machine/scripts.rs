@@ -5,24 +5,32 @@
 //! `apply`. The log outlives the machine: `reopen` forgets all but the engine, `fresh` takes an
 //! empty engine. What a capture is asked for is kept, so that it can be restored and compared.
 
-use super::{Applied, Capture, CommittedEntry, Machine, Outcome, Response, encode_command};
+use super::{
+    Applied, Caller, Capture, CommittedEntry, Machine, Outcome, Response, encode_command_of,
+};
 use crate::error::Fatal;
+use crate::pb::authpb::{Permission, Role, User, UserAddOptions};
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmType, CompactionRequest, Compare, DeleteRangeRequest,
-    LeaseGrantRequest, Member, PutRequest, RangeRequest, RequestOp, ResponseHeader, TxnRequest,
-    request_op,
+    AlarmMember, AlarmRequest, AlarmType, AuthDisableRequest, AuthEnableRequest,
+    AuthRoleAddRequest, AuthRoleDeleteRequest, AuthRoleGrantPermissionRequest,
+    AuthRoleRevokePermissionRequest, AuthUserAddRequest, AuthUserChangePasswordRequest,
+    AuthUserDeleteRequest, AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest, CompactionRequest,
+    Compare, DeleteRangeRequest, LeaseGrantRequest, Member, PutRequest, RangeRequest, RequestOp,
+    ResponseHeader, TxnRequest, request_op,
 };
 use crate::pb::mvccpb::event::EventType;
 use crate::pb::quoinpb::{
-    ClusterVersion, LeaseRevokeBatch, MemberAdd, MemberAttributes, MemberChange, MemberUpdate,
-    command::Request,
+    AuthenticateUser, ClusterVersion, LeaseRevokeBatch, MemberAdd, MemberAttributes, MemberChange,
+    MemberUpdate, command::Request,
 };
 use crate::storage::memory::MemoryEngine;
 use crate::storage::mirror::{ENGINE_MAKERS, Maker};
 use crate::storage::{Engine, Read, Space, Visitor, WriteBatch};
 use crate::types::{MemberId, RequestId};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -55,11 +63,15 @@ enum Command {
         value: String,
         #[arg(key, optional)]
         lease: i64,
+        #[arg(key, optional)]
+        prev: bool,
     },
     Del {
         key: String,
         #[arg(optional)]
         range_end: String,
+        #[arg(key, optional)]
+        prev: bool,
     },
     /// Ops like `put a 1; del b; get c`, carried out if the key of `if` exists.
     Txn {
@@ -106,6 +118,17 @@ enum Command {
         alarm: String,
         member: u64,
     },
+    /// Who asks from here on, and the auth revision that vouches for it; nobody without a name.
+    As {
+        #[arg(optional)]
+        user: String,
+        #[arg(optional)]
+        revision: u64,
+    },
+    /// A change of auth, as [`auth_request`] reads it.
+    Auth(Vec<String>),
+    /// Uses a simple token.
+    Token(String),
     /// The empty entry that opens a term.
     Term(u64),
     /// An entry with these bytes.
@@ -162,6 +185,7 @@ struct Runner {
     log: Vec<CommittedEntry>,
     term: u64,
     holds: bool,
+    caller: (String, u64),
     captures: BTreeMap<String, Reading>,
     out: String,
 }
@@ -207,7 +231,17 @@ impl goldenscript::Runner for Runner {
             Command::Restore { name, fail_after } => self.restore(name, *fail_after)?,
             Command::Same(name) => self.compare(name)?,
             Command::State => self.show_state()?,
-            request => self.append(encode_command(self.next_id(), request_of(request)?).into())?,
+            Command::As { user, revision } => self.caller = (user.clone(), *revision),
+            Command::Token(token) => {
+                let user = self.machine.auth_view().redeem(token, 0, 1);
+                writeln!(self.out, "{}", user.as_deref().unwrap_or("nobody's"))?;
+            }
+            request => {
+                let (user, revision) = &self.caller;
+                let caller = Caller { user, revision: *revision };
+                let command = encode_command_of(caller, self.next_id(), request_of(request)?);
+                self.append(command.into())?;
+            }
         }
         Ok(std::mem::take(&mut self.out))
     }
@@ -223,6 +257,7 @@ impl Runner {
             log: Vec::new(),
             term: 1,
             holds: false,
+            caller: (String::new(), 0),
             captures: BTreeMap::new(),
             out: String::new(),
         }
@@ -390,14 +425,35 @@ impl Runner {
             machine.members().removed().iter().map(|id| id.0).collect::<Vec<_>>()
         )?;
         writeln!(out, "  version {:?}", machine.cluster_version())?;
+        let auth = machine.auth();
+        if auth.revision() > 1 {
+            writeln!(out, "  auth enabled={} revision={}", auth.is_enabled(), auth.revision())?;
+        }
+        for User { name, password, roles, .. } in auth.users().filter_map(|name| auth.user(name)) {
+            let (name, password) = (name.escape_ascii(), password.escape_ascii());
+            writeln!(out, "  user {name} password={password} {roles:?}")?;
+        }
+        for Role { name, key_permission } in auth.roles().filter_map(|name| auth.role(name)) {
+            write!(out, "  role {}", name.escape_ascii())?;
+            for Permission { perm_type, key, range_end } in key_permission {
+                let kind = ["read", "write", "both"][*perm_type as usize];
+                write!(out, " {kind}:{}..{}", key.escape_ascii(), range_end.escape_ascii())?;
+            }
+            writeln!(out)?;
+        }
         Ok(())
     }
 }
 
 fn request_of(command: &Command) -> Fallible<Request> {
     Ok(match command {
-        Command::Put { key, value, lease } => Request::Put(put(key, value, *lease)),
-        Command::Del { key, range_end } => Request::DeleteRange(delete(key, range_end)),
+        Command::Put { key, value, lease, prev } => {
+            Request::Put(PutRequest { prev_kv: *prev, ..put(key, value, *lease) })
+        }
+        Command::Del { key, range_end, prev } => {
+            Request::DeleteRange(DeleteRangeRequest { prev_kv: *prev, ..delete(key, range_end) })
+        }
+        Command::Auth(words) => auth_request(words)?,
         Command::Txn { ops, exists } => {
             let compare = Compare {
                 result: CompareResult::Greater as i32,
@@ -452,6 +508,81 @@ fn request_of(command: &Command) -> Fallible<Request> {
     })
 }
 
+/// Reads changes like `enable`, `user-add ann`, `grant-role ann reader`, `permit reader read a b`.
+fn auth_request(words: &[String]) -> Fallible<Request> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let hash = |password: &str| BASE64_STANDARD.encode(password);
+    Ok(match words[..] {
+        ["enable"] => Request::AuthEnable(AuthEnableRequest {}),
+        ["disable"] => Request::AuthDisable(AuthDisableRequest {}),
+        ["user-add", name] | ["user-add", name, "without-password"] => {
+            let no_password = words.len() > 2;
+            Request::UserAdd(AuthUserAddRequest {
+                name: name.to_owned(),
+                hashed_password: if no_password { String::new() } else { hash("first") },
+                options: Some(UserAddOptions { no_password }),
+                ..AuthUserAddRequest::default()
+            })
+        }
+        ["user-add", name, "in-clear", password] => Request::UserAdd(AuthUserAddRequest {
+            name: name.to_owned(),
+            password: password.to_owned(),
+            ..AuthUserAddRequest::default()
+        }),
+        ["user-delete", name] => {
+            Request::UserDelete(AuthUserDeleteRequest { name: name.to_owned() })
+        }
+        ["password", name, new] => Request::UserChangePassword(AuthUserChangePasswordRequest {
+            name: name.to_owned(),
+            hashed_password: hash(new),
+            ..AuthUserChangePasswordRequest::default()
+        }),
+        ["grant-role", user, role] => Request::UserGrantRole(AuthUserGrantRoleRequest {
+            user: user.to_owned(),
+            role: role.to_owned(),
+        }),
+        ["revoke-role", name, role] => Request::UserRevokeRole(AuthUserRevokeRoleRequest {
+            name: name.to_owned(),
+            role: role.to_owned(),
+        }),
+        ["role-add", name] => Request::RoleAdd(AuthRoleAddRequest { name: name.to_owned() }),
+        ["role-delete", role] => {
+            Request::RoleDelete(AuthRoleDeleteRequest { role: role.to_owned() })
+        }
+        ["permit", name] => Request::RoleGrantPermission(AuthRoleGrantPermissionRequest {
+            name: name.to_owned(),
+            perm: None,
+        }),
+        ["permit", name, kind, key, end] => {
+            Request::RoleGrantPermission(AuthRoleGrantPermissionRequest {
+                name: name.to_owned(),
+                perm: Some(Permission {
+                    perm_type: match kind {
+                        "read" => 0,
+                        "write" => 1,
+                        _ => 2,
+                    },
+                    key: key.to_owned().into(),
+                    range_end: end.to_owned().into(),
+                }),
+            })
+        }
+        ["withdraw", role, key, end] => {
+            Request::RoleRevokePermission(AuthRoleRevokePermissionRequest {
+                role: role.to_owned(),
+                key: key.to_owned().into(),
+                range_end: end.to_owned().into(),
+            })
+        }
+        ["authenticate", name, prefix, checked] => Request::Authenticate(AuthenticateUser {
+            name: name.to_owned(),
+            checked_revision: checked.parse()?,
+            token_prefix: prefix.to_owned(),
+        }),
+        _ => return Err(format!("unknown change {words:?}").into()),
+    })
+}
+
 fn put(key: &str, value: &str, lease: i64) -> PutRequest {
     PutRequest {
         key: key.to_owned().into(),
@@ -476,6 +607,13 @@ fn op(text: &str) -> Fallible<RequestOp> {
         ["put", key, value, lease] => {
             request_op::Request::RequestPut(put(key, value, lease.parse()?))
         }
+        ["put-prev", key, value] => {
+            request_op::Request::RequestPut(PutRequest { prev_kv: true, ..put(key, value, 0) })
+        }
+        ["nested", ..] => request_op::Request::RequestTxn(TxnRequest {
+            failure: vec![op(&words[1..].join(" "))?],
+            ..TxnRequest::default()
+        }),
         ["del", key] => request_op::Request::RequestDeleteRange(delete(key, "")),
         ["get", key] => request_op::Request::RequestRange(RangeRequest {
             key: key.to_owned().into(),
@@ -514,6 +652,9 @@ fn show_response(out: &mut String, response: Response) -> std::fmt::Result {
         Response::Members(members) => {
             let ids: Vec<_> = members.iter().map(|member| member.id).collect();
             writeln!(out, "members {ids:?}")
+        }
+        Response::Authenticated { token, auth_revision } => {
+            writeln!(out, "token={token} auth_revision={auth_revision}")
         }
         Response::Done => writeln!(out, "done"),
     }

@@ -14,7 +14,9 @@ use crate::raft_log::disk::{DiskLog, DiskLogOptions};
 use crate::replica::{Driver, Handle, Replica, complete_install};
 use crate::server::backup::Backups;
 use crate::server::listener::{Listener, serve};
+use crate::server::password::Passwords;
 use crate::server::routes::{Services, client_service, peer_service};
+use crate::server::token::Tokens;
 use crate::storage::Engine;
 use crate::storage::memory::MemoryEngine;
 use crate::storage::snapshot_file::SnapshotStore;
@@ -249,6 +251,7 @@ struct Running {
     links: Links,
     engine: Arc<dyn Engine>,
     watches: crate::watch::Handle,
+    tokens: Arc<Tokens>,
     /// The driver's end, with its error if it has one.
     ended: oneshot::Receiver<Result<(), Fatal>>,
     stop: watch::Sender<bool>,
@@ -262,6 +265,7 @@ impl Running {
         snapshots: Arc<SnapshotStore>,
         peers: Vec<(MemberUrl, Listener)>,
     ) -> Result<Self, Fatal> {
+        let tokens = Tokens::open(&config.auth_token, config.auth_token_ttl).map_err(Fatal::new)?;
         let Opened { place, machine, log } = opened;
         let engine = machine.engine().clone();
         let late = Arc::new(OnceLock::new());
@@ -292,7 +296,8 @@ impl Running {
             let limits = connection_limits(config, u32::MAX);
             servers.spawn(serve(listener, service.clone(), limits, stopping.clone()));
         }
-        Ok(Self { handle, links, engine, watches, ended, stop, servers })
+        let tokens = Arc::new(tokens);
+        Ok(Self { handle, links, engine, watches, tokens, ended, stop, servers })
     }
 
     /// Publishes, serves clients, and stops when a signal comes or the driver ends.
@@ -352,6 +357,8 @@ impl Running {
                 election_timeout: Duration::from_millis(config.election_timeout_ms),
             },
             backups,
+            tokens: self.tokens.clone(),
+            passwords: Passwords::new(config.bcrypt_cost),
             stop: self.stop.subscribe(),
         });
         for (url, listener) in clients {

@@ -46,6 +46,7 @@ pub(super) enum Call {
     Lease(super::LeaseCall),
     LeaseList,
     Defragment,
+    LeaseKeys(Option<i64>),
 }
 
 /// The driver's surroundings, as functions: it knows neither sockets nor watches nor files.
@@ -113,7 +114,7 @@ impl<L: LogStore + 'static> Driver<L> {
         let handle = super::Handle::new(
             outbox.clone(),
             failures.clone(),
-            replica.machine().view(),
+            (replica.machine().view(), replica.machine().auth_view()),
             shared.clone(),
             status_seen,
             &settings,
@@ -207,6 +208,7 @@ impl<L: LogStore + 'static> Driver<L> {
                     Call::Lease(call) => Input::Lease { id, call, deadline },
                     Call::LeaseList => Input::LeaseList { id },
                     Call::Defragment => Input::Defragment { id },
+                    Call::LeaseKeys(lease) => Input::LeaseKeys { id, lease },
                 };
                 (sequence, waiter, input)
             }

@@ -7,7 +7,7 @@ use super::driver::{Answer, Call, Shared, ToDriver, snapshot_input};
 use super::input::{Input, LeaseCall, ReceivedSnapshot, Reply, Status};
 use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
-use crate::machine::{Capture, Response, encode_command};
+use crate::machine::{AuthView, Caller, Capture, Response, encode_command_of};
 use crate::mvcc::View;
 use crate::pb::etcdserverpb::{AlarmMember, Member};
 use crate::pb::quoinpb::{PeerMessage, command::Request};
@@ -27,6 +27,7 @@ struct Inner {
     /// Ends the driver, and with it the node.
     failures: SyncSender<Fatal>,
     view: View,
+    auth: AuthView,
     shared: Arc<Shared>,
     status: watch::Receiver<Status>,
     sequence: AtomicU64,
@@ -46,7 +47,7 @@ impl Handle {
     pub(super) fn new(
         driver: SyncSender<ToDriver>,
         failures: SyncSender<Fatal>,
-        view: View,
+        (view, auth): (View, AuthView),
         shared: Arc<Shared>,
         status: watch::Receiver<Status>,
         settings: &Settings,
@@ -57,6 +58,7 @@ impl Handle {
                 driver,
                 failures,
                 view,
+                auth,
                 shared,
                 status,
                 sequence: AtomicU64::new(0),
@@ -125,18 +127,38 @@ impl Handle {
         &self.inner.view
     }
 
+    /// Users, roles and tokens, as far as this member has applied.
+    pub fn auth(&self) -> &AuthView {
+        &self.inner.auth
+    }
+
     /// How long a request may wait for its answer: 5 s and two election timeouts.
     pub fn request_timeout(&self) -> Duration {
         self.inner.timeout
     }
 
-    /// Replicates a request and waits until it is committed and applied here.
+    /// Replicates a request of nobody: while auth is on, only what members do of their own accord
+    /// and what was checked before is carried out. Else as [`Handle::propose_as`].
+    ///
+    /// # Errors
+    /// As [`Handle::propose_as`].
+    pub async fn propose(
+        &self,
+        request: Request,
+        bytes_max: usize,
+    ) -> Result<Response, RequestError> {
+        self.propose_as(Caller::default(), request, bytes_max).await
+    }
+
+    /// Replicates a request and waits until it is committed and applied here. Whether the caller
+    /// may do it is checked when it is applied.
     ///
     /// # Errors
     /// What the state machine decided; `RequestTooLarge` when the encoded command is above
     /// `bytes_max`; or an availability error, after which the request may still take effect.
-    pub async fn propose(
+    pub async fn propose_as(
         &self,
+        caller: Caller<'_>,
         request: Request,
         bytes_max: usize,
     ) -> Result<Response, RequestError> {
@@ -145,7 +167,7 @@ impl Handle {
         }
         let sequence = self.next_sequence();
         let id = RequestId { member: self.inner.member, boot: self.inner.boot, sequence };
-        let command = encode_command(id, request);
+        let command = encode_command_of(caller, id, request);
         if command.len() > bytes_max {
             return Err(RequestError::RequestTooLarge);
         }
@@ -227,6 +249,17 @@ impl Handle {
             Ok(Ok(capture)) => Ok(capture),
             Ok(Err(_ended)) => Err(RequestError::Stopped),
             Err(_elapsed) => Err(RequestError::Timeout),
+        }
+    }
+
+    /// The keys attached to one lease, or to any, as far as this member knows.
+    ///
+    /// # Errors
+    /// When the member is stopping or overloaded.
+    pub async fn lease_keys(&self, lease: Option<i64>) -> Result<Vec<Bytes>, RequestError> {
+        match self.call(Call::LeaseKeys(lease)).await? {
+            Reply::Keys(keys) => Ok(keys),
+            _ => Err(RequestError::Stopped),
         }
     }
 

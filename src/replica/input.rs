@@ -28,6 +28,8 @@ pub enum Input {
     LeaseList { id: RequestId },
     /// Give up the space that compaction freed on this member.
     Defragment { id: RequestId },
+    /// The keys that this member knows to be attached to one lease, or to any.
+    LeaseKeys { id: RequestId, lease: Option<i64> },
     /// A message from another member.
     Peer(PeerMessage),
     /// A message to this member could not be sent.
@@ -102,6 +104,8 @@ pub enum Reply {
     /// Lease ids, those that expire first in front.
     Leases(Vec<i64>),
     Defragmented,
+    /// Keys attached to leases.
+    Keys(Vec<Bytes>),
 }
 
 /// What others may know of this member.

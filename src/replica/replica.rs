@@ -214,6 +214,13 @@ impl<L: LogStore> Replica<L> {
                 self.output.replies.push((id, Ok(Reply::Leases(leases))));
             }
             Input::Defragment { id } => self.defragmentations.push(id),
+            Input::LeaseKeys { id, lease } => {
+                let leases = self.machine.leases();
+                let keys =
+                    leases.iter().map(|(id, _)| id).filter(|id| lease.is_none_or(|l| l == *id));
+                let keys = keys.filter_map(|id| leases.keys(id)).flatten().cloned().collect();
+                self.output.replies.push((id, Ok(Reply::Keys(keys))));
+            }
             Input::Peer(message) => self.peer(message),
             Input::Unreachable(member) => self.raft.report_unreachable(member.0),
             Input::SnapshotSent { to, delivered } => {

@@ -300,6 +300,7 @@ impl Runner {
             }
             Ok(Reply::Defragmented) => "defragmented".to_owned(),
             Ok(Reply::Leases(leases)) => format!("{leases:?}"),
+            Ok(Reply::Keys(keys)) => format!("{keys:?}"),
             Ok(Reply::Applied(response)) => match response {
                 Response::Put(response) => {
                     format!("ok revision={}", response.header.unwrap_or_default().revision)

@@ -1,5 +1,6 @@
 //! The KV service: validation first, then the call, then one header.
 
+use super::access::{Access, Credentials, Permit, Wanted};
 use super::header::Headers;
 use super::limits::Limits;
 use super::metadata;
@@ -34,27 +35,53 @@ pub struct KvService {
     handle: Handle,
     headers: Headers,
     limits: Limits,
+    access: Access,
 }
 
 impl KvService {
-    pub fn new(handle: Handle, limits: Limits) -> Self {
-        Self { headers: Headers::new(handle.clone()), handle, limits }
+    pub fn new(handle: Handle, limits: Limits, access: Access) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, limits, access }
     }
 
-    async fn propose(&self, command: Command) -> Result<Outcome, Status> {
-        self.handle.propose(command, self.limits.request_bytes_max).await.map_err(Status::from)
+    /// Takes a request apart into who sent it and what it says.
+    fn open<T>(&self, request: Request<T>) -> Result<(Credentials, T), Status> {
+        metadata::check(&self.handle, request.metadata())?;
+        let credentials = self.access.credentials(request.metadata().as_ref());
+        Ok((credentials, request.into_inner()))
+    }
+
+    async fn propose(&self, from: &Credentials, command: Command) -> Result<Outcome, Status> {
+        let bytes_max = self.limits.request_bytes_max;
+        self.access.propose(from, command, bytes_max).await.map_err(Status::from)
     }
 
     /// Checks a Range, and waits until it can be answered.
-    async fn begin_range(&self, request: Request<RangeRequest>) -> Result<RangeRequest, Status> {
+    async fn begin_range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<(RangeRequest, Permit), Status> {
         match request.get_ref().serializable {
             true => metadata::check_on_learner(&self.handle, request.metadata())?,
             false => metadata::check(&self.handle, request.metadata())?,
         }
+        let credentials = self.access.credentials(request.metadata().as_ref());
         let request = request.into_inner();
         validate::range(&request)?;
         self.read_barrier(request.serializable).await?;
-        Ok(request)
+        let permit = self.permit_range(&credentials, &request).await?;
+        Ok((request, permit))
+    }
+
+    async fn permit_range(
+        &self,
+        credentials: &Credentials,
+        request: &RangeRequest,
+    ) -> Result<Permit, RequestError> {
+        let wanted = || {
+            let (key, range_end) = (request.key.clone(), request.range_end.clone());
+            Wanted::Range { key, range_end }
+        };
+        self.access.permit(credentials, wanted).await
     }
 
     /// Answers a Range: a short one here, any other in encoded form.
@@ -62,15 +89,17 @@ impl KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<RangeAnswer, Status> {
-        let request = self.begin_range(request).await?;
+        let (request, permit) = self.begin_range(request).await?;
         if let Some(mut response) =
             answer(&self.handle, self.handle.view().range_if_short(&request))?
         {
+            self.access.confirm(&permit)?;
             self.headers.fill(&mut response.header);
             return Ok(RangeAnswer::Short(response));
         }
         let range = move |view: &View| view.range_encoded(&request);
         let mut response = read_long(&self.handle, range).await?;
+        self.access.confirm(&permit)?;
         self.headers.fill(&mut response.header);
         Ok(RangeAnswer::Long(response))
     }
@@ -118,8 +147,9 @@ impl Kv for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
-        let request = self.begin_range(request).await?;
+        let (request, permit) = self.begin_range(request).await?;
         let mut response = read_long(&self.handle, move |view| view.range(&request)).await?;
+        self.access.confirm(&permit)?;
         self.headers.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -131,22 +161,27 @@ impl Kv for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request)?;
         validate::range_stream(&request)?;
         self.read_barrier(request.serializable).await?;
+        let permit = self.permit_range(&credentials, &request).await?;
         let bytes_max = self.limits.request_bytes_max.min(CHUNK_BYTES_MAX);
-        let begun = answer(&self.handle, self.handle.view().range_stream(&request, bytes_max))?;
-        let state = Some((begun, self.handle.clone(), self.headers.clone()));
-        Ok(Response::new(Box::pin(futures_util::stream::unfold(state, next_chunk))))
+        let stream = answer(&self.handle, self.handle.view().range_stream(&request, bytes_max))?;
+        let chunks = Chunks {
+            stream,
+            permit,
+            access: self.access.clone(),
+            handle: self.handle.clone(),
+            headers: self.headers.clone(),
+        };
+        Ok(Response::new(Box::pin(futures_util::stream::unfold(Some(chunks), next_chunk))))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request)?;
         quota::admit(&self.handle, &self.limits, quota::put_cost(&request)).await?;
         validate::put(&request)?;
-        match self.propose(Command::Put(request)).await? {
+        match self.propose(&credentials, Command::Put(request)).await? {
             Outcome::Put(mut response) => {
                 self.headers.fill(&mut response.header);
                 Ok(Response::new(response))
@@ -159,10 +194,9 @@ impl Kv for KvService {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request)?;
         validate::delete_range(&request)?;
-        match self.propose(Command::DeleteRange(request)).await? {
+        match self.propose(&credentials, Command::DeleteRange(request)).await? {
             Outcome::DeleteRange(mut response) => {
                 self.headers.fill(&mut response.header);
                 Ok(Response::new(response))
@@ -172,21 +206,22 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        let request = request.into_inner();
+        let (credentials, request) = self.open(request)?;
         quota::admit(&self.handle, &self.limits, quota::txn_cost(&request)).await?;
         validate::txn(&request, self.limits.txn_ops_max)?;
         if validate::is_read_only_txn(&request) {
             self.read_barrier(validate::is_serializable_txn(&request)).await?;
+            let permit = self.access.permit(&credentials, || Wanted::Txn(request.clone())).await?;
             let mut response = if validate::reads_single_keys(&request) {
                 answer(&self.handle, self.handle.view().txn_read_only(&request))?
             } else {
                 read_long(&self.handle, move |view| view.txn_read_only(&request)).await?
             };
+            self.access.confirm(&permit)?;
             self.headers.fill(&mut response.header);
             return Ok(Response::new(response));
         }
-        match self.propose(Command::Txn(request)).await? {
+        match self.propose(&credentials, Command::Txn(request)).await? {
             Outcome::Txn(mut response) => {
                 self.headers.fill(&mut response.header);
                 Ok(Response::new(response))
@@ -199,8 +234,8 @@ impl Kv for KvService {
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
-        match self.propose(Command::Compaction(request.into_inner())).await? {
+        let (credentials, request) = self.open(request)?;
+        match self.propose(&credentials, Command::Compaction(request)).await? {
             Outcome::Compact { response: CompactionResponse { mut header }, .. } => {
                 self.headers.fill(&mut header);
                 Ok(Response::new(CompactionResponse { header }))
@@ -210,24 +245,34 @@ impl Kv for KvService {
     }
 }
 
-type Chunks = Option<(RangeStream, Handle, Headers)>;
+/// A range on its way out.
+struct Chunks {
+    stream: RangeStream,
+    permit: Permit,
+    access: Access,
+    handle: Handle,
+    headers: Headers,
+}
 
 /// Makes the next piece of a range when the client has room for it: one that does not read holds
 /// neither a thread nor more than the pieces that are on their way.
-async fn next_chunk(state: Chunks) -> Option<(Result<RangeStreamResponse, Status>, Chunks)> {
-    let (mut stream, handle, headers) = state?;
-    let made = tokio::task::spawn_blocking(move || (stream.next_chunk(), stream)).await;
+async fn next_chunk(
+    chunks: Option<Chunks>,
+) -> Option<(Result<RangeStreamResponse, Status>, Option<Chunks>)> {
+    let mut chunks = chunks?;
+    let made = tokio::task::spawn_blocking(move || (chunks.stream.next_chunk(), chunks)).await;
     // Its thread is gone, as in a node that stops.
-    let Ok((chunk, stream)) = made else {
+    let Ok((chunk, chunks)) = made else {
         return Some((Err(RequestError::Stopped.into()), None));
     };
-    match answer(&handle, chunk) {
+    let confirmed = |chunk| Ok(chunks.access.confirm(&chunks.permit).map(|()| chunk)?);
+    match answer(&chunks.handle, chunk).and_then(confirmed) {
         Ok(Some(mut response)) => {
             if response.header.is_some() {
-                headers.fill(&mut response.header);
+                chunks.headers.fill(&mut response.header);
             }
             let chunk = RangeStreamResponse { range_response: Some(response) };
-            Some((Ok(chunk), Some((stream, handle, headers))))
+            Some((Ok(chunk), Some(chunks)))
         }
         Ok(None) => None,
         Err(status) => Some((Err(status), None)),

@@ -1,5 +1,6 @@
 //! The Maintenance service. What is not offered yet says so.
 
+use super::access::Access;
 use super::backup::Backups;
 use super::header::Headers;
 use super::kv::{read_long, unexpected};
@@ -33,11 +34,12 @@ pub struct MaintenanceService {
     headers: Headers,
     limits: Limits,
     backups: Backups,
+    access: Access,
 }
 
 impl MaintenanceService {
-    pub fn new(handle: Handle, limits: Limits, backups: Backups) -> Self {
-        Self { headers: Headers::new(handle.clone()), handle, limits, backups }
+    pub fn new(handle: Handle, limits: Limits, backups: Backups, access: Access) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, limits, backups, access }
     }
 
     async fn hashed(&self, revision: i64) -> Result<HashKv, Status> {
@@ -88,6 +90,9 @@ impl Maintenance for MaintenanceService {
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
+        if request.get_ref().action() != AlarmAction::Get {
+            self.access.admin(request.metadata().as_ref()).await?;
+        }
         let request = request.into_inner();
         if request.action() == AlarmAction::Get {
             // etcd asks through consensus, and health checks rely on that.

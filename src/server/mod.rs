@@ -3,6 +3,8 @@
 //! A call is checked ([`validate`]), carried out, and its error translated ([`status`]);
 //! nothing below this module knows gRPC, and nothing in it decides about data.
 
+pub mod access;
+pub mod auth;
 pub mod backup;
 pub mod cluster;
 mod connection;
@@ -10,6 +12,7 @@ pub mod election;
 pub mod header;
 pub mod health;
 pub mod http;
+pub mod jwt;
 pub mod kv;
 pub mod lease;
 pub mod limits;
@@ -18,10 +21,12 @@ pub mod lock;
 pub mod maintenance;
 mod metadata;
 mod ownership;
+pub mod password;
 mod quota;
 pub mod routes;
 mod socket;
 pub mod status;
+pub mod token;
 mod unary;
 pub mod validate;
 pub mod watch;

@@ -1,10 +1,15 @@
 //! What each listener serves, put together.
 
+use super::access::{Access, guard};
 use super::backup::Backups;
 use super::header::Headers;
 use super::limits::Limits;
 use super::ownership::Queues;
-use super::{cluster, election, health, http as pages, kv, lease, lock, maintenance, unary, watch};
+use super::password::Passwords;
+use super::token::{Tokens, sweep};
+use super::watch;
+use super::{auth, cluster, election, health, http as pages, kv, lease, lock, maintenance, unary};
+use crate::pb::etcdserverpb::auth_server::AuthServer;
 use crate::pb::etcdserverpb::cluster_server::ClusterServer;
 use crate::pb::etcdserverpb::kv_server::KvServer;
 use crate::pb::etcdserverpb::lease_server::LeaseServer;
@@ -20,6 +25,7 @@ use axum::Router;
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio::sync::watch::Receiver;
 use tonic::body::Body;
 use tower::ServiceExt as _;
@@ -37,6 +43,8 @@ pub struct Services {
     pub limits: Limits,
     pub stream: StreamOptions,
     pub backups: Backups,
+    pub tokens: Arc<Tokens>,
+    pub passwords: Passwords,
     /// Turns true when the node stops.
     pub stop: Receiver<bool>,
 }
@@ -74,18 +82,23 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
 
 /// Puts the client listener's services together.
 pub fn client_service(services: Services) -> ClientService {
-    let Services { handle, links, watches, limits, stream, backups, stop } = services;
+    let Services { handle, links, watches, limits, stream, backups, tokens, passwords, stop } =
+        services;
     let decode_max = limits.message_bytes_max();
-    let frequent = kv::KvService::new(handle.clone(), limits);
+    tokio::spawn(sweep(tokens.clone(), handle.auth().clone(), stop.clone()));
+    let access = Access::new(handle.clone(), tokens);
+    let frequent = kv::KvService::new(handle.clone(), limits, access.clone());
     let kv = KvServer::new(frequent.clone())
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
-    let leases = lease::LeaseService::new(handle.clone(), limits);
+    let leases = lease::LeaseService::new(handle.clone(), limits, access.clone());
     let lease = LeaseServer::new(leases.clone())
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
-    let maintenance = maintenance::MaintenanceService::new(handle.clone(), limits, backups);
-    let watches = watch::server(handle.clone(), watches, stream, stop, decode_max);
+    let maintenance =
+        maintenance::MaintenanceService::new(handle.clone(), limits, backups, access.clone());
+    let auth = auth::AuthService::new(handle.clone(), limits, access.clone(), passwords);
+    let watches = watch::server(handle.clone(), access.clone(), watches, stream, stop, decode_max);
     let queues = Queues {
         handle: handle.clone(),
         headers: Headers::new(handle.clone()),
@@ -105,6 +118,7 @@ pub fn client_service(services: Services) -> ClientService {
         .add_service(watches)
         .add_service(lock)
         .add_service(election)
+        .add_service(AuthServer::new(auth))
         .add_service(ClusterServer::new(cluster::ClusterService::new(
             handle.clone(),
             links,
@@ -112,7 +126,9 @@ pub fn client_service(services: Services) -> ClientService {
         )))
         .add_service(MaintenanceServer::new(maintenance))
         .add_service(HealthServer::new(health::HealthService));
-    let rest = routes.routes().into_axum_router().fallback_service(pages::pages(handle));
+    let guard = axum::middleware::from_fn_with_state(access, guard);
+    let rest =
+        routes.routes().into_axum_router().layer(guard).fallback_service(pages::pages(handle));
     ClientService { kv: frequent, message_bytes_max: decode_max, rest }
 }
 

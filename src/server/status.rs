@@ -16,7 +16,7 @@ pub fn code_and_text(error: &RequestError) -> (Code, Cow<'static, str>) {
         let text = format!("etcdserver: {method} is not offered by this version");
         return (Code::Unimplemented, Cow::Owned(text));
     }
-    let (code, text) = fixed(error);
+    let (code, text) = of_auth(error).unwrap_or_else(|| fixed(error));
     (code, Cow::Borrowed(text))
 }
 
@@ -48,6 +48,43 @@ pub fn oversize_as_exhausted<B>(mut response: http::Response<B>) -> http::Respon
         headers.insert("grpc-status", http::HeaderValue::from_static("8"));
     }
     response
+}
+
+/// The pairs of auth's errors.
+fn of_auth(error: &RequestError) -> Option<(Code, &'static str)> {
+    use Code::*;
+    use RequestError as E;
+    Some(match error {
+        E::RootUserNotExist => (FailedPrecondition, "etcdserver: root user does not exist"),
+        E::RootRoleNotExist => {
+            (FailedPrecondition, "etcdserver: root user does not have root role")
+        }
+        E::UserAlreadyExists => (FailedPrecondition, "etcdserver: user name already exists"),
+        E::UserEmpty => (InvalidArgument, "etcdserver: user name is empty"),
+        E::UserNotFound => (FailedPrecondition, "etcdserver: user name not found"),
+        E::RoleAlreadyExists => (FailedPrecondition, "etcdserver: role name already exists"),
+        E::RoleNotFound => (FailedPrecondition, "etcdserver: role name not found"),
+        E::RoleEmpty => (InvalidArgument, "etcdserver: role name is empty"),
+        E::AuthFailed => {
+            (InvalidArgument, "etcdserver: authentication failed, invalid user ID or password")
+        }
+        E::PermissionNotGiven => (InvalidArgument, "etcdserver: permission not given"),
+        E::PermissionDenied => (PermissionDenied, "etcdserver: permission denied"),
+        E::RoleNotGranted => (FailedPrecondition, "etcdserver: role is not granted to the user"),
+        E::PermissionNotGranted => {
+            (FailedPrecondition, "etcdserver: permission is not granted to the role")
+        }
+        E::AuthNotEnabled => (FailedPrecondition, "etcdserver: authentication is not enabled"),
+        E::InvalidAuthToken => (Unauthenticated, "etcdserver: invalid auth token"),
+        E::InvalidAuthManagement => (InvalidArgument, "etcdserver: invalid auth management"),
+        E::AuthOldRevision => (InvalidArgument, "etcdserver: revision of auth store is old"),
+        E::NoPasswordUser => {
+            (Unknown, "auth: authentication failed, password was given for no password user")
+        }
+        E::VerifyOnlyTokens => (Unknown, "auth: token signing attempted with verify-only key"),
+        E::PasswordTooLong => (Unknown, "bcrypt: password length exceeds 72 bytes"),
+        _ => return None,
+    })
 }
 
 fn fixed(error: &RequestError) -> (Code, &'static str) {
@@ -183,6 +220,26 @@ mod tests {
         LeaseExists => FailedPrecondition, "etcdserver: lease already exists";
         LeaseTtlTooLarge => OutOfRange, "etcdserver: too large lease TTL";
         Corrupt => DataLoss, "etcdserver: corrupt cluster";
+        RootUserNotExist => FailedPrecondition, "etcdserver: root user does not exist";
+        RootRoleNotExist => FailedPrecondition, "etcdserver: root user does not have root role";
+        UserAlreadyExists => FailedPrecondition, "etcdserver: user name already exists";
+        UserEmpty => InvalidArgument, "etcdserver: user name is empty";
+        UserNotFound => FailedPrecondition, "etcdserver: user name not found";
+        RoleAlreadyExists => FailedPrecondition, "etcdserver: role name already exists";
+        RoleNotFound => FailedPrecondition, "etcdserver: role name not found";
+        RoleEmpty => InvalidArgument, "etcdserver: role name is empty";
+        AuthFailed => InvalidArgument, "etcdserver: authentication failed, invalid user ID or password";
+        PermissionNotGiven => InvalidArgument, "etcdserver: permission not given";
+        PermissionDenied => PermissionDenied, "etcdserver: permission denied";
+        RoleNotGranted => FailedPrecondition, "etcdserver: role is not granted to the user";
+        PermissionNotGranted => FailedPrecondition, "etcdserver: permission is not granted to the role";
+        AuthNotEnabled => FailedPrecondition, "etcdserver: authentication is not enabled";
+        InvalidAuthToken => Unauthenticated, "etcdserver: invalid auth token";
+        InvalidAuthManagement => InvalidArgument, "etcdserver: invalid auth management";
+        AuthOldRevision => InvalidArgument, "etcdserver: revision of auth store is old";
+        NoPasswordUser => Unknown, "auth: authentication failed, password was given for no password user";
+        VerifyOnlyTokens => Unknown, "auth: token signing attempted with verify-only key";
+        PasswordTooLong => Unknown, "bcrypt: password length exceeds 72 bytes";
         NoLeader => Unavailable, "etcdserver: no leader";
         NotLeader => FailedPrecondition, "etcdserver: not leader";
         LeaderChanged => Unavailable, "etcdserver: leader changed";

@@ -5,17 +5,20 @@
 //! each as a message and encode it anew. [`WatchService`] takes the generated server's
 //! place on the router and speaks the same protocol.
 //!
-//! It leaves out who may watch what, and learners.
+//! Who may watch what is asked once, when a watch is created. It leaves out learners.
 
+use super::access::{Access, Credentials};
 use super::header::Headers;
 use super::{metadata, validate};
 use crate::error::RequestError;
+use crate::machine::Need;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_server};
 use crate::replica::{Handle, Status};
 use crate::watch::message::WatchMessage;
-use crate::watch::stream::End;
+use crate::watch::stream::{Asked, End};
 use crate::watch::{self, StreamOptions, WatchStream};
+use bytes::Bytes;
 use http_body::Body as HttpBody;
 use prost::Message;
 use std::convert::Infallible;
@@ -23,7 +26,7 @@ use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::watch::{Receiver, Sender};
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, NamedService, StreamingService};
@@ -43,6 +46,7 @@ const WRITE_BYTES: usize = 32 * 1024;
 pub struct WatchService {
     replica: Handle,
     headers: Headers,
+    access: Access,
     watches: watch::Handle,
     options: StreamOptions,
     leader: Receiver<bool>,
@@ -53,6 +57,7 @@ pub struct WatchService {
 /// task that ends all streams once `stop` turns true, and that tells them when the leader is lost.
 pub fn server(
     replica: Handle,
+    access: Access,
     watches: watch::Handle,
     options: StreamOptions,
     stop: Receiver<bool>,
@@ -61,7 +66,7 @@ pub fn server(
     let (has_leader, leader) = tokio::sync::watch::channel(replica.leader().is_some());
     tokio::spawn(attend(replica.status(), has_leader, stop, watches.clone()));
     let headers = Headers::new(replica.clone());
-    WatchService { replica, headers, watches, options, leader, request_bytes_max }
+    WatchService { replica, headers, access, watches, options, leader, request_bytes_max }
 }
 
 /// Passes changes on until the node stops.
@@ -91,12 +96,41 @@ impl WatchService {
     fn open(
         &self,
         request: Request<Streaming<WatchRequest>>,
-    ) -> Result<Messages<Streaming<WatchRequest>>, tonic::Status> {
+    ) -> Result<Messages<Requests>, tonic::Status> {
         metadata::check(&self.replica, request.metadata())?;
         let insists = validate::requires_leader(request.metadata());
         let leader = insists.then(|| self.leader.clone());
-        let requests = request.into_inner();
+        let credentials = self.access.lasting_credentials(request.metadata().as_ref());
+        let access = self.access.clone();
+        let requests: Requests = Box::pin(request.into_inner().then(move |request| {
+            let (access, credentials) = (access.clone(), credentials.clone());
+            async move { Ok(check(&access, &credentials, request?).await) }
+        }));
         Ok(Messages(WatchStream::new(&self.watches, &self.options, requests, leader)))
+    }
+}
+
+/// Lets a request pass, or refuses the watch that it asks for.
+async fn check(access: &Access, credentials: &Credentials, request: WatchRequest) -> Asked {
+    let Some(RequestUnion::CreateRequest(create)) = &request.request_union else {
+        return Asked::Request(request);
+    };
+    // As the stream takes it: no key is all keys.
+    let key = match create.key.is_empty() {
+        true => Bytes::from_static(&[0]),
+        false => create.key.clone(),
+    };
+    match access.range(credentials, Need::Read, &key, &create.range_end).await {
+        Ok(()) => Asked::Request(request),
+        Err(refused) => {
+            let status = tonic::Status::from(refused);
+            // As Go's library writes an error.
+            Asked::Refused(format!(
+                "rpc error: code = {:?} desc = {}",
+                status.code(),
+                status.message()
+            ))
+        }
     }
 }
 
@@ -153,7 +187,7 @@ where
 
 impl StreamingService<WatchRequest> for WatchService {
     type Response = WatchMessage;
-    type ResponseStream = Messages<Streaming<WatchRequest>>;
+    type ResponseStream = Messages<Requests>;
     type Future = Ready<Result<Response<Self::ResponseStream>, tonic::Status>>;
 
     fn call(&mut self, request: Request<Streaming<WatchRequest>>) -> Self::Future {
@@ -164,7 +198,13 @@ impl StreamingService<WatchRequest> for WatchService {
 /// A stream's messages, its end as a gRPC status.
 pub struct Messages<S>(WatchStream<S>);
 
-impl<S: Stream<Item = Result<WatchRequest, tonic::Status>> + Unpin> Stream for Messages<S> {
+type Requests = Pin<Box<dyn Stream<Item = Result<Asked, tonic::Status>> + Send>>;
+
+impl<S, R> Stream for Messages<S>
+where
+    S: Stream<Item = Result<R, tonic::Status>> + Unpin,
+    R: Into<Asked>,
+{
     type Item = Result<WatchMessage, tonic::Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -113,6 +113,13 @@ impl Session {
         }
     }
 
+    /// Answers a request for a watch that the client may not have.
+    pub fn refuse(&mut self, reason: String) {
+        let body = Body::Refused { reason: reason.into() };
+        let revision = self.view.revision();
+        self.out.push_back(WatchMessage { watch_id: NO_WATCH, revision, body });
+    }
+
     /// The interval between progress notifications has passed.
     pub fn tick(&mut self) {
         if self.wants_ticks() {

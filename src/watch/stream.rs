@@ -31,6 +31,20 @@ const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Election timeouts for which a stream that insists on a leader waits for one.
 const LEADERLESS_TIMEOUTS: u32 = 3;
 
+/// What the client wants of a stream.
+#[derive(Debug)]
+pub enum Asked {
+    Request(WatchRequest),
+    /// A watch that it may not have, with the reason.
+    Refused(String),
+}
+
+impl From<WatchRequest> for Asked {
+    fn from(request: WatchRequest) -> Self {
+        Asked::Request(request)
+    }
+}
+
 /// Why a stream ended; `E` is what the request side failed with.
 #[derive(Debug)]
 pub enum End<E> {
@@ -66,9 +80,10 @@ enum Step {
     Idle,
 }
 
-impl<S, E> WatchStream<S>
+impl<S, R, E> WatchStream<S>
 where
-    S: Stream<Item = Result<WatchRequest, E>> + Unpin,
+    S: Stream<Item = Result<R, E>> + Unpin,
+    R: Into<Asked>,
 {
     /// A stream without watches. With `leader`, it ends when that has said false for three
     /// election timeouts.
@@ -144,7 +159,10 @@ where
         match Pin::new(requests).poll_next(cx) {
             Poll::Pending => return Ok(false),
             Poll::Ready(None) => self.requests = None,
-            Poll::Ready(Some(Ok(request))) => self.session.request(request),
+            Poll::Ready(Some(Ok(asked))) => match asked.into() {
+                Asked::Request(request) => self.session.request(request),
+                Asked::Refused(reason) => self.session.refuse(reason),
+            },
             Poll::Ready(Some(Err(error))) => return Err(End::Client(error)),
         }
         Ok(true)
@@ -197,9 +215,10 @@ where
     }
 }
 
-impl<S, E> Stream for WatchStream<S>
+impl<S, R, E> Stream for WatchStream<S>
 where
-    S: Stream<Item = Result<WatchRequest, E>> + Unpin,
+    S: Stream<Item = Result<R, E>> + Unpin,
+    R: Into<Asked>,
 {
     type Item = Result<WatchMessage, End<E>>;
 

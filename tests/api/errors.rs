@@ -175,17 +175,15 @@ async fn metadata_must_be_text(engine: Engine) {
 }
 
 async fn what_is_not_offered_says_so_by_name(engine: Engine) {
-    use quoin::pb::etcdserverpb::{MoveLeaderRequest, SnapshotRequest};
+    use quoin::pb::etcdserverpb::MoveLeaderRequest;
     if !product().ours {
         return;
     }
     let cluster = Cluster::start(engine, 1).await;
     let raw = cluster.raw(0);
-    let calls = [
-        refusal(raw.maintenance.clone().snapshot(SnapshotRequest {}).await),
-        refusal(raw.maintenance.clone().move_leader(MoveLeaderRequest { target_id: 1 }).await),
-    ];
-    let names = ["Maintenance/Snapshot", "Maintenance/MoveLeader"];
+    let calls =
+        [refusal(raw.maintenance.clone().move_leader(MoveLeaderRequest { target_id: 1 }).await)];
+    let names = ["Maintenance/MoveLeader"];
     for ((code, text), name) in calls.into_iter().zip(names) {
         assert_eq!(code, Code::Unimplemented, "{text}");
         assert!(text.contains(name), "{text} does not name {name}");

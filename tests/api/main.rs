@@ -12,6 +12,9 @@ mod cluster;
 
 mod about;
 mod election;
+mod auth;
+mod auth_matrix;
+mod credentials;
 mod errors;
 mod faults;
 mod lease;

@@ -1,5 +1,6 @@
 //! The stubs generated from our own `.proto` files, for what the client crate cannot send.
 
+use quoin::pb::etcdserverpb::auth_client::AuthClient;
 use quoin::pb::etcdserverpb::cluster_client::ClusterClient;
 use quoin::pb::etcdserverpb::kv_client::KvClient;
 use quoin::pb::etcdserverpb::lease_client::LeaseClient;
@@ -20,6 +21,7 @@ pub struct Raw {
     pub watch: WatchClient<Channel>,
     pub lease: LeaseClient<Channel>,
     pub cluster: ClusterClient<Channel>,
+    pub auth: AuthClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
     pub health: HealthClient<Channel>,
     pub lock: LockClient<Channel>,
@@ -37,6 +39,7 @@ impl Raw {
             watch: WatchClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX),
             lease: LeaseClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
+            auth: AuthClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
             health: HealthClient::new(channel.clone()),
             lock: LockClient::new(channel.clone()),

@@ -171,6 +171,7 @@ impl World {
                 machine::Response::LeaseRevoke(response) => Response::LeaseRevoke(response),
                 machine::Response::Alarm(_)
                 | machine::Response::Members(_)
+                | machine::Response::Authenticated { .. }
                 | machine::Response::Done => {
                     return Err("nobody asked for this".to_owned());
                 }
@@ -184,6 +185,7 @@ impl World {
                 Response::LeaseKeepAlive(LeaseKeepAliveResponse { header: Some(header), id, ttl })
             }
             Ok(Reply::Leases(_)) => return Err("nobody asked for all leases".to_owned()),
+            Ok(Reply::Keys(_)) => return Err("nobody asked for the keys of leases".to_owned()),
             Ok(Reply::Defragmented) => return Err("nobody asked to defragment".to_owned()),
         };
         self.answer_later(call, Outcome::Answer(response));
