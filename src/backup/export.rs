@@ -70,9 +70,11 @@ fn auth(capture: &Capture, writer: &mut Writer<'_>) -> Result<(), Fatal> {
     let records = || capture.records(Space::Auth);
     let one = |wanted: &[u8]| records().find(|(key, _)| *key == wanted).map(|(_, value)| value);
     let is_enabled = one(schema::OWN_AUTH_ENABLED).is_some();
-    let first_revision = 1u64.to_be_bytes();
+    let first_revision = schema::AUTH_REVISION_FIRST.to_be_bytes();
     writer.begin_bucket(schema::AUTH)?;
-    writer.put(schema::AUTH_ENABLED, &[u8::from(is_enabled)])?;
+    if is_enabled {
+        writer.put(schema::AUTH_ENABLED, &[1])?;
+    }
     let revision = one(schema::OWN_AUTH_REVISION).map_or(&first_revision[..], |stored| stored);
     writer.put(schema::AUTH_REVISION, revision)?;
     for (bucket, prefix) in

@@ -171,6 +171,8 @@ impl Import<'_> {
                 (schema::AUTH_ENABLED, [1]) => {
                     import.batch.put(Space::Auth, schema::OWN_AUTH_ENABLED, vec![1]);
                 }
+                (schema::AUTH_REVISION, first)
+                    if first == schema::AUTH_REVISION_FIRST.to_be_bytes() => {}
                 (schema::AUTH_REVISION, revision) if revision.len() == 8 => {
                     import.batch.put(Space::Auth, schema::OWN_AUTH_REVISION, revision.to_vec());
                 }

@@ -13,6 +13,8 @@ mod export;
 mod import;
 mod schema;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use export::{Exported, export, version};
 pub use import::{Imported, import};

@@ -38,6 +38,9 @@ pub(super) const OWN_AUTH_REVISION: &[u8] = b"revision";
 pub(super) const OWN_USER: &[u8] = b"user/";
 pub(super) const OWN_ROLE: &[u8] = b"role/";
 
+/// Of a store in which no user or role was ever changed. Stored by etcd, not by us.
+pub(super) const AUTH_REVISION_FIRST: u64 = 1;
+
 const REVISION_LEN: usize = 17;
 const TOMBSTONE: u8 = b't';
 

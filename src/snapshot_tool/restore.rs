@@ -82,6 +82,14 @@ pub(super) fn run(args: &RestoreArgs) -> Result<(), SnapshotError> {
 
 /// Who the member will be, by the flags, which are checked as the server checks them.
 fn identity(args: &RestoreArgs) -> Result<Identity, SnapshotError> {
+    let names = args.initial_cluster.split(',').filter_map(|member| member.split_once('='));
+    if !names.into_iter().any(|(name, _)| name.trim() == args.name) {
+        // Said here, for the server would give the default cluster this member's name.
+        let name = &args.name;
+        return Err(SnapshotError::new(format!(
+            "couldn't find local name {name:?} in the initial cluster configuration"
+        )));
+    }
     let mut flags = vec![
         format!("--name={}", args.name),
         format!("--initial-cluster={}", args.initial_cluster),

@@ -26,7 +26,7 @@ pub use proxy::Links;
 pub use wait::{LIMIT, eventually, within};
 
 use etcd_client::{Client, ConnectOptions};
-use ports::Ports;
+pub use ports::Ports;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,124 @@
+//! From a real etcd to Quoin and back, with etcd's own tools on its side.
+
+use crate::cluster::{Engine, eventually, skipped};
+use crate::member::{Home, Ran, Server, etcd_tools, snapshot};
+use crate::on_each_engine;
+use quoin::pb::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest,
+    RequestOp, TxnRequest, request_op,
+};
+
+on_each_engine![data_moves_from_etcd_and_back];
+
+async fn put(server: &mut Server, key: String, value: String, lease: i64) -> i64 {
+    let (key, value) = (key.into(), value.into());
+    let request = PutRequest { key, value, lease, ..PutRequest::default() };
+    server.raw.kv.put(request).await.unwrap().into_inner().header.unwrap().revision
+}
+
+async fn delete(server: &mut Server, key: &str, end: &str) -> i64 {
+    let (key, range_end) = (key.to_owned().into(), end.to_owned().into());
+    let request = DeleteRangeRequest { key, range_end, ..DeleteRangeRequest::default() };
+    server.raw.kv.delete_range(request).await.unwrap().into_inner().header.unwrap().revision
+}
+
+/// History with everything in it that compaction and hashes treat differently; ends with a
+/// compaction at a deletion.
+async fn live_through(server: &mut Server, name: &str, lease: i64) {
+    for number in 0..120 {
+        let key = format!("{name}/{:03}", number % 70);
+        put(server, key, "v".repeat(number * 31), if number % 5 == 0 { lease } else { 0 }).await;
+    }
+    delete(server, &format!("{name}/01"), &format!("{name}/02")).await;
+    for number in 10..15 {
+        put(server, format!("{name}/0{number}"), String::new(), 0).await;
+    }
+    let op = |key: &str| RequestOp {
+        request: Some(request_op::Request::RequestPut(PutRequest {
+            key: format!("{name}/{key}").into(),
+            ..PutRequest::default()
+        })),
+    };
+    let txn = TxnRequest { success: vec![op("x\0y"), op("x"), op("050")], ..Default::default() };
+    server.raw.kv.txn(txn).await.unwrap();
+    let deleted = delete(server, &format!("{name}/050"), "").await;
+    put(server, format!("{name}/after"), "1".into(), 0).await;
+    let compaction = CompactionRequest { revision: deleted, physical: true };
+    server.raw.kv.compact(compaction).await.unwrap();
+    delete(server, &format!("{name}/003"), "").await;
+}
+
+/// Granted TTL, and the attached keys in order.
+async fn lease(server: &mut Server, id: i64) -> (i64, Vec<bytes::Bytes>) {
+    let request = LeaseTimeToLiveRequest { id, keys: true };
+    let mut answer = server.raw.lease.lease_time_to_live(request).await.unwrap().into_inner();
+    answer.keys.sort();
+    (answer.granted_ttl, answer.keys)
+}
+
+async fn data_moves_from_etcd_and_back(engine: Engine) {
+    let Some(bin) = etcd_tools() else {
+        return skipped("etcd 3.7.1 and its tools are missing; scripts/etcd builds them");
+    };
+    let home = Home::new();
+    let (endpoint, identity) = (home.endpoint(), home.identity());
+    let identity: Vec<&str> = identity.iter().map(String::as_str).collect();
+    let engine_flag = format!("--engine={}", engine.name());
+
+    let mut etcd = home.start_etcd(&bin, "etcd").await;
+    etcd.raw.lease.lease_grant(LeaseGrantRequest { id: 77, ttl: 5_000 }).await.unwrap();
+    live_through(&mut etcd, "old", 77).await;
+    let auth =
+        Ran::of(&bin.join("etcdctl"), &["--endpoints", &endpoint, "user", "add", "someone:secret"]);
+    auth.done();
+    let (first, all, leased) = (etcd.hash().await, etcd.all(0).await, lease(&mut etcd, 77).await);
+    assert!(all.len() > 50 && leased.1.len() > 5);
+    let file = home.path("from-etcd.db");
+    let said = snapshot(&["save", &file, "--endpoints", &endpoint]).done();
+    assert_eq!(said, format!("Snapshot saved at {file}\nServer version 3.7.0\n"));
+    etcd.stop().await;
+    same_status(&bin, &file);
+
+    let (data, flags) = (home.path("quoin"), [&identity[..], &[&engine_flag]].concat());
+    snapshot(&[&["restore", &file, "--data-dir", &data], &flags[..]].concat()).done();
+    let mut quoin = home.start_quoin(engine, "quoin", &[]).await;
+    assert_eq!(quoin.hash().await, first);
+    assert_eq!(quoin.all(0).await, all);
+    assert_eq!(lease(&mut quoin, 77).await, leased);
+    live_through(&mut quoin, "new", 77).await;
+    let (second, all, leased) =
+        (quoin.hash().await, quoin.all(0).await, lease(&mut quoin, 77).await);
+    assert!(second.1 > first.1 + 100 && second.2 > first.2);
+    eventually("a cluster version, as a database of etcd has one", async || {
+        let status = quoin.raw.status().await.map_err(|e| e.to_string())?;
+        if status.storage_version == "3.7.0" { Ok(()) } else { Err(status.storage_version) }
+    })
+    .await;
+    let file = home.path("from-quoin.db");
+    let etcdctl = bin.join("etcdctl");
+    Ran::of(&etcdctl, &["--endpoints", &endpoint, "snapshot", "save", &file]).done();
+    quoin.stop().await;
+    same_status(&bin, &file);
+
+    let data = home.path("etcd-again");
+    let args = [&["snapshot", "restore", &file, "--data-dir", &data], &identity[..]].concat();
+    Ran::of(&bin.join("etcdutl"), &args).done();
+    let mut etcd = home.start_etcd(&bin, "etcd-again").await;
+    assert_eq!(etcd.hash().await, second);
+    assert_eq!(etcd.all(0).await, all);
+    assert_eq!(lease(&mut etcd, 77).await, leased);
+    let users = Ran::of(&etcdctl, &["--endpoints", &endpoint, "user", "list"]).done();
+    assert_eq!(users, "someone\n");
+    let revision = put(&mut etcd, "more".into(), String::new(), 0).await;
+    assert_eq!(revision, second.1 + 1);
+    etcd.stop().await;
+}
+
+/// Both tools tell the same of a file, in each form.
+fn same_status(bin: &std::path::Path, file: &str) {
+    for form in ["simple", "json", "table", "fields"] {
+        let theirs = Ran::of(&bin.join("etcdutl"), &["snapshot", "status", file, "-w", form]);
+        let ours = snapshot(&["status", file, "-w", form]);
+        assert_eq!(ours.done(), theirs.done(), "{form}");
+    }
+}
