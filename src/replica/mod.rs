@@ -20,6 +20,7 @@ mod retention;
 mod round;
 #[cfg(test)]
 mod scripts;
+mod serving;
 mod settings;
 
 pub use driver::{Driver, DriverParts};
