@@ -68,13 +68,29 @@ async fn data_moves_from_etcd_and_back(engine: Engine) {
     let mut etcd = home.start_etcd(&bin, "etcd").await;
     etcd.raw.lease.lease_grant(LeaseGrantRequest { id: 77, ttl: 5_000 }).await.unwrap();
     live_through(&mut etcd, "old", 77).await;
-    let auth =
-        Ran::of(&bin.join("etcdctl"), &["--endpoints", &endpoint, "user", "add", "someone:secret"]);
-    auth.done();
+    let ctl = |args: &[&str]| {
+        Ran::of(&bin.join("etcdctl"), &[&["--endpoints", &endpoint], args].concat()).done()
+    };
+    for args in [
+        &["role", "add", "reader"][..],
+        &["role", "grant-permission", "reader", "read", "old/", "old0"],
+        &["user", "add", "someone:secret"],
+        &["user", "grant-role", "someone", "reader"],
+        &["user", "add", "root:secret"],
+        &["user", "grant-role", "root", "root"],
+    ] {
+        ctl(args);
+    }
+    let asked = [&["user", "list"][..], &["user", "get", "someone"], &["role", "get", "reader"]];
+    let rights = || asked.map(ctl);
+    let first_rights = rights();
     let (first, all, leased) = (etcd.hash().await, etcd.all(0).await, lease(&mut etcd, 77).await);
     assert!(all.len() > 50 && leased.1.len() > 5);
     let file = home.path("from-etcd.db");
-    let said = snapshot(&["save", &file, "--endpoints", &endpoint]).done();
+    ctl(&["auth", "enable"]);
+    let refused = snapshot(&["save", &file, "--endpoints", &endpoint]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    let said = snapshot(&["save", &file, "--endpoints", &endpoint, "--user=root:secret"]).done();
     assert_eq!(said, format!("Snapshot saved at {file}\nServer version 3.7.0\n"));
     etcd.stop().await;
     same_status(&bin, &file);
@@ -82,6 +98,8 @@ async fn data_moves_from_etcd_and_back(engine: Engine) {
     let (data, flags) = (home.path("quoin"), [&identity[..], &[&engine_flag]].concat());
     snapshot(&[&["restore", &file, "--data-dir", &data], &flags[..]].concat()).done();
     let mut quoin = home.start_quoin(engine, "quoin", &[]).await;
+    open_again(&mut quoin, &ctl).await;
+    assert_eq!(rights(), first_rights);
     assert_eq!(quoin.hash().await, first);
     assert_eq!(quoin.all(0).await, all);
     assert_eq!(lease(&mut quoin, 77).await, leased);
@@ -95,8 +113,8 @@ async fn data_moves_from_etcd_and_back(engine: Engine) {
     })
     .await;
     let file = home.path("from-quoin.db");
-    let etcdctl = bin.join("etcdctl");
-    Ran::of(&etcdctl, &["--endpoints", &endpoint, "snapshot", "save", &file]).done();
+    ctl(&["auth", "enable"]);
+    ctl(&["--user=root:secret", "snapshot", "save", &file]);
     quoin.stop().await;
     same_status(&bin, &file);
 
@@ -104,14 +122,22 @@ async fn data_moves_from_etcd_and_back(engine: Engine) {
     let args = [&["snapshot", "restore", &file, "--data-dir", &data], &identity[..]].concat();
     Ran::of(&bin.join("etcdutl"), &args).done();
     let mut etcd = home.start_etcd(&bin, "etcd-again").await;
+    open_again(&mut etcd, &ctl).await;
+    assert_eq!(rights(), first_rights);
     assert_eq!(etcd.hash().await, second);
     assert_eq!(etcd.all(0).await, all);
     assert_eq!(lease(&mut etcd, 77).await, leased);
-    let users = Ran::of(&etcdctl, &["--endpoints", &endpoint, "user", "list"]).done();
-    assert_eq!(users, "someone\n");
     let revision = put(&mut etcd, "more".into(), String::new(), 0).await;
     assert_eq!(revision, second.1 + 1);
     etcd.stop().await;
+}
+
+/// Auth is on, as it was when the backup was made: a user of then switches it off.
+async fn open_again(server: &mut Server, ctl: &dyn Fn(&[&str]) -> String) {
+    let put = PutRequest { key: "k".into(), ..PutRequest::default() };
+    let refused = server.raw.kv.put(put).await;
+    assert_eq!(refused.unwrap_err().message(), "etcdserver: user name is empty");
+    ctl(&["--user=root:secret", "auth", "disable"]);
 }
 
 /// Both tools tell the same of a file, in each form.
