@@ -28,3 +28,6 @@ package!(v3lockpb, "v3lockpb", "The lock service.");
 package!(v3electionpb, "v3electionpb", "The election service.");
 package!(health, "grpc.health.v1", "gRPC's standard health service.");
 package!(quoinpb, "quoinpb", "Raft entries, and messages between members.");
+
+/// The descriptors of all of them, an encoded `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

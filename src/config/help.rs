@@ -53,6 +53,7 @@ pub(super) fn help() -> String {
         (Group::Member, "Member"),
         (Group::Cluster, "First start of a cluster"),
         (Group::Consensus, "Consensus"),
+        (Group::Http, "HTTP and JSON"),
         (Group::Limits, "Limits"),
         (Group::Auth, "Users and tokens"),
         (Group::Logging, "Logging"),

@@ -20,6 +20,7 @@ pub use error::{ConfigError, ErrorKind, Notice};
 pub use help::USAGE;
 pub use url::{MemberUrl, Scheme, joined};
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,6 +49,10 @@ pub struct Config {
     pub engine: Engine,
 
     pub listen_client_urls: Vec<MemberUrl>,
+    /// If there are any, the ones above serve gRPC alone.
+    pub listen_client_http_urls: Vec<MemberUrl>,
+    /// Probes of health.
+    pub listen_metrics_urls: Vec<MemberUrl>,
     pub listen_peer_urls: Vec<MemberUrl>,
     pub advertise_client_urls: Vec<MemberUrl>,
     pub advertise_peer_urls: Vec<MemberUrl>,
@@ -76,6 +81,13 @@ pub struct Config {
     pub strict_reconfig_check: bool,
     /// One learner at a time: each costs the leader the sending of the log.
     pub max_learners: u32,
+
+    /// All calls as JSON over HTTP.
+    pub enable_grpc_gateway: bool,
+    /// Origins of web pages that may see answers; `None` for all.
+    pub cors: Option<BTreeSet<String>>,
+    /// Names by which plain-text requests may call this server; `None` for all.
+    pub host_whitelist: Option<BTreeSet<String>>,
 
     /// 128 operations, or comparisons, in a transaction: it is applied in one go, and all wait.
     pub max_txn_ops: usize,
@@ -216,6 +228,8 @@ mod tests {
             wal_dir: None,
             engine: if cfg!(feature = "rocksdb") { Engine::Rocksdb } else { Engine::Memory },
             listen_client_urls: urls("http://localhost:2379"),
+            listen_client_http_urls: vec![],
+            listen_metrics_urls: vec![],
             listen_peer_urls: urls("http://localhost:2380"),
             advertise_client_urls: urls("http://localhost:2379"),
             advertise_peer_urls: urls("http://localhost:2380"),
@@ -230,6 +244,9 @@ mod tests {
             snapshot_catchup_entries: 5_000,
             strict_reconfig_check: true,
             max_learners: 1,
+            enable_grpc_gateway: true,
+            cors: None,
+            host_whitelist: None,
             max_txn_ops: 128,
             max_request_bytes: 1_572_864,
             max_concurrent_streams: u32::MAX,
@@ -296,6 +313,11 @@ mod tests {
             "--grpc-keepalive-interval=0",
             "--initial-election-tick-advance=false",
             "--watch-progress-notify-interval=1.5s",
+            "--listen-client-http-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+            "--listen-metrics-urls=http://127.0.0.1:3",
+            "--enable-grpc-gateway=false",
+            "--cors=http://a:1,https://b:2",
+            "--host-whitelist=a,b.example",
             "--log-level=WARN",
             "--log-format=console",
             "--log-outputs=stdout,/var/log/q",
@@ -315,6 +337,13 @@ mod tests {
         assert_eq!((config.max_request_bytes, config.max_concurrent_streams), (1000, 4));
         assert_eq!((config.quota_backend_bytes, config.grpc_keepalive_interval), (-1, None));
         assert_eq!(config.grpc_keepalive_timeout, Duration::from_secs(60));
+        let urls = joined(&config.listen_client_http_urls);
+        assert_eq!(urls, "http://127.0.0.1:1,http://127.0.0.1:2");
+        assert_eq!(joined(&config.listen_metrics_urls), "http://127.0.0.1:3");
+        let set = |names: [&str; 2]| Some(names.map(String::from).into_iter().collect());
+        assert!(!config.enable_grpc_gateway);
+        assert_eq!(config.cors, set(["http://a:1", "https://b:2"]));
+        assert_eq!(config.host_whitelist, set(["a", "b.example"]));
         assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(1500));
         assert_eq!((config.log_level, config.log_format), (LogLevel::Warn, LogFormat::Console));
         let outputs = [LogOutput::File("/var/log/q".into()), LogOutput::Stdout];

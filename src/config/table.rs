@@ -58,6 +58,7 @@ pub(super) enum Group {
     Member,
     Cluster,
     Consensus,
+    Http,
     Limits,
     Auth,
     Logging,
@@ -208,6 +209,11 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("listen-client-urls", Urls, "http://localhost:2379", Member, "urls", "\
             Where to listen for clients: http:// and an IP address or localhost, and a port. Needs \
             --advertise-client-urls beside it."),
+        effective("listen-client-http-urls", Urls, "", Member, "urls", "\
+            Where to serve HTTP and JSON to clients. If given, --listen-client-urls serve gRPC \
+            alone."),
+        effective("listen-metrics-urls", Urls, "", Member, "urls", "\
+            Where to answer probes of health, apart from clients."),
         effective("listen-peer-urls", Urls, "http://localhost:2380", Member, "urls", "\
             Where to listen for other members."),
         effective("advertise-client-urls", Urls, "http://localhost:2379", Member, "urls", "\
@@ -239,6 +245,13 @@ pub(super) static FLAGS: &[Flag] = &{
             Entries of the raft log between two of its cuts; 0 is the default."),
         effective("snapshot-catchup-entries", Unsigned, "5000", Consensus, "entries", "\
             Entries kept at a cut for followers that lag. One that lags more gets a snapshot."),
+
+        effective("enable-grpc-gateway", Switch, "true", Http, "", "\
+            Offer all calls as POST requests with JSON bodies below /v3/."),
+        effective("cors", Origins, "*", Http, "urls", "\
+            Origins of web pages that may see answers: http://host:port, or * for all."),
+        effective("host-whitelist", Text, "*", Http, "names", "\
+            Names that a plain-text request may have in its Host header; * for all."),
 
         effective("strict-reconfig-check", Switch, "true", Limits, "", "\
             Refuse changes of members that could leave the cluster without a quorum."),
@@ -303,7 +316,6 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("compaction-batch-limit", Signed, "1000"),
         accepted("compaction-sleep-interval", Duration, "10ms"),
         accepted("corrupt-check-time", Duration, "0s"),
-        accepted("cors", Origins, "*"),
         accepted("discovery-cacert", Text, ""),
         accepted("discovery-cert", Text, ""),
         accepted("discovery-dial-timeout", Duration, "2s"),
@@ -323,15 +335,11 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("distributed-tracing-service-name", Text, "etcd"),
         accepted("downgrade-check-time", Duration, "5s"),
         accepted("enable-distributed-tracing", Switch, "false"),
-        accepted("enable-grpc-gateway", Switch, "true"),
         accepted("enable-log-rotation", Switch, "false"),
         accepted("enable-pprof", Switch, "false"),
         accepted("feature-gates", Gates, ""),
         accepted("grpc-keepalive-min-time", Duration, "5s"),
-        accepted("host-whitelist", Text, "*"),
         accepted("key-file", Text, ""),
-        accepted("listen-client-http-urls", Urls, ""),
-        accepted("listen-metrics-urls", Urls, ""),
         accepted("log-rotation-config-json", Text, LOG_ROTATION),
         accepted("logger", Text, "zap"),
         accepted("max-wals", Unsigned, "5"),

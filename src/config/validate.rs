@@ -7,6 +7,7 @@ use crate::config::flags::Flags;
 use crate::config::table::{INITIAL_CLUSTER, Role};
 use crate::config::url::{MemberUrl, joined};
 use crate::config::{ClusterState, Config, Engine, LogFormat, LogLevel, LogOutput};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub(super) fn config(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config,
     check(flags)?;
     let config = build(flags, notices)?;
     refuse_tls("--listen-client-urls", &config.listen_client_urls)?;
+    refuse_tls("--listen-client-http-urls", &config.listen_client_http_urls)?;
+    refuse_tls("--listen-metrics-urls", &config.listen_metrics_urls)?;
     refuse_tls("--listen-peer-urls", &config.listen_peer_urls)?;
     add_notices(flags, &config, notices);
     Ok(config)
@@ -63,6 +66,8 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         wal_dir: Some(flags.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
         engine: engine(flags)?,
         listen_client_urls: flags.urls("listen-client-urls"),
+        listen_client_http_urls: flags.urls("listen-client-http-urls"),
+        listen_metrics_urls: flags.urls("listen-metrics-urls"),
         listen_peer_urls: flags.urls("listen-peer-urls"),
         advertise_client_urls: flags.urls("advertise-client-urls"),
         initial_cluster: initial_cluster(flags, &name, &advertise_peer_urls),
@@ -83,6 +88,9 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         snapshot_catchup_entries: flags.unsigned("snapshot-catchup-entries"),
         strict_reconfig_check: flags.switch("strict-reconfig-check"),
         max_learners: u32::try_from(flags.signed("max-learners")).unwrap_or_default(),
+        enable_grpc_gateway: flags.switch("enable-grpc-gateway"),
+        cors: names(flags, "cors"),
+        host_whitelist: names(flags, "host-whitelist"),
         max_txn_ops: size(flags.unsigned("max-txn-ops")),
         max_request_bytes: size(flags.unsigned("max-request-bytes")),
         max_concurrent_streams: flags
@@ -363,6 +371,12 @@ fn add_notices(flags: &Flags, config: &Config, notices: &mut Vec<Notice>) {
 fn positive(flags: &Flags, name: &str) -> Option<Duration> {
     let nanoseconds = u64::try_from(flags.nanoseconds(name)).ok()?;
     Some(Duration::from_nanos(nanoseconds)).filter(|time| !time.is_zero())
+}
+
+/// A list of names; none if it is empty or has a star, which both mean all.
+fn names(flags: &Flags, name: &str) -> Option<BTreeSet<String>> {
+    let names: BTreeSet<String> = flags.text(name).split(',').map(str::to_string).collect();
+    Some(names).filter(|names| !names.contains("*") && !flags.text(name).is_empty())
 }
 
 fn size(number: u64) -> usize {

@@ -15,8 +15,9 @@ use crate::replica::{Driver, Handle, Replica, complete_install};
 use crate::server::backup::Backups;
 use crate::server::listener::{Listener, serve};
 use crate::server::password::Passwords;
-use crate::server::routes::{Services, client_service, peer_service};
+use crate::server::routes::{Services, Traffic, client_service, metrics_service, peer_service};
 use crate::server::token::Tokens;
+use crate::server::visitors::Visitors;
 use crate::storage::Engine;
 use crate::storage::memory::MemoryEngine;
 use crate::storage::snapshot_file::SnapshotStore;
@@ -61,14 +62,25 @@ pub async fn run(config: Config) -> Result<Exit, Fatal> {
     let signals = Signals::install()?;
     let folder = Folder::open(&config.data_dir, config.wal_dir.as_deref())?;
     // First, because a port in use is the most frequent mistake.
-    let clients = bind_all(&config.listen_client_urls).await?;
+    let sockets = ClientSockets {
+        clients: bind_all(&config.listen_client_urls).await?,
+        http: bind_all(&config.listen_client_http_urls).await?,
+        metrics: bind_all(&config.listen_metrics_urls).await?,
+    };
     let snapshots = Arc::new(SnapshotStore::open(folder.snapshots())?);
     let opened = open_state(&config, &folder, &snapshots).await?;
     // Not before it can be served: a member that asks who is there shall be refused at once
     // rather than wait.
     let peers = bind_all(&config.listen_peer_urls).await?;
     let node = Running::start(&config, opened, snapshots, peers)?;
-    node.until_stopped(&config, clients, signals, folder).await
+    node.until_stopped(&config, sockets, signals, folder).await
+}
+
+/// What is listened on for all but members.
+struct ClientSockets {
+    clients: Vec<(MemberUrl, Listener)>,
+    http: Vec<(MemberUrl, Listener)>,
+    metrics: Vec<(MemberUrl, Listener)>,
 }
 
 struct Opened {
@@ -304,11 +316,14 @@ impl Running {
     async fn until_stopped(
         mut self,
         config: &Config,
-        clients: Vec<(MemberUrl, Listener)>,
+        sockets: ClientSockets,
         mut signals: Signals,
         folder: Folder,
     ) -> Result<Exit, Fatal> {
         let mut status = self.handle.status();
+        let ClientSockets { clients, http, metrics } = sockets;
+        // Probes ask before clients are served: that is what they are to find out.
+        self.serve_probes(config, metrics);
         let exit = tokio::select! {
             () = publish(&self.handle, config) => None,
             exit = signals.next() => Some(exit),
@@ -318,7 +333,8 @@ impl Running {
         let exit = match exit {
             Some(exit) => exit,
             None => {
-                self.serve_clients(config, clients, Backups::new(folder.snapshots()));
+                let backups = Backups::new(folder.snapshots());
+                self.serve_clients(config, clients, http, backups);
                 let mut status = self.handle.status();
                 tokio::select! {
                     exit = signals.next() => exit,
@@ -340,10 +356,20 @@ impl Running {
         Ok(exit)
     }
 
+    fn serve_probes(&mut self, config: &Config, sockets: Vec<(MemberUrl, Listener)>) {
+        let service = TowerToHyperService::new(metrics_service(self.handle.clone()));
+        for (url, listener) in sockets {
+            tracing::info!(address = url.as_str(), "serving metrics");
+            let limits = connection_limits(config, u32::MAX);
+            self.servers.spawn(serve(listener, service.clone(), limits, self.stop.subscribe()));
+        }
+    }
+
     fn serve_clients(
         &mut self,
         config: &Config,
         clients: Vec<(MemberUrl, Listener)>,
+        http: Vec<(MemberUrl, Listener)>,
         backups: Backups,
     ) {
         let service = client_service(Services {
@@ -356,18 +382,27 @@ impl Running {
                 fragment_bytes: limits(config).message_bytes_max(),
                 election_timeout: Duration::from_millis(config.election_timeout_ms),
             },
+            visitors: Visitors {
+                origins: config.cors.clone(),
+                hosts: config.host_whitelist.clone(),
+            },
+            with_gateway: config.enable_grpc_gateway,
             backups,
             tokens: self.tokens.clone(),
             passwords: Passwords::new(config.bcrypt_cost),
             stop: self.stop.subscribe(),
         });
-        for (url, listener) in clients {
+        let of_clients = if http.is_empty() { Traffic::GrpcAndHttp } else { Traffic::Grpc };
+        let clients = clients.into_iter().map(|socket| (of_clients, socket));
+        let http = http.into_iter().map(|socket| (Traffic::Http, socket));
+        for (traffic, (url, listener)) in clients.chain(http) {
             let address = url.address().to_owned();
             let limits = connection_limits(config, config.max_concurrent_streams);
-            self.servers.spawn(serve(listener, service.clone(), limits, self.stop.subscribe()));
+            let service = service.serving(traffic, url.is_tls());
+            self.servers.spawn(serve(listener, service, limits, self.stop.subscribe()));
             tracing::info!(address, "ready to serve client requests");
             tracing::warn!(
-                traffic = "grpc+http",
+                traffic = traffic.name(),
                 address,
                 "serving client traffic insecurely; this is strongly discouraged!"
             );

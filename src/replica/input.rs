@@ -112,6 +112,8 @@ pub enum Reply {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     pub term: Term,
+    /// Whom this member has voted for in its term; 0 for nobody.
+    pub vote: u64,
     pub leader: Option<MemberId>,
     pub is_leader: bool,
     pub commit_index: Index,

@@ -168,6 +168,7 @@ impl<L: LogStore> Replica<L> {
         let is_leader = raft.state == StateRole::Leader;
         Status {
             term: raft.term,
+            vote: raft.vote,
             leader: (raft.leader_id != 0).then_some(MemberId(raft.leader_id)),
             is_leader,
             commit_index: raft.raft_log.committed,

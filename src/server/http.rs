@@ -1,4 +1,4 @@
-//! The plain HTTP pages on the client listener: /health, /livez, /readyz, /version.
+//! The plain HTTP pages: health, version and variables for clients, members for other members.
 
 use super::maintenance::COMPATIBLE_VERSION;
 use super::status::text;
@@ -7,10 +7,11 @@ use crate::pb::etcdserverpb::{AlarmMember, AlarmType, RangeRequest};
 use crate::replica::Handle;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
+use serde::Serialize;
 
 /// The checks behind a page, by the names under which they are listed.
 const LIVE: [&str; 1] = ["serializable_read"];
@@ -18,39 +19,76 @@ const READY: [&str; 4] =
     ["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
 
 /// The pages of the client listener. Unknown paths are answered as Go's HTTP server does.
-pub fn pages(handle: Handle) -> Router {
+pub(super) fn pages(handle: Handle) -> Router {
+    let others = Router::new()
+        .route("/version", any(version))
+        .route("/debug/vars", any(super::vars::vars))
+        .with_state(handle.clone());
+    probes(handle).merge(others)
+}
+
+/// What probes ask for: all that a listener for metrics has, but metrics.
+pub(super) fn probes(handle: Handle) -> Router {
     Router::new()
         .route("/health", any(health))
         .route("/livez", any(livez))
         .route("/livez/{check}", any(livez_check))
         .route("/readyz", any(readyz))
         .route("/readyz/{check}", any(readyz_check))
+        .fallback(not_found)
+        .with_state(handle)
+}
+
+/// The pages of the peer listener.
+pub(super) fn peer_pages(handle: Handle) -> Router {
+    Router::new()
         .route("/version", any(version))
+        .route("/members", any(members))
         .fallback(other)
         .with_state(handle)
 }
 
-/// /version alone, which the peer listener has too.
-pub fn version_page(handle: Handle) -> Router {
-    Router::new().route("/version", any(version)).with_state(handle)
+/// The answer to any other path.
+async fn not_found() -> Response {
+    text_page(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-/// The answer to any other path.
-pub async fn not_found() -> Response {
-    let mut response = (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+/// A path that is no page: to a gRPC call, the name of what is not offered.
+async fn other(request: axum::extract::Request) -> Response {
+    match is_grpc(&request) {
+        true => unknown_call(request.uri().clone()).await,
+        false => not_found().await,
+    }
+}
+
+/// The answer to a gRPC call that no service has.
+pub(super) async fn unknown_call(uri: Uri) -> Response {
+    let method = uri.path().trim_start_matches('/');
+    let text = format!("etcdserver: {method} is not offered by this version");
+    tonic::Status::unimplemented(text).into_http()
+}
+
+/// Whether a request is a gRPC call, which only HTTP/2 can carry.
+pub(super) fn is_grpc<B>(request: &http::Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    let kind = kind.map_or(&b""[..], |kind| kind.as_bytes());
+    let is_its_kind = kind
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')));
+    is_its_kind && request.version() == http::Version::HTTP_2
+}
+
+/// The answer of a listener for gRPC to what is no gRPC.
+pub(super) fn only_grpc() -> Response {
+    let text = "this address serves gRPC only; HTTP is on --listen-client-http-urls\n";
+    text_page(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
+}
+
+/// An answer in plain text that a browser must not take for anything else.
+pub(super) fn text_page(status: StatusCode, text: impl Into<String>) -> Response {
+    let mut response = (status, text.into()).into_response();
     no_sniff(&mut response);
     response
-}
-
-/// Any path that is no page: for a gRPC call, the name of what is not offered.
-async fn other(uri: Uri, headers: HeaderMap) -> Response {
-    let kind = headers.get(header::CONTENT_TYPE);
-    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-        let method = uri.path().trim_start_matches('/');
-        let text = format!("etcdserver: {method} is not offered by this version");
-        return tonic::Status::unimplemented(text).into_http();
-    }
-    not_found().await
 }
 
 fn no_sniff(response: &mut Response) {
@@ -59,20 +97,57 @@ fn no_sniff(response: &mut Response) {
         .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
-fn only_get(method: &Method) -> Result<(), Response> {
+pub(super) fn only_get(method: &Method) -> Result<(), Response> {
     if method == Method::GET {
         return Ok(());
     }
-    let mut headers = HeaderMap::new();
-    headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
-    Err((StatusCode::METHOD_NOT_ALLOWED, headers, "Method Not Allowed\n").into_response())
+    let mut refused = text_page(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    Err(refused)
 }
 
-fn json(status: StatusCode, body: String) -> Response {
-    let mut response = (status, body).into_response();
+fn json(body: String) -> Response {
+    let mut response = body.into_response();
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A member as other members and their tools read it.
+#[derive(Serialize)]
+struct PeerMember<'a> {
+    id: u64,
+    #[serde(rename = "peerURLs")]
+    peer_urls: &'a [String],
+    #[serde(rename = "isLearner", skip_serializing_if = "std::ops::Not::not")]
+    is_learner: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(rename = "clientURLs", skip_serializing_if = "<[String]>::is_empty")]
+    client_urls: &'a [String],
+}
+
+async fn members(State(handle): State<Handle>, method: Method) -> Response {
+    if let Err(refused) = only_get(&method) {
+        return refused;
+    }
+    let members = handle.members();
+    let list: Vec<PeerMember<'_>> = members
+        .iter()
+        .map(|member| PeerMember {
+            id: member.id,
+            peer_urls: &member.peer_ur_ls,
+            is_learner: member.is_learner,
+            name: &member.name,
+            client_urls: &member.client_ur_ls,
+        })
+        .collect();
+    let mut response = json(format!("{}\n", serde_json::json!(list)));
+    let cluster = HeaderValue::from_str(&handle.cluster_id().to_string());
+    if let Ok(cluster) = cluster {
+        response.headers_mut().insert("x-etcd-cluster-id", cluster);
+    }
     response
 }
 
@@ -86,7 +161,7 @@ async fn version(State(handle): State<Handle>, method: Method) -> Response {
     let body = format!(
         r#"{{"etcdserver":"{COMPATIBLE_VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#
     );
-    json(StatusCode::OK, body)
+    json(body)
 }
 
 /// The values of a repeatable query parameter, decoded.
@@ -118,10 +193,10 @@ async fn health(
         read_one_key(&handle, serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
     };
     match reason {
-        None => json(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned()),
+        None => r#"{"health":"true","reason":""}"#.into_response(),
         Some(reason) => {
             let body = serde_json::json!({"health": "false", "reason": reason});
-            json(StatusCode::SERVICE_UNAVAILABLE, format!("{body}\n"))
+            text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{body}\n"))
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use super::access::{Access, guard};
 use super::backup::Backups;
+use super::gateway::Gateway;
 use super::header::Headers;
 use super::limits::Limits;
 use super::ownership::Queues;
 use super::password::Passwords;
 use super::token::{Tokens, sweep};
+use super::visitors::Visitors;
 use super::watch;
+use super::web::Web;
 use super::{auth, cluster, election, health, http as pages, kv, lease, lock, maintenance, unary};
 use crate::pb::etcdserverpb::auth_server::AuthServer;
 use crate::pb::etcdserverpb::cluster_server::ClusterServer;
@@ -24,6 +27,7 @@ use crate::watch::StreamOptions;
 use axum::Router;
 use hyper::body::Incoming;
 use std::convert::Infallible;
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch::Receiver;
@@ -42,6 +46,10 @@ pub struct Services {
     pub watches: crate::watch::Handle,
     pub limits: Limits,
     pub stream: StreamOptions,
+    /// Who may use HTTP.
+    pub visitors: Visitors,
+    /// Whether calls are offered as JSON too.
+    pub with_gateway: bool,
     pub backups: Backups,
     pub tokens: Arc<Tokens>,
     pub passwords: Passwords,
@@ -49,12 +57,42 @@ pub struct Services {
     pub stop: Receiver<bool>,
 }
 
-/// Everything on the client listener: the frequent calls first, the rest behind a router.
+/// What a listener for clients serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    GrpcAndHttp,
+    Grpc,
+    Http,
+}
+
+impl Traffic {
+    /// As the log names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GrpcAndHttp => "grpc+http",
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// All that clients can reach, as far as a listener serves it: the frequent calls first, other
+/// calls behind a router, then HTTP.
 #[derive(Clone)]
 pub struct ClientService {
     kv: kv::KvService,
     message_bytes_max: usize,
     rest: Router,
+    web: Web,
+    traffic: Traffic,
+    is_tls: bool,
+}
+
+impl ClientService {
+    /// The same for a listener that serves this traffic, over TLS or not.
+    pub fn serving(&self, traffic: Traffic, is_tls: bool) -> Self {
+        Self { traffic, is_tls, ..self.clone() }
+    }
 }
 
 impl hyper::service::Service<http::Request<Incoming>> for ClientService {
@@ -63,27 +101,46 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
-        if let Some(refused) = unary::refuse_foreign(&request) {
+        let has_grpc = self.traffic != Traffic::Http && request.version() == http::Version::HTTP_2;
+        if has_grpc && let Some(refused) = unary::refuse_foreign(&request) {
             let mut response = http::Response::new(Body::empty());
             *response.status_mut() = refused;
-            return Box::pin(std::future::ready(Ok(response)));
+            return Box::pin(ready(Ok(response)));
         }
-        if let Some(call) = unary::Call::of(&request) {
+        if has_grpc && let Some(call) = unary::Call::of(&request) {
             let (kv, bytes_max) = (self.kv.clone(), self.message_bytes_max);
             return Box::pin(async move { Ok(unary::serve(call, &kv, bytes_max, request).await) });
         }
-        let rest = self.rest.clone();
-        Box::pin(async move {
-            let response = rest.oneshot(request).await?;
-            Ok(super::status::oversize_as_exhausted(response).map(Body::new))
-        })
+        if has_grpc && pages::is_grpc(&request) {
+            let rest = self.rest.clone();
+            return Box::pin(async move {
+                let response = rest.oneshot(request).await?;
+                Ok(super::status::oversize_as_exhausted(response).map(Body::new))
+            });
+        }
+        if self.traffic == Traffic::Grpc {
+            return Box::pin(ready(Ok(pages::only_grpc().map(Body::new))));
+        }
+        let (web, is_tls) = (self.web.clone(), self.is_tls);
+        Box::pin(async move { web.serve(request.map(axum::body::Body::new), is_tls).await })
     }
 }
 
 /// Puts the client listener's services together.
 pub fn client_service(services: Services) -> ClientService {
-    let Services { handle, links, watches, limits, stream, backups, tokens, passwords, stop } =
-        services;
+    let Services {
+        handle,
+        links,
+        watches,
+        limits,
+        stream,
+        backups,
+        visitors,
+        with_gateway,
+        tokens,
+        passwords,
+        stop,
+    } = services;
     let decode_max = limits.message_bytes_max();
     tokio::spawn(sweep(tokens.clone(), handle.auth().clone(), stop.clone()));
     let access = Access::new(handle.clone(), tokens);
@@ -127,9 +184,21 @@ pub fn client_service(services: Services) -> ClientService {
         .add_service(MaintenanceServer::new(maintenance))
         .add_service(HealthServer::new(health::HealthService));
     let guard = axum::middleware::from_fn_with_state(access, guard);
-    let rest =
-        routes.routes().into_axum_router().layer(guard).fallback_service(pages::pages(handle));
-    ClientService { kv: frequent, message_bytes_max: decode_max, rest }
+    let rest = routes.routes().into_axum_router().layer(guard).fallback(pages::unknown_call);
+    let gateway = with_gateway.then(|| Gateway::new(rest.clone(), decode_max));
+    ClientService {
+        kv: frequent,
+        message_bytes_max: decode_max,
+        rest,
+        web: Web::new(visitors, gateway, pages::pages(handle)),
+        traffic: Traffic::GrpcAndHttp,
+        is_tls: false,
+    }
+}
+
+/// Everything on a listener for probes and metrics.
+pub fn metrics_service(handle: Handle) -> Router {
+    pages::probes(handle)
 }
 
 /// Everything on the peer listener.
@@ -137,7 +206,5 @@ pub fn peer_service(peer: PeerService, handle: Handle) -> Router {
     let peer = PeerServer::new(peer)
         .max_decoding_message_size(PEER_BYTES_MAX)
         .max_encoding_message_size(PEER_BYTES_MAX);
-    tonic::service::Routes::new(peer)
-        .into_axum_router()
-        .fallback_service(pages::version_page(handle).fallback(pages::not_found))
+    tonic::service::Routes::new(peer).into_axum_router().fallback_service(pages::peer_pages(handle))
 }

@@ -60,24 +60,17 @@ impl Call {
     }
 }
 
-/// What is answered to a request for a gRPC method that is no gRPC call: nothing of it is carried
-/// out. A page on the web can send such requests from the browser of somebody who trusts it.
+/// What is answered to an HTTP/2 request for a gRPC method that is no gRPC call: nothing of it is
+/// carried out. A page on the web can send such requests from the browser of somebody who trusts it.
 pub(super) fn refuse_foreign<B>(request: &http::Request<B>) -> Option<StatusCode> {
     let service = request.uri().path().split('/').nth(1)?;
     if !SERVICES.contains(&service) {
         return None;
     }
-    if request.version() != http::Version::HTTP_2 {
-        return Some(StatusCode::NOT_FOUND);
-    }
     if request.method() != http::Method::POST {
         return Some(StatusCode::METHOD_NOT_ALLOWED);
     }
-    let kind = request.headers().get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
-    let is_grpc = kind
-        .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')));
-    (!is_grpc).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+    (!super::http::is_grpc(request)).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
 /// Serves one of the calls. `bytes_max` bounds the request's message.
@@ -168,7 +161,8 @@ fn declared(frame: &[u8]) -> Option<usize> {
     Some(length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
 }
 
-fn too_large(found: usize, bytes_max: usize) -> Status {
+/// The refusal of a message that is larger than a listener takes.
+pub(super) fn too_large(found: usize, bytes_max: usize) -> Status {
     // The words of the gRPC library that etcd uses.
     Status::resource_exhausted(format!(
         "grpc: received message larger than max ({found} vs. {bytes_max})"

@@ -1,20 +1,23 @@
 //! What a member says about itself: HTTP endpoints, health, status, members, headers.
 
-use crate::cluster::{Cluster, Engine, Setup, eventually, product};
+use crate::cluster::{Cluster, Engine, Ports, Setup, eventually, product};
 use crate::on_each_engine;
+use crate::pages::{address, http, send};
 use crate::requests::{get, put};
 use quoin::pb::etcdserverpb::MemberListRequest;
 use quoin::pb::health::HealthCheckRequest;
 use quoin::pb::health::health_check_response::ServingStatus;
 use sha1::{Digest, Sha1};
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tonic::Code;
 
 on_each_engine![
     probes_are_answered_on_the_client_port,
     only_grpc_calls_are_carried_out,
+    pages_look_as_they_do_from_etcd,
+    hosts_and_origins_are_checked,
+    http_can_have_addresses_of_its_own,
+    variables_of_the_process_are_shown,
+    members_are_listed_for_members,
     a_member_without_a_leader_is_not_ready,
     the_health_service_knows_the_server,
     every_member_lists_all_members,
@@ -23,55 +26,15 @@ on_each_engine![
     ids_are_computed_from_urls_and_token,
 ];
 
-struct Page {
-    status: u16,
-    headers: String,
-    body: String,
-}
-
-impl Page {
-    fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e} in {:?}", self.body))
-    }
-}
-
-/// One request by HTTP/1.1, as a probe sends it.
-async fn http(cluster: &Cluster, member: usize, method: &str, path: &str) -> Page {
-    let address = cluster.members[member].endpoint.strip_prefix("http://").unwrap().to_owned();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let exchange = async {
-        let mut stream = TcpStream::connect(&address).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = vec![];
-        stream.read_to_end(&mut answer).await.unwrap();
-        String::from_utf8(answer).unwrap()
-    };
-    let answer = tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-    let (first, headers) = head.split_once("\r\n").expect("headers");
-    let status = first.split(' ').nth(1).expect("a status").parse().unwrap();
-    Page { status, headers: headers.to_lowercase(), body: body.to_owned() }
-}
-
 /// What a page on the web can make a browser send must not write.
 async fn only_grpc_calls_are_carried_out(engine: Engine) {
     let cluster = Cluster::start(engine, 1).await;
-    let address = cluster.members[0].endpoint.strip_prefix("http://").unwrap().to_owned();
     let message = b"\0\0\0\0\x06\x0a\x01k\x12\x01v";
     for kind in ["text/plain", "application/grpc", "application/json"] {
-        let mut stream = TcpStream::connect(&address).await.unwrap();
-        let head = format!(
-            "POST /etcdserverpb.KV/Put HTTP/1.1\r\nHost: {address}\r\nContent-Type: {kind}\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n",
-            message.len()
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(message).await.unwrap();
-        let mut answer = vec![];
-        stream.read_to_end(&mut answer).await.unwrap();
-        let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.starts_with("HTTP/1.1 404"), "{kind}: {answer}");
+        let kind = [("Content-Type", kind)];
+        let page =
+            send(&address(&cluster, 0), "POST", "/etcdserverpb.KV/Put", &kind, message).await;
+        assert_eq!((page.status, &page.body[..]), (404, "404 page not found\n"), "{kind:?}");
     }
     let stored = cluster.raw(0).kv.clone().range(get("k")).await.unwrap().into_inner();
     assert_eq!(stored.kvs, []);
@@ -138,10 +101,212 @@ async fn probes_are_answered_on_the_client_port(engine: Engine) {
     for path in ["/health", "/livez", "/readyz", "/version"] {
         let refused = http(&cluster, 0, "POST", path).await;
         assert_eq!((refused.status, &refused.body[..]), (405, "Method Not Allowed\n"), "{path}");
-        assert!(refused.headers.contains("allow: get"), "{path}: {}", refused.headers);
+        assert_eq!(refused.header("allow"), Some("GET"), "{path}: {}", refused.headers);
     }
     let missing = page("/nonsense").await;
     assert_eq!(missing.body, "404 page not found\n");
+}
+
+/// Status, content type, the header against guessing it, and body.
+async fn pages_look_as_they_do_from_etcd(engine: Engine) {
+    if !product().at_least(3, 7) {
+        return;
+    }
+    let cluster = Cluster::start(engine, 1).await;
+    let plain = Some("text/plain; charset=utf-8");
+    let nosniff = Some("nosniff");
+    let healthy = r#"{"health":"true","reason":""}"#;
+    let table = [
+        ("/health", 200, plain, None, healthy),
+        ("/health?exclude=NOSPACE&exclude=CORRUPT", 200, plain, None, healthy),
+        ("/livez", 200, plain, nosniff, "ok\n"),
+        ("/livez?exclude=serializable_read", 200, plain, nosniff, "ok\n"),
+        ("/livez?verbose&exclude=serializable_read", 200, plain, nosniff, "ok\n"),
+        ("/readyz/non_learner?verbose", 200, plain, nosniff, "[+]non_learner ok\nok\n"),
+        ("/livez/", 404, plain, nosniff, "404 page not found\n"),
+        ("/livez/linearizable_read", 404, plain, nosniff, "404 page not found\n"),
+        ("/health/", 404, plain, nosniff, "404 page not found\n"),
+        ("/", 404, plain, nosniff, "404 page not found\n"),
+        ("/v2/keys", 404, plain, nosniff, "404 page not found\n"),
+        ("/config/local/log", 404, plain, nosniff, "404 page not found\n"),
+        ("/members", 404, plain, nosniff, "404 page not found\n"),
+    ];
+    for (path, status, kind, sniff, body) in table {
+        let page = http(&cluster, 0, "GET", path).await;
+        assert_eq!((page.status, &page.body[..]), (status, body), "{path}");
+        assert_eq!(page.header("content-type"), kind, "{path}");
+        assert_eq!(page.header("x-content-type-options"), sniff, "{path}");
+        assert_eq!(page.header("access-control-allow-origin"), Some("*"), "{path}");
+    }
+    for path in ["/health", "/livez", "/readyz", "/readyz/non_learner", "/version", "/debug/vars"] {
+        for method in ["POST", "HEAD", "DELETE"] {
+            let page = http(&cluster, 0, method, path).await;
+            let body = if method == "HEAD" { "" } else { "Method Not Allowed\n" };
+            assert_eq!((page.status, &page.body[..]), (405, body), "{method} {path}");
+            assert_eq!(page.header("allow"), Some("GET"), "{method} {path}");
+            assert_eq!(page.header("content-type"), plain, "{method} {path}");
+            assert_eq!(page.header("x-content-type-options"), nosniff, "{method} {path}");
+        }
+        let asked = http(&cluster, 0, "OPTIONS", path).await;
+        assert_eq!((asked.status, &asked.body[..]), (200, ""), "{path}");
+        let methods = asked.header("access-control-allow-methods");
+        assert_eq!(methods, Some("POST, GET, OPTIONS, PUT, DELETE"), "{path}");
+        let headers = asked.header("access-control-allow-headers");
+        assert_eq!(headers, Some("accept, content-type, authorization"), "{path}");
+    }
+}
+
+async fn hosts_and_origins_are_checked(engine: Engine) {
+    let cluster = Setup::new(engine, 1)
+        .flag("--host-whitelist=localhost,good.example")
+        .flag("--cors=http://a.example:80,http://b.example:81")
+        .start()
+        .await;
+    let address = address(&cluster, 0);
+    let get = async |headers: &[(&str, &str)]| {
+        let page = send(&address, "GET", "/version", headers, b"").await;
+        let origin = page.header("access-control-allow-origin").map(str::to_owned);
+        (page.status, origin)
+    };
+    for host in ["localhost", "localhost:1", "good.example:999"] {
+        assert_eq!(get(&[("Host", host)]).await, (200, None), "{host}");
+    }
+    for host in [&address, "evil.example", "evil.example:80", "GOOD.example", "[::1]:1", ""] {
+        assert_eq!(get(&[("Host", host), ("Origin", "http://b.example:81")]).await, (421, None));
+    }
+    for path in ["/health", "/v3/kv/range", "/nonsense"] {
+        let evil = [("Host", "evil.example")];
+        for method in ["GET", "POST", "OPTIONS"] {
+            let page = send(&address, method, path, &evil, b"").await;
+            assert_eq!(page.status, 421, "{method} {path}");
+        }
+    }
+    for (origin, is_allowed) in [
+        ("http://a.example:80", true),
+        ("http://b.example:81", true),
+        ("http://b.example", false),
+        ("https://a.example:80", false),
+        ("null", false),
+    ] {
+        let allowed = is_allowed.then(|| origin.to_owned());
+        let asked = [("Host", "localhost"), ("Origin", origin)];
+        assert_eq!(get(&asked).await, (200, allowed.clone()), "{origin}");
+        let page = send(&address, "OPTIONS", "/v3/kv/range", &asked, b"").await;
+        assert_eq!(page.status, 200);
+        assert_eq!(page.header("access-control-allow-origin").map(str::to_owned), allowed);
+    }
+    // No browser speaks gRPC: it is not concerned.
+    cluster.raw(0).kv.clone().put(put("key", "v")).await.unwrap();
+}
+
+async fn http_can_have_addresses_of_its_own(engine: Engine) {
+    let mut ports = Ports::reserve();
+    let (web, metrics) = (ports.take(), ports.take());
+    let cluster = Setup::new(engine, 1)
+        .flag(format!("--listen-client-http-urls=http://127.0.0.1:{web}"))
+        .flag(format!("--listen-metrics-urls=http://127.0.0.1:{metrics}"))
+        .start()
+        .await;
+    let (web, metrics) = (format!("127.0.0.1:{web}"), format!("127.0.0.1:{metrics}"));
+    cluster.raw(0).kv.clone().put(put("key", "v")).await.unwrap();
+    let range = br#"{"key":"a2V5"}"#;
+    let read = eventually("a listener for HTTP", async || {
+        match tokio::net::TcpStream::connect(&web).await {
+            Ok(_) => Ok(send(&web, "POST", "/v3/kv/range", &[], range).await),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(read.json()["count"], "1");
+    for path in ["/version", "/health", "/readyz", "/debug/vars"] {
+        assert_eq!(send(&web, "GET", path, &[], b"").await.status, 200, "{path}");
+    }
+    let kind = [("content-type", "application/grpc")];
+    let call = send(&web, "POST", "/etcdserverpb.KV/Range", &kind, b"").await;
+    assert_eq!(call.status, 404, "no gRPC here");
+    if product().ours {
+        for path in ["/version", "/health", "/v3/kv/range"] {
+            assert_eq!(http(&cluster, 0, "GET", path).await.status, 415, "{path}");
+        }
+    }
+    for (path, status) in [
+        ("/health", 200),
+        ("/livez", 200),
+        ("/readyz/linearizable_read", 200),
+        ("/version", 404),
+        ("/debug/vars", 404),
+        ("/v3/kv/range", 404),
+        ("/", 404),
+    ] {
+        let page = send(&metrics, "GET", path, &[("Host", "any")], b"").await;
+        assert_eq!(
+            (page.status, page.header("access-control-allow-origin")),
+            (status, None),
+            "{path}"
+        );
+    }
+    assert_eq!(send(&metrics, "OPTIONS", "/health", &[], b"").await.status, 405);
+}
+
+async fn variables_of_the_process_are_shown(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    cluster.raw(0).kv.clone().put(put("key", "v")).await.unwrap();
+    let page = http(&cluster, 0, "GET", "/debug/vars").await;
+    assert_eq!(page.header("content-type"), Some("application/json; charset=utf-8"));
+    assert!(page.body.starts_with("{\n\"cmdline\": [\"") && page.body.ends_with("}\n}\n"));
+    let vars = page.json();
+    let flag = format!("--name={}", cluster.members[0].name);
+    assert!(vars["cmdline"].as_array().unwrap().contains(&flag.into()), "{vars}");
+    assert!(vars["file_descriptor_limit"].as_u64().unwrap() > 0);
+    assert!(vars["memstats"]["Sys"].as_u64().unwrap() > 1 << 20);
+    let header = cluster.raw(0).status().await.unwrap().header.unwrap();
+    let id = serde_json::Value::from(format!("{:x}", header.member_id));
+    let raft = &vars["raft.status"];
+    assert_eq!((&raft["id"], &raft["lead"], &raft["vote"]), (&id, &id, &id));
+    assert_eq!(
+        (&raft["raftState"], &raft["term"]),
+        (&"StateLeader".into(), &header.raft_term.into())
+    );
+    assert!(raft["applied"].as_u64() > Some(0) && raft["commit"].as_u64() > Some(0));
+}
+
+async fn members_are_listed_for_members(engine: Engine) {
+    let cluster = Cluster::start(engine, 3).await;
+    let peer = |index: usize| {
+        let flag = "--listen-peer-urls=http://";
+        let flags = &cluster.members[index].flags;
+        flags.iter().find_map(|given| given.strip_prefix(flag)).unwrap().to_owned()
+    };
+    let list = MemberListRequest { linearizable: true };
+    let answer = cluster.raw(0).cluster.member_list(list).await.unwrap().into_inner();
+    let shown: Vec<String> = answer
+        .members
+        .iter()
+        .map(|member| {
+            format!(
+                r#"{{"id":{},"peerURLs":["{}"],"name":"{}","clientURLs":["{}"]}}"#,
+                member.id, member.peer_ur_ls[0], member.name, member.client_ur_ls[0]
+            )
+        })
+        .collect();
+    let cluster_id = format!("{:x}", answer.header.unwrap().cluster_id);
+    for index in 0..3 {
+        let page = eventually("all members with their URLs", async || {
+            let page = send(&peer(index), "GET", "/members", &[], b"").await;
+            if page.body.matches("clientURLs").count() == 3 { Ok(page) } else { Err(page.body) }
+        })
+        .await;
+        assert_eq!(page.body, format!("[{}]\n", shown.join(",")));
+        assert_eq!(page.header("content-type"), Some("application/json"));
+        assert_eq!(page.header("x-etcd-cluster-id"), Some(&cluster_id[..]));
+        assert_eq!(send(&peer(index), "GET", "/version", &[], b"").await.status, 200);
+        for path in ["/health", "/metrics", "/v3/kv/range", "/nonsense"] {
+            let page = send(&peer(index), "GET", path, &[], b"").await;
+            assert_eq!((page.status, &page.body[..]), (404, "404 page not found\n"), "{path}");
+        }
+        let refused = send(&peer(index), "POST", "/members", &[], b"").await;
+        assert_eq!((refused.status, refused.header("allow")), (405, Some("GET")));
+    }
 }
 
 async fn a_member_without_a_leader_is_not_ready(engine: Engine) {

@@ -21,12 +21,12 @@ mod wait;
 pub use client::{Raw, channel};
 pub use engine::{Engine, Product, product, run, skipped};
 pub use member::{Member, READY};
+pub use ports::Ports;
 pub use process::{Exit, Process};
 pub use proxy::Links;
 pub use wait::{LIMIT, eventually, within};
 
 use etcd_client::{Client, ConnectOptions};
-pub use ports::Ports;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,347 @@
+//! The JSON gateway: the calls of the client listener as POST requests with JSON bodies.
+//!
+//! One translation for all calls: JSON to protobuf by descriptor, the call through the same
+//! router that gRPC clients reach, protobuf to JSON. So a call behaves here as it does there, and
+//! a new one needs a row in [`schema`] at most. A stream answers one object a line, at once.
+//!
+//! It leaves out WebSockets, and the `Grpc-Timeout` header: a call ends with its connection.
+
+mod read;
+mod schema;
+mod stream;
+mod values;
+mod write;
+
+use axum::Router;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, TE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use prost_reflect::MessageDescriptor;
+use schema::Method;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::ServiceExt as _;
+use values::{Broken, Values};
+
+/// Where the gateway's paths begin.
+pub(super) const PREFIX: &str = "/v3/";
+/// What gRPC puts in front of a message: a flag and a length.
+const FRAME_PREFIX: usize = 5;
+/// A body is at most this much longer than the message in it: base64 takes a third more, and
+/// numbers, names and blanks take the rest.
+const JSON_PER_MESSAGE: usize = 2;
+/// Bytes that are translated within a connection's turn: some 100 us of work.
+const AT_ONCE_MAX: usize = 64 << 10;
+/// Headers with this prefix go to the call without it.
+const METADATA_PREFIX: &str = "grpc-metadata-";
+
+/// Translates between JSON and the services behind a router.
+#[derive(Clone)]
+pub(super) struct Gateway {
+    services: Router,
+    message_bytes_max: usize,
+}
+
+impl Gateway {
+    /// `message_bytes_max` bounds a request's message in its wire form.
+    pub(super) fn new(services: Router, message_bytes_max: usize) -> Self {
+        Self { services, message_bytes_max }
+    }
+
+    /// Answers a request whose path begins with [`PREFIX`].
+    pub(super) async fn serve(
+        &self,
+        request: http::Request<axum::body::Body>,
+    ) -> http::Response<Body> {
+        let Some(method) = request.uri().path().strip_prefix(PREFIX).and_then(schema::method)
+        else {
+            return refusal(&Status::not_found("Not Found"));
+        };
+        if request.method() != Verb::POST {
+            return refusal(&Status::unimplemented("Method Not Allowed"));
+        }
+        let (parts, body) = request.into_parts();
+        let body = Body::new(body);
+        if method.takes_stream {
+            let requests = stream::Requests::new(body, self.values(), &method.input);
+            let call = self.call(method, &parts.headers, Body::new(requests)).await;
+            return stream::answer(call, &method.output).await;
+        }
+        let message = match self.one_message(body, &method.input).await {
+            Ok(message) => message,
+            Err(status) => return refusal(&status),
+        };
+        let call = self.call(method, &parts.headers, Body::new(Full::new(message))).await;
+        if method.gives_stream {
+            return stream::answer(call, &method.output).await;
+        }
+        match one_answer(call, &method.output).await {
+            Ok(json) => answered(Body::new(Full::new(Bytes::from(json)))),
+            Err(status) => refusal(&status),
+        }
+    }
+
+    fn values(&self) -> Values {
+        Values::new(self.message_bytes_max.saturating_mul(JSON_PER_MESSAGE))
+    }
+
+    /// The request's message, framed; an empty body stands for an empty message.
+    async fn one_message(&self, body: Body, input: &MessageDescriptor) -> Result<Bytes, Status> {
+        let json = first_value(body, self.values()).await?;
+        let input = input.clone();
+        let framed = translate(json.len(), move || frame(&json, &input)).await?;
+        let framed = framed.map_err(Status::invalid_argument)?;
+        match framed.len() - FRAME_PREFIX {
+            length if length > self.message_bytes_max => {
+                Err(super::unary::too_large(length, self.message_bytes_max))
+            }
+            _ => Ok(framed),
+        }
+    }
+
+    /// Makes the call that a gRPC client would make.
+    async fn call(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> http::Response<axum::body::Body> {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = Verb::POST;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.uri_mut() = http::Uri::from_static("/");
+        if let Ok(path) = method.path.parse() {
+            *request.uri_mut() = path;
+        }
+        *request.headers_mut() = metadata(headers);
+        match self.services.clone().oneshot(request).await {
+            Ok(response) => super::status::oversize_as_exhausted(response),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// What a call is told of a request's headers.
+fn metadata(headers: &HeaderMap) -> HeaderMap {
+    let mut metadata = HeaderMap::new();
+    for (name, value) in headers {
+        let Some(name) = name.as_str().strip_prefix(METADATA_PREFIX) else { continue };
+        // These say how the call itself is made.
+        if name.starts_with("grpc-") || [CONTENT_TYPE.as_str(), TE.as_str()].contains(&name) {
+            continue;
+        }
+        if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+            metadata.append(name, value.clone());
+        }
+    }
+    if let Some(token) = headers.get(AUTHORIZATION) {
+        let bare = token.as_bytes().strip_prefix(b"Bearer ").unwrap_or(token.as_bytes());
+        if let Ok(bare) = HeaderValue::from_bytes(bare) {
+            metadata.insert(AUTHORIZATION, bare);
+        }
+    }
+    metadata.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    metadata.insert(TE, HeaderValue::from_static("trailers"));
+    metadata
+}
+
+/// The first JSON value of a body; of an empty one, an empty object. What follows is not read.
+async fn first_value(mut body: Body, mut values: Values) -> Result<Bytes, Status> {
+    loop {
+        if let Some(value) = values.next(false).map_err(refused)? {
+            return Ok(value);
+        }
+        match body.frame().await {
+            Some(Ok(piece)) => {
+                if let Ok(data) = piece.into_data() {
+                    values.push(&data);
+                }
+            }
+            Some(Err(_)) => return Err(Status::cancelled("the request ended early")),
+            None => {
+                let value = values.next(true).map_err(refused)?;
+                return Ok(value.unwrap_or(Bytes::from_static(b"{}")));
+            }
+        }
+    }
+}
+
+fn refused(broken: Broken) -> Status {
+    match broken {
+        Broken::Syntax(text) => Status::invalid_argument(text),
+        Broken::TooLarge { found, max } => super::unary::too_large(found, max),
+    }
+}
+
+/// A message in gRPC's frame.
+fn frame(json: &[u8], input: &MessageDescriptor) -> Result<Bytes, String> {
+    let message = read::to_message(json, input)?;
+    let mut framed = BytesMut::with_capacity(FRAME_PREFIX + message.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).map_err(|_| "proto: message is too large")?);
+    framed.put_slice(&message);
+    Ok(framed.freeze())
+}
+
+/// Does what is short here and what is long on a thread for such work: a connection's calls
+/// take turns.
+async fn translate<T: Send + 'static>(
+    length: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    if length <= AT_ONCE_MAX {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|_| Status::internal("translation failed"))
+}
+
+/// The answer of a unary call.
+async fn one_answer(
+    call: http::Response<axum::body::Body>,
+    output: &MessageDescriptor,
+) -> Result<String, Status> {
+    if let Some(status) = failure(call.headers()) {
+        return Err(status);
+    }
+    let body = call.into_body().collect().await;
+    let body = body.map_err(|error| Status::internal(error.to_string()))?;
+    if let Some(status) = body.trailers().and_then(failure) {
+        return Err(status);
+    }
+    let framed = body.to_bytes();
+    let length = framed.len();
+    let output = output.clone();
+    translate(length, move || {
+        let mut json = String::with_capacity(2 * length);
+        let message = framed.get(FRAME_PREFIX..).ok_or(write::Corrupt)?;
+        write::to_json(message, &output, &mut json).map(|()| json)
+    })
+    .await?
+    .map_err(|write::Corrupt| unreadable())
+}
+
+fn unreadable() -> Status {
+    Status::internal("the service answered what is not its message")
+}
+
+/// How a call failed, by its headers or trailers.
+fn failure(headers: &HeaderMap) -> Option<Status> {
+    Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)
+}
+
+/// A good answer; its headers are etcd's.
+fn answered(body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let kind = HeaderValue::from_static("application/grpc");
+    headers.insert(HeaderName::from_static("grpc-metadata-content-type"), kind);
+    response
+}
+
+/// The answer to a call that failed.
+fn refusal(status: &Status) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::new(Full::new(Bytes::from(error_json(status)))));
+    *response.status_mut() = http_status(status.code());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if status.code() == Code::Unauthenticated
+        && let Ok(text) = HeaderValue::from_str(status.message())
+    {
+        headers.insert(WWW_AUTHENTICATE, text);
+    }
+    response
+}
+
+fn error_json(status: &Status) -> String {
+    let mut json = format!("{{\"code\":{}", i32::from(status.code()));
+    if !status.message().is_empty() {
+        json.push_str(",\"message\":");
+        write::quote(status.message(), &mut json);
+    }
+    json.push('}');
+    json
+}
+
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
+            StatusCode::BAD_REQUEST
+        }
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        // nginx's number for a client that has gone; it has no name.
+        Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_has_the_http_status_of_etcd() {
+        let table = [
+            (0, 200),
+            (1, 499),
+            (2, 500),
+            (3, 400),
+            (4, 504),
+            (5, 404),
+            (6, 409),
+            (7, 403),
+            (8, 429),
+            (9, 400),
+            (10, 409),
+            (11, 400),
+            (12, 501),
+            (13, 500),
+            (14, 503),
+            (15, 500),
+            (16, 401),
+        ];
+        for (code, status) in table {
+            assert_eq!(http_status(Code::from(code)).as_u16(), status, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_told_of_headers_that_are_meant_for_it() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer t.1"),
+            ("content-type", "text/plain"),
+            ("grpc-metadata-hasleader", "true"),
+            ("grpc-metadata-grpc-encoding", "gzip"),
+            ("grpc-metadata-content-type", "text/plain"),
+            ("hasleader", "false"),
+            ("host", "h"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let told = metadata(&headers);
+        let text = |name: &str| told.get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(text("authorization"), Some("t.1"));
+        assert_eq!(text("hasleader"), Some("true"));
+        assert_eq!(text("content-type"), Some("application/grpc"));
+        assert_eq!(told.len(), 4, "{told:?}");
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("bearer t.1"));
+        assert_eq!(metadata(&headers)[AUTHORIZATION], "bearer t.1");
+    }
+
+    #[test]
+    fn an_error_says_code_and_text() {
+        let json = |status: Status| error_json(&status);
+        assert_eq!(json(Status::not_found("a \"b\"")), r#"{"code":5,"message":"a \"b\""}"#);
+        assert_eq!(json(Status::unimplemented("")), r#"{"code":12}"#);
+    }
+}

@@ -1,0 +1,182 @@
+//! Streams through the gateway: JSON values in, one after the other, and a line for each answer.
+
+use super::values::Values;
+use super::{
+    FRAME_PREFIX, answered, error_json, failure, frame, http_status, translate, unreadable, write,
+};
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::stream;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::{BodyExt as _, StreamBody};
+use prost_reflect::MessageDescriptor;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tonic::Status;
+use tonic::body::Body;
+
+/// The messages of a body, framed. A body that breaks off, or is no JSON, ends like one that
+/// ends: the call goes on without further requests, as it does in etcd.
+pub(super) struct Requests {
+    body: Body,
+    values: Values,
+    input: MessageDescriptor,
+    has_ended: bool,
+}
+
+impl Requests {
+    pub(super) fn new(body: Body, values: Values, input: &MessageDescriptor) -> Self {
+        Self { body, values, input: input.clone(), has_ended: false }
+    }
+}
+
+impl HttpBody for Requests {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = &mut *self;
+        loop {
+            match this.values.next(this.has_ended) {
+                Ok(Some(json)) => match frame(&json, &this.input) {
+                    Ok(framed) => return Poll::Ready(Some(Ok(Frame::data(framed)))),
+                    Err(_) => return Poll::Ready(None),
+                },
+                Ok(None) if this.has_ended => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(_) => return Poll::Ready(None),
+            }
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(piece)) => {
+                    if let Ok(data) = piece.into_data() {
+                        this.values.push(&data);
+                    }
+                }
+                Some(Err(_)) | None => this.has_ended = true,
+            }
+        }
+    }
+}
+
+/// Answers with the lines of a call. Nothing is answered before the first line or the end, so
+/// that a call which fails at once has its own HTTP status.
+pub(super) async fn answer(
+    call: http::Response<axum::body::Body>,
+    output: &MessageDescriptor,
+) -> http::Response<Body> {
+    if let Some(status) = failure(call.headers()) {
+        return refusal(&status);
+    }
+    let mut answers = Answers {
+        body: Body::new(call.into_body()),
+        buffer: BytesMut::new(),
+        output: output.clone(),
+        has_ended: false,
+    };
+    match answers.next().await {
+        None => http::Response::new(Body::new(StreamBody::new(stream::empty::<Piece>()))),
+        Some(Err(status)) => refusal(&status),
+        Some(Ok(first)) => {
+            let lines = stream::unfold((Some(first), answers), |(first, mut answers)| async {
+                let line = match first {
+                    Some(first) => first,
+                    None => match answers.next().await? {
+                        Ok(line) => line,
+                        Err(status) => error_line(&status),
+                    },
+                };
+                Some((piece(line), (None, answers)))
+            });
+            answered(Body::new(StreamBody::new(lines)))
+        }
+    }
+}
+
+type Piece = Result<Frame<Bytes>, Infallible>;
+
+fn piece(line: String) -> Piece {
+    Ok(Frame::data(Bytes::from(line)))
+}
+
+fn refusal(status: &Status) -> http::Response<Body> {
+    let line = error_line(status);
+    let body = StreamBody::new(stream::iter([piece(line)]));
+    let mut response = http::Response::new(Body::new(body));
+    *response.status_mut() = http_status(status.code());
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn error_line(status: &Status) -> String {
+    format!("{{\"error\":{}}}\n", error_json(status))
+}
+
+/// What a call answers, message by message.
+struct Answers {
+    body: Body,
+    buffer: BytesMut,
+    output: MessageDescriptor,
+    has_ended: bool,
+}
+
+impl Answers {
+    /// The next line; an error is the last one.
+    async fn next(&mut self) -> Option<Result<String, Status>> {
+        loop {
+            if let Some(message) = self.message() {
+                let line = self.line(message).await;
+                self.has_ended |= line.is_err();
+                return Some(line);
+            }
+            if self.has_ended {
+                return None;
+            }
+            let status = match self.body.frame().await {
+                Some(Ok(piece)) => match piece.into_data() {
+                    Ok(data) => {
+                        self.buffer.extend_from_slice(&data);
+                        continue;
+                    }
+                    Err(piece) => piece.trailers_ref().and_then(failure),
+                },
+                Some(Err(status)) => Some(status),
+                None => None,
+            };
+            self.has_ended = true;
+            return status.map(Err);
+        }
+    }
+
+    /// The first message of the buffer, if all of it is there.
+    fn message(&mut self) -> Option<Bytes> {
+        if self.has_ended {
+            return None;
+        }
+        let length = self.buffer.get(1..FRAME_PREFIX)?;
+        let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        if self.buffer.len() < FRAME_PREFIX + length {
+            return None;
+        }
+        self.buffer.advance(FRAME_PREFIX);
+        Some(self.buffer.split_to(length).freeze())
+    }
+
+    async fn line(&mut self, message: Bytes) -> Result<String, Status> {
+        let output = self.output.clone();
+        translate(message.len(), move || {
+            let mut line = String::with_capacity(2 * message.len() + 16);
+            line.push_str("{\"result\":");
+            write::to_json(&message, &output, &mut line)?;
+            line.push_str("}\n");
+            Ok(line)
+        })
+        .await?
+        .map_err(|write::Corrupt| unreadable())
+    }
+}
