@@ -109,9 +109,18 @@ fn start(config: config::Config, notices: &[Notice]) -> ExitCode {
             let raised = signal_hook::low_level::emulate_default_handler(signal);
             raised.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
         }
-        Ok(quoin::node::Exit::Removed) => ExitCode::SUCCESS,
-        Err(fatal) => fail(&fatal),
+        Ok(quoin::node::Exit::Removed) => end(0),
+        Err(fatal) => {
+            fail(&fatal);
+            end(1)
+        }
     }
+}
+
+/// Ends the process without the exit handlers of libraries: they would take apart what threads of
+/// RocksDB, which nobody waits for here, still use.
+fn end(status: i32) -> ! {
+    signal_hook::low_level::exit(status)
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
