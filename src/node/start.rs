@@ -184,6 +184,11 @@ async fn refuse_second_life(
     Ok(())
 }
 
+/// Whether the state tells of this member, be it that it was removed.
+fn is_known(machine: &Machine, id: MemberId) -> bool {
+    machine.members().get(id).is_some() || machine.members().is_removed(id)
+}
+
 /// The place that a folder remembers; flags about the initial cluster are ignored, unless
 /// they show that this is another member's folder.
 fn place(config: &Config, identity: &Identity, machine: &Machine) -> Result<Place, Fatal> {
@@ -191,9 +196,11 @@ fn place(config: &Config, identity: &Identity, machine: &Machine) -> Result<Plac
         return Err(Fatal::new("open data directory: its id.json holds no ids"));
     };
     let members = machine.members();
-    let contacts = match members.get(id) {
-        Some(_) => members.all().values().cloned().collect(),
-        None => identity.contacts(),
+    // One that joins does not know anybody from its own state yet.
+    let is_joining = identity.has_joined() && !is_known(machine, id);
+    let contacts = match is_joining {
+        true => identity.contacts(),
+        false => members.all().values().cloned().collect(),
     };
     let others = || identity.founders().into_iter().filter(|member| member.id != id.0);
     if identity.name != config.name && others().any(|member| member.name == config.name) {
@@ -202,8 +209,7 @@ fn place(config: &Config, identity: &Identity, machine: &Machine) -> Result<Plac
             identity.name, config.name
         )));
     }
-    let is_known = machine.members().get(id).is_some() || machine.members().is_removed(id);
-    if !is_known && !identity.has_joined() {
+    if !is_known(machine, id) && !identity.has_joined() {
         return Err(Fatal::new(format!(
             "open data directory: member {id} is not among the members of its own state"
         )));

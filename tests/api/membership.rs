@@ -299,8 +299,11 @@ async fn a_change_that_endangers_the_quorum_is_refused(engine: Engine) {
     let leader = cluster.leader().await;
     let (down, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let id = id_of(&cluster, other).await;
-    let process = cluster.members[leader].process();
-    process.says("peer became active").await.unwrap();
+    eventually("both others seen by the leader", async || {
+        let seen = cluster.members[leader].output().matches("peer became active").count();
+        (seen >= 2).then_some(()).ok_or_else(|| format!("{seen} were seen"))
+    })
+    .await;
     cluster.kill(down);
     let process = cluster.members[leader].process();
     process.says("peer became inactive").await.unwrap();
