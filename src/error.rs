@@ -86,6 +86,12 @@ pub enum RequestError {
     UnhealthyCluster,
     BadLeaderTransferee,
     LeaderTransferTimeout,
+    DowngradeVersionFormat,
+    DowngradeTarget,
+    DowngradeInProgress,
+    ClusterVersionUnavailable,
+    /// An action of Downgrade that is none.
+    UnknownMethod,
 
     // Locks and elections.
     LockSessionExpired,

@@ -18,6 +18,7 @@ mod permission;
 mod scripts;
 mod snapshot;
 mod tokens;
+mod version;
 
 pub use alarm::AlarmTable;
 pub use auth::{AuthState, AuthView, ROOT};
@@ -43,12 +44,12 @@ use bytes::{Buf, BufMut, Bytes};
 use command::{Parts, decode_parts};
 use prost::Message;
 use std::sync::Arc;
+use version::Versions;
 
 /// Meta keys of the machine; `mvcc` keeps its own beside them.
 const META_APPLIED: &[u8] = b"machine/applied";
 const META_CONFIGURATION: &[u8] = b"machine/configuration";
 const META_FORMAT: &[u8] = b"machine/format";
-const META_CLUSTER_VERSION: &[u8] = b"machine/cluster_version";
 
 /// The layout of the stored state. A folder with another number is refused.
 const FORMAT: u32 = 1;
@@ -91,7 +92,7 @@ pub enum Response {
         token: String,
         auth_revision: u64,
     },
-    /// A change of members' attributes, of the cluster's version, or of users and roles.
+    /// A change of members' attributes, of the cluster's versions, or of users and roles.
     Done,
 }
 
@@ -105,7 +106,7 @@ pub struct Applied {
     pub revoked: Vec<i64>,
     /// Of the last entry, if it changed who votes or who only follows.
     pub configuration_change: Option<ConfigurationChange>,
-    /// Members, the cluster's version or alarms.
+    /// Members, the cluster's versions or alarms.
     pub members_changed: bool,
 }
 
@@ -118,7 +119,7 @@ pub struct Machine {
     auth: AuthTable,
     members: MemberTable,
     configuration: Configuration,
-    cluster_version: Option<String>,
+    versions: Versions,
     applied_index: Index,
     applied_term: Term,
 }
@@ -136,7 +137,7 @@ impl Machine {
             auth: AuthTable::open(engine.as_ref(), AuthView::default())?,
             members: MemberTable::default(),
             configuration: Configuration::default(),
-            cluster_version: None,
+            versions: Versions::default(),
             applied_index: 0,
             applied_term: 0,
             engine,
@@ -166,13 +167,7 @@ impl Machine {
             }
             None => Configuration::default(),
         };
-        self.cluster_version = match engine.get(Space::Meta, META_CLUSTER_VERSION)? {
-            Some(value) => Some(
-                String::from_utf8(value.to_vec())
-                    .map_err(|e| Fatal::with("read cluster version", e))?,
-            ),
-            None => None,
-        };
+        self.versions = Versions::open(engine)?;
         self.leases = LeaseTable::open(engine)?;
         self.alarms = AlarmTable::open(engine)?;
         self.auth = AuthTable::open(engine, self.auth.view().clone())?;
@@ -222,7 +217,12 @@ impl Machine {
     }
 
     pub fn cluster_version(&self) -> Option<&str> {
-        self.cluster_version.as_deref()
+        self.versions.cluster()
+    }
+
+    /// The version that the cluster is asked to go down to.
+    pub fn downgrade_target(&self) -> Option<&str> {
+        self.versions.downgrade()
     }
 
     pub fn leases(&self) -> &LeaseTable {
@@ -338,9 +338,12 @@ impl Machine {
                 Ok(Response::Alarm(AlarmResponse { header: Some(self.header()), alarms }))
             }
             Request::ClusterVersion(request) => {
-                let text = request.version;
-                batch.put(Space::Meta, META_CLUSTER_VERSION, text.clone().into_bytes());
-                self.cluster_version = Some(text);
+                self.versions.set_cluster(request.version, batch);
+                applied.members_changed = true;
+                Ok(Response::Done)
+            }
+            Request::Downgrade(request) => {
+                self.versions.set_downgrade(request.target, batch);
                 applied.members_changed = true;
                 Ok(Response::Done)
             }

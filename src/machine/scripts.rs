@@ -22,8 +22,8 @@ use crate::pb::etcdserverpb::{
 };
 use crate::pb::mvccpb::event::EventType;
 use crate::pb::quoinpb::{
-    AuthenticateUser, ClusterVersion, LeaseRevokeBatch, MemberAdd, MemberAttributes, MemberChange,
-    MemberUpdate, command::Request,
+    AuthenticateUser, ClusterVersion, Downgrade, LeaseRevokeBatch, MemberAdd, MemberAttributes,
+    MemberChange, MemberUpdate, command::Request,
 };
 use crate::storage::memory::MemoryEngine;
 use crate::storage::mirror::{ENGINE_MAKERS, Maker};
@@ -112,6 +112,8 @@ enum Command {
         member: u64,
         url: String,
     },
+    /// An empty one calls it off.
+    Downgrade(String),
     /// get, activate or deactivate; none, nospace or corrupt.
     Alarm {
         action: String,
@@ -441,6 +443,9 @@ impl Runner {
             }
             writeln!(out)?;
         }
+        if let Some(target) = machine.downgrade_target() {
+            writeln!(out, "  to go down to {target}")?;
+        }
         Ok(())
     }
 }
@@ -499,6 +504,7 @@ fn request_of(command: &Command) -> Fallible<Request> {
         Command::Update { member, url } => {
             Request::MemberUpdate(MemberUpdate { member_id: *member, peer_urls: vec![url.clone()] })
         }
+        Command::Downgrade(target) => Request::Downgrade(Downgrade { target: target.clone() }),
         Command::Alarm { action, alarm, member } => Request::Alarm(AlarmRequest {
             action: AlarmAction::from_str_name(&action.to_uppercase()).ok_or("an action")? as i32,
             member_id: *member,

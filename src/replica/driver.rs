@@ -80,6 +80,7 @@ pub(super) struct Shared {
     pub(super) is_learner: AtomicBool,
     pub(super) removed: parking_lot::RwLock<Arc<Vec<u64>>>,
     pub(super) cluster_version: parking_lot::RwLock<Option<String>>,
+    pub(super) downgrade_target: parking_lot::RwLock<Option<String>>,
     pub(super) alarms: parking_lot::RwLock<Arc<Vec<AlarmMember>>>,
 }
 
@@ -320,6 +321,7 @@ impl<L: LogStore + 'static> Driver<L> {
         let removed = machine.members().removed().iter().map(|id| id.0).collect();
         *self.shared.removed.write() = Arc::new(removed);
         *self.shared.cluster_version.write() = machine.cluster_version().map(str::to_owned);
+        *self.shared.downgrade_target.write() = machine.downgrade_target().map(str::to_owned);
         *self.shared.alarms.write() = Arc::new(machine.alarms().list(AlarmType::None as i32));
     }
 

@@ -117,6 +117,11 @@ impl Handle {
         self.inner.shared.cluster_version.read().clone()
     }
 
+    /// The version that the cluster is asked to go down to, as far as this member has applied.
+    pub fn downgrade_target(&self) -> Option<String> {
+        self.inner.shared.downgrade_target.read().clone()
+    }
+
     /// The alarms that are raised, as far as this member has applied.
     pub fn alarms(&self) -> Arc<Vec<AlarmMember>> {
         self.inner.shared.alarms.read().clone()

@@ -12,6 +12,7 @@ mod input;
 mod install;
 mod lessor;
 mod peer_message;
+mod own;
 mod pending;
 mod reads;
 #[expect(clippy::module_inception, reason = "the type's own file, beside its parts")]

@@ -23,10 +23,10 @@ use super::reads::{Reads, Waiter};
 use super::retention::Retention;
 use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
-use crate::machine::{Machine, Response, changes_configuration, decode_command, encode_command};
+use crate::machine::{Machine, Response, changes_configuration, decode_command};
 use crate::pb::etcdserverpb::{PutResponse, ResponseHeader};
 use crate::pb::quoinpb::{
-    ClusterVersion, Forward, LeaseRevokeBatch, command::Request, peer_message::Body,
+    Forward, command::Request, peer_message::Body,
 };
 use crate::planted::{self, Bug};
 use crate::raft_log::LogStore;
@@ -35,9 +35,6 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 use std::collections::BTreeMap;
-
-/// The etcd version whose behaviour the cluster has, as its members record it.
-const CLUSTER_VERSION: &str = "3.7.0";
 
 /// See the module's comment.
 pub struct Replica<L: LogStore> {
@@ -75,6 +72,8 @@ pub struct Replica<L: LogStore> {
     pub(super) compaction_pinned: bool,
     /// Counts commands of this member's own, such as revocations of expired leases.
     pub(super) own_sequence: u64,
+    /// When a leader that never rests proposes a change of the cluster's version.
+    pub(super) version_due: Millis,
 }
 
 impl<L: LogStore> Replica<L> {
@@ -135,6 +134,7 @@ impl<L: LogStore> Replica<L> {
             compacting: true,
             compaction_pinned: false,
             own_sequence: 0,
+            version_due: 0,
         };
         replica.hasten_election()?;
         Ok(replica)
@@ -267,40 +267,6 @@ impl<L: LogStore> Replica<L> {
         if self.is_leader() && !self.is_leaving() {
             self.propose_own(now);
         }
-    }
-
-    /// What a leader proposes of its own accord.
-    pub(super) fn propose_own(&mut self, now: Millis) {
-        let expired = self.lessor.expired(now, self.settings.election_timeout_ms());
-        if !expired.is_empty() {
-            // Never forwarded: a leader of the past cannot commit it, so it revokes nothing.
-            self.propose_unanswered(Request::LeaseRevoke(LeaseRevokeBatch {
-                ids: expired,
-                expired: true,
-            }));
-        }
-        // Nothing of this term is under way, so it is proposed once.
-        let raft = &self.raft.raft;
-        let idle = self.machine.applied_index() == raft.raft_log.last_index();
-        if self.machine.cluster_version().is_none() && idle && raft.commit_to_current_term() {
-            self.propose_unanswered(Request::ClusterVersion(ClusterVersion {
-                version: CLUSTER_VERSION.to_owned(),
-            }));
-        }
-    }
-
-    pub(super) fn propose_unanswered(&mut self, request: Request) {
-        self.own_sequence += 1;
-        let id = RequestId {
-            member: self.settings.id,
-            // Boots of clients' requests are even: these never meet them.
-            boot: self.settings.boot | 1,
-            sequence: self.own_sequence,
-        };
-        let command = Bytes::from(encode_command(id, request));
-        // Dropped when too much is under way or the leadership is being handed over: it comes
-        // again at a later tick.
-        let _dropped = self.propose(vec![command]);
     }
 
     /// Appends commands to the leader's log in one go.

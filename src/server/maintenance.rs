@@ -2,6 +2,7 @@
 
 use super::access::Access;
 use super::backup::Backups;
+use super::downgrade;
 use super::header::Headers;
 use super::kv::{read_long, unexpected};
 use super::limits::Limits;
@@ -14,12 +15,13 @@ use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::maintenance_server::Maintenance;
 use crate::pb::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
-    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
-    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
-    StatusRequest, StatusResponse,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
+    MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse,
 };
 use crate::pb::quoinpb::command::Request as Command;
 use crate::replica::Handle;
+use crate::types::MemberId;
 use std::pin::Pin;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -44,6 +46,28 @@ impl MaintenanceService {
 
     async fn hashed(&self, revision: i64) -> Result<HashKv, Status> {
         read_long(&self.handle, move |view| view.hash_kv(revision)).await
+    }
+}
+
+impl MaintenanceService {
+    /// Makes another voter the leader, and waits until it is.
+    async fn hand_over(&self, target: MemberId) -> Result<(), RequestError> {
+        let handle = &self.handle;
+        if handle.leader() != Some(handle.member_id()) {
+            return Err(RequestError::NotLeader);
+        }
+        if !handle.members().iter().any(|member| member.id == target.0 && !member.is_learner) {
+            return Err(RequestError::BadLeaderTransferee);
+        }
+        handle.transfer_leader(Some(target));
+        let mut status = handle.status();
+        let leads = status.wait_for(|status| status.leader == Some(target));
+        match tokio::time::timeout(handle.request_timeout(), leads).await {
+            Ok(Ok(_)) => Ok(()),
+            // The node is gone.
+            Ok(Err(_)) => Err(RequestError::Stopped),
+            Err(_) => Err(RequestError::LeaderTransferTimeout),
+        }
     }
 }
 
@@ -81,7 +105,7 @@ impl Maintenance for MaintenanceService {
             is_learner: self.handle.is_learner(),
             storage_version: self.handle.cluster_version().unwrap_or_default(),
             db_size_quota: self.limits.quota_bytes,
-            downgrade_info: Some(DowngradeInfo::default()),
+            downgrade_info: Some(downgrade::info(&self.handle)),
         }))
     }
 
@@ -159,15 +183,20 @@ impl Maintenance for MaintenanceService {
 
     async fn move_leader(
         &self,
-        _: Request<MoveLeaderRequest>,
+        request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        unimplemented("etcdserverpb.Maintenance/MoveLeader")
+        metadata::check(&self.handle, request.metadata())?;
+        let target = MemberId(request.into_inner().target_id);
+        self.hand_over(target).await?;
+        Ok(Response::new(MoveLeaderResponse { header: None }))
     }
 
     async fn downgrade(
         &self,
-        _: Request<DowngradeRequest>,
+        request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
-        unimplemented("etcdserverpb.Maintenance/Downgrade")
+        metadata::check(&self.handle, request.metadata())?;
+        let version = downgrade::carry_out(&self.handle, request.get_ref()).await?;
+        Ok(Response::new(DowngradeResponse { header: Some(self.headers.current()), version }))
     }
 }

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod backup;
 pub mod cluster;
 mod connection;
+mod downgrade;
 pub mod election;
 mod gateway;
 pub mod header;

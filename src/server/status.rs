@@ -170,6 +170,17 @@ fn about_members(error: &RequestError) -> (Code, &'static str) {
         E::LeaderTransferTimeout => {
             (Unknown, "etcdserver: request timed out, leader transfer took too long")
         }
+        E::DowngradeVersionFormat => {
+            (InvalidArgument, "etcdserver: wrong downgrade target version format")
+        }
+        E::DowngradeTarget => (InvalidArgument, "etcdserver: invalid downgrade target version"),
+        E::DowngradeInProgress => {
+            (FailedPrecondition, "etcdserver: cluster has a downgrade job in progress")
+        }
+        E::ClusterVersionUnavailable => {
+            (FailedPrecondition, "etcdserver: cluster version not found during downgrade")
+        }
+        E::UnknownMethod => (Unknown, "etcdserver: unknown method"),
 
         E::LockSessionExpired => (Unknown, "mutex: session is expired"),
         E::ElectionNoLeader => (Unknown, "election: no leader"),
@@ -269,6 +280,14 @@ mod tests {
         BadLeaderTransferee => FailedPrecondition, "etcdserver: bad leader transferee";
         LeaderTransferTimeout => Unknown,
             "etcdserver: request timed out, leader transfer took too long";
+        DowngradeVersionFormat => InvalidArgument,
+            "etcdserver: wrong downgrade target version format";
+        DowngradeTarget => InvalidArgument, "etcdserver: invalid downgrade target version";
+        DowngradeInProgress => FailedPrecondition,
+            "etcdserver: cluster has a downgrade job in progress";
+        ClusterVersionUnavailable => FailedPrecondition,
+            "etcdserver: cluster version not found during downgrade";
+        UnknownMethod => Unknown, "etcdserver: unknown method";
         LockSessionExpired => Unknown, "mutex: session is expired";
         ElectionNoLeader => Unknown, "election: no leader";
         ElectionNotLeader => Unknown, "election: not leader";

@@ -11,6 +11,8 @@ mod checker;
 mod cluster;
 
 mod about;
+mod auto_compaction;
+mod downgrade;
 mod election;
 mod auth;
 mod auth_matrix;
@@ -18,6 +20,7 @@ mod credentials;
 mod errors;
 mod faults;
 mod gateway;
+mod leadership;
 mod lease;
 mod lock;
 mod maintenance;

@@ -249,7 +249,7 @@ fn digest(running: &Running, shown: &RangeResponse) -> u64 {
             key.hash(&mut hasher);
         }
     }
-    machine.cluster_version().hash(&mut hasher);
+    (machine.cluster_version(), machine.downgrade_target()).hash(&mut hasher);
     for member in machine.members().all().values() {
         member.encode_to_vec().hash(&mut hasher);
     }
