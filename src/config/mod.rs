@@ -6,6 +6,7 @@
 //! configuration file, TLS, and discovery, all refused in words.
 
 mod bootstrap;
+mod compaction;
 mod error;
 mod flags;
 mod help;
@@ -16,6 +17,7 @@ mod validate;
 mod value;
 
 pub use bootstrap::{Bootstrap, InitialMember};
+pub use compaction::AutoCompaction;
 pub use error::{ConfigError, ErrorKind, Notice};
 pub use help::USAGE;
 pub use url::{MemberUrl, Scheme, joined};
@@ -105,6 +107,8 @@ pub struct Config {
     pub grpc_keepalive_timeout: Duration,
     /// 10 minutes: only to let clients forget old revisions.
     pub watch_progress_notify_interval: Duration,
+    /// None: revisions stay until somebody compacts.
+    pub auto_compaction: Option<AutoCompaction>,
 
     /// As given; `server::token` reads it.
     pub auth_token: String,
@@ -254,6 +258,7 @@ mod tests {
             grpc_keepalive_interval: Some(Duration::from_secs(7200)),
             grpc_keepalive_timeout: Duration::from_secs(20),
             watch_progress_notify_interval: Duration::from_secs(600),
+            auto_compaction: None,
             auth_token: "simple".to_owned(),
             auth_token_ttl: Duration::from_secs(300),
             bcrypt_cost: 10,
@@ -544,7 +549,7 @@ mod tests {
         let (_, notices) = start(&[
             "--client-cert-auth=true",
             "--cert-file=/c",
-            "--auto-compaction-retention=8",
+            "--auto-tls=true",
             "--feature-gates=InitialCorruptCheck=true",
             "--strict-reconfig-check=t",
             "--corrupt-check-time=0",
@@ -552,7 +557,7 @@ mod tests {
             "--metrics=basic",
         ])
         .unwrap();
-        let flags = "--auto-compaction-retention --cert-file --client-cert-auth --feature-gates";
+        let flags = "--auto-tls --cert-file --client-cert-auth --feature-gates";
         assert!(has(&notices, LogLevel::Warn, "ignored flags", &[("flags", flags)]), "{notices:?}");
         let (_, notices) = start(&["--strict-reconfig-check", "--max-wals=5"]).unwrap();
         assert!(notices.iter().all(|notice| notice.message != "ignored flags"));

@@ -272,6 +272,13 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("watch-progress-notify-interval", Duration, "10m", Limits, "time", "\
             How often a quiet watch that asks for it is told how far it is."),
 
+        effective("auto-compaction-mode", Text, "periodic", Limits, "mode", "\
+            What the leader compacts by itself. periodic: what is older than the retention. \
+            revision: what is that many revisions behind."),
+        effective("auto-compaction-retention", Text, "0", Limits, "amount", "\
+            How much of the past to keep: hours or a time like 90m, or a number of revisions. \
+            0 is all of it."),
+
         effective("auth-token", Text, "simple", Auth, "kind", "\
             Tokens for users who have shown their password: 'simple', kept by the members, or \
             'jwt,sign-method=RS256,pub-key=FILE,priv-key=FILE,ttl=10m', which prove themselves."),
@@ -298,8 +305,6 @@ pub(super) static FLAGS: &[Flag] = &{
         refused("discovery-token", Text, ""),
         refused("force-new-cluster", Switch, "false"),
 
-        accepted("auto-compaction-mode", Text, "periodic"),
-        accepted("auto-compaction-retention", Text, "0"),
         accepted("auto-tls", Switch, "false"),
         accepted("backend-batch-interval", Duration, "0s"),
         accepted("backend-batch-limit", Signed, "0"),

@@ -2,6 +2,7 @@
 //!
 //! Checks stand in etcd's order: of several mistakes, the same one is reported.
 
+use crate::config::compaction;
 use crate::config::error::{ConfigError, Notice};
 use crate::config::flags::Flags;
 use crate::config::table::{INITIAL_CLUSTER, Role};
@@ -106,6 +107,10 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         grpc_keepalive_timeout: keepalive_timeout.unwrap_or_default(),
         watch_progress_notify_interval: positive(flags, "watch-progress-notify-interval")
             .unwrap_or(WATCH_PROGRESS_INTERVAL),
+        auto_compaction: compaction::read(
+            flags.text("auto-compaction-mode"),
+            flags.text("auto-compaction-retention"),
+        )?,
         auth_token: flags.text("auth-token").to_owned(),
         auth_token_ttl: match flags.unsigned("auth-token-ttl") {
             0 => AUTH_TOKEN_TTL,

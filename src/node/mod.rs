@@ -1,6 +1,7 @@
 //! The composition root: builds engine, log, replica, links, watches and server from a
 //! configuration, runs them, and stops them in the reverse order.
 
+mod auto_compaction;
 mod folder;
 mod join;
 mod parts;

@@ -1,5 +1,6 @@
 //! Start and stop of a node, in order.
 
+use super::auto_compaction;
 use super::folder::{Folder, Founder, Identity};
 use super::join;
 use super::parts::{connection_limits, driver_parts, limits, peers_of, settings};
@@ -305,6 +306,9 @@ impl Running {
         let (stop, stopping) = watch::channel(false);
         let mut servers = JoinSet::new();
         servers.spawn(keep_timers_near(stopping.clone()));
+        if let Some(policy) = config.auto_compaction {
+            servers.spawn(auto_compaction::run(handle.clone(), policy, stopping.clone()));
+        }
         let service = TowerToHyperService::new(peer_service(
             PeerService::new(handle.clone(), snapshots, engine.is_volatile(), place.founders),
             handle.clone(),
