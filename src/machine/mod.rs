@@ -44,7 +44,7 @@ use bytes::{Buf, BufMut, Bytes};
 use command::{Parts, decode_parts};
 use prost::Message;
 use std::sync::Arc;
-use version::Versions;
+use version::{META_CLUSTER_VERSION, Versions};
 
 /// Meta keys of the machine; `mvcc` keeps its own beside them.
 const META_APPLIED: &[u8] = b"machine/applied";

@@ -5,7 +5,7 @@
 use crate::error::Fatal;
 use crate::storage::{Engine, Space, WriteBatch};
 
-const META_CLUSTER_VERSION: &[u8] = b"machine/cluster_version";
+pub(super) const META_CLUSTER_VERSION: &[u8] = b"machine/cluster_version";
 const META_DOWNGRADE: &[u8] = b"machine/downgrade";
 
 /// Versions as text, with three numbers.

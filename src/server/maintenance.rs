@@ -1,4 +1,4 @@
-//! The Maintenance service. What is not offered yet says so.
+//! The Maintenance service.
 
 use super::access::Access;
 use super::backup::Backups;
@@ -74,10 +74,6 @@ impl MaintenanceService {
 /// As Status lists it among its errors.
 fn alarm_text(alarm: &AlarmMember) -> String {
     format!("memberID:{} alarm:{}", alarm.member_id, alarm.alarm().as_str_name())
-}
-
-fn unimplemented<T>(method: &'static str) -> Result<Response<T>, Status> {
-    Err(RequestError::Unimplemented(method).into())
 }
 
 #[tonic::async_trait]

@@ -216,8 +216,9 @@ impl Place {
             Ok(None) => lost.into(),
             Err(status) => status,
         };
-        self.is_settled = true;
+        // Not settled before: a client that goes away meanwhile must not stop it.
         self.removal().run().await;
+        self.is_settled = true;
         Err(end)
     }
 
