@@ -311,6 +311,7 @@ impl AuthState {
             Request::LeaseRevoke(_)
             | Request::MemberAttributes(_)
             | Request::ClusterVersion(_)
+            | Request::Downgrade(_)
             | Request::Alarm(_)
             | Request::MemberAdd(_)
             | Request::MemberUpdate(_)

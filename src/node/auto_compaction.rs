@@ -6,6 +6,7 @@
 
 use crate::config::AutoCompaction;
 use crate::error::RequestError;
+use crate::machine::{Caller, ROOT};
 use crate::pb::etcdserverpb::CompactionRequest;
 use crate::pb::quoinpb::command::Request;
 use crate::replica::Handle;
@@ -110,7 +111,9 @@ async fn compact(handle: &Handle, policy: AutoCompaction, revision: i64) -> bool
     tracing::info!(revision, retention, "starting auto {mode} compaction");
     let begun = Instant::now();
     let request = Request::Compaction(CompactionRequest { revision, physical: false });
-    match handle.propose(request, usize::MAX).await {
+    // With auth on, compaction is an administrator's, and this one always exists.
+    let caller = Caller { user: ROOT, revision: handle.auth().state().revision() };
+    match handle.propose_as(caller, request, usize::MAX).await {
         Ok(_) | Err(RequestError::Compacted) => {
             let took = format!("{:?}", begun.elapsed());
             tracing::info!(revision, retention, took, "completed auto {mode} compaction");
