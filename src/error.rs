@@ -99,9 +99,6 @@ pub enum RequestError {
     ElectionNotLeader,
     LeaderFieldMissing,
     ObserveEnded,
-
-    /// A call that this version does not offer; carries the full method name.
-    Unimplemented(&'static str),
 }
 
 /// A failure after which the node must not go on: storage error, corruption, broken invariant.

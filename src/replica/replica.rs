@@ -25,9 +25,7 @@ use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
 use crate::machine::{Machine, Response, changes_configuration, decode_command};
 use crate::pb::etcdserverpb::{PutResponse, ResponseHeader};
-use crate::pb::quoinpb::{
-    Forward, command::Request, peer_message::Body,
-};
+use crate::pb::quoinpb::{Forward, command::Request, peer_message::Body};
 use crate::planted::{self, Bug};
 use crate::raft_log::LogStore;
 use crate::types::{MemberId, RequestId, Term};

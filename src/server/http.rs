@@ -53,7 +53,7 @@ async fn not_found() -> Response {
     text_page(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-/// A path that is no page: to a gRPC call, the name of what is not offered.
+/// A path that is no page, or no call.
 async fn other(request: axum::extract::Request) -> Response {
     match is_grpc(&request) {
         true => unknown_call(request.uri().clone()).await,
@@ -63,9 +63,7 @@ async fn other(request: axum::extract::Request) -> Response {
 
 /// The answer to a gRPC call that no service has.
 pub(super) async fn unknown_call(uri: Uri) -> Response {
-    let method = uri.path().trim_start_matches('/');
-    let text = format!("etcdserver: {method} is not offered by this version");
-    tonic::Status::unimplemented(text).into_http()
+    super::status::unknown_call(uri.path(), false).into_http()
 }
 
 /// Whether a request is a gRPC call, which only HTTP/2 can carry.
@@ -204,7 +202,7 @@ async fn health(
 /// The probe behind all checks: one key at most, without its value.
 async fn read_one_key(handle: &Handle, serializable: bool) -> Result<(), String> {
     if !serializable {
-        handle.read_barrier().await.map_err(|error| text(&error).into_owned())?;
+        handle.read_barrier().await.map_err(|error| text(&error).to_owned())?;
     }
     let request = RangeRequest {
         key: Bytes::from_static(b"a"),
@@ -214,10 +212,10 @@ async fn read_one_key(handle: &Handle, serializable: bool) -> Result<(), String>
     };
     match handle.view().range(&request) {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(text(&error).into_owned()),
+        Ok(Err(error)) => Err(text(&error).to_owned()),
         Err(fatal) => {
             handle.fail(fatal);
-            Err(text(&RequestError::Stopped).into_owned())
+            Err(text(&RequestError::Stopped).to_owned())
         }
     }
 }

@@ -85,7 +85,7 @@ impl Maintenance for MaintenanceService {
         metadata::check_on_learner(&self.handle, request.metadata())?;
         let leader = self.handle.leader();
         let (db_size, db_size_in_use) = self.handle.view().size();
-        let no_leader = leader.is_none().then(|| text(&RequestError::NoLeader).into_owned());
+        let no_leader = leader.is_none().then(|| text(&RequestError::NoLeader).to_owned());
         let alarms = self.handle.alarms();
         let errors = no_leader.into_iter().chain(alarms.iter().map(alarm_text)).collect();
         Ok(Response::new(StatusResponse {

@@ -5,9 +5,11 @@
 
 pub mod access;
 pub mod auth;
+mod authority;
 pub mod backup;
 pub mod cluster;
 mod connection;
+mod deadline;
 mod downgrade;
 pub mod election;
 mod gateway;

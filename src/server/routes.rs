@@ -11,7 +11,10 @@ use super::token::{Tokens, sweep};
 use super::visitors::Visitors;
 use super::watch;
 use super::web::Web;
-use super::{auth, cluster, election, health, http as pages, kv, lease, lock, maintenance, unary};
+use super::{
+    auth, cluster, deadline, election, health, http as pages, kv, lease, lock, maintenance, status,
+    unary,
+};
 use crate::pb::etcdserverpb::auth_server::AuthServer;
 use crate::pb::etcdserverpb::cluster_server::ClusterServer;
 use crate::pb::etcdserverpb::kv_server::KvServer;
@@ -95,10 +98,27 @@ impl ClientService {
     }
 }
 
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+impl ClientService {
+    fn call_grpc(&self, request: http::Request<Incoming>) -> Answer {
+        if let Some(call) = unary::Call::of(&request) {
+            let (kv, bytes_max) = (self.kv.clone(), self.message_bytes_max);
+            return Box::pin(async move { Ok(unary::serve(call, &kv, bytes_max, request).await) });
+        }
+        let rest = self.rest.clone();
+        Box::pin(async move {
+            let uri = request.uri().clone();
+            let response = status::oversize_as_exhausted(rest.oneshot(request).await?);
+            Ok(status::unknown_method_as_text(uri.path(), response).map(Body::new))
+        })
+    }
+}
+
 impl hyper::service::Service<http::Request<Incoming>> for ClientService {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Answer;
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let has_grpc = self.traffic != Traffic::Http && request.version() == http::Version::HTTP_2;
@@ -107,16 +127,12 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
             *response.status_mut() = refused;
             return Box::pin(ready(Ok(response)));
         }
-        if has_grpc && let Some(call) = unary::Call::of(&request) {
-            let (kv, bytes_max) = (self.kv.clone(), self.message_bytes_max);
-            return Box::pin(async move { Ok(unary::serve(call, &kv, bytes_max, request).await) });
-        }
         if has_grpc && pages::is_grpc(&request) {
-            let rest = self.rest.clone();
-            return Box::pin(async move {
-                let response = rest.oneshot(request).await?;
-                Ok(super::status::oversize_as_exhausted(response).map(Body::new))
-            });
+            return match deadline::timeout(request.headers()) {
+                Ok(None) => self.call_grpc(request),
+                Ok(Some(timeout)) => Box::pin(deadline::bounded(timeout, self.call_grpc(request))),
+                Err(refused) => Box::pin(ready(Ok(refused))),
+            };
         }
         if self.traffic == Traffic::Grpc {
             return Box::pin(ready(Ok(pages::only_grpc().map(Body::new))));

@@ -4,8 +4,10 @@
 //! the answer. So a flush is taken as a wish, and [`Outlet::poll_send`] carries it out once for all that
 //! a turn of the connection's task has written. What is large goes to the socket at once.
 
+use super::authority::Mender;
 use parking_lot::Mutex;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes gathered before they are sent without waiting for the turn's end.
 const GATHERED_MAX: usize = 256 << 10;
+/// Bytes read at once while they are still looked at.
+const PIECE: usize = 4 << 10;
 /// Memory that a connection without traffic keeps for gathering.
 const KEPT_MAX: usize = 4 << 10;
 
@@ -62,6 +66,8 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
 /// The connection's end of the socket.
 pub(super) struct Socket<S> {
     inner: Arc<Mutex<Inner<S>>>,
+    /// Looks at what arrives, until that is known to be in order.
+    mender: Option<Box<Mender>>,
 }
 
 /// The end that sends.
@@ -72,7 +78,7 @@ pub(super) struct Outlet<S> {
 /// Wraps a stream.
 pub(super) fn gathering<S>(stream: S) -> (Socket<S>, Outlet<S>) {
     let inner = Arc::new(Mutex::new(Inner { stream, gathered: Vec::new(), sent: 0 }));
-    (Socket { inner: inner.clone() }, Outlet { inner })
+    (Socket { inner: inner.clone(), mender: Some(Box::default()) }, Outlet { inner })
 }
 
 impl<S: AsyncWrite + Unpin> Outlet<S> {
@@ -84,11 +90,32 @@ impl<S: AsyncWrite + Unpin> Outlet<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner.lock().stream).poll_read(cx, buffer)
+        let Self { inner, mender } = &mut *self;
+        let stream = &mut inner.lock().stream;
+        while let Some(looking) = mender {
+            let arrived = looking.pop(buffer.remaining());
+            buffer.put_slice(&arrived);
+            if looking.is_done() {
+                *mender = None;
+            } else if arrived.is_empty() && buffer.remaining() > 0 {
+                let mut bytes = [MaybeUninit::uninit(); PIECE];
+                let mut piece = ReadBuf::uninit(&mut bytes);
+                ready!(Pin::new(&mut *stream).poll_read(cx, &mut piece))?;
+                match piece.filled() {
+                    [] => looking.end(),
+                    filled => looking.push(filled),
+                }
+                continue;
+            }
+            if !arrived.is_empty() || buffer.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Pin::new(stream).poll_read(cx, buffer)
     }
 }
 

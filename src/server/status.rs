@@ -5,23 +5,17 @@
 //! looks odd (`TooManyRequests` and `NotPrimaryLessor` travel as Unknown).
 
 use crate::error::RequestError;
-use std::borrow::Cow;
 use tonic::{Code, Status};
 
 /// What a client is told, by code and by text.
 ///
 /// The text is also what a watch gives as its reason to cancel.
-pub fn code_and_text(error: &RequestError) -> (Code, Cow<'static, str>) {
-    if let RequestError::Unimplemented(method) = error {
-        let text = format!("etcdserver: {method} is not offered by this version");
-        return (Code::Unimplemented, Cow::Owned(text));
-    }
-    let (code, text) = of_auth(error).unwrap_or_else(|| fixed(error));
-    (code, Cow::Borrowed(text))
+pub fn code_and_text(error: &RequestError) -> (Code, &'static str) {
+    of_auth(error).unwrap_or_else(|| of_others(error))
 }
 
 /// The text alone.
-pub fn text(error: &RequestError) -> Cow<'static, str> {
+pub fn text(error: &RequestError) -> &'static str {
     code_and_text(error).1
 }
 
@@ -46,6 +40,26 @@ pub fn oversize_as_exhausted<B>(mut response: http::Response<B>) -> http::Respon
     // Only errors have their code among the headers, so most answers cost one look.
     if is("grpc-status", b"11") && is("grpc-message", b"Error,%20decoded%20message%20length") {
         headers.insert("grpc-status", http::HeaderValue::from_static("8"));
+    }
+    response
+}
+
+/// The refusal of a call that no service has, in the words of the gRPC library that etcd uses.
+pub fn unknown_call(path: &str, is_service_known: bool) -> Status {
+    let (service, method) = path.trim_start_matches('/').rsplit_once('/').unwrap_or((path, ""));
+    Status::unimplemented(match is_service_known {
+        true => format!("unknown method {method} for service {service}"),
+        false => format!("unknown service {service}"),
+    })
+}
+
+/// Gives the generated code's silent refusal of an unknown method its text.
+pub fn unknown_method_as_text<B>(path: &str, mut response: http::Response<B>) -> http::Response<B> {
+    let headers = response.headers_mut();
+    let is_refused = headers.get("grpc-status").is_some_and(|status| status == "12");
+    if is_refused && !headers.contains_key("grpc-message") {
+        // It fails for texts with bytes that no header takes, which a path has none of.
+        let _refused = unknown_call(path, true).add_header(headers);
     }
     response
 }
@@ -87,7 +101,7 @@ fn of_auth(error: &RequestError) -> Option<(Code, &'static str)> {
     })
 }
 
-fn fixed(error: &RequestError) -> (Code, &'static str) {
+fn of_others(error: &RequestError) -> (Code, &'static str) {
     use Code::*;
     use RequestError as E;
     match error {
@@ -188,7 +202,8 @@ fn about_members(error: &RequestError) -> (Code, &'static str) {
         E::LeaderFieldMissing => (Unknown, "\"leader\" field must be provided"),
         E::ObserveEnded => (Unknown, "election: observe closed early"),
 
-        _ => (Unimplemented, "etcdserver: not offered by this version"),
+        // None: auth's have their own table.
+        _ => (Unknown, "etcdserver: unknown error"),
     }
 }
 
@@ -293,8 +308,6 @@ mod tests {
         ElectionNotLeader => Unknown, "election: not leader";
         LeaderFieldMissing => Unknown, "\"leader\" field must be provided";
         ObserveEnded => Unknown, "election: observe closed early";
-        Unimplemented("etcdserverpb.Maintenance/Hash") => Unimplemented,
-            "etcdserver: etcdserverpb.Maintenance/Hash is not offered by this version";
     }
 
     #[test]

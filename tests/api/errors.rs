@@ -1,21 +1,28 @@
 //! Bad input, each with its exact code and text; and that it does no harm.
 
+use crate::cluster::channel;
 use crate::cluster::{Cluster, Engine, Setup, product};
 use crate::on_each_engine;
 use crate::requests::{all_of, compare, delete, delete_range, get, op, put, range, refusal, txn};
+use http::uri::PathAndQuery;
+use prost::Message as _;
 use quoin::pb::etcdserverpb::compare::{CompareResult, CompareTarget};
 use quoin::pb::etcdserverpb::{
-    CompactionRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, RequestOp,
-    TxnRequest,
+    CompactionRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+    RangeResponse, RequestOp, TxnRequest,
 };
+use std::time::Duration;
+use tokio::net::TcpStream;
 use tonic::metadata::MetadataValue;
-use tonic::{Code, Request};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
 
 on_each_engine![
     each_bad_request_has_its_code_and_text,
     limits_are_as_configured,
     metadata_must_be_text,
-    what_is_not_offered_says_so_by_name,
+    calls_that_no_service_has_are_refused_in_grpcs_words,
+    a_deadline_that_a_client_gives_is_kept_and_a_malformed_one_refused,
 ];
 
 type Refusal = (Code, String);
@@ -174,18 +181,93 @@ async fn metadata_must_be_text(engine: Engine) {
     kv.range(get("key")).await.unwrap();
 }
 
-async fn what_is_not_offered_says_so_by_name(engine: Engine) {
-    use quoin::pb::etcdserverpb::MoveLeaderRequest;
-    if !product().ours {
-        return;
-    }
+async fn calls_that_no_service_has_are_refused_in_grpcs_words(engine: Engine) {
     let cluster = Cluster::start(engine, 1).await;
-    let raw = cluster.raw(0);
-    let calls =
-        [refusal(raw.maintenance.clone().move_leader(MoveLeaderRequest { target_id: 1 }).await)];
-    let names = ["Maintenance/MoveLeader"];
-    for ((code, text), name) in calls.into_iter().zip(names) {
-        assert_eq!(code, Code::Unimplemented, "{text}");
-        assert!(text.contains(name), "{text} does not name {name}");
+    for (path, text) in [
+        ("/etcdserverpb.KV/Get", "unknown method Get for service etcdserverpb.KV"),
+        ("/grpc.health.v1.Health/List2", "unknown method List2 for service grpc.health.v1.Health"),
+        ("/etcdserverpb.Kv/Range", "unknown service etcdserverpb.Kv"),
+        ("/a/b/c", "unknown service a/b"),
+    ] {
+        let answer = call(&channel(&cluster.members[0].endpoint), path, get("key")).await;
+        assert_eq!(refusal(answer), (Code::Unimplemented, text.into()), "{path}");
     }
+}
+
+/// Makes a call by its name.
+async fn call(
+    channel: &Channel,
+    path: &'static str,
+    message: RangeRequest,
+) -> Result<Response<RangeResponse>, Status> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.expect("a connection");
+    let codec = tonic_prost::ProstCodec::default();
+    grpc.unary(Request::new(message), PathAndQuery::from_static(path), codec).await
+}
+
+/// The status of a call that carries `grpc-timeout`, from a client that leaves it to the server.
+/// A call without a message keeps its stream open.
+async fn status_with_timeout(
+    endpoint: &str,
+    path: &str,
+    timeout: &str,
+    message: Option<RangeRequest>,
+) -> Refusal {
+    let address = endpoint.trim_start_matches("http://");
+    let socket = TcpStream::connect(address).await.expect("a connection");
+    let (mut client, connection) = h2::client::handshake(socket).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post(format!("{endpoint}{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", timeout)
+        .body(());
+    let (response, mut sender) =
+        client.send_request(request.expect("a request"), false).expect("a stream");
+    if let Some(message) = message {
+        let mut frame = vec![0];
+        frame.extend_from_slice(&(message.encoded_len() as u32).to_be_bytes());
+        frame.extend_from_slice(&message.encode_to_vec());
+        // A refusal may come before it.
+        let _refused = sender.send_data(frame.into(), true);
+    }
+    let response = response.await.expect("an answer");
+    let mut headers = response.headers().clone();
+    if !headers.contains_key("grpc-status") {
+        let mut body = response.into_body();
+        while let Some(data) = body.data().await {
+            let length = data.expect("data").len();
+            body.flow_control().release_capacity(length).expect("a window");
+        }
+        headers = body.trailers().await.expect("an end").expect("trailers");
+    }
+    connection.abort();
+    let status = Status::from_header_map(&headers).expect("a status");
+    (status.code(), status.message().into())
+}
+
+async fn a_deadline_that_a_client_gives_is_kept_and_a_malformed_one_refused(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let endpoint = &cluster.members[0].endpoint;
+    let range = |timeout: &'static str| {
+        status_with_timeout(endpoint, "/etcdserverpb.KV/Range", timeout, Some(get("key")))
+    };
+    for timeout in ["50S", "00000009H", "99999999M"] {
+        assert_eq!(range(timeout).await.0, Code::Ok, "{timeout}");
+    }
+    for (timeout, reason) in [
+        ("S", "transport: timeout string is too short: \"S\""),
+        ("5s", "transport: timeout unit is not recognized: \"5s\""),
+        ("999999999S", "transport: timeout string is too long: \"999999999S\""),
+        ("-1S", "strconv.ParseUint: parsing \"-1\": invalid syntax"),
+    ] {
+        let text = format!("malformed grpc-timeout: {reason}");
+        assert_eq!(range(timeout).await, (Code::Internal, text), "{timeout}");
+    }
+    assert_eq!(range("0n").await.0, Code::DeadlineExceeded);
+    // A watch that nothing is asked of says nothing of its own accord.
+    let watch = status_with_timeout(endpoint, "/etcdserverpb.Watch/Watch", "200m", None);
+    let ended = tokio::time::timeout(Duration::from_secs(20), watch).await.expect("an end");
+    assert_eq!(ended.0, Code::DeadlineExceeded, "{ended:?}");
 }

@@ -16,6 +16,7 @@ mod downgrade;
 mod election;
 mod auth;
 mod auth_matrix;
+mod authority;
 mod credentials;
 mod errors;
 mod faults;

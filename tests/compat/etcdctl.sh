@@ -311,13 +311,9 @@ session_cluster() {
     e member list -w json
     e member list -w fields
     e member list -w table
-    # etcdctl 3.4 would send "http://" as part of the host name in these two calls, which the
-    # server's HTTP/2 library refuses: README.md says so too.
-    local hosts=$endpoints
-    [ "$client" != debian ] || hosts=${endpoints//http:\/\//}
-    at "$hosts" endpoint health 2>&1 | sort
-    at "$hosts" endpoint status -w json
-    at "$hosts" endpoint status -w fields
+    e endpoint health 2>&1 | sort
+    e endpoint status -w json
+    e endpoint status -w fields
     e lock "$client/lock" echo locked
     e get "$client/lock" --prefix --keys-only
 }

@@ -220,5 +220,5 @@ fn outcome(error: &RequestError) -> Outcome {
         return Outcome::Unknown;
     }
     let (code, text) = status::code_and_text(error);
-    Outcome::Refused(code as i32, text.into_owned())
+    Outcome::Refused(code as i32, text.to_owned())
 }
