@@ -207,7 +207,7 @@ async fn call(
 }
 
 /// The status of a call that carries `grpc-timeout`, from a client that leaves it to the server.
-/// A call without a message keeps its stream open.
+/// A call without a message keeps its stream open. A stream that is reset counts as cancelled.
 async fn status_with_timeout(
     endpoint: &str,
     path: &str,
@@ -232,7 +232,11 @@ async fn status_with_timeout(
         // A refusal may come before it.
         let _refused = sender.send_data(frame.into(), true);
     }
-    let response = response.await.expect("an answer");
+    let response = match response.await {
+        Ok(response) => response,
+        Err(error) if error.is_reset() => return (Code::Cancelled, error.to_string()),
+        Err(error) => panic!("{error}"),
+    };
     let mut headers = response.headers().clone();
     if !headers.contains_key("grpc-status") {
         let mut body = response.into_body();
@@ -265,9 +269,13 @@ async fn a_deadline_that_a_client_gives_is_kept_and_a_malformed_one_refused(engi
         let text = format!("malformed grpc-timeout: {reason}");
         assert_eq!(range(timeout).await, (Code::Internal, text), "{timeout}");
     }
-    assert_eq!(range("0n").await.0, Code::DeadlineExceeded);
+    // etcd may reset the stream instead, which tells less.
+    let is_exceeded =
+        |code| code == Code::DeadlineExceeded || !product().ours && code == Code::Cancelled;
+    let ended = range("0n").await;
+    assert!(is_exceeded(ended.0), "{ended:?}");
     // A watch that nothing is asked of says nothing of its own accord.
     let watch = status_with_timeout(endpoint, "/etcdserverpb.Watch/Watch", "200m", None);
     let ended = tokio::time::timeout(Duration::from_secs(20), watch).await.expect("an end");
-    assert_eq!(ended.0, Code::DeadlineExceeded, "{ended:?}");
+    assert!(is_exceeded(ended.0), "{ended:?}");
 }
