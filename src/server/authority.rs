@@ -130,12 +130,19 @@ fn next_field(block: &[u8], at: &mut usize) -> Option<Option<(Range<usize>, bool
         0x40..0x80 => 6,
         0..0x20 => 4,
     };
-    let name = integer(block, at, prefix)?;
-    if name == 0 {
-        string(block, at)?;
-    }
+    let is_authority = match integer(block, at, prefix)? {
+        0 => {
+            let (name, is_huffman) = string(block, at)?;
+            let name = &block[name];
+            match is_huffman {
+                true => decode(name).is_some_and(|codes| symbols(&codes) == b":authority"),
+                false => name == b":authority",
+            }
+        }
+        known => known == AUTHORITY,
+    };
     let value = string(block, at)?;
-    Some((name == AUTHORITY).then_some(value))
+    Some(is_authority.then_some(value))
 }
 
 /// An integer in the lowest bits of a byte and in those that follow (RFC 7541, 5.1).
@@ -171,7 +178,7 @@ fn string(block: &[u8], at: &mut usize) -> Option<(Range<usize>, bool)> {
 fn mend_value(value: &mut [u8], is_huffman: bool) -> bool {
     let codes = if is_huffman { decode(value) } else { None };
     let text = match (&codes, is_huffman) {
-        (Some(codes), _) => codes.iter().map(|code| code.symbol).collect(),
+        (Some(codes), _) => symbols(codes),
         (None, true) => return false,
         (None, false) => value.to_vec(),
     };
@@ -236,6 +243,10 @@ fn decode(bytes: &[u8]) -> Option<Vec<Code>> {
     (place == bytes.len() * 8).then_some(codes)
 }
 
+fn symbols(codes: &[Code]) -> Vec<u8> {
+    codes.iter().map(|code| code.symbol).collect()
+}
+
 impl Code {
     /// Puts a character with a code of the same length in this one's place.
     fn replace(self, bytes: &mut [u8]) {
@@ -279,7 +290,7 @@ mod tests {
 
     fn text(bytes: &[u8]) -> String {
         let codes = decode(bytes).expect("symbols of the table");
-        codes.iter().map(|code| char::from(code.symbol)).collect()
+        String::from_utf8(symbols(&codes)).expect("letters")
     }
 
     #[test]
@@ -336,6 +347,31 @@ mod tests {
         let value = encode(authority);
         let own = [&[0x00, 0x01, b'x', 0x02][..], b"yz"].concat();
         [&[0x83], &own[..], &[0x41, 0x80 | value.len() as u8], &value, &[0x86]].concat()
+    }
+
+    #[test]
+    fn the_field_is_found_by_its_number_and_by_its_name() {
+        let name = encode(":authority");
+        let by_huffman_name = [&[0x40, 0x80 | name.len() as u8][..], &name, &[3], b"a/b"].concat();
+        for block in [
+            &b"\x41\x03a/b"[..],
+            b"\x01\x03a/b",
+            b"\x11\x03a/b",
+            b"\x40\x0a:authority\x03a/b",
+            b"\x82\x3f\x01\x86\x40\x05:path\x03a/b\x40\x0a:authority\x03a/b",
+            &by_huffman_name,
+        ] {
+            let mut mended = block.to_vec();
+            assert!(mend_block(&mut mended, 0), "{block:?}");
+            assert!(mended.ends_with(b"a-b"), "{block:?}");
+            assert_eq!(mended[..block.len() - 3], block[..block.len() - 3], "only the value");
+        }
+        for block in [&b"\x44\x03a/b"[..], b"\x40\x05:path\x03a/b", b"\x41\x04a/b", b"\x41\x03a.b"]
+        {
+            let mut same = block.to_vec();
+            assert!(!mend_block(&mut same, 0), "{block:?}");
+            assert_eq!(same, block);
+        }
     }
 
     fn pass(mender: &mut Mender, bytes: &[u8], piece: usize) -> Vec<u8> {
