@@ -1,0 +1,488 @@
+//! What command lines and variables come to.
+
+use super::*;
+
+fn strings<const N: usize>(texts: [&str; N]) -> impl Iterator<Item = OsString> {
+    texts.map(OsString::from).into_iter()
+}
+
+fn start(args: &[&str]) -> Result<(Config, Vec<Notice>), ConfigError> {
+    start_in(args, &[])
+}
+
+fn start_in(
+    args: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<(Config, Vec<Notice>), ConfigError> {
+    let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+    match read(args.iter().map(OsString::from), environment)? {
+        Invocation::Start(config, notices) => Ok((*config, notices)),
+        Invocation::Print(page) => panic!("printed {page}"),
+    }
+}
+
+fn config(args: &[&str]) -> Config {
+    start(args).unwrap_or_else(|error| panic!("{args:?}: {error}")).0
+}
+
+fn has(notices: &[Notice], level: LogLevel, message: &str, fields: &[(&str, &str)]) -> bool {
+    notices.iter().any(|notice| {
+        let pairs = notice.fields.iter().map(|(name, value)| (*name, value.as_str()));
+        notice.level == level && notice.message == message && pairs.eq(fields.iter().copied())
+    })
+}
+
+#[test]
+fn defaults_are_those_of_etcd() {
+    let (config, notices) = start(&[]).unwrap();
+    let urls = |text| MemberUrl::parse_list(text).unwrap();
+    let expected = Config {
+        name: "default".into(),
+        data_dir: "default.etcd".into(),
+        wal_dir: None,
+        engine: if cfg!(feature = "rocksdb") { Engine::Rocksdb } else { Engine::Memory },
+        listen_client_urls: urls("http://localhost:2379"),
+        listen_client_http_urls: vec![],
+        listen_metrics_urls: vec![],
+        listen_peer_urls: urls("http://localhost:2380"),
+        advertise_client_urls: urls("http://localhost:2379"),
+        advertise_peer_urls: urls("http://localhost:2380"),
+        initial_cluster: "default=http://localhost:2380".into(),
+        initial_cluster_token: "etcd-cluster".into(),
+        initial_cluster_state: ClusterState::New,
+        heartbeat_interval_ms: 100,
+        election_timeout_ms: 1000,
+        initial_election_tick_advance: true,
+        pre_vote: true,
+        snapshot_count: 10_000,
+        snapshot_catchup_entries: 5_000,
+        strict_reconfig_check: true,
+        max_learners: 1,
+        enable_grpc_gateway: true,
+        cors: None,
+        host_whitelist: None,
+        max_txn_ops: 128,
+        max_request_bytes: 1_572_864,
+        max_concurrent_streams: u32::MAX,
+        quota_backend_bytes: 2_147_483_648,
+        grpc_keepalive_interval: Some(Duration::from_secs(7200)),
+        grpc_keepalive_timeout: Duration::from_secs(20),
+        watch_progress_notify_interval: Duration::from_secs(600),
+        auto_compaction: None,
+        auth_token: "simple".to_owned(),
+        auth_token_ttl: Duration::from_secs(300),
+        bcrypt_cost: 10,
+        log_level: LogLevel::Info,
+        log_format: LogFormat::Json,
+        log_outputs: vec![LogOutput::Stderr],
+        unsafe_no_fsync: false,
+    };
+    assert_eq!(config, expected);
+    let path = &[("data-dir", "default.etcd")];
+    assert!(has(&notices, LogLevel::Warn, "'data-dir' was empty; using default", path));
+    assert_eq!(notices.len(), 2, "{notices:?}");
+}
+
+#[test]
+fn flags_are_written_with_one_dash_or_two_and_the_last_one_holds() {
+    let table: [(&[&str], &str); 6] = [
+        (&["--name=a"], "a"),
+        (&["-name=a"], "a"),
+        (&["--name", "a"], "a"),
+        (&["-name", "--name"], "--name"),
+        (&["--name=a=b", "--pre-vote"], "a=b"),
+        (&["--name=a", "--pre-vote", "--name", "b"], "b"),
+    ];
+    for (args, name) in table {
+        assert_eq!(config(args).name, name, "{args:?}");
+    }
+    assert_eq!(config(&["--name="]).name, "");
+    assert!(!config(&["--pre-vote=f"]).pre_vote);
+    assert!(config(&["--pre-vote=0", "--pre-vote"]).pre_vote);
+    assert!(config(&["--unsafe-no-fsync"]).unsafe_no_fsync);
+    assert_eq!(config(&["--max-txn-ops", "0x10", "--"]).max_txn_ops, 16);
+}
+
+#[test]
+fn values_reach_their_fields() {
+    let config = config(&[
+        "--name=n1",
+        "--data-dir=/d",
+        "--wal-dir=/w",
+        "--engine=memory",
+        "--listen-client-urls=http://0.0.0.0:2379,http://[::1]:2379",
+        "--advertise-client-urls=http://n1.example:2379",
+        "--listen-peer-urls=http://10.0.0.1:2380",
+        "--initial-advertise-peer-urls=http://n1.example:2380",
+        "--initial-cluster=n1=http://n1.example:2380,n2=http://n2.example:2380",
+        "--initial-cluster-token=t",
+        "--initial-cluster-state=existing",
+        "--heartbeat-interval=10",
+        "--election-timeout=55",
+        "--snapshot-count=0",
+        "--snapshot-catchup-entries=7",
+        "--max-request-bytes=1000",
+        "--max-concurrent-streams=4",
+        "--quota-backend-bytes=-1",
+        "--grpc-keepalive-timeout=1m",
+        "--grpc-keepalive-interval=0",
+        "--initial-election-tick-advance=false",
+        "--watch-progress-notify-interval=1.5s",
+        "--listen-client-http-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+        "--listen-metrics-urls=http://127.0.0.1:3",
+        "--enable-grpc-gateway=false",
+        "--cors=http://a:1,https://b:2",
+        "--host-whitelist=a,b.example",
+        "--log-level=WARN",
+        "--log-format=console",
+        "--log-outputs=stdout,/var/log/q",
+    ]);
+    assert_eq!(config.wal_dir, Some("/w".into()));
+    assert_eq!(config.engine, Engine::Memory);
+    let urls = joined(&config.listen_client_urls);
+    assert_eq!(urls, "http://0.0.0.0:2379,http://[::1]:2379");
+    assert_eq!(joined(&config.advertise_client_urls), "http://n1.example:2379");
+    assert_eq!(joined(&config.listen_peer_urls), "http://10.0.0.1:2380");
+    assert_eq!(joined(&config.advertise_peer_urls), "http://n1.example:2380");
+    assert_eq!(config.initial_cluster_state, ClusterState::Existing);
+    assert_eq!(config.initial_cluster_token, "t");
+    assert_eq!((config.heartbeat_interval_ms, config.election_timeout_ms), (10, 55));
+    assert!(!config.initial_election_tick_advance);
+    assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (10_000, 7));
+    assert_eq!((config.max_request_bytes, config.max_concurrent_streams), (1000, 4));
+    assert_eq!((config.quota_backend_bytes, config.grpc_keepalive_interval), (-1, None));
+    assert_eq!(config.grpc_keepalive_timeout, Duration::from_secs(60));
+    let urls = joined(&config.listen_client_http_urls);
+    assert_eq!(urls, "http://127.0.0.1:1,http://127.0.0.1:2");
+    assert_eq!(joined(&config.listen_metrics_urls), "http://127.0.0.1:3");
+    let set = |names: [&str; 2]| Some(names.map(String::from).into_iter().collect());
+    assert!(!config.enable_grpc_gateway);
+    assert_eq!(config.cors, set(["http://a:1", "https://b:2"]));
+    assert_eq!(config.host_whitelist, set(["a", "b.example"]));
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(1500));
+    assert_eq!((config.log_level, config.log_format), (LogLevel::Warn, LogFormat::Console));
+    let outputs = [LogOutput::File("/var/log/q".into()), LogOutput::Stdout];
+    assert_eq!(config.log_outputs, outputs);
+}
+
+#[test]
+fn name_alone_is_enough_to_start_a_member() {
+    let named = config(&["--name=a", "--initial-advertise-peer-urls=http://h:1,http://h:2"]);
+    assert_eq!(named.initial_cluster, "a=http://h:1,a=http://h:2");
+    assert_eq!(named.data_dir, PathBuf::from("a.etcd"));
+    let told = config(&["--name=a", "--initial-cluster=b=http://h:1"]);
+    assert_eq!(told.initial_cluster, "b=http://h:1");
+    // As in etcd, the default name follows nothing.
+    let unnamed = config(&["--initial-advertise-peer-urls=http://h:1"]);
+    assert_eq!(unnamed.initial_cluster, "default=http://localhost:2380");
+}
+
+#[test]
+fn unreadable_flags_are_answered_with_usage_and_exit_code_2() {
+    let table: [(&[&str], &str); 21] = [
+        (&["--nope"], "flag provided but not defined: -nope"),
+        (
+            &["--experimental-max-learners=1"],
+            "flag provided but not defined: -experimental-max-learners",
+        ),
+        (&["---name=a"], "bad flag syntax: ---name=a"),
+        (&["--=a"], "bad flag syntax: --=a"),
+        (&["-=a"], "bad flag syntax: -=a"),
+        (&["--max-wals"], "flag needs an argument: -max-wals"),
+        (&["--max-wals", "x"], r#"invalid value "x" for flag -max-wals: parse error"#),
+        (&["--max-wals=08"], r#"invalid value "08" for flag -max-wals: parse error"#),
+        (&["--max-txn-ops=-1"], r#"invalid value "-1" for flag -max-txn-ops: parse error"#),
+        (
+            &["--heartbeat-interval=18446744073709551616"],
+            r#"invalid value "18446744073709551616" for flag -heartbeat-interval: value out of range"#,
+        ),
+        (
+            &["--max-concurrent-streams=x"],
+            r#"invalid value "x" for flag -max-concurrent-streams: strconv.ParseUint: parsing "x": invalid syntax"#,
+        ),
+        (
+            &["--max-concurrent-streams=4294967296"],
+            r#"invalid value "4294967296" for flag -max-concurrent-streams: strconv.ParseUint: parsing "4294967296": value out of range"#,
+        ),
+        (&["--pre-vote=x"], r#"invalid boolean value "x" for -pre-vote: parse error"#),
+        (
+            &["--grpc-keepalive-timeout=5"],
+            r#"invalid value "5" for flag -grpc-keepalive-timeout: parse error"#,
+        ),
+        (
+            &["--initial-cluster-state=x"],
+            r#"invalid value "x" for flag -initial-cluster-state: invalid value"#,
+        ),
+        (
+            &["--v2-deprecation=not-yet"],
+            r#"invalid value "not-yet" for flag -v2-deprecation: invalid value "not-yet""#,
+        ),
+        (&["--engine=x"], r#"invalid value "x" for flag -engine: invalid value"#),
+        (
+            &["--listen-client-urls=http://x"],
+            r#"invalid value "http://x" for flag -listen-client-urls: URL address does not have the form "host:port": http://x"#,
+        ),
+        (
+            &["--cors="],
+            r#"invalid value "" for flag -cors: URL scheme must be http, https, unix, or unixs: "#,
+        ),
+        (
+            &["--feature-gates=Nope=true"],
+            r#"invalid value "Nope=true" for flag -feature-gates: unrecognized feature gate: Nope"#,
+        ),
+        (&["--log-level=x"], r#"unrecognized level: "x""#),
+    ];
+    for (args, message) in table {
+        let error = start(args).unwrap_err();
+        assert_eq!(error.message, message, "{args:?}");
+        assert_eq!((error.exit_code, &error.kind), (2, &ErrorKind::Usage), "{args:?}");
+        assert_eq!(error.notice(), None);
+    }
+}
+
+const IMPOSSIBLE: [(&[&str], &str); 29] = [
+    (&["foo"], r#""foo" is not a valid flag"#),
+    (&["-"], r#""-" is not a valid flag"#),
+    (&["--pre-vote", "false"], r#""false" is not a valid flag"#),
+    (&["--name=a", "--", "b"], r#""b" is not a valid flag"#),
+    (&["--version", "b"], r#""b" is not a valid flag"#),
+    (&["--snapshot", "x"], r#""x" is not a valid flag"#),
+    (&["--logger=x"], r#"unknown logger option "x""#),
+    (&["--log-format=x"], "unknown log format: x, supported values json, console"),
+    (&["--log-outputs=default,stderr"], r#"multi logoutput for "default" is not supported yet"#),
+    (&["--log-outputs="], r#"open sink "": open : no such file or directory"#),
+    (&["--listen-client-urls=http://x:1"], "expected IP in URL for binding (http://x:1)"),
+    (&["--listen-peer-urls=http://:1"], "expected IP in URL for binding (http://:1)"),
+    (&["--listen-metrics-urls=http://x:1"], "expected IP in URL for binding (http://x:1)"),
+    (
+        &["--listen-client-urls=http://127.0.0.1:1"],
+        "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+    ),
+    (
+        &["--listen-client-urls="],
+        "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+    ),
+    (
+        &["--advertise-client-urls=http://:1"],
+        r#"--advertise-client-urls "http://:1" must be in the format "host:port", "unix:/path/to/socket" or "unixs:/path/to/socket" (unexpected empty host (http://:1))"#,
+    ),
+    (
+        &["--initial-advertise-peer-urls=http://:1"],
+        r#"--initial-advertise-peer-urls "http://:1" must be "host:port" (unexpected empty host (http://:1))"#,
+    ),
+    (
+        &["--election-timeout=10"],
+        "--election-timeout[10ms] should be at least as 5 times as --heartbeat-interval[100ms]",
+    ),
+    (&["--election-timeout=0"], "--election-timeout must be >0 (set to 0ms)"),
+    (&["--heartbeat-interval=0"], "--heartbeat-interval must be >0 (set to 0ms)"),
+    (
+        &["--heartbeat-interval=18446744073709551615"],
+        "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[18446744073709551615ms]",
+    ),
+    (
+        &["--election-timeout=60000"],
+        "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+    ),
+    (&["--auto-compaction-mode="], "undefined auto-compaction-mode"),
+    (&["--auto-compaction-mode=x"], r#"unknown auto-compaction-mode "x""#),
+    (&["--compact-hash-check-time=0"], "--compact-hash-check-time must be >0 (set to 0s)"),
+    (
+        &["--feature-gates=LeaseCheckpointPersist=true"],
+        "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
+    ),
+    (&["--discovery-token=x"], "both --discovery-token and --discovery-endpoints must be set"),
+    (
+        &["--discovery-srv=x", "--initial-cluster=default=http://localhost:2380"],
+        r#"multiple discovery or bootstrap flags are set. Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv""#,
+    ),
+    (
+        &["--discovery-fallback=proxy"],
+        r#"v2 proxy is deprecated, and --discovery-fallback can't be configured as "proxy""#,
+    ),
+];
+
+#[test]
+fn impossible_values_are_logged_and_answered_with_exit_code_1() {
+    for (args, message) in IMPOSSIBLE {
+        let error = start(args).unwrap_err();
+        assert_eq!(error.message, message, "{args:?}");
+        assert_eq!((error.exit_code, &error.kind), (1, &ErrorKind::Flags), "{args:?}");
+        let notice = error.notice().unwrap();
+        let fields = &[("error", message)];
+        assert!(has(&[notice], LogLevel::Warn, "failed to verify flags", fields));
+    }
+}
+
+#[test]
+fn what_would_do_harm_without_its_effect_is_refused() {
+    let table: [(&[&str], &str); 7] = [
+        (
+            &["--config-file=/f", "--heartbeat-interval=0"],
+            "--config-file is not offered by this version",
+        ),
+        (&["--force-new-cluster"], "--force-new-cluster is not offered by this version"),
+        (&["--discovery-srv=example.org"], "--discovery-srv is not offered by this version"),
+        (
+            &["--discovery-token=t", "--discovery-endpoints=http://a:1"],
+            "--discovery-endpoints is not offered by this version",
+        ),
+        (
+            &["--listen-peer-urls=https://127.0.0.1:1"],
+            "TLS is not offered by this version: --listen-peer-urls has https://127.0.0.1:1",
+        ),
+        (
+            &["--listen-client-urls=unixs://a:1", "--advertise-client-urls=unixs://a:1"],
+            "TLS is not offered by this version: --listen-client-urls has unixs://a:1",
+        ),
+        (
+            &["--discovery-token=t", "--discovery-endpoints=http://a:1,"],
+            "--discovery-endpoints must not contain empty endpoints",
+        ),
+    ];
+    for (args, message) in table {
+        let error = start(args).unwrap_err();
+        assert_eq!((error.exit_code, error.message.as_str()), (1, message), "{args:?}");
+    }
+    assert!(start(&["--force-new-cluster=false", "--config-file="]).is_ok());
+    if !cfg!(feature = "rocksdb") {
+        let error = start(&["--engine=rocksdb"]).unwrap_err();
+        assert!(error.message.starts_with("--engine=rocksdb is not in this build"));
+    }
+}
+
+#[test]
+fn flags_without_effect_are_named_once_if_they_ask_for_something() {
+    let (_, notices) = start(&[
+        "--client-cert-auth=true",
+        "--cert-file=/c",
+        "--auto-tls=true",
+        "--feature-gates=InitialCorruptCheck=true",
+        "--strict-reconfig-check=t",
+        "--corrupt-check-time=0",
+        "--backend-batch-limit=0x0",
+        "--metrics=basic",
+    ])
+    .unwrap();
+    let flags = "--auto-tls --cert-file --client-cert-auth --feature-gates";
+    assert!(has(&notices, LogLevel::Warn, "ignored flags", &[("flags", flags)]), "{notices:?}");
+    let (_, notices) = start(&["--strict-reconfig-check", "--max-wals=5"]).unwrap();
+    assert!(notices.iter().all(|notice| notice.message != "ignored flags"));
+}
+
+#[test]
+fn outdated_flags_are_taken_with_the_warning_of_etcd() {
+    let (_, notices) =
+        start(&["--max-snapshots=3", "--v2-deprecation=gone", "--v", "--force=x"]).unwrap();
+    let dropped = "flag is no longer supported - ignoring";
+    let expected: [(&str, &[(&str, &str)]); 4] = [
+        ("--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.", &[]),
+        (
+            "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value \
+          is enforced, ignoring user input.",
+            &[],
+        ),
+        (dropped, &[("flag-name", "v")]),
+        (dropped, &[("flag-name", "force")]),
+    ];
+    for (message, fields) in expected {
+        assert!(has(&notices, LogLevel::Warn, message, fields), "{message}: {notices:?}");
+    }
+}
+
+#[test]
+fn variables_stand_for_flags() {
+    let (config, notices) = start_in(
+        &["--data-dir=/d"],
+        &[
+            ("ETCD_NAME", "a"),
+            ("ETCD_ELECTION_TIMEOUT", "2000"),
+            ("ETCD_MAX_TXN_OPS", ""),
+            ("ETCD_DISCOVERY_PASSWORD", "hunter2"),
+            ("ETCD_UNSUPPORTED_ARCH", "arm64"),
+            ("ETCD_VERSION", "v3"),
+            ("QUOIN_ENGINE", "memory"),
+            ("QUOIN_NAME", "other"),
+            ("HOME", "/root"),
+        ],
+    )
+    .unwrap();
+    assert_eq!((config.name.as_str(), config.max_txn_ops), ("a", 128));
+    assert_eq!((config.election_timeout_ms, config.engine), (2000, Engine::Memory));
+    let used = "recognized and used environment variable";
+    let name = &[("variable-name", "ETCD_NAME"), ("variable-value", "a")];
+    assert!(has(&notices, LogLevel::Info, used, name), "{notices:?}");
+    let secret = &[("variable-name", "ETCD_DISCOVERY_PASSWORD"), ("variable-value", "***")];
+    assert!(has(&notices, LogLevel::Info, used, secret), "{notices:?}");
+    let unknown = &[("environment-variable", "ETCD_UNSUPPORTED_ARCH")];
+    let message = "unrecognized environment variable";
+    assert!(has(&notices, LogLevel::Warn, message, unknown), "{notices:?}");
+    let version = &[("key", "ETCD_VERSION"), ("value", "v3")];
+    let message = "cannot set special environment variable";
+    assert!(has(&notices, LogLevel::Warn, message, version), "{notices:?}");
+    // Four were used, one is unknown, one special, and one has no effect here.
+    assert_eq!(notices.len(), 7, "{notices:?}");
+}
+
+#[test]
+fn variable_beside_its_flag_stops_the_start() {
+    // Also an empty one, one of equal value, and before any value is looked at.
+    for value in ["a", "", "b"] {
+        let environment = [("ETCD_NAME", value), ("ETCD_MAX_WALS", "x")];
+        let error = start_in(&["--name=a"], &environment).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::ShadowedVariable("ETCD_NAME".into()));
+        assert_eq!(error.exit_code, 1);
+        let message = "conflicting environment variable is shadowed by corresponding \
+                       command-line flag (either unset environment variable or disable flag))";
+        let fields = &[("environment-variable", "ETCD_NAME")];
+        assert!(has(&[error.notice().unwrap()], LogLevel::Fatal, message, fields));
+    }
+    let error = start_in(&["--engine=memory"], &[("QUOIN_ENGINE", "memory")]).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::ShadowedVariable("QUOIN_ENGINE".into()));
+}
+
+#[test]
+fn bad_variables_are_reported_like_impossible_values() {
+    let table = [
+        ("ETCD_MAX_WALS", "x", r#"invalid value "x" for ETCD_MAX_WALS: parse error"#),
+        ("ETCD_PRE_VOTE", "x", r#"invalid value "x" for ETCD_PRE_VOTE: parse error"#),
+        (
+            "ETCD_LISTEN_CLIENT_URLS",
+            "http://127.0.0.1:1",
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        ),
+        ("ETCD_CONFIG_FILE", "/f", "--config-file is not offered by this version"),
+    ];
+    for (name, value, message) in table {
+        let error = start_in(&[], &[(name, value)]).unwrap_err();
+        assert_eq!((error.message.as_str(), error.kind), (message, ErrorKind::Flags));
+        assert_eq!(error.exit_code, 1);
+    }
+}
+
+#[test]
+fn arguments_that_are_not_text_are_refused() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let error = read([OsString::from_vec(vec![b'-', b'x', 0xff])], []).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Usage);
+    let value = OsString::from_vec(vec![0xff]);
+    assert!(read(strings(["--name"]).chain([value]), []).is_err());
+}
+
+#[test]
+fn help_and_version_come_before_every_check_but_the_flags_in_front_of_them() {
+    let page = |args: &[&str]| match read(args.iter().map(OsString::from), []) {
+        Ok(Invocation::Print(page)) => page,
+        other => panic!("{args:?}: {other:?}"),
+    };
+    for args in
+        [&["--help"][..], &["-h"], &["-help"], &["--heartbeat-interval=0", "--help", "--nope"]]
+    {
+        assert!(page(args).contains("--heartbeat-interval <ms> [default: 100]"), "{args:?}");
+    }
+    assert!(start(&["--nope", "--help"]).is_err());
+    let version = page(&["--version", "--heartbeat-interval=0"]);
+    assert!(version.starts_with("etcd Version: 3.7.1\nQuoin Version: "), "{version}");
+    assert!(start(&["--version=false"]).is_ok());
+}
