@@ -100,7 +100,10 @@ pub struct Config {
     /// Calls open at one time on one connection. All that HTTP/2 can name, as in etcd: a
     /// watcher is a stream, and clients have many.
     pub max_concurrent_streams: u32,
-    /// Bytes, 2 GiB; negative for none. Reported, not enforced.
+    /// Bytes, 512 MiB: a few lists of 100,000 keys at once, and much less than a server that holds as
+    /// many has in use.
+    pub range_memory_bytes: usize,
+    /// Bytes, 2 GiB; negative for none.
     pub quota_backend_bytes: i64,
     /// 2 hours of silence on a connection before a ping: only the dead are to be found. `None`
     /// for never.

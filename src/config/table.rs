@@ -67,7 +67,8 @@ pub(super) enum Group {
 
 impl Flag {
     pub(super) fn variable(&self) -> String {
-        let prefix = if self.name == "engine" { "QUOIN" } else { "ETCD" };
+        let is_ours = ["engine", "range-memory-bytes"].contains(&self.name);
+        let prefix = if is_ours { "QUOIN" } else { "ETCD" };
         format!("{prefix}_{}", self.name.to_ascii_uppercase().replace('-', "_"))
     }
 
@@ -263,6 +264,9 @@ pub(super) static FLAGS: &[Flag] = &{
             Size of one write as it is replicated."),
         effective("max-concurrent-streams", Unsigned32, "4294967295", Limits, "count", "\
             Calls open at one time on one client's connection."),
+        effective("range-memory-bytes", Unsigned, "536870912", Limits, "bytes", "\
+            What answers to large ranges may hold in memory, all together; above it they are read \
+            a second time while they are sent."),
         effective("quota-backend-bytes", Signed, "0", Limits, "bytes", "\
             Size of the store above which it takes no more; 0 is 2 GiB, below 0 is no bound."),
         effective("grpc-keepalive-interval", Duration, "2h", Limits, "time", "\

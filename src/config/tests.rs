@@ -64,6 +64,7 @@ fn defaults_are_those_of_etcd() {
         max_txn_ops: 128,
         max_request_bytes: 1_572_864,
         max_concurrent_streams: u32::MAX,
+        range_memory_bytes: 536_870_912,
         quota_backend_bytes: 2_147_483_648,
         grpc_keepalive_interval: Some(Duration::from_secs(7200)),
         grpc_keepalive_timeout: Duration::from_secs(20),

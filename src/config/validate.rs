@@ -98,6 +98,7 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
             .unsigned("max-concurrent-streams")
             .try_into()
             .unwrap_or(u32::MAX),
+        range_memory_bytes: size(flags.unsigned("range-memory-bytes")),
         quota_backend_bytes: match flags.signed("quota-backend-bytes") {
             0 => QUOTA_BYTES,
             bytes => bytes,

@@ -33,7 +33,7 @@ mod view;
 mod write;
 
 pub use compaction::CompactionProgress;
-pub use encoded::EncodedRange;
+pub use encoded::{EncodedRange, EncodedRest};
 pub use hash::HashKv;
 pub use history::{Compacted, History};
 pub use pins::Pin;

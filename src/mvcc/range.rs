@@ -14,6 +14,9 @@ use std::cmp::Ordering;
 /// Answers are cut back to the limit no earlier than at this many pairs.
 const SURPLUS_MIN: usize = if cfg!(test) { 4 } else { 1024 };
 
+/// Bytes of keys and values that are still a short answer: a few network packets.
+const SHORT_BYTES_MAX: usize = if cfg!(test) { 24 } else { 128 << 10 };
+
 pub(super) fn header(revision: i64) -> Option<ResponseHeader> {
     Some(ResponseHeader { revision, ..Default::default() })
 }
@@ -36,7 +39,8 @@ pub(super) fn answer(
     Ok(answer.finish())
 }
 
-/// Like [`answer`]; `None` if one engine scan is not enough for that.
+/// Like [`answer`]; `None` if one engine scan is not enough for that, or the pairs of several keys
+/// are large.
 pub(super) fn answer_if_short(
     source: Source<'_>,
     request: &RangeRequest,
@@ -47,8 +51,9 @@ pub(super) fn answer_if_short(
         answer.look(source, at)?;
     } else {
         let mut walk = answer.walk(at);
+        answer.bytes_max = SHORT_BYTES_MAX;
         answer.advance(source, &mut walk, &mut Arena::default())?;
-        if !walk.is_done() {
+        if !walk.is_done() || answer.bytes > answer.bytes_max {
             return Ok(None);
         }
     }
@@ -74,6 +79,10 @@ struct Answer<'a> {
     /// Pairs that passed the filters.
     matched: usize,
     kvs: Vec<KeyValue>,
+    /// Of the keys and values of all pairs taken.
+    bytes: usize,
+    /// What is looked at ends above so many.
+    bytes_max: usize,
 }
 
 /// How the pairs, which come by ascending key, are to be sorted.
@@ -109,7 +118,18 @@ impl<'a> Answer<'a> {
         let takes_first = asked_order == SortOrder::None || order == Order::Found;
         let matched_max =
             if takes_first && !is_filtered { limit.saturating_add(1) } else { usize::MAX };
-        Self { request, limit, matched_max, order, is_filtered, count: 0, matched: 0, kvs: vec![] }
+        Self {
+            request,
+            limit,
+            matched_max,
+            order,
+            is_filtered,
+            count: 0,
+            matched: 0,
+            kvs: vec![],
+            bytes: 0,
+            bytes_max: usize::MAX,
+        }
     }
 
     /// Answers for the one key.
@@ -132,7 +152,7 @@ impl<'a> Answer<'a> {
         Walk::new(&KeyRange::new(start, end), at)
     }
 
-    /// Takes what one engine scan finds.
+    /// Takes what one engine scan finds, and stops where the answer becomes too large.
     fn advance(
         &mut self,
         source: Source<'_>,
@@ -145,7 +165,7 @@ impl<'a> Answer<'a> {
                 let (escaped, version) = (found.escaped(), found.version()?);
                 self.take(&version, |with_value| arena.pair_of(escaped, &version, with_value))?;
             }
-            Ok(true)
+            Ok(self.bytes <= self.bytes_max)
         })
     }
 
@@ -170,6 +190,7 @@ impl<'a> Answer<'a> {
         }
         let by_value = matches!(self.order, Order::By(SortTarget::Value, _));
         let kv = to_pair(by_value || !self.request.keys_only)?;
+        self.bytes += kv.key.len() + kv.value.len();
         self.kvs.push(kv);
         if self.kvs.len() >= self.limit.saturating_mul(2).max(SURPLUS_MIN) {
             self.sort_and_cut();

@@ -144,7 +144,8 @@ impl View {
         })
     }
 
-    /// Like [`View::range`], but gives up with `None` when that takes more than one engine scan.
+    /// Like [`View::range`], but gives up with `None` when that takes more than one engine scan or
+    /// gives many bytes.
     ///
     /// # Errors
     /// `FutureRevision`, `Compacted`.

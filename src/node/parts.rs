@@ -120,6 +120,7 @@ pub(super) fn limits(config: &Config) -> Limits {
         learners_max: config.max_learners,
         strict_reconfiguration: config.strict_reconfig_check,
         quota_bytes: config.quota_backend_bytes,
+        range_bytes: config.range_memory_bytes,
     }
 }
 

@@ -56,6 +56,11 @@ impl Mender {
         self.is_done && self.held.is_empty()
     }
 
+    /// Whether it is clear what the client speaks.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_preface || self.is_done
+    }
+
     /// Takes out at most `max` bytes that may go on.
     pub(super) fn pop(&mut self, max: usize) -> bytes::Bytes {
         let length = self.ready.min(max);

@@ -243,7 +243,8 @@ mod tests {
     ) -> usize {
         let (client, stream) = tokio::io::duplex(1 << 20);
         let writes = Arc::new(AtomicUsize::new(0));
-        let (socket, outlet) = gathering(Counted { stream, writes: writes.clone() });
+        let (socket, outlet) =
+            gathering(Counted { stream, writes: writes.clone() }, Duration::from_secs(60));
         let (begun, answers) = (Begun::default(), Arc::<Mutex<Answers>>::default());
         let mut tellers = Vec::new();
         for _ in 0..calls {

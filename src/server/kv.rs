@@ -1,6 +1,7 @@
 //! The KV service: validation first, then the call, then one header.
 
 use super::access::{Access, Credentials, Permit, Wanted};
+use super::budget::{Budget, Share};
 use super::header::Headers;
 use super::limits::Limits;
 use super::metadata;
@@ -16,7 +17,10 @@ use crate::pb::etcdserverpb::{
 };
 use crate::pb::quoinpb::command::Request as Command;
 use crate::replica::Handle;
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -26,7 +30,34 @@ const CHUNK_BYTES_MAX: usize = 128 << 10;
 /// What a Range is answered with.
 pub(super) enum RangeAnswer {
     Short(RangeResponse),
-    Long(EncodedRange),
+    Long(LongRange),
+}
+
+/// A long answer on its way out, and what it holds in memory.
+pub(super) struct LongRange {
+    pub(super) range: EncodedRange,
+    pub(super) share: Share,
+    handle: Handle,
+}
+
+impl LongRange {
+    /// Takes out what was not held: it is read while it is sent.
+    ///
+    /// The stream ends early, with an error, when the revision could not be held for so long.
+    pub(super) fn take_rest(
+        &mut self,
+    ) -> Option<impl Stream<Item = Result<Bytes, Status>> + use<>> {
+        let state = (self.range.rest.take()?, self.handle.clone());
+        let pieces = futures_util::stream::try_unfold(state, async |(mut rest, handle)| {
+            let made = tokio::task::spawn_blocking(move || (rest.next_pieces(), rest)).await;
+            // Its thread is gone, as in a node that stops.
+            let (pieces, rest) = made.map_err(|_| RequestError::Stopped)?;
+            let next = answer(&handle, pieces)?.map(|pieces| (pieces, (rest, handle)));
+            Ok::<_, Status>(next)
+        });
+        let apart = |pieces: Vec<Bytes>| futures_util::stream::iter(pieces.into_iter().map(Ok));
+        Some(pieces.map_ok(apart).try_flatten())
+    }
 }
 
 /// Serves etcdserverpb.KV for one member.
@@ -36,11 +67,13 @@ pub struct KvService {
     headers: Headers,
     limits: Limits,
     access: Access,
+    budget: Arc<Budget>,
 }
 
 impl KvService {
     pub fn new(handle: Handle, limits: Limits, access: Access) -> Self {
-        Self { headers: Headers::new(handle.clone()), handle, limits, access }
+        let budget = Budget::new(limits.range_bytes);
+        Self { headers: Headers::new(handle.clone()), handle, limits, access, budget }
     }
 
     /// Takes a request apart into who sent it and what it says.
@@ -97,11 +130,15 @@ impl KvService {
             self.headers.fill(&mut response.header);
             return Ok(RangeAnswer::Short(response));
         }
-        let range = move |view: &View| view.range_encoded(&request);
-        let mut response = read_long(&self.handle, range).await?;
+        let share = self.budget.share();
+        let range = move |view: &View| {
+            let range = view.range_encoded(&request, &|bytes| share.grow(bytes))?;
+            Ok(range.map(|range| (range, share)))
+        };
+        let (mut range, share) = read_long(&self.handle, range).await?;
         self.access.confirm(&permit)?;
-        self.headers.fill(&mut response.header);
-        Ok(RangeAnswer::Long(response))
+        self.headers.fill(&mut range.header);
+        Ok(RangeAnswer::Long(LongRange { range, share, handle: self.handle.clone() }))
     }
 
     async fn read_barrier(&self, serializable: bool) -> Result<(), Status> {

@@ -16,6 +16,9 @@ pub struct Limits {
     pub strict_reconfiguration: bool,
     /// Bytes that the store may hold, negative for no bound; etcd's `--quota-backend-bytes`.
     pub quota_bytes: i64,
+    /// Bytes that the answers to long ranges may hold together. What finds no room is read again while
+    /// it is sent.
+    pub range_bytes: usize,
 }
 
 impl Limits {

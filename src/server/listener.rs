@@ -26,7 +26,7 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const RESETS_MAX: usize = 4096;
 /// Bytes of answers that one stream may hold for a client that reads slowly.
 const SEND_BUFFER: usize = 256 << 10;
-/// How long an HTTP/1 client may take over its request head.
+/// How long a client may take to say what it speaks, and one of HTTP/1 over its request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long calls in flight may go on after a stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -156,7 +156,7 @@ async fn connection<S: HttpService>(
     mut stop: watch::Receiver<bool>,
 ) {
     let begun = Begun::default();
-    let (socket, outlet) = gathering(stream);
+    let (socket, outlet) = gathering(stream, HEADER_TIMEOUT);
     let mut builder = auto::Builder::new(begun.clone());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder

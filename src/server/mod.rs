@@ -7,6 +7,7 @@ pub mod access;
 pub mod auth;
 mod authority;
 pub mod backup;
+mod budget;
 pub mod cluster;
 mod connection;
 mod deadline;

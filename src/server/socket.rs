@@ -11,7 +11,9 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 /// Bytes gathered before they are sent without waiting for the turn's end.
 const GATHERED_MAX: usize = 256 << 10;
@@ -68,6 +70,8 @@ pub(super) struct Socket<S> {
     inner: Arc<Mutex<Inner<S>>>,
     /// Looks at what arrives, until that is known to be in order.
     mender: Option<Box<Mender>>,
+    /// When the client must have said what it speaks; `None` once it has.
+    begin_by: Option<Pin<Box<Sleep>>>,
 }
 
 /// The end that sends.
@@ -75,10 +79,15 @@ pub(super) struct Outlet<S> {
     inner: Arc<Mutex<Inner<S>>>,
 }
 
-/// Wraps a stream.
-pub(super) fn gathering<S>(stream: S) -> (Socket<S>, Outlet<S>) {
+/// Wraps a stream, whose client has so long to say what it speaks.
+pub(super) fn gathering<S>(stream: S, begin_within: Duration) -> (Socket<S>, Outlet<S>) {
     let inner = Arc::new(Mutex::new(Inner { stream, gathered: Vec::new(), sent: 0 }));
-    (Socket { inner: inner.clone(), mender: Some(Box::default()) }, Outlet { inner })
+    let socket = Socket {
+        inner: inner.clone(),
+        mender: Some(Box::default()),
+        begin_by: Some(Box::pin(sleep(begin_within))),
+    };
+    (socket, Outlet { inner })
 }
 
 impl<S: AsyncWrite + Unpin> Outlet<S> {
@@ -94,7 +103,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { inner, mender } = &mut *self;
+        let Self { inner, mender, begin_by } = &mut *self;
         let stream = &mut inner.lock().stream;
         while let Some(looking) = mender {
             let arrived = looking.pop(buffer.remaining());
@@ -104,10 +113,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
             } else if arrived.is_empty() && buffer.remaining() > 0 {
                 let mut bytes = [MaybeUninit::uninit(); PIECE];
                 let mut piece = ReadBuf::uninit(&mut bytes);
-                ready!(Pin::new(&mut *stream).poll_read(cx, &mut piece))?;
+                let read = Pin::new(&mut *stream).poll_read(cx, &mut piece);
+                if read.is_pending()
+                    && let Some(sleep) = begin_by
+                    && sleep.as_mut().poll(cx).is_ready()
+                {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                ready!(read)?;
                 match piece.filled() {
                     [] => looking.end(),
                     filled => looking.push(filled),
+                }
+                if looking.has_begun() {
+                    *begin_by = None;
                 }
                 continue;
             }
@@ -161,7 +180,7 @@ mod tests {
     async fn what_nobody_reads_is_bounded_and_comes_in_order() {
         // The stream holds a tenth of what is gathered at most.
         let (mut client, stream) = tokio::io::duplex(GATHERED_MAX / 10);
-        let (mut socket, outlet) = gathering(stream);
+        let (mut socket, outlet) = gathering(stream, Duration::from_secs(60));
         let all: Vec<u8> = (0..3 * GATHERED_MAX + 77).map(|n| (n % 251) as u8).collect();
         let mut taken = 0;
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -188,9 +207,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_does_not_say_what_it_speaks_is_not_waited_for() {
+        for (said, is_enough) in [
+            (&b""[..], false),
+            (b"PRI * HTTP/2.0\r\n", false),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true),
+            (b"G", true),
+        ] {
+            let (mut client, stream) = tokio::io::duplex(1000);
+            let (mut socket, _outlet) = gathering(stream, Duration::from_millis(10));
+            client.write_all(said).await.expect("a write");
+            let mut received = vec![0; said.len()];
+            let read = socket.read_exact(&mut received).await;
+            if is_enough {
+                read.expect("what was said");
+                assert!(socket.begin_by.is_none());
+            } else {
+                let ended = socket.read(&mut [0; 9]).await.expect_err("an end");
+                assert_eq!(ended.kind(), io::ErrorKind::TimedOut, "{said:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_flush_waits_for_the_end_of_the_turn() {
         let (mut client, stream) = tokio::io::duplex(1000);
-        let (mut socket, outlet) = gathering(stream);
+        let (mut socket, outlet) = gathering(stream, Duration::from_secs(60));
         socket.write_all(b"one").await.expect("a write");
         socket.flush().await.expect("a flush");
         let mut received = [0; 3];

@@ -4,7 +4,8 @@
 //! save is a router, a codec and several moves of large futures for each call. A large Range comes
 //! encoded and is sent as it is.
 
-use super::kv::{KvService, RangeAnswer};
+use super::budget::Share;
+use super::kv::{KvService, LongRange, RangeAnswer};
 use crate::mvcc::EncodedRange;
 use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, TxnRequest};
@@ -14,10 +15,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use prost::Message;
-use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::vec;
+use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Status};
@@ -37,6 +38,9 @@ const SERVICES: [&str; 9] = [
 
 /// What the frame of a gRPC message has in front: a flag and a length.
 const PREFIX: usize = 5;
+
+/// The largest message that Go's gRPC library sends.
+const SENT_MAX: u64 = i32::MAX as u64;
 
 /// The calls that are served here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +89,8 @@ where
 {
     let result = match call {
         Call::Range => match receive::<RangeRequest, B>(request, bytes_max).await {
-            Ok(request) => kv.range_answer(request).await.map(|answer| match answer {
-                RangeAnswer::Short(response) => whole(&response),
+            Ok(request) => kv.range_answer(request).await.and_then(|answer| match answer {
+                RangeAnswer::Short(response) => Ok(whole(&response)),
                 RangeAnswer::Long(range) => in_pieces(range),
             }),
             Err(status) => Err(status),
@@ -189,36 +193,74 @@ fn whole<M: Message>(message: &M) -> Body {
     Body::new(Pieces { next: Some(frame.freeze()), ..Pieces::default() })
 }
 
-fn in_pieces(range: EncodedRange) -> Body {
-    let EncodedRange { header, pairs, more, count } = range;
+/// A large message.
+///
+/// # Errors
+/// It is larger than Go's gRPC library, and so etcd, sends.
+fn in_pieces(mut long: LongRange) -> Result<Body, Status> {
+    let pairs_len = long.range.pairs_len();
+    let tail = long.take_rest().map(|rest| Box::pin(rest) as Tail);
+    let mut pieces = framed(long.range, pairs_len)?;
+    pieces.share = Some(long.share);
+    pieces.tail = tail;
+    Ok(Body::new(pieces))
+}
+
+/// What is held of a range, behind the prefix of a frame for all of it.
+fn framed(range: EncodedRange, pairs_len: u64) -> Result<Pieces, Status> {
+    let EncodedRange { header, pairs, more, count, .. } = range;
     let first = RangeResponse { header, more, count, ..RangeResponse::default() };
     let first_len = first.encoded_len();
+    let length = first_len as u64 + pairs_len;
+    if length > SENT_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "grpc: trying to send message larger than max ({length} vs. {SENT_MAX})"
+        )));
+    }
     let mut frame = BytesMut::with_capacity(PREFIX + first_len);
-    put_prefix(&mut frame, first_len + pairs.iter().map(Bytes::len).sum::<usize>());
+    put_prefix(&mut frame, length as usize);
     // Fields may come in any order.
     first.encode_raw(&mut frame);
-    Body::new(Pieces { next: Some(frame.freeze()), rest: pairs.into_iter(), is_ended: false })
+    Ok(Pieces { next: Some(frame.freeze()), rest: pairs.into_iter(), ..Pieces::default() })
 }
+
+type Tail = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
 /// A message on its way out.
 #[derive(Default)]
 struct Pieces {
     next: Option<Bytes>,
     rest: vec::IntoIter<Bytes>,
+    /// What those pieces hold in memory.
+    share: Option<Share>,
+    /// What is read when it is sent.
+    tail: Option<Tail>,
     is_ended: bool,
 }
 
 impl HttpBody for Pieces {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(piece) = self.next.take().or_else(|| self.rest.next()) {
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(first) = self.next.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        if let Some(piece) = self.rest.next() {
+            if let Some(share) = &self.share {
+                share.shrink(piece.len());
+            }
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
+        if let Some(tail) = &mut self.tail
+            && let Some(piece) = ready!(tail.as_mut().poll_next(cx))
+        {
+            return Poll::Ready(Some(piece.map(Frame::data)));
+        }
+        self.tail = None;
         if std::mem::replace(&mut self.is_ended, true) {
             return Poll::Ready(None);
         }
@@ -258,7 +300,11 @@ mod tests {
                 more: pairs > 3,
                 count: 77,
             };
-            let (frame, trailers) = collect(in_pieces(response.clone().into())).await;
+            let (frame, trailers) = {
+                let range = EncodedRange::from(response.clone());
+                let pairs_len = range.pairs_len();
+                collect(Body::new(framed(range, pairs_len).expect("its size"))).await
+            };
             assert_eq!(declared(&frame), Some(frame.len() - PREFIX));
             assert_eq!(RangeResponse::decode(&frame[PREFIX..]).unwrap(), response);
             assert_eq!(trailers["grpc-status"], "0");

@@ -1,13 +1,15 @@
 //! Tens of thousands of watches, of leases, and more streams than a connection may have: each gets
 //! what is its own, and costs the member little.
 
-use crate::cluster::{Cluster, Engine, Raw, Setup, eventually, product};
+use crate::cluster::{Cluster, Engine, Raw, Setup, channel, eventually, product};
 use crate::on_each_engine;
 use crate::requests::{delete_range, get, put, range};
+use http::uri::PathAndQuery;
 use quoin::pb::etcdserverpb::watch_request::RequestUnion;
 use quoin::pb::etcdserverpb::{
-    LeaseGrantRequest, LeaseLeasesRequest, LeaseTimeToLiveRequest, PutRequest, WatchCancelRequest,
-    WatchCreateRequest, WatchRequest, WatchResponse,
+    CompactionRequest, LeaseGrantRequest, LeaseLeasesRequest, LeaseTimeToLiveRequest, PutRequest,
+    RangeRequest, RangeResponse, WatchCancelRequest, WatchCreateRequest, WatchRequest,
+    WatchResponse,
 };
 use quoin::pb::mvccpb::event::EventType;
 use std::collections::BTreeSet;
@@ -15,13 +17,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::Streaming;
+use tonic::client::Grpc;
+use tonic::{Request, Streaming};
+use tonic_prost::ProstCodec;
 
 on_each_engine![
     twenty_thousand_watches_get_what_is_theirs,
     twenty_thousand_leases_are_listed_and_end,
     more_streams_than_allowed_wait_for_one_to_end,
     range_streams_that_nobody_reads_hold_nobody_up,
+    large_answers_that_nobody_reads_take_little_memory_and_stay_what_they_were,
     a_burst_of_cancelled_calls_ends_nothing_else,
 ];
 
@@ -305,6 +310,60 @@ async fn range_streams_that_nobody_reads_hold_nobody_up(engine: Engine) {
         keys += chunk.range_response.unwrap().kvs.len();
     }
     assert_eq!(keys, 3000);
+}
+
+async fn large_answers_that_nobody_reads_take_little_memory_and_stay_what_they_were(
+    engine: Engine,
+) {
+    const KEYS: usize = 200;
+    const VALUE: usize = 64 << 10;
+    const CALLS: usize = 30;
+    let mut setup = Setup::new(engine, 1);
+    if product().ours {
+        setup = setup.flag("--range-memory-bytes=4194304");
+    }
+    let cluster = setup.start().await;
+    let mut kv = cluster.raw(0).kv;
+    let key = |n: usize| format!("key{n:03}");
+    for n in 0..KEYS {
+        kv.put(put(&key(n), &"o".repeat(VALUE))).await.unwrap();
+    }
+    let before = resident(&cluster);
+    let mut answers = vec![];
+    for call in 0..CALLS {
+        // As a stream, a unary answer is only read when it is asked for.
+        let mut grpc = Grpc::new(channel(&cluster.members[0].endpoint));
+        grpc = grpc.max_decoding_message_size(64 << 20);
+        grpc.ready().await.expect("a connection");
+        let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
+        let limit = if call % 2 == 0 { 0 } else { (KEYS - 7) as i64 };
+        let request = Request::new(RangeRequest { limit, ..range("key", "kez") });
+        let codec = ProstCodec::<RangeRequest, RangeResponse>::default();
+        let answer = grpc.server_streaming(request, path, codec).await.unwrap();
+        answers.push((limit, answer.into_inner()));
+    }
+    let grown = resident(&cluster).saturating_sub(before);
+    let all = KEYS * VALUE * CALLS;
+    if product().ours {
+        assert!(grown < all / 4, "{grown} bytes for {all} that nobody reads");
+    }
+    // What is written, removed and compacted meanwhile is not theirs.
+    for n in 0..KEYS / 2 {
+        kv.put(put(&key(n), "new")).await.unwrap();
+    }
+    kv.delete_range(delete_range(&key(KEYS - 20), "kez")).await.unwrap();
+    let last = kv.put(put("other", "v")).await.unwrap().into_inner().header.unwrap().revision;
+    kv.compact(CompactionRequest { revision: last, physical: false }).await.unwrap();
+    for (limit, mut answer) in answers {
+        let response = answer.message().await.unwrap().expect("one message");
+        let expected = if limit == 0 { KEYS } else { KEYS - 7 };
+        assert_eq!((response.count, response.more), (KEYS as i64, limit > 0));
+        let found = response.kvs.iter().map(|kv| kv.key.to_vec());
+        assert!(found.eq((0..expected).map(|n| key(n).into_bytes())), "{}", response.kvs.len());
+        assert!(response.kvs.iter().all(|kv| kv.value.iter().all(|byte| *byte == b'o')));
+        assert!(response.kvs.iter().all(|kv| kv.value.len() == VALUE));
+        assert!(answer.message().await.unwrap().is_none(), "a unary call has one answer");
+    }
 }
 
 async fn a_burst_of_cancelled_calls_ends_nothing_else(engine: Engine) {
