@@ -284,7 +284,7 @@ mod tests {
             });
             bits.push_str(&code.expect("a symbol of the table"));
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         let byte = |bits: &[u8]| {
