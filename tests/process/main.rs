@@ -12,4 +12,5 @@ mod kill;
 mod log;
 mod startup;
 mod sync;
+mod upgrade;
 mod workload;
