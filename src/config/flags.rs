@@ -6,7 +6,7 @@
 //! the exit codes.
 
 use crate::config::error::{ConfigError, Notice};
-use crate::config::table::{FLAGS, Flag, Kind, Role, find, gates};
+use crate::config::table::{FLAGS, Flag, Kind, Role, find, is_open};
 use crate::config::url::MemberUrl;
 use crate::config::value;
 use std::collections::BTreeMap;
@@ -176,8 +176,7 @@ impl Flags {
     }
 
     pub(super) fn gate(&self, name: &str) -> bool {
-        let gates = gates(self.text("feature-gates")).expect(CHECKED);
-        gates.into_iter().rev().find(|(gate, _)| *gate == name).is_some_and(|(_, on)| on)
+        is_open(name, self.text("feature-gates")).expect(CHECKED)
     }
 
     fn set_from_argument(&mut self, flag: &'static Flag, value: String) -> Result<(), ConfigError> {

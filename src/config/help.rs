@@ -56,6 +56,7 @@ pub(super) fn help() -> String {
         (Group::Http, "HTTP and JSON"),
         (Group::Limits, "Limits"),
         (Group::Auth, "Users and tokens"),
+        (Group::Checks, "Checks of the data"),
         (Group::Logging, "Logging"),
         (Group::Unsafe, "Unsafe"),
     ];

@@ -122,6 +122,13 @@ pub struct Config {
     /// 10: some 50 ms for each password. From 4 to 31.
     pub bcrypt_cost: u32,
 
+    /// Off: a member that starts does not wait for others to tell the hash of their data.
+    pub initial_corrupt_check: bool,
+    /// Between two comparisons of all members' data: each reads all of it. `None` for never.
+    pub corrupt_check_time: Option<Duration>,
+    /// The same for what compactions leave; `None` for never.
+    pub compact_hash_check_time: Option<Duration>,
+
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     /// At least one.

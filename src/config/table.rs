@@ -61,6 +61,7 @@ pub(super) enum Group {
     Http,
     Limits,
     Auth,
+    Checks,
     Logging,
     Unsafe,
 }
@@ -124,7 +125,28 @@ fn check_unsigned32(text: &str) -> Result<(), String> {
     Err(format!("strconv.ParseUint: parsing {text:?}: {failure}"))
 }
 
-/// etcd's feature gates. None acts on anything here; a wrong name must still stop the start.
+/// Feature gates that act here.
+const EFFECTIVE_GATES: [&str; 2] = ["CompactHashCheck", "InitialCorruptCheck"];
+
+/// Those of etcd's gates that `AllBeta` switches, not `AllAlpha`.
+const BETA_GATES: [&str; 2] = ["FastLeaseKeepAlive", "TxnModeWriteWithSharedBuffer"];
+
+/// Whether a gate that is off by default is on. A gate's own name counts more than its group's,
+/// and of one name the last.
+pub(super) fn is_open(gate: &str, text: &str) -> Result<bool, String> {
+    let gates = gates(text)?;
+    let last = |name: &str| gates.iter().rev().find(|(found, _)| *found == name).map(|(_, on)| *on);
+    let group = if BETA_GATES.contains(&gate) { "AllBeta" } else { "AllAlpha" };
+    Ok(last(gate).or_else(|| last(group)).unwrap_or(false))
+}
+
+/// Whether gates are named that nothing acts on.
+pub(super) fn names_idle_gates(text: &str) -> bool {
+    let is_idle = |(name, _): &(&str, bool)| !EFFECTIVE_GATES.contains(name) && *name != "AllAlpha";
+    gates(text).is_ok_and(|gates| gates.iter().any(is_idle))
+}
+
+/// etcd's feature gates. Few act on anything here; a wrong name must still stop the start.
 const GATES: [&str; 11] = [
     "AllAlpha",
     "AllBeta",
@@ -291,6 +313,17 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("bcrypt-cost", Unsigned32, "10", Auth, "cost", "\
             Effort of hashing a password, from 4 to 31; each step doubles it."),
 
+        effective("corrupt-check-time", Duration, "0s", Checks, "time", "\
+            How often the leader compares the data of all members; 0 is never. Members that differ \
+            raise the alarm CORRUPT, which stops all writes."),
+        effective("compact-hash-check-time", Duration, "1m", Checks, "time", "\
+            With the gate CompactHashCheck: how often the leader compares what the last compaction \
+            left on all members."),
+        effective("feature-gates", Gates, "", Checks, "name=true,...", "\
+            InitialCorruptCheck: a member compares its data with the others' before it serves, and \
+            does not start if they differ. CompactHashCheck: see above. etcd's other gates have no \
+            effect."),
+
         effective("log-level", Text, "info", Logging, "level", "\
             debug, info, warn, error, dpanic, panic or fatal."),
         effective("log-format", Text, "json", Logging, "format", "\
@@ -321,10 +354,8 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("client-cert-file", Text, ""),
         accepted("client-crl-file", Text, ""),
         accepted("client-key-file", Text, ""),
-        accepted("compact-hash-check-time", Duration, "1m"),
         accepted("compaction-batch-limit", Signed, "1000"),
         accepted("compaction-sleep-interval", Duration, "10ms"),
-        accepted("corrupt-check-time", Duration, "0s"),
         accepted("discovery-cacert", Text, ""),
         accepted("discovery-cert", Text, ""),
         accepted("discovery-dial-timeout", Duration, "2s"),
@@ -346,7 +377,6 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("enable-distributed-tracing", Switch, "false"),
         accepted("enable-log-rotation", Switch, "false"),
         accepted("enable-pprof", Switch, "false"),
-        accepted("feature-gates", Gates, ""),
         accepted("grpc-keepalive-min-time", Duration, "5s"),
         accepted("key-file", Text, ""),
         accepted("log-rotation-config-json", Text, LOG_ROTATION),

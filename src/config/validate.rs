@@ -5,7 +5,7 @@
 use crate::config::compaction;
 use crate::config::error::{ConfigError, Notice};
 use crate::config::flags::Flags;
-use crate::config::table::{INITIAL_CLUSTER, Role};
+use crate::config::table::{INITIAL_CLUSTER, Role, names_idle_gates};
 use crate::config::url::{MemberUrl, joined};
 use crate::config::{ClusterState, Config, Engine, LogFormat, LogLevel, LogOutput};
 use std::collections::BTreeSet;
@@ -118,6 +118,10 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
             seconds => Duration::from_secs(seconds),
         },
         bcrypt_cost: bcrypt_cost(flags, notices),
+        initial_corrupt_check: flags.gate("InitialCorruptCheck"),
+        corrupt_check_time: positive(flags, "corrupt-check-time"),
+        compact_hash_check_time: positive(flags, "compact-hash-check-time")
+            .filter(|_| flags.gate("CompactHashCheck")),
         log_level: log_level(flags)?,
         log_format: log_format(flags)?,
         log_outputs: log_outputs(flags)?,
@@ -365,8 +369,11 @@ fn add_notices(flags: &Flags, config: &Config, notices: &mut Vec<Notice>) {
         notices.push(Notice::warn("exceeded recommended request limit", fields));
     }
     notices.extend(flags.outdated());
-    let ignored: Vec<String> =
+    let mut ignored: Vec<String> =
         flags.changed(Role::Accepted).map(|flag| format!("--{}", flag.name)).collect();
+    if names_idle_gates(flags.text("feature-gates")) {
+        ignored.push("--feature-gates".to_owned());
+    }
     if !ignored.is_empty() {
         let fields = vec![("flags", ignored.join(" "))];
         notices.push(Notice::warn("ignored flags", fields));

@@ -2,8 +2,10 @@
 //! configuration, runs them, and stops them in the reverse order.
 
 mod auto_compaction;
+mod corruption;
 mod folder;
 mod join;
+mod open;
 mod parts;
 mod sockets;
 mod start;

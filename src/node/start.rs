@@ -1,30 +1,32 @@
 //! Start and stop of a node, in order.
 
 use super::auto_compaction;
-use super::folder::{Folder, Founder, Identity};
-use super::join;
+use super::corruption::Checks;
+use super::folder::Folder;
+use super::open::{Opened, open_state};
 use super::parts::{connection_limits, driver_parts, limits, peers_of, settings};
 use super::sockets::bind_all;
-use crate::config::{Bootstrap, Config, Engine as EngineKind, InitialMember, MemberUrl};
+use crate::config::{Config, MemberUrl};
 use crate::error::Fatal;
-use crate::machine::Machine;
-use crate::pb::etcdserverpb::Member;
 use crate::pb::quoinpb::{MemberAttributes, command::Request};
-use crate::peer::{Links, PeerService, ask_members};
-use crate::raft_log::disk::{DiskLog, DiskLogOptions};
-use crate::replica::{Driver, Handle, Replica, complete_install};
+use crate::peer::{Links, PeerService};
+use crate::raft_log::LogStore as _;
+use crate::replica::{Driver, Handle, Replica};
+use crate::server::access::Access;
 use crate::server::backup::Backups;
+use crate::server::cluster::ClusterService;
 use crate::server::listener::{Listener, serve};
 use crate::server::password::Passwords;
+use crate::server::peer_pages::PeerPages;
 use crate::server::routes::{Services, Traffic, client_service, metrics_service, peer_service};
 use crate::server::token::Tokens;
 use crate::server::visitors::Visitors;
 use crate::storage::Engine;
-use crate::storage::memory::MemoryEngine;
 use crate::storage::snapshot_file::SnapshotStore;
-use crate::types::{ClusterId, MemberId};
+use crate::types::Index;
 use crate::watch::{Hub, StreamOptions};
 use hyper_util::service::TowerToHyperService;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -44,15 +46,6 @@ pub enum Exit {
     Signal(i32),
     /// It is no member of the cluster any more.
     Removed,
-}
-
-/// Who this member is and who the others are.
-struct Place {
-    id: MemberId,
-    cluster: ClusterId,
-    /// Whom to talk to until the state tells who is a member.
-    contacts: Vec<Member>,
-    founders: Vec<Member>,
 }
 
 /// Runs a node until a signal stops it.
@@ -82,161 +75,6 @@ struct ClientSockets {
     clients: Vec<(MemberUrl, Listener)>,
     http: Vec<(MemberUrl, Listener)>,
     metrics: Vec<(MemberUrl, Listener)>,
-}
-
-struct Opened {
-    place: Place,
-    machine: Machine,
-    log: DiskLog,
-}
-
-/// Opens engine, stored snapshot and log, and makes them agree.
-async fn open_state(
-    config: &Config,
-    folder: &Folder,
-    snapshots: &Arc<SnapshotStore>,
-) -> Result<Opened, Fatal> {
-    let known = folder.identity()?;
-    let identity = match &known {
-        Some(identity) => identity.clone(),
-        None => first_identity(config, folder).await?,
-    };
-    if identity.engine != config.engine.name() {
-        return Err(Fatal::new(format!(
-            "open data directory: its state is in the {} engine, not in {}; start with --engine {}",
-            identity.engine,
-            config.engine.name(),
-            identity.engine
-        )));
-    }
-    let engine = open_engine(config, folder)?;
-    let mut machine = Machine::open(engine)?;
-    let mut newest = snapshots.newest()?;
-    if let Some(reader) = newest.as_mut().filter(|s| s.index() > machine.applied_index()) {
-        machine.restore(&mut || reader.next_block())?;
-    }
-    if !machine.is_bootstrapped() {
-        // Fresh, or the memory engine before its first stored snapshot: the log replays
-        // everything onto the same beginning.
-        machine.bootstrap(identity.founders())?;
-        machine.engine().flush()?;
-    }
-    let place = place(config, &identity, &machine)?;
-    if known.is_some() && !DiskLog::exists(folder.wal())? {
-        return Err(Fatal::new(format!(
-            "open data directory: its raft log is missing in {}",
-            folder.wal().display()
-        )));
-    }
-    let mut log = DiskLog::open(DiskLogOptions {
-        unsafe_no_fsync: config.unsafe_no_fsync,
-        ..DiskLogOptions::new(folder.wal().to_owned(), place.cluster, place.id)
-    })?;
-    let stored = newest.as_ref().map(|snapshot| (snapshot.index(), snapshot.term()));
-    complete_install(&mut log, machine.applied_index(), stored)?;
-    if known.is_none() {
-        folder.write_identity(&identity)?;
-    }
-    Ok(Opened { place, machine, log })
-}
-
-/// Who a member without a folder is to be, by the flags about the initial cluster.
-async fn first_identity(config: &Config, folder: &Folder) -> Result<Identity, Fatal> {
-    let bootstrap = config.bootstrap().map_err(|e| Fatal::new(e.message))?;
-    let (cluster_id, own_id, members) = match bootstrap {
-        Bootstrap::Found { cluster_id, own_id, members } => (cluster_id, own_id, members),
-        Bootstrap::Join { peer_urls } => return join::identity(config, folder, &peer_urls).await,
-    };
-    refuse_second_life(cluster_id, own_id, &members).await?;
-    folder.begin_first_start()?;
-    let founders = members
-        .into_iter()
-        .map(|InitialMember { id, name, peer_urls }| Founder {
-            id: id.to_string(),
-            name,
-            peer_urls: peer_urls.iter().map(|url| url.as_str().to_owned()).collect(),
-        })
-        .collect();
-    Ok(Identity::new(cluster_id, own_id, &config.name, config.engine.name(), founders))
-}
-
-/// A member whose folder was lost must not come back under its old id: it may have voted
-/// and acknowledged entries that it no longer knows of.
-async fn refuse_second_life(
-    cluster: ClusterId,
-    own: MemberId,
-    members: &[InitialMember],
-) -> Result<(), Fatal> {
-    let urls = members.iter().filter(|member| member.id != own).flat_map(|m| &m.peer_urls);
-    let mut questions = JoinSet::new();
-    for url in urls {
-        let url = url.as_str().to_owned();
-        questions.spawn(async move { ask_members(&url).await });
-    }
-    while let Some(answer) = questions.join_next().await {
-        // Who does not answer knows nothing: on a first start nobody does.
-        let Ok(Ok(answer)) = answer else { continue };
-        let mut members = answer.members.iter();
-        let has_started = members.any(|m| m.id == own.0 && !m.client_ur_ls.is_empty());
-        if has_started && answer.cluster_id == cluster.0 {
-            return Err(Fatal::new(format!("member {own} has already been bootstrapped")));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the state tells of this member, be it that it was removed.
-fn is_known(machine: &Machine, id: MemberId) -> bool {
-    machine.members().get(id).is_some() || machine.members().is_removed(id)
-}
-
-/// The place that a folder remembers; flags about the initial cluster are ignored, unless
-/// they show that this is another member's folder.
-fn place(config: &Config, identity: &Identity, machine: &Machine) -> Result<Place, Fatal> {
-    let (Some(id), Some(cluster)) = (identity.member_id(), identity.cluster_id()) else {
-        return Err(Fatal::new("open data directory: its id.json holds no ids"));
-    };
-    let members = machine.members();
-    // One that joins does not know anybody from its own state yet.
-    let is_joining = identity.has_joined() && !is_known(machine, id);
-    let contacts = match is_joining {
-        true => identity.contacts(),
-        false => members.all().values().cloned().collect(),
-    };
-    let others = || identity.founders().into_iter().filter(|member| member.id != id.0);
-    if identity.name != config.name && others().any(|member| member.name == config.name) {
-        return Err(Fatal::new(format!(
-            "open data directory: it belongs to member \"{}\" ({id}), not to \"{}\"",
-            identity.name, config.name
-        )));
-    }
-    if !is_known(machine, id) && !identity.has_joined() {
-        return Err(Fatal::new(format!(
-            "open data directory: member {id} is not among the members of its own state"
-        )));
-    }
-    Ok(Place { id, cluster, contacts, founders: identity.founders() })
-}
-
-#[cfg(feature = "rocksdb")]
-fn open_engine(config: &Config, folder: &Folder) -> Result<Arc<dyn Engine>, Fatal> {
-    Ok(match config.engine {
-        EngineKind::Memory => Arc::new(MemoryEngine::new()),
-        EngineKind::Rocksdb => Arc::new(crate::storage::rocks::RocksEngine::open(
-            &folder.database(),
-            crate::storage::rocks::RocksOptions::default(),
-        )?),
-    })
-}
-
-#[cfg(not(feature = "rocksdb"))]
-fn open_engine(config: &Config, _: &Folder) -> Result<Arc<dyn Engine>, Fatal> {
-    match config.engine {
-        EngineKind::Memory => Ok(Arc::new(MemoryEngine::new())),
-        EngineKind::Rocksdb => Err(Fatal::new(
-            "open engine: this binary was built without rocksdb; use --engine memory",
-        )),
-    }
 }
 
 /// SIGTERM and SIGINT.
@@ -275,6 +113,11 @@ struct Running {
     ended: oneshot::Receiver<Result<(), Fatal>>,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
+    checks: Checks,
+    /// Before clients are served, the data is compared, once this is applied.
+    compare_at: Option<Index>,
+    /// Whether other members may compare theirs with it.
+    is_comparable: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -285,7 +128,9 @@ impl Running {
         peers: Vec<(MemberUrl, Listener)>,
     ) -> Result<Self, Fatal> {
         let tokens = Tokens::open(&config.auth_token, config.auth_token_ttl).map_err(Fatal::new)?;
-        let Opened { place, machine, log } = opened;
+        let Opened { place, machine, log, is_restart } = opened;
+        let compare_at =
+            (is_restart && config.initial_corrupt_check).then(|| log.hard_state().commit);
         let engine = machine.engine().clone();
         let late = Arc::new(OnceLock::new());
         let links = Links::open(&peers_of(&place.contacts, place.id), late.clone());
@@ -309,17 +154,43 @@ impl Running {
         if let Some(policy) = config.auto_compaction {
             servers.spawn(auto_compaction::run(handle.clone(), policy, stopping.clone()));
         }
+        let checks = Checks { handle: handle.clone(), links: links.clone() };
+        if let Some(pause) = config.corrupt_check_time {
+            servers.spawn(checks.clone().now_and_then(pause, stopping.clone()));
+        }
+        if let Some(pause) = config.compact_hash_check_time {
+            servers.spawn(checks.clone().after_compactions(pause, stopping.clone()));
+        }
+        let tokens = Arc::new(tokens);
+        let is_comparable = Arc::new(AtomicBool::new(compare_at.is_none()));
+        let pages = PeerPages {
+            handle: handle.clone(),
+            cluster: ClusterService::new(handle.clone(), links.clone(), limits(config)),
+            access: Access::new(handle.clone(), tokens.clone()),
+            is_comparable: is_comparable.clone(),
+        };
         let service = TowerToHyperService::new(peer_service(
             PeerService::new(handle.clone(), snapshots, engine.is_volatile(), place.founders),
-            handle.clone(),
+            pages,
         ));
         for (url, listener) in peers {
             tracing::info!(address = url.address(), "serving peer traffic");
             let limits = connection_limits(config, u32::MAX);
             servers.spawn(serve(listener, service.clone(), limits, stopping.clone()));
         }
-        let tokens = Arc::new(tokens);
-        Ok(Self { handle, links, engine, watches, tokens, ended, stop, servers })
+        Ok(Self {
+            handle,
+            links,
+            engine,
+            watches,
+            tokens,
+            ended,
+            stop,
+            servers,
+            checks,
+            compare_at,
+            is_comparable,
+        })
     }
 
     /// Publishes, serves clients, and stops when a signal comes or the driver ends.
@@ -334,8 +205,12 @@ impl Running {
         let ClientSockets { clients, http, metrics } = sockets;
         // Probes ask before clients are served: that is what they are to find out.
         self.serve_probes(config, metrics);
+        let begun = begin(&self.checks, self.compare_at, &self.is_comparable, config);
         let exit = tokio::select! {
-            () = publish(&self.handle, config) => None,
+            begun = begun => {
+                begun?;
+                None
+            }
             exit = signals.next() => Some(exit),
             Ok(_) = status.wait_for(|status| status.is_removed) => Some(Exit::Removed),
             ended = &mut self.ended => return Err(driver_error(ended)),
@@ -463,6 +338,22 @@ fn driver_error(ended: Result<Result<(), Fatal>, oneshot::error::RecvError>) -> 
         Ok(Ok(())) => Fatal::new("run driver: it ended without being told to"),
         Err(_) => Fatal::new("run driver: its thread panicked"),
     }
+}
+
+/// What comes before clients are served.
+///
+/// # Errors
+/// When this member's data is not that of the others.
+async fn begin(
+    checks: &Checks,
+    compare_at: Option<Index>,
+    is_comparable: &AtomicBool,
+    config: &Config,
+) -> Result<(), Fatal> {
+    checks.at_start(compare_at).await?;
+    is_comparable.store(true, Ordering::Release);
+    publish(&checks.handle, config).await;
+    Ok(())
 }
 
 /// Tells the cluster this member's name and client URLs, again until it is committed.

@@ -5,6 +5,7 @@
 //! have calls of their own, so that a big one never delays heartbeats. Members are dialled at
 //! their advertised peer URLs.
 
+pub mod hash;
 mod links;
 mod service;
 mod transfer;

@@ -101,6 +101,23 @@ impl ClusterService {
         Ok(())
     }
 
+    /// Gives a learner a vote; all members after that.
+    ///
+    /// # Errors
+    /// `MemberNotFound`, `NotLearner`, `LearnerNotReady`, `NotEnoughStartedMembers`, and as
+    /// [`Handle::propose`].
+    pub(super) async fn promote(&self, member_id: u64) -> Result<Vec<Member>, RequestError> {
+        self.may_promote()?;
+        let command = Command::MemberPromote(MemberChange { member_id });
+        match self.handle.propose(command, self.limits.request_bytes_max).await? {
+            Outcome::Members(members) => Ok(members),
+            other => {
+                tracing::error!(?other, "a command was answered with another command's response");
+                Err(RequestError::Stopped)
+            }
+        }
+    }
+
     fn may_promote(&self) -> Result<(), RequestError> {
         let voters = self.voters();
         let is_enough = 1 + started(&voters) >= quorum(voters.len() + 1);
@@ -196,8 +213,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
         let member_id = request.into_inner().id;
-        self.may_promote()?;
-        let members = self.change(Command::MemberPromote(MemberChange { member_id })).await?;
+        let members = self.promote(member_id).await?;
         Ok(Response::new(MemberPromoteResponse { header: Some(self.headers.at(0)), members }))
     }
 }

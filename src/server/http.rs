@@ -1,4 +1,4 @@
-//! The plain HTTP pages: health, version and variables for clients, members for other members.
+//! The plain HTTP pages for clients: health, version and variables.
 
 use super::maintenance::COMPATIBLE_VERSION;
 use super::status::text;
@@ -11,7 +11,6 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
-use serde::Serialize;
 
 /// The checks behind a page, by the names under which they are listed.
 const LIVE: [&str; 1] = ["serializable_read"];
@@ -39,22 +38,13 @@ pub(super) fn probes(handle: Handle) -> Router {
         .with_state(handle)
 }
 
-/// The pages of the peer listener.
-pub(super) fn peer_pages(handle: Handle) -> Router {
-    Router::new()
-        .route("/version", any(version))
-        .route("/members", any(members))
-        .fallback(other)
-        .with_state(handle)
-}
-
 /// The answer to any other path.
 async fn not_found() -> Response {
     text_page(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
 /// A path that is no page, or no call.
-async fn other(request: axum::extract::Request) -> Response {
+pub(super) async fn other(request: axum::extract::Request) -> Response {
     match is_grpc(&request) {
         true => unknown_call(request.uri().clone()).await,
         false => not_found().await,
@@ -104,7 +94,7 @@ pub(super) fn only_get(method: &Method) -> Result<(), Response> {
     Err(refused)
 }
 
-fn json(body: String) -> Response {
+pub(super) fn json(body: String) -> Response {
     let mut response = body.into_response();
     response
         .headers_mut()
@@ -112,44 +102,7 @@ fn json(body: String) -> Response {
     response
 }
 
-/// A member as other members and their tools read it.
-#[derive(Serialize)]
-struct PeerMember<'a> {
-    id: u64,
-    #[serde(rename = "peerURLs")]
-    peer_urls: &'a [String],
-    #[serde(rename = "isLearner", skip_serializing_if = "std::ops::Not::not")]
-    is_learner: bool,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    name: &'a str,
-    #[serde(rename = "clientURLs", skip_serializing_if = "<[String]>::is_empty")]
-    client_urls: &'a [String],
-}
-
-async fn members(State(handle): State<Handle>, method: Method) -> Response {
-    if let Err(refused) = only_get(&method) {
-        return refused;
-    }
-    let members = handle.members();
-    let list: Vec<PeerMember<'_>> = members
-        .iter()
-        .map(|member| PeerMember {
-            id: member.id,
-            peer_urls: &member.peer_ur_ls,
-            is_learner: member.is_learner,
-            name: &member.name,
-            client_urls: &member.client_ur_ls,
-        })
-        .collect();
-    let mut response = json(format!("{}\n", serde_json::json!(list)));
-    let cluster = HeaderValue::from_str(&handle.cluster_id().to_string());
-    if let Ok(cluster) = cluster {
-        response.headers_mut().insert("x-etcd-cluster-id", cluster);
-    }
-    response
-}
-
-async fn version(State(handle): State<Handle>, method: Method) -> Response {
+pub(super) async fn version(State(handle): State<Handle>, method: Method) -> Response {
     if let Err(refused) = only_get(&method) {
         return refused;
     }

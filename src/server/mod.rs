@@ -27,6 +27,7 @@ pub mod maintenance;
 mod metadata;
 mod ownership;
 pub mod password;
+pub mod peer_pages;
 mod quota;
 pub mod routes;
 mod socket;

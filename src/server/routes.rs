@@ -7,6 +7,7 @@ use super::header::Headers;
 use super::limits::Limits;
 use super::ownership::Queues;
 use super::password::Passwords;
+use super::peer_pages::{PeerPages, peer_pages};
 use super::token::{Tokens, sweep};
 use super::visitors::Visitors;
 use super::watch;
@@ -218,9 +219,9 @@ pub fn metrics_service(handle: Handle) -> Router {
 }
 
 /// Everything on the peer listener.
-pub fn peer_service(peer: PeerService, handle: Handle) -> Router {
+pub fn peer_service(peer: PeerService, pages: PeerPages) -> Router {
     let peer = PeerServer::new(peer)
         .max_decoding_message_size(PEER_BYTES_MAX)
         .max_encoding_message_size(PEER_BYTES_MAX);
-    tonic::service::Routes::new(peer).into_axum_router().fallback_service(pages::peer_pages(handle))
+    tonic::service::Routes::new(peer).into_axum_router().fallback_service(peer_pages(pages))
 }
