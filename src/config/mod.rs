@@ -122,12 +122,7 @@ pub struct Config {
     /// 10: some 50 ms for each password. From 4 to 31.
     pub bcrypt_cost: u32,
 
-    /// Off: a member that starts does not wait for others to tell the hash of their data.
-    pub initial_corrupt_check: bool,
-    /// Between two comparisons of all members' data: each reads all of it. `None` for never.
-    pub corrupt_check_time: Option<Duration>,
-    /// The same for what compactions leave; `None` for never.
-    pub compact_hash_check_time: Option<Duration>,
+    pub data_checks: DataChecks,
 
     pub log_level: LogLevel,
     pub log_format: LogFormat,
@@ -136,6 +131,17 @@ pub struct Config {
 
     /// Do not wait for the disk. Confirmed writes are then lost when the machine stops.
     pub unsafe_no_fsync: bool,
+}
+
+/// When to compare this member's data with that of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataChecks {
+    /// Off: a member that starts does not wait for others to tell the hash of their data.
+    pub at_start: bool,
+    /// Between two comparisons of all data; none by default, since each reads all of it.
+    pub pause: Option<Duration>,
+    /// The same for what compactions leave.
+    pub compaction_pause: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -73,9 +73,7 @@ fn defaults_are_those_of_etcd() {
         auth_token: "simple".to_owned(),
         auth_token_ttl: Duration::from_secs(300),
         bcrypt_cost: 10,
-        initial_corrupt_check: false,
-        corrupt_check_time: None,
-        compact_hash_check_time: None,
+        data_checks: DataChecks::default(),
         log_level: LogLevel::Info,
         log_format: LogFormat::Json,
         log_outputs: vec![LogOutput::Stderr],
@@ -489,4 +487,20 @@ fn help_and_version_come_before_every_check_but_the_flags_in_front_of_them() {
     let version = page(&["--version", "--heartbeat-interval=0"]);
     assert!(version.starts_with("etcd Version: 3.7.1\nQuoin Version: "), "{version}");
     assert!(start(&["--version=false"]).is_ok());
+}
+
+#[test]
+fn gates_open_the_checks_of_data_by_name_and_by_group() {
+    let checks = |args: &[&str]| config(args).data_checks;
+    let minute = Some(Duration::from_secs(60));
+    let all = DataChecks { at_start: true, pause: None, compaction_pause: minute };
+    assert_eq!(checks(&["--feature-gates=AllAlpha=true"]), all);
+    assert_eq!(checks(&["--feature-gates=AllBeta=true"]), DataChecks::default());
+    let but_one = "--feature-gates=CompactHashCheck=false,AllAlpha=true";
+    assert_eq!(checks(&[but_one]), DataChecks { at_start: true, ..DataChecks::default() });
+    let times = ["--corrupt-check-time=1h", "--compact-hash-check-time=2s"];
+    let hour = Some(Duration::from_secs(3600));
+    assert_eq!(checks(&times), DataChecks { pause: hour, ..DataChecks::default() });
+    let gate = "--feature-gates=CompactHashCheck=true";
+    assert_eq!(checks(&[gate, times[1]]).compaction_pause, Some(Duration::from_secs(2)));
 }

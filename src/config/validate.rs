@@ -7,7 +7,7 @@ use crate::config::error::{ConfigError, Notice};
 use crate::config::flags::Flags;
 use crate::config::table::{INITIAL_CLUSTER, Role, names_idle_gates};
 use crate::config::url::{MemberUrl, joined};
-use crate::config::{ClusterState, Config, Engine, LogFormat, LogLevel, LogOutput};
+use crate::config::{ClusterState, Config, DataChecks, Engine, LogFormat, LogLevel, LogOutput};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -118,16 +118,22 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
             seconds => Duration::from_secs(seconds),
         },
         bcrypt_cost: bcrypt_cost(flags, notices),
-        initial_corrupt_check: flags.gate("InitialCorruptCheck"),
-        corrupt_check_time: positive(flags, "corrupt-check-time"),
-        compact_hash_check_time: positive(flags, "compact-hash-check-time")
-            .filter(|_| flags.gate("CompactHashCheck")),
+        data_checks: data_checks(flags),
         log_level: log_level(flags)?,
         log_format: log_format(flags)?,
         log_outputs: log_outputs(flags)?,
         unsafe_no_fsync: flags.switch("unsafe-no-fsync"),
         name,
     })
+}
+
+fn data_checks(flags: &Flags) -> DataChecks {
+    DataChecks {
+        at_start: flags.gate("InitialCorruptCheck"),
+        pause: positive(flags, "corrupt-check-time"),
+        compaction_pause: positive(flags, "compact-hash-check-time")
+            .filter(|_| flags.gate("CompactHashCheck")),
+    }
 }
 
 fn check_urls(flags: &Flags) -> Result<(), ConfigError> {

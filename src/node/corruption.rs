@@ -5,6 +5,7 @@
 //! if that was asked for; a leader that finds a difference raises the alarm CORRUPT. The rules about
 //! who is to blame are etcd's, and so are the texts. What it leaves out is repair.
 
+use crate::config::DataChecks;
 use crate::error::{Fatal, RequestError};
 use crate::mvcc::HashKv;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
@@ -17,6 +18,7 @@ use crate::types::{Index, MemberId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// How often to look whether the log is replayed.
 const REPLAY_INTERVAL: Duration = Duration::from_millis(5);
@@ -32,6 +34,21 @@ pub(super) struct Checks {
 type Answers = Vec<(MemberId, Result<HashAnswer, HashError>)>;
 
 impl Checks {
+    /// Begins the checks that go on while the node lives.
+    pub(super) fn spawn(
+        &self,
+        settings: &DataChecks,
+        tasks: &mut JoinSet<()>,
+        stop: &watch::Receiver<bool>,
+    ) {
+        if let Some(pause) = settings.pause {
+            tasks.spawn(self.clone().now_and_then(pause, stop.clone()));
+        }
+        if let Some(pause) = settings.compaction_pause {
+            tasks.spawn(self.clone().after_compactions(pause, stop.clone()));
+        }
+    }
+
     /// The check before clients are served, if it is asked for: once `committed`, the last entry
     /// that was known to be committed before the start, is applied.
     ///
@@ -63,7 +80,7 @@ impl Checks {
     }
 
     /// Compares the present data of all, in this pause, while this member leads.
-    pub(super) async fn now_and_then(self, pause: Duration, mut stop: watch::Receiver<bool>) {
+    async fn now_and_then(self, pause: Duration, mut stop: watch::Receiver<bool>) {
         let check = async {
             loop {
                 tokio::time::sleep(pause).await;
@@ -82,7 +99,7 @@ impl Checks {
     }
 
     /// Compares what compaction left over, in this pause, while this member leads.
-    pub(super) async fn after_compactions(self, pause: Duration, mut stop: watch::Receiver<bool>) {
+    async fn after_compactions(self, pause: Duration, mut stop: watch::Receiver<bool>) {
         let mut checked = 0;
         let check = async {
             loop {
@@ -165,7 +182,7 @@ impl Checks {
         let handle = &self.handle;
         let own = handle.member_id();
         let (cluster, timeout) = (handle.cluster_id(), handle.request_timeout());
-        let mut questions = tokio::task::JoinSet::new();
+        let mut questions = JoinSet::new();
         for member in handle.members().iter().filter(|member| member.id != own.0) {
             let id = MemberId(member.id);
             let Some(channel) = self.links.channel(id) else { continue };

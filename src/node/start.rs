@@ -130,7 +130,7 @@ impl Running {
         let tokens = Tokens::open(&config.auth_token, config.auth_token_ttl).map_err(Fatal::new)?;
         let Opened { place, machine, log, is_restart } = opened;
         let compare_at =
-            (is_restart && config.initial_corrupt_check).then(|| log.hard_state().commit);
+            (is_restart && config.data_checks.at_start).then(|| log.hard_state().commit);
         let engine = machine.engine().clone();
         let late = Arc::new(OnceLock::new());
         let links = Links::open(&peers_of(&place.contacts, place.id), late.clone());
@@ -155,12 +155,7 @@ impl Running {
             servers.spawn(auto_compaction::run(handle.clone(), policy, stopping.clone()));
         }
         let checks = Checks { handle: handle.clone(), links: links.clone() };
-        if let Some(pause) = config.corrupt_check_time {
-            servers.spawn(checks.clone().now_and_then(pause, stopping.clone()));
-        }
-        if let Some(pause) = config.compact_hash_check_time {
-            servers.spawn(checks.clone().after_compactions(pause, stopping.clone()));
-        }
+        checks.spawn(&config.data_checks, &mut servers, &stopping);
         let tokens = Arc::new(tokens);
         let is_comparable = Arc::new(AtomicBool::new(compare_at.is_none()));
         let pages = PeerPages {
