@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/quoin/target
 CARGO := cargo
 ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 
-.PHONY: help deps build run test verify fix fmt-check clippy golden sim sim-qualify compat bench docs fuzz
+.PHONY: help deps build run test verify fix fmt-check clippy golden sim sim-qualify compat compat-test bench docs fuzz
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -26,7 +26,7 @@ run: build ## Start a three-member cluster on loopback until Ctrl-C
 test: deps ## Run all tests
 	$(CARGO) test --locked
 
-verify: deps fmt-check clippy test sim docs ## All checks; changes nothing
+verify: deps fmt-check clippy test sim docs compat-test ## All checks; changes nothing
 	@echo "verify: all checks passed"
 
 fmt-check:
@@ -56,6 +56,11 @@ docs: ## Build the API documentation, warnings denied
 
 bench: build ## Measure against etcd on this machine
 	@$(ROOT)scripts/bench
+
+# With what `test` has built: a release build of its own would take as long as all other checks.
+compat-test: deps
+	$(CARGO) build --locked --bin quoin --example scenario
+	@QUOIN_BIN=$(CARGO_TARGET_DIR)/debug/quoin $(ROOT)scripts/compat
 
 compat: build ## Run other clients and etcd's own tools against Quoin
 	@$(ROOT)scripts/compat
