@@ -16,6 +16,7 @@ pub mod backup;
 pub mod raft_log;
 pub mod replica;
 pub mod watch;
+pub mod tls;
 pub mod peer;
 pub mod server;
 pub mod node;

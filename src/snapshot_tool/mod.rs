@@ -5,7 +5,7 @@
 //! a member's data folder from it, for a new cluster. Nothing is believed of a file that has not
 //! been checked, and what is wrong with one is said.
 //!
-//! Left out: TLS, and etcd's database as it lies in a data folder that is in use.
+//! Left out: etcd's database as it lies in a data folder that is in use.
 
 mod file;
 mod output;
@@ -49,6 +49,8 @@ struct SaveArgs {
         env = "ETCDCTL_ENDPOINTS"
     )]
     endpoints: Vec<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// How long connecting may take
     #[arg(long, default_value = "5s", value_parser = duration)]
     dial_timeout: Duration,
@@ -61,6 +63,28 @@ struct SaveArgs {
     /// The user's password, if it is not given with the name
     #[arg(long, env = "ETCDCTL_PASSWORD")]
     password: Option<String>,
+}
+
+/// How a server is dialled; named as etcdctl names it.
+#[derive(Debug, Args)]
+struct TlsArgs {
+    /// Who signs the certificates of servers; those whom the system trusts if not given
+    #[arg(long, env = "ETCDCTL_CACERT")]
+    cacert: Option<PathBuf>,
+    /// The certificate to show to servers that ask for one
+    #[arg(long, env = "ETCDCTL_CERT")]
+    cert: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(long, env = "ETCDCTL_KEY")]
+    key: Option<PathBuf>,
+    /// Take any server's certificate
+    #[arg(long, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "false", action = ArgAction::Set)]
+    insecure_skip_tls_verify: bool,
+    /// Speak without TLS to endpoints that do not say https
+    #[arg(long, env = "ETCDCTL_INSECURE_TRANSPORT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", default_value = "true", action = ArgAction::Set)]
+    insecure_transport: bool,
 }
 
 #[derive(Debug, Args)]

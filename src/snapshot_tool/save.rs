@@ -2,17 +2,18 @@
 
 use super::file::SnapshotFile;
 use super::output::print;
-use super::{SaveArgs, SnapshotError};
+use super::{SaveArgs, SnapshotError, TlsArgs};
 use crate::pb::etcdserverpb::auth_client::AuthClient;
 use crate::pb::etcdserverpb::maintenance_client::MaintenanceClient;
 use crate::pb::etcdserverpb::{AuthenticateRequest, SnapshotRequest};
+use crate::tls::{DialOptions, Dialer, endpoint_url};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use tonic::Status;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 pub(super) async fn run(args: SaveArgs) -> Result<(), SnapshotError> {
     let [endpoint] = &args.endpoints[..] else {
@@ -83,21 +84,18 @@ async fn fetch(args: &SaveArgs, endpoint: &str, part: &Path) -> Result<String, S
 }
 
 async fn connect(args: &SaveArgs, endpoint: &str) -> Result<Channel, SnapshotError> {
-    let url = match endpoint.contains("://") {
-        true => endpoint.to_owned(),
-        false => format!("http://{endpoint}"),
+    let TlsArgs { cacert, cert, key, insecure_skip_tls_verify, insecure_transport } = &args.tls;
+    let options = DialOptions {
+        ca_file: cacert.clone(),
+        cert_file: cert.clone(),
+        key_file: key.clone(),
+        skips_verification: *insecure_skip_tls_verify,
+        ..DialOptions::default()
     };
-    let unreachable = |error: &dyn std::fmt::Display| {
-        SnapshotError::new(format!("failed to connect to {endpoint}: {error}"))
-    };
-    let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| unreachable(&error))?;
-    if url.starts_with("https://") {
-        return Err(unreachable(&"TLS is not offered by this version"));
-    }
-    endpoint.connect_timeout(args.dial_timeout).connect().await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        unreachable(&cause.unwrap_or_else(|| error.to_string()))
-    })
+    let url = endpoint_url(endpoint, options.wants_tls() || !insecure_transport);
+    let dialer = Dialer::new(options).map_err(|error| SnapshotError::new(error.to_string()))?;
+    let channel = dialer.connect(&url, |channel| channel.connect_timeout(args.dial_timeout)).await;
+    channel.map_err(|error| SnapshotError::new(format!("failed to connect to {endpoint}: {error}")))
 }
 
 /// Where a user is given, what shows that it is that user.
