@@ -23,3 +23,4 @@ pub mod node;
 pub mod logging;
 pub mod bench;
 pub mod snapshot_tool;
+pub mod gateway;

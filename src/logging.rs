@@ -1,7 +1,11 @@
 //! Log lines as etcd's supervisors expect them: one JSON object per line, zap's keys.
 //!
 //! Keys are `level`, `ts` (UTC, microseconds), `caller`, `msg`, then the event's fields in the
-//! order given. Every line parses, panics included. The console format holds the same in text.
+//! order given. Every line parses, panics and what is said before there is a log included. The
+//! console format holds the same in text.
+
+pub mod journal;
+pub mod rotation;
 
 use serde_json::{Map, Value};
 use std::fmt::{self, Write as _};
@@ -26,24 +30,44 @@ pub enum Format {
 /// Where lines go: standard error, standard output or files, each gets all of them.
 pub type Sink = Box<dyn std::io::Write + Send>;
 
-/// Installs the logger of the process, and a panic hook that logs and then aborts.
+/// The status of a process that panics: that of etcd.
+const PANIC_STATUS: i32 = 2;
+
+/// Installs the logger of the process. Without `errors`, lines of level error are left out too, and
+/// only panic and fatal remain.
 ///
 /// # Errors
 /// When a logger is installed already.
-pub fn install(level: LevelFilter, format: Format, sinks: Vec<Sink>) -> Result<(), String> {
-    let layer = ZapLayer { format, sinks: Mutex::new(sinks) };
+pub fn install(
+    level: LevelFilter,
+    errors: bool,
+    format: Format,
+    sinks: Vec<Sink>,
+) -> Result<(), String> {
+    let layer = ZapLayer { format, errors, sinks: Mutex::new(sinks) };
     registry()
         .with(layer.with_filter(quiet_libraries(level)))
         .try_init()
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| error.to_string())
+}
+
+/// Makes every panic from now on a line of the log, or of standard error as long as there is no log,
+/// and the end of the process.
+pub fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic_message(panic.payload());
-        tracing::error!(zap_level = "panic", place, "{message}");
-        // A node with a dead thread behind a live port would serve stale data.
-        std::process::abort();
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!(zap_level = "panic", place, "{message}");
+        } else {
+            let fields = Map::from_iter([("place".to_owned(), place.into())]);
+            let line = json("panic", "src/main.rs:1", &message, fields);
+            let _lost = std::io::stderr().write_all(line.as_bytes());
+        }
+        // A node with a dead thread behind a live port would serve stale data. The exit handlers of
+        // libraries would take apart what other threads still use.
+        signal_hook::low_level::exit(PANIC_STATUS);
     }));
-    Ok(())
 }
 
 fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
@@ -63,6 +87,7 @@ fn quiet_libraries(level: LevelFilter) -> tracing_subscriber::filter::Targets {
 
 struct ZapLayer {
     format: Format,
+    errors: bool,
     sinks: Mutex<Vec<Sink>>,
 }
 
@@ -70,6 +95,9 @@ impl<S: Subscriber> Layer<S> for ZapLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        if !self.errors && fields.level.is_none() {
+            return;
+        }
         let line = match self.format {
             Format::Json => json_line(event, fields),
             Format::Console => console_line(event, fields),
@@ -153,14 +181,18 @@ fn timestamp() -> String {
 
 fn json_line(event: &Event<'_>, fields: Fields) -> String {
     let level = fields.level.as_deref().unwrap_or(level_name(event.metadata().level()));
+    json(level, &caller(event), &fields.message, fields.rest)
+}
+
+fn json(level: &str, caller: &str, message: &str, fields: Map<String, Value>) -> String {
     let mut line = format!(
         r#"{{"level":{},"ts":"{}","caller":{},"msg":{}"#,
         Value::from(level),
         timestamp(),
-        Value::from(caller(event)),
-        Value::from(fields.message)
+        Value::from(caller),
+        Value::from(message)
     );
-    for (name, value) in fields.rest {
+    for (name, value) in fields {
         // Writing to a string cannot fail.
         let _ = write!(line, ",{}:{value}", Value::from(name));
     }

@@ -1,10 +1,16 @@
 //! The `quoin` binary: chooses what to run and turns its end into an exit code.
 
-use quoin::config::{self, ConfigError, Invocation, LogFormat, LogLevel, LogOutput, Notice};
+use quoin::config::{
+    self, Config, ConfigError, ErrorKind, Invocation, LogFormat, LogLevel, LogOutput, LogRotation,
+    Notice,
+};
+use quoin::logging::journal::{self, Journal};
+use quoin::logging::rotation::{RotatingFile, Rules};
 use quoin::logging::{self, Sink};
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -18,12 +24,16 @@ fn main() -> ExitCode {
             args.remove(0);
             serve(args)
         }
-        Some("bench" | "snapshot") => tool(),
+        Some("bench" | "snapshot" | "gateway") => tool(),
+        Some("help") => serve(vec!["--help".into()]),
+        Some("grpc-proxy") => {
+            complain(&io::Error::other("grpc-proxy is not offered; see 'gateway start --help'"))
+        }
         _ => serve(args),
     }
 }
 
-/// `quoin bench ...` and `quoin snapshot ...`, with a command line in the usual style.
+/// The other sub-commands, with a command line in the usual style.
 fn tool() -> ExitCode {
     #[derive(clap::Parser)]
     #[command(name = "quoin", disable_version_flag = true)]
@@ -32,6 +42,8 @@ fn tool() -> ExitCode {
         Bench(quoin::bench::BenchArgs),
         /// Make, look at and restore backups
         Snapshot(quoin::snapshot_tool::SnapshotArgs),
+        /// Pass connections on to a cluster
+        Gateway(quoin::gateway::GatewayArgs),
     }
     let tool = <Tool as clap::Parser>::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -44,19 +56,33 @@ fn tool() -> ExitCode {
             Err(error) => complain(&error),
         },
         Tool::Snapshot(args) => runtime.block_on(quoin::snapshot_tool::run(args)),
+        Tool::Gateway(args) => match runtime.block_on(quoin::gateway::run(args)) {
+            Ok(code) => code,
+            Err(error) => complain(&*error),
+        },
+    }
+}
+
+/// The name that this program was started by, as texts for the user have it.
+fn program() -> &'static str {
+    let path = std::env::args_os().next().unwrap_or_default();
+    match Path::new(&path).file_name() {
+        Some(name) if name == "etcd" => "etcd",
+        _ => "quoin",
     }
 }
 
 fn complain(error: &dyn std::error::Error) -> ExitCode {
-    let _closed = writeln!(std::io::stderr(), "quoin: {error}");
+    let _closed = writeln!(io::stderr(), "quoin: {error}");
     ExitCode::FAILURE
 }
 
 fn serve(args: Vec<OsString>) -> ExitCode {
-    match config::read(args, std::env::vars_os()) {
+    logging::end_on_panic();
+    match config::read_as(program(), args, std::env::vars_os()) {
         Ok(Invocation::Print(page)) => {
             // A reader that closes the pipe early has seen enough.
-            let _closed = std::io::stdout().write_all(page.as_bytes());
+            let _closed = io::stdout().write_all(page.as_bytes());
             ExitCode::SUCCESS
         }
         Ok(Invocation::Start(config, notices)) => start(*config, &notices),
@@ -68,10 +94,11 @@ fn serve(args: Vec<OsString>) -> ExitCode {
 fn refuse(error: &ConfigError) -> ExitCode {
     match error.notice() {
         None => {
-            let _closed = write!(std::io::stderr(), "{}\n\n{}", error.message, config::USAGE);
+            let _closed = write!(io::stderr(), "{}\n\n{}", error.message, config::usage(program()));
         }
         Some(notice) => {
-            if install_log(LogLevel::Info, LogFormat::Json, &[LogOutput::Stderr]).is_ok() {
+            let stderr: Vec<Sink> = vec![Box::new(io::stderr())];
+            if install_log(LogLevel::Info, LogFormat::Json, stderr).is_ok() {
                 log(&notice);
             }
         }
@@ -79,23 +106,18 @@ fn refuse(error: &ConfigError) -> ExitCode {
     ExitCode::from(error.exit_code)
 }
 
-fn start(config: config::Config, notices: &[Notice]) -> ExitCode {
-    if let Err(error) = install_log(config.log_level, config.log_format, &config.log_outputs) {
-        let _closed = writeln!(std::io::stderr(), "failed to set the log up: {error}");
-        return ExitCode::FAILURE;
+fn start(config: Config, notices: &[Notice]) -> ExitCode {
+    let sinks = match open_log(&config) {
+        Ok(sinks) => sinks,
+        Err(message) => {
+            return refuse(&ConfigError { exit_code: 1, kind: ErrorKind::Flags, message });
+        }
+    };
+    if let Err(error) = install_log(config.log_level, config.log_format, sinks) {
+        return refuse(&ConfigError { exit_code: 1, kind: ErrorKind::Flags, message: error });
     }
     notices.iter().for_each(log);
-    tracing::info!(
-        "quoin-version" = env!("CARGO_PKG_VERSION"),
-        "etcd-version" = config::ETCD_VERSION,
-        name = config.name,
-        "data-dir" = %config.data_dir.display(),
-        engine = config.engine.name(),
-        "snapshot-count" = config.snapshot_count,
-        "snapshot-catchup-entries" = config.snapshot_catchup_entries,
-        "v2-deprecation" = "write-only",
-        "starting an etcd server"
-    );
+    log_start(&config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
@@ -128,7 +150,40 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn install_log(level: LogLevel, format: LogFormat, outputs: &[LogOutput]) -> Result<(), String> {
+/// The one line that tells what this process runs with.
+fn log_start(config: &Config) {
+    let urls = |urls: &[config::MemberUrl]| -> Vec<String> {
+        urls.iter().map(ToString::to_string).collect()
+    };
+    let fields = serde_json::json!({
+        "etcd-version": config::ETCD_VERSION,
+        "quoin-version": env!("CARGO_PKG_VERSION"),
+        "name": config.name,
+        "data-dir": config.data_dir,
+        "wal-dir": config.wal_dir.as_deref().unwrap_or(Path::new("")),
+        "engine": config.engine.name(),
+        "heartbeat-interval": format!("{}ms", config.heartbeat_interval_ms),
+        "election-timeout": format!("{}ms", config.election_timeout_ms),
+        "snapshot-count": config.snapshot_count,
+        "snapshot-catchup-entries": config.snapshot_catchup_entries,
+        "initial-advertise-peer-urls": urls(&config.advertise_peer_urls),
+        "listen-peer-urls": urls(&config.listen_peer_urls),
+        "advertise-client-urls": urls(&config.advertise_client_urls),
+        "listen-client-urls": urls(&config.listen_client_urls),
+        "listen-metrics-urls": urls(&config.listen_metrics_urls),
+        "initial-cluster": config.initial_cluster,
+        "initial-cluster-token": config.initial_cluster_token,
+        "quota-backend-bytes": config.quota_backend_bytes,
+        "max-request-bytes": config.max_request_bytes,
+        "max-concurrent-streams": config.max_concurrent_streams,
+        "pre-vote": config.pre_vote,
+        "max-learners": config.max_learners,
+        "v2-deprecation": "write-only",
+    });
+    tracing::info!(zap_fields = fields.to_string(), "starting an etcd server");
+}
+
+fn install_log(level: LogLevel, format: LogFormat, sinks: Vec<Sink>) -> Result<(), String> {
     let filter = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
@@ -141,18 +196,59 @@ fn install_log(level: LogLevel, format: LogFormat, outputs: &[LogOutput]) -> Res
         LogFormat::Json => logging::Format::Json,
         LogFormat::Console => logging::Format::Console,
     };
-    let mut sinks: Vec<Sink> = Vec::new();
-    for output in outputs {
-        sinks.push(match output {
-            LogOutput::Stderr => Box::new(std::io::stderr()),
-            LogOutput::Stdout => Box::new(std::io::stdout()),
-            LogOutput::File(path) => {
-                let file = OpenOptions::new().create(true).append(true).open(path);
-                Box::new(file.map_err(|error| format!("{}: {error}", path.display()))?)
+    logging::install(filter, level <= LogLevel::Error, format, sinks)
+}
+
+/// Opens all that the log goes to.
+fn open_log(config: &Config) -> Result<Vec<Sink>, String> {
+    let open = |output: &LogOutput| -> Result<Sink, String> {
+        match output {
+            LogOutput::Stderr => Ok(Box::new(io::stderr())),
+            LogOutput::Stdout => Ok(Box::new(io::stdout())),
+            LogOutput::Journal => {
+                let program = std::env::args_os().next().unwrap_or_default();
+                let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+                match Journal::connect(Path::new(journal::SOCKET), &name) {
+                    Ok(journal) => Ok(Box::new(journal)),
+                    Err(error) => Err(format!(
+                        "can't find journal (dial unixgram {}: connect: {})",
+                        journal::SOCKET,
+                        words(&error)
+                    )),
+                }
             }
-        });
+            LogOutput::File(path) => open_log_file(path, config.log_rotation).map_err(|error| {
+                let path = path.display();
+                format!("open sink {:?}: open {path}: {}", path.to_string(), words(&error))
+            }),
+        }
+    };
+    config.log_outputs.iter().map(open).collect()
+}
+
+fn open_log_file(path: &Path, rotation: Option<LogRotation>) -> io::Result<Sink> {
+    let Some(rotation) = rotation else {
+        return Ok(Box::new(OpenOptions::new().create(true).append(true).open(path)?));
+    };
+    let rules = Rules {
+        size_max: rotation.size_max,
+        age_max: rotation.age_max,
+        backups_max: rotation.backups_max,
+        local_time: rotation.local_time,
+        compress: rotation.compress,
+    };
+    Ok(Box::new(RotatingFile::open(path, rules)?))
+}
+
+/// What went wrong, in the words of etcd's runtime where that is frequent.
+fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "is a directory".to_owned(),
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        _ => error.to_string(),
     }
-    logging::install(filter, format, sinks)
 }
 
 fn log(notice: &Notice) {

@@ -56,6 +56,9 @@ impl Config {
                 let message = format!("initial cluster {all} has duplicate url");
                 return Err(ConfigError::bootstrap(message));
             }
+            url.check_port().map_err(|error| {
+                ConfigError::bootstrap(format!("failed to resolve {:?} ({error})", url.as_str()))
+            })?;
             if url.is_tls() {
                 let message =
                     format!("TLS is not offered by this version: --initial-cluster has {url}");

@@ -16,6 +16,7 @@ use std::ffi::OsString;
 #[derive(Debug, Default)]
 pub(super) struct Flags {
     given: BTreeMap<&'static str, String>,
+    is_of_a_file: bool,
 }
 
 /// What a command line asks for.
@@ -26,6 +27,17 @@ pub(super) enum CommandLine {
 }
 
 impl Flags {
+    /// None yet, and to be set by a configuration file.
+    pub(super) fn of_a_file() -> Self {
+        Self { is_of_a_file: true, ..Self::default() }
+    }
+
+    /// Whether a configuration file set them: what only makes sense for command lines is not
+    /// asked for then.
+    pub(super) fn is_of_a_file(&self) -> bool {
+        self.is_of_a_file
+    }
+
     /// Reads arguments (without the program's name).
     pub(super) fn from_args(
         args: impl IntoIterator<Item = OsString>,
@@ -72,6 +84,17 @@ impl Flags {
         } else {
             Ok(CommandLine::Start(flags))
         }
+    }
+
+    /// The configuration file that the command line or else a variable names.
+    pub(super) fn config_file(&self, environment: &[(OsString, OsString)]) -> Option<String> {
+        let flag = find("config-file")?;
+        let variable = OsString::from(flag.variable());
+        let of_variable = environment.iter().find(|(name, _)| *name == variable);
+        let given = self.given.get(flag.name).filter(|path| !path.is_empty()).cloned();
+        given
+            .or_else(|| of_variable.map(|(_, path)| path.to_string_lossy().into_owned()))
+            .filter(|path| !path.is_empty())
     }
 
     /// Adds what variables set. `environment` may hold others; those are left alone.
@@ -191,7 +214,7 @@ impl Flags {
     }
 
     /// An empty list of URLs counts as given, but changes nothing.
-    fn set(&mut self, flag: &'static Flag, value: String) {
+    pub(super) fn set(&mut self, flag: &'static Flag, value: String) {
         if matches!(flag.kind, Kind::Urls) && value.is_empty() {
             self.given.entry(flag.name).or_insert_with(|| flag.default.to_string());
         } else {

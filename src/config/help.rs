@@ -4,51 +4,75 @@ use crate::config::ETCD_VERSION;
 use crate::config::table::{FLAGS, Flag, Group, Kind, Role};
 
 /// Goes to stderr below the message when a command line cannot be read.
-pub const USAGE: &str = "\
+pub fn usage(program: &str) -> String {
+    format!(
+        "\
 Usage:
 
-  quoin [serve] [flags]
+  {program} [flags]
     Start a member.
 
-  quoin --version
+  {program} --version
     Print the versions.
 
-  quoin --help
-    Explain all flags.
-";
+  {program} --help
+    Explain all flags and other commands.
+"
+    )
+}
 
-const INTRODUCTION: &str = "\
-Quoin keeps keys and values on one or more members that agree by Raft, and serves
-every etcd v3 client. Its flags are those of etcd, and --engine.
+fn introduction(program: &str) -> String {
+    let own_name = match program {
+        "quoin" => "",
+        _ => " This is Quoin, started by the name of etcd.",
+    };
+    let commands = [
+        ("[serve] [flags]", "Start a member."),
+        ("snapshot --help", "Make, look at and restore backups."),
+        ("gateway start --help", "Pass connections on to a cluster."),
+        ("bench --help", "Measure a running server."),
+        ("--version", "Print the versions."),
+        ("--help, help", "Print this page."),
+    ];
+    let commands: String =
+        commands.map(|(flags, what)| format!("  {program} {flags:<22} {what}\n")).concat();
+    format!(
+        "\
+Quoin keeps keys and values on one or more members that agree by Raft, and serves every
+etcd v3 client. Its flags are those of etcd, and --engine.{own_name}
 
 Usage:
 
-  quoin [serve] [flags]       Start a member.
-  quoin bench --help          Measure a running server.
-  quoin --version             Print the versions.
-  quoin --help                Print this page.
+{commands}
+One member, for a look:
 
-One member, for a look:       quoin --data-dir /tmp/quoin
-One of three:                 quoin --name a --data-dir /var/lib/quoin \\
-                                --listen-client-urls http://10.0.0.1:2379 \\
-                                --advertise-client-urls http://10.0.0.1:2379 \\
-                                --listen-peer-urls http://10.0.0.1:2380 \\
-                                --initial-advertise-peer-urls http://10.0.0.1:2380 \\
-                                --initial-cluster a=http://10.0.0.1:2380,b=http://10.0.0.2:2380,c=http://10.0.0.3:2380
+  {program} --data-dir /tmp/quoin
+
+One of three:
+
+  {program} --name a --data-dir /var/lib/quoin \\
+    --listen-client-urls http://10.0.0.1:2379 \\
+    --advertise-client-urls http://10.0.0.1:2379 \\
+    --listen-peer-urls http://10.0.0.1:2380 \\
+    --initial-advertise-peer-urls http://10.0.0.1:2380 \\
+    --initial-cluster a=http://10.0.0.1:2380,b=http://10.0.0.2:2380,c=http://10.0.0.3:2380
 
 How to write flags: with one dash or two, as '--flag value' or '--flag=value'; a switch
 as '--flag' or '--flag=false', never '--flag false'. Times are like 500ms, 10s or 1h30m.
 Lists are separated by commas. Of a flag given twice, the last one holds.
 
 Each flag can be set by a variable instead: --data-dir by ETCD_DATA_DIR, and so on;
---engine, which etcd does not have, by QUOIN_ENGINE. To set both is an error.
-";
+--engine, which etcd does not have, by QUOIN_ENGINE. To set both is an error. Or all of
+them by a file: see --config-file.
+"
+    )
+}
 
 const WIDTH: usize = 86;
 
 /// The whole page of `--help`.
-pub(super) fn help() -> String {
-    let mut page = INTRODUCTION.to_string();
+pub(super) fn help(program: &str) -> String {
+    let mut page = introduction(program);
     let groups = [
         (Group::Member, "Member"),
         (Group::Cluster, "First start of a cluster"),

@@ -1,27 +1,32 @@
 //! From a command line to a [`Config`] that needs no further checks.
 //!
-//! [`read`] takes arguments and variables as values and touches nothing else, so that every
-//! rule can be tested. Flags, defaults, texts and exit codes are etcd's; its flags that have no
-//! effect here are taken all the same and named in one notice. What is left out: the
-//! configuration file, TLS, and discovery, all refused in words.
+//! [`read`] takes arguments and variables as values and touches nothing but the configuration file
+//! that they name, so that every rule can be tested. Flags, defaults, texts and exit codes are
+//! etcd's; its flags that have no effect here are taken all the same and named in one notice. What
+//! is left out: TLS, and discovery, refused in words.
 
+mod accepted;
 mod bootstrap;
 mod compaction;
 mod error;
+mod file;
 mod flags;
 mod help;
 pub mod ids;
+mod log;
 mod table;
 #[cfg(test)]
 mod tests;
 mod url;
 mod validate;
 mod value;
+mod yaml;
 
 pub use bootstrap::{Bootstrap, InitialMember};
 pub use compaction::AutoCompaction;
 pub use error::{ConfigError, ErrorKind, Notice};
-pub use help::USAGE;
+pub use help::usage;
+pub use log::{LogFormat, LogLevel, LogOutput, LogRotation};
 pub use url::{MemberUrl, Scheme, joined};
 
 use std::collections::BTreeSet;
@@ -60,6 +65,8 @@ pub struct Config {
     pub listen_peer_urls: Vec<MemberUrl>,
     pub advertise_client_urls: Vec<MemberUrl>,
     pub advertise_peer_urls: Vec<MemberUrl>,
+    /// Other processes may listen on the same ports.
+    pub socket_reuse_port: bool,
 
     /// As given; [`Config::bootstrap`] reads it.
     pub initial_cluster: String,
@@ -112,6 +119,8 @@ pub struct Config {
     pub grpc_keepalive_timeout: Duration,
     /// 10 minutes: only to let clients forget old revisions.
     pub watch_progress_notify_interval: Duration,
+    /// 300 ms: calls that take longer are told of in the log.
+    pub warning_unary_request_duration: Duration,
     /// None: revisions stay until somebody compacts.
     pub auto_compaction: Option<AutoCompaction>,
 
@@ -128,7 +137,11 @@ pub struct Config {
     pub log_format: LogFormat,
     /// At least one.
     pub log_outputs: Vec<LogOutput>,
+    /// For the one file among the outputs; `None` lets it grow.
+    pub log_rotation: Option<LogRotation>,
 
+    /// Keep the process's memory from being swapped out.
+    pub memory_mlock: bool,
     /// Do not wait for the disk. Confirmed writes are then lost when the machine stops.
     pub unsafe_no_fsync: bool,
 }
@@ -156,31 +169,6 @@ pub enum ClusterState {
     Existing,
 }
 
-/// From the least to the most severe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    Debug,
-    Info,
-    Warn,
-    Error,
-    Dpanic,
-    Panic,
-    Fatal,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Json,
-    Console,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogOutput {
-    Stderr,
-    Stdout,
-    File(PathBuf),
-}
-
 impl Engine {
     /// As `--engine` spells it.
     pub fn name(self) -> &'static str {
@@ -196,11 +184,27 @@ pub fn read(
     args: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Invocation, ConfigError> {
+    read_as("quoin", args, environment)
+}
+
+/// Like [`read`], with the name that the program goes by for the pages that it prints.
+pub fn read_as(
+    program: &str,
+    args: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Invocation, ConfigError> {
     let mut flags = match flags::Flags::from_args(args)? {
-        flags::CommandLine::Help => return Ok(Invocation::Print(help::help())),
+        flags::CommandLine::Help => return Ok(Invocation::Print(help::help(program))),
         flags::CommandLine::Version => return Ok(Invocation::Print(help::version())),
         flags::CommandLine::Start(flags) => flags,
     };
+    let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
+    if let Some(path) = flags.config_file(&environment) {
+        let file = file::read(&path)?;
+        let mut notices = file.notices(path);
+        let config = validate::config(&file.flags, &mut notices)?;
+        return Ok(Invocation::Start(Box::new(config), notices));
+    }
     let mut notices = flags.add_environment(environment)?;
     let config = validate::config(&flags, &mut notices)?;
     Ok(Invocation::Start(Box::new(config), notices))

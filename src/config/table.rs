@@ -3,6 +3,8 @@
 //! A row is the only place that knows a flag's name, type, default and help; parsing, variables,
 //! the help page and the list of flags without effect all come from it.
 
+pub(super) mod files;
+
 use crate::config::url::MemberUrl;
 use crate::config::value;
 
@@ -291,6 +293,12 @@ pub(super) static FLAGS: &[Flag] = &{
             a second time while they are sent."),
         effective("quota-backend-bytes", Signed, "0", Limits, "bytes", "\
             Size of the store above which it takes no more; 0 is 2 GiB, below 0 is no bound."),
+        effective("socket-reuse-port", Switch, "false", Member, "", "\
+            Let other processes listen on the same ports."),
+        effective("socket-reuse-address", Switch, "false", Member, "", "\
+            Listen on ports whose last connections are still closing; here that is always so."),
+        effective("memory-mlock", Switch, "false", Member, "", "\
+            Keep all memory from being swapped out. Needs the right to lock as much."),
         effective("grpc-keepalive-interval", Duration, "2h", Limits, "time", "\
             How long a client's connection may be silent before it is pinged; 0 is never."),
         effective("grpc-keepalive-timeout", Duration, "20s", Limits, "time", "\
@@ -308,9 +316,9 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("auth-token", Text, "simple", Auth, "kind", "\
             Tokens for users who have shown their password: 'simple', kept by the members, or \
             'jwt,sign-method=RS256,pub-key=FILE,priv-key=FILE,ttl=10m', which prove themselves."),
-        effective("auth-token-ttl", Unsigned32, "300", Auth, "seconds", "\
+        effective("auth-token-ttl", Unsigned, "300", Auth, "seconds", "\
             How long a simple token is good after its last use."),
-        effective("bcrypt-cost", Unsigned32, "10", Auth, "cost", "\
+        effective("bcrypt-cost", Unsigned, "10", Auth, "cost", "\
             Effort of hashing a password, from 4 to 31; each step doubles it."),
 
         effective("corrupt-check-time", Duration, "0s", Checks, "time", "\
@@ -329,14 +337,24 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("log-format", Text, "json", Logging, "format", "\
             json: one object a line. console: for the eye."),
         effective("log-outputs", Text, "default", Logging, "list", "\
-            default (that is stderr), stderr, stdout, or paths of files, separated by commas."),
+            default (that is stderr), stderr, stdout, systemd/journal, or paths of files, separated \
+            by commas."),
+        effective("warning-unary-request-duration", Duration, "300ms", Logging, "time", "\
+            A call that takes longer is told of in the log."),
+        effective("enable-log-rotation", Switch, "false", Logging, "", "\
+            Begin a new file when the log's has grown to a size. Needs one path in --log-outputs."),
+        effective("log-rotation-config-json", Text, LOG_ROTATION, Logging, "json", "\
+            maxsize in MiB; maxage in days and maxbackups, 0 for any, bound the old files; localtime \
+            names them by local time, compress stores them with gzip."),
 
         effective("unsafe-no-fsync", Switch, "false", Unsafe, "", "\
             Do not wait for the disk. Writes that were confirmed are lost when the machine stops."),
 
+        effective("config-file", Text, "", Member, "path", "\
+            File with all that flags say otherwise, in YAML or JSON: see docs/operations.md. All \
+            other flags and variables are ignored with it."),
         Flag { name: "version", kind: Switch, default: "false", role: Role::Version },
 
-        refused("config-file", Text, ""),
         refused("discovery-endpoints", Text, ""),
         refused("discovery-srv", Text, ""),
         refused("discovery-token", Text, ""),
@@ -375,14 +393,11 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("distributed-tracing-service-name", Text, "etcd"),
         accepted("downgrade-check-time", Duration, "5s"),
         accepted("enable-distributed-tracing", Switch, "false"),
-        accepted("enable-log-rotation", Switch, "false"),
         accepted("enable-pprof", Switch, "false"),
         accepted("grpc-keepalive-min-time", Duration, "5s"),
         accepted("key-file", Text, ""),
-        accepted("log-rotation-config-json", Text, LOG_ROTATION),
         accepted("logger", Text, "zap"),
         accepted("max-wals", Unsigned, "5"),
-        accepted("memory-mlock", Switch, "false"),
         accepted("metrics", Text, "basic"),
         accepted("peer-auto-tls", Switch, "false"),
         accepted("peer-cert-allowed-cn", Text, ""),
@@ -398,13 +413,10 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("raft-read-timeout", Duration, "5s"),
         accepted("raft-write-timeout", Duration, "5s"),
         accepted("self-signed-cert-validity", Unsigned, "1"),
-        accepted("socket-reuse-address", Switch, "false"),
-        accepted("socket-reuse-port", Switch, "false"),
         accepted("tls-max-version", Text, ""),
         accepted("tls-min-version", Text, "TLS1.2"),
         accepted("trusted-ca-file", Text, ""),
         accepted("warning-apply-duration", Duration, "100ms"),
-        accepted("warning-unary-request-duration", Duration, "300ms"),
 
         Flag { name: "max-snapshots", kind: Unsigned, default: "5", role: Role::Deprecated("\
             --max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.") },

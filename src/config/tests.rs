@@ -47,6 +47,7 @@ fn defaults_are_those_of_etcd() {
         listen_peer_urls: urls("http://localhost:2380"),
         advertise_client_urls: urls("http://localhost:2379"),
         advertise_peer_urls: urls("http://localhost:2380"),
+        socket_reuse_port: false,
         initial_cluster: "default=http://localhost:2380".into(),
         initial_cluster_token: "etcd-cluster".into(),
         initial_cluster_state: ClusterState::New,
@@ -69,6 +70,7 @@ fn defaults_are_those_of_etcd() {
         grpc_keepalive_interval: Some(Duration::from_secs(7200)),
         grpc_keepalive_timeout: Duration::from_secs(20),
         watch_progress_notify_interval: Duration::from_secs(600),
+        warning_unary_request_duration: Duration::from_millis(300),
         auto_compaction: None,
         auth_token: "simple".to_owned(),
         auth_token_ttl: Duration::from_secs(300),
@@ -77,6 +79,8 @@ fn defaults_are_those_of_etcd() {
         log_level: LogLevel::Info,
         log_format: LogFormat::Json,
         log_outputs: vec![LogOutput::Stderr],
+        log_rotation: None,
+        memory_mlock: false,
         unsafe_no_fsync: false,
     };
     assert_eq!(config, expected);
@@ -242,7 +246,7 @@ fn unreadable_flags_are_answered_with_usage_and_exit_code_2() {
     }
 }
 
-const IMPOSSIBLE: [(&[&str], &str); 29] = [
+const IMPOSSIBLE: [(&[&str], &str); 41] = [
     (&["foo"], r#""foo" is not a valid flag"#),
     (&["-"], r#""-" is not a valid flag"#),
     (&["--pre-vote", "false"], r#""false" is not a valid flag"#),
@@ -250,6 +254,49 @@ const IMPOSSIBLE: [(&[&str], &str); 29] = [
     (&["--version", "b"], r#""b" is not a valid flag"#),
     (&["--snapshot", "x"], r#""x" is not a valid flag"#),
     (&["--logger=x"], r#"unknown logger option "x""#),
+    (&["--logger=capnslog"], "--logger=capnslog is removed in v3.5"),
+    (
+        &["--config-file=/no/file", "--heartbeat-interval=0"],
+        "open /no/file: no such file or directory",
+    ),
+    (
+        &["--tls-min-version=TLS1.1"],
+        r#"unexpected TLS version "TLS1.1" (must be one of: TLS1.2, TLS1.3)"#,
+    ),
+    (&["--tls-max-version=x"], r#"unexpected TLS version "x" (must be one of: TLS1.2, TLS1.3)"#),
+    (
+        &["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"],
+        "min version (TLS1.3) is greater than max version (TLS1.2)",
+    ),
+    (
+        &["--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"],
+        "cipher suites cannot be configured when only TLS1.3 is enabled",
+    ),
+    (
+        &["--enable-distributed-tracing", "--distributed-tracing-sampling-rate=-1"],
+        "distributed tracing configurition is not valid: (tracing sampling rate must be positive)",
+    ),
+    (
+        &["--enable-distributed-tracing", "--distributed-tracing-sampling-rate=1000001"],
+        "distributed tracing configurition is not valid: (tracing sampling rate must be less than \
+         1000000)",
+    ),
+    (
+        &["--enable-log-rotation"],
+        "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+    ),
+    (
+        &["--enable-log-rotation", "--log-outputs=/a,/b"],
+        "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+    ),
+    (
+        &["--enable-log-rotation", "--log-outputs=/a", "--log-rotation-config-json={"],
+        "improperly formatted log rotation config: unexpected end of JSON input",
+    ),
+    (
+        &["--log-outputs=systemd/journal,stderr"],
+        r#"running with systemd/journal but other '--log-outputs' values (["stderr" "systemd/journal"]) are configured with 'default'; override 'default' value with something else"#,
+    ),
     (&["--log-format=x"], "unknown log format: x, supported values json, console"),
     (&["--log-outputs=default,stderr"], r#"multi logoutput for "default" is not supported yet"#),
     (&["--log-outputs="], r#"open sink "": open : no such file or directory"#),
@@ -318,11 +365,7 @@ fn impossible_values_are_logged_and_answered_with_exit_code_1() {
 
 #[test]
 fn what_would_do_harm_without_its_effect_is_refused() {
-    let table: [(&[&str], &str); 7] = [
-        (
-            &["--config-file=/f", "--heartbeat-interval=0"],
-            "--config-file is not offered by this version",
-        ),
+    let table: [(&[&str], &str); 6] = [
         (&["--force-new-cluster"], "--force-new-cluster is not offered by this version"),
         (&["--discovery-srv=example.org"], "--discovery-srv is not offered by this version"),
         (
@@ -453,7 +496,7 @@ fn bad_variables_are_reported_like_impossible_values() {
             "http://127.0.0.1:1",
             "--advertise-client-urls is required when --listen-client-urls is set explicitly",
         ),
-        ("ETCD_CONFIG_FILE", "/f", "--config-file is not offered by this version"),
+        ("ETCD_CONFIG_FILE", "/no/file", "open /no/file: no such file or directory"),
     ];
     for (name, value, message) in table {
         let error = start_in(&[], &[(name, value)]).unwrap_err();
@@ -503,4 +546,172 @@ fn gates_open_the_checks_of_data_by_name_and_by_group() {
     assert_eq!(checks(&times), DataChecks { pause: hour, ..DataChecks::default() });
     let gate = "--feature-gates=CompactHashCheck=true";
     assert_eq!(checks(&[gate, times[1]]).compaction_pause, Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn what_no_listener_can_have_is_refused_as_it_is_by_one() {
+    let table: [(&[&str], &str); 5] = [
+        (&["--cipher-suites=x"], r#"unexpected TLS cipher suite "x""#),
+        (
+            &["--cipher-suites=TLS_AES_128_GCM_SHA256,TLS_NULL"],
+            r#"unexpected TLS cipher suite "TLS_NULL""#,
+        ),
+        (&["--listen-peer-urls=http://127.0.0.1:99999"], "listen tcp: address 99999: invalid port"),
+        (&["--max-learners=-1"], "membership: too many learner members in cluster"),
+        (
+            &["--listen-metrics-urls=https://127.0.0.1:1"],
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url \
+             https://127.0.0.1:1",
+        ),
+    ];
+    for (args, message) in table {
+        let error = start(args).unwrap_err();
+        assert_eq!((error.message.as_str(), error.exit_code), (message, 1), "{args:?}");
+        assert_eq!(error.notice().unwrap().level, LogLevel::Fatal);
+    }
+}
+
+/// What a file with this text comes to.
+fn of_file(text: &str) -> Result<(Config, Vec<Notice>), ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("etcd.conf");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap();
+    // Of two ways to name a file, and of other flags, the file alone counts.
+    let of_flag = start_in(
+        &["--name=other", "--config-file", path],
+        &[("ETCD_CONFIG_FILE", "/no/file"), ("ETCD_NAME", "another")],
+    );
+    let of_variable = start_in(&["--name=other"], &[("ETCD_CONFIG_FILE", path)]);
+    assert_eq!(of_flag, of_variable);
+    of_flag.map_err(|error| {
+        let message = error.message.replace(path, "FILE");
+        ConfigError { message, ..error }
+    })
+}
+
+#[test]
+fn a_file_says_what_flags_say() {
+    let text = r#"
+        name: n1
+        data-dir: '/d'
+        wal-dir:
+        engine: memory
+        listen-client-urls: http://0.0.0.0:2379,http://[::1]:2379
+        initial-cluster-state: "existing"
+        snapshot-count: 0x10
+        heartbeat-interval: 10
+        election-timeout: 1e3
+        quota-backend-bytes: -1
+        pre-vote: off
+        grpc-keepalive-timeout: 60000000000
+        watch-progress-notify-interval: 1500000000
+        log-outputs: [stdout, /var/log/q]
+        cipher-suites: [TLS_AES_128_GCM_SHA256]
+        auto-compaction-retention: "1"
+        feature-gates: CompactHashCheck=true
+        socket-options: {reuse-port: true}
+        max-snapshots: 7
+        proxy: 'off'
+        discovery-fallback: proxy
+        client-transport-security:
+          auto-tls: false
+          odd: 1
+    "#;
+    let (config, notices) = of_file(text).unwrap();
+    assert_eq!((config.name.as_str(), config.data_dir), ("n1", "/d".into()));
+    assert_eq!((config.wal_dir, config.engine), (None, Engine::Memory));
+    assert_eq!(joined(&config.listen_client_urls), "http://0.0.0.0:2379,http://[::1]:2379");
+    assert_eq!(config.initial_cluster_state, ClusterState::Existing);
+    assert_eq!((config.snapshot_count, config.quota_backend_bytes), (16, -1));
+    assert_eq!((config.heartbeat_interval_ms, config.election_timeout_ms), (10, 1000));
+    assert!(!config.pre_vote && config.socket_reuse_port);
+    assert_eq!(config.grpc_keepalive_timeout, Duration::from_secs(60));
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(1500));
+    assert_eq!(config.log_outputs, [LogOutput::File("/var/log/q".into()), LogOutput::Stdout]);
+    assert_eq!(config.auto_compaction, Some(AutoCompaction::Periodic(Duration::from_secs(3600))));
+    // Not "other", and not in need of --advertise-client-urls.
+    assert_eq!(config.initial_cluster, "n1=http://localhost:2380");
+    let unknown = &[("keys", "proxy discovery-fallback client-transport-security.odd")];
+    let message = "ignored unknown keys of the configuration file";
+    assert!(has(&notices, LogLevel::Warn, message, unknown), "{notices:?}");
+    let loaded = notices.iter().find(|notice| notice.message.starts_with("loaded server"));
+    assert!(loaded.is_some_and(|notice| notice.level == LogLevel::Info));
+    assert!(notices.iter().any(|notice| notice.message.starts_with("--max-snapshots is")));
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults_and_json_is_as_good() {
+    assert_eq!(of_file("").unwrap().0, start(&[]).unwrap().0);
+    assert_eq!(of_file("cors: ''\nname:\n---\nname: x").unwrap().0, start(&[]).unwrap().0);
+    let (config, _) = of_file(r#"{"name": "j", "pre-vote": false, "max-txn-ops": 9}"#).unwrap();
+    assert_eq!((config.name.as_str(), config.pre_vote, config.max_txn_ops), ("j", false, 9));
+}
+
+#[test]
+fn a_fault_in_a_file_is_named_with_file_line_and_key() {
+    let table = [
+        ("\nsnapshot-count: abc", "line 2: snapshot-count must be a whole number, not abc"),
+        ("snapshot-count: '5'", "line 1: snapshot-count must be a whole number, not \"5\""),
+        ("snapshot-count: -5", "line 1: snapshot-count must be a whole number from 0 on, not -5"),
+        ("snapshot-count: 1.5", "line 1: snapshot-count must be a whole number, not 1.5"),
+        ("pre-vote: 'true'", "line 1: pre-vote must be true or false, not \"true\""),
+        ("pre-vote: 1", "line 1: pre-vote must be true or false, not 1"),
+        (
+            "corrupt-check-time: 10s",
+            "line 1: corrupt-check-time must be a number of nanoseconds, not 10s",
+        ),
+        ("log-outputs: stderr", "line 1: log-outputs must be a list, not stderr"),
+        ("cipher-suites: [1]", "line 1: cipher-suites must be a list of texts, not a list"),
+        (
+            "auto-compaction-retention: 1",
+            "line 1: auto-compaction-retention must be a text, in quotes if it looks like a number \
+             or a switch, not 1",
+        ),
+        ("feature-gates: X=true", "line 1: feature-gates: unrecognized feature gate: X"),
+        (
+            "listen-metrics-urls: bad",
+            "line 1: listen-metrics-urls: URL scheme must be http, https, unix, or unixs: bad",
+        ),
+        (
+            "listen-client-urls: [http://127.0.0.1:1]",
+            "line 1: listen-client-urls must be a text, in quotes if it looks like a number or a \
+             switch, not a list",
+        ),
+        ("peer-transport-security: x", "line 1: peer-transport-security must have keys of its own"),
+        (
+            "client-transport-security:\n  allowed-cn: [a]",
+            "line 2: client-transport-security.allowed-cn is not offered by this version",
+        ),
+        ("[1]", "line 1: it must have keys and values"),
+        (
+            "discovery-config: {client: {auth: {password: 5}}}",
+            "line 1: discovery-config.client.auth.password must be a text, in quotes if it looks \
+             like a number or a switch, not what it is",
+        ),
+    ];
+    for (text, fault) in table {
+        let error = of_file(text).unwrap_err();
+        assert_eq!(error.message, format!("configuration file FILE: {fault}"), "{text}");
+        assert_eq!((error.exit_code, error.kind), (1, ErrorKind::Flags));
+    }
+    let error = of_file("a: 1\nb: [\n").unwrap_err();
+    assert!(error.message.starts_with("configuration file FILE: line 3: "), "{error}");
+    // Values are checked like those of flags.
+    let error = of_file("heartbeat-interval: 0").unwrap_err();
+    assert_eq!(error.message, "--heartbeat-interval must be >0 (set to 0ms)");
+}
+
+#[test]
+fn every_key_of_a_file_is_a_flag() {
+    for (key, name) in table::files::KEYS {
+        assert!(table::find(name).is_some(), "{name}");
+        assert_eq!(table::files::find(key).map(|flag| flag.name), Some(name));
+        let (group, _) = key.rsplit_once('.').unwrap();
+        assert!(table::files::GROUPS.contains(&group), "{group}");
+        assert!(table::files::find(name).is_none(), "{name} has one place");
+    }
+    for name in table::files::NOT_IN_FILES.iter().chain(&table::files::LISTS) {
+        assert!(table::find(name).is_some(), "{name}");
+    }
 }

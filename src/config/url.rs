@@ -81,6 +81,16 @@ impl MemberUrl {
         self.address().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(0)
     }
 
+    /// Whether a port can be that number: a URL may have any.
+    pub fn check_port(&self) -> Result<(), String> {
+        let port = self.address().rsplit_once(':').map_or("", |(_, port)| port);
+        let is_socket_file = matches!(self.scheme(), Scheme::Unix | Scheme::Unixs);
+        if is_socket_file || port.is_empty() || port.parse::<u16>().is_ok() {
+            return Ok(());
+        }
+        Err(format!("address {port}: invalid port"))
+    }
+
     /// A host to listen on must be an address, or the one name that means the same everywhere.
     pub fn check_can_bind(&self) -> Result<(), String> {
         let is_socket_file = matches!(self.scheme(), Scheme::Unix | Scheme::Unixs);
@@ -167,8 +177,7 @@ fn check_host_and_port(text: &str, rest: &str) -> Result<(), String> {
 }
 
 fn is_port(digits: &str) -> bool {
-    digits.is_empty()
-        || (digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok())
+    digits.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -225,7 +234,7 @@ mod tests {
             ("bad", "URL scheme must be http, https, unix, or unixs: bad"),
             ("", "URL scheme must be http, https, unix, or unixs: "),
             ("http://a:bad", r#"parse "http://a:bad": invalid port ":bad" after host"#),
-            ("http://a:99999", r#"parse "http://a:99999": invalid port ":99999" after host"#),
+            ("http://a:-1", r#"parse "http://a:-1": invalid port ":-1" after host"#),
             ("http://[::1]x:1", r#"parse "http://[::1]x:1": invalid port "x:1" after host"#),
             ("http://[::1:2379", r#"parse "http://[::1:2379": missing ']' in host"#),
             ("1.2.3.4:1", r#"parse "1.2.3.4:1": first path segment in URL cannot contain colon"#),
@@ -253,6 +262,13 @@ mod tests {
             let expected = format!("expected IP in URL for binding ({text})");
             assert_eq!(url(text).check_can_bind(), Err(expected));
         }
+        for text in ["http://x:65535", "http://x:", "unix://x:99999"] {
+            assert_eq!(url(text).check_port(), Ok(()), "{text}");
+        }
+        assert_eq!(
+            url("http://[::1]:65536").check_port(),
+            Err("address 65536: invalid port".to_owned())
+        );
         assert_eq!(url("http://x:1").check_has_host(), Ok(()));
         assert_eq!(
             url("http://:1").check_has_host(),

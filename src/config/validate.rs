@@ -2,12 +2,14 @@
 //!
 //! Checks stand in etcd's order: of several mistakes, the same one is reported.
 
+use crate::config::accepted;
 use crate::config::compaction;
 use crate::config::error::{ConfigError, Notice};
 use crate::config::flags::Flags;
+use crate::config::log;
 use crate::config::table::{INITIAL_CLUSTER, Role, names_idle_gates};
 use crate::config::url::{MemberUrl, joined};
-use crate::config::{ClusterState, Config, DataChecks, Engine, LogFormat, LogLevel, LogOutput};
+use crate::config::{ClusterState, Config, DataChecks, Engine};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,14 +18,16 @@ use std::time::Duration;
 const REQUEST_BYTES_RECOMMENDED: u64 = 10 * 1024 * 1024;
 const ELECTION_MS_MAX: u64 = 50_000;
 const SNAPSHOT_COUNT: u64 = 10_000;
-const AUTH_TOKEN_TTL: Duration = Duration::from_secs(300);
+const AUTH_TOKEN_TTL_SECONDS: u64 = 300;
 const BCRYPT_COST: u32 = 10;
 const QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+const WARNING_UNARY_REQUEST: Duration = Duration::from_millis(300);
 const WATCH_PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Builds the configuration; adds what deserves a line in the log.
 pub(super) fn config(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError> {
     check(flags)?;
+    accepted::check_listeners(flags)?;
     let config = build(flags, notices)?;
     refuse_tls("--listen-client-urls", &config.listen_client_urls)?;
     refuse_tls("--listen-client-http-urls", &config.listen_client_http_urls)?;
@@ -34,23 +38,19 @@ pub(super) fn config(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config,
 }
 
 fn check(flags: &Flags) -> Result<(), ConfigError> {
-    // With a file, etcd looks at nothing else; so no other mistake may be reported first.
-    if !flags.text("config-file").is_empty() {
-        return Err(not_offered("config-file"));
-    }
     if flags.text("discovery-fallback") == "proxy" {
         let message =
             "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"";
         return Err(ConfigError::flags(message));
     }
-    log_outputs(flags)?;
-    log_format(flags)?;
-    log_level(flags)?;
+    log::rotation(flags, &log::outputs(flags)?)?;
+    log::level(flags)?;
+    log::format(flags)?;
     check_urls(flags)?;
     check_discovery(flags)?;
     check_times(flags)?;
     check_advertised(flags)?;
-    check_accepted(flags)?;
+    accepted::check(flags)?;
     if let Some(flag) = flags.changed(Role::Refused).next() {
         return Err(not_offered(flag.name));
     }
@@ -74,18 +74,12 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         initial_cluster: initial_cluster(flags, &name, &advertise_peer_urls),
         advertise_peer_urls,
         initial_cluster_token: flags.text("initial-cluster-token").to_string(),
-        initial_cluster_state: match flags.text("initial-cluster-state") {
-            "existing" => ClusterState::Existing,
-            _ => ClusterState::New,
-        },
+        initial_cluster_state: cluster_state(flags),
         heartbeat_interval_ms: flags.unsigned("heartbeat-interval"),
         election_timeout_ms: flags.unsigned("election-timeout"),
         initial_election_tick_advance: flags.switch("initial-election-tick-advance"),
         pre_vote: flags.switch("pre-vote"),
-        snapshot_count: match flags.unsigned("snapshot-count") {
-            0 => SNAPSHOT_COUNT,
-            count => count,
-        },
+        snapshot_count: or_default(flags.unsigned("snapshot-count"), SNAPSHOT_COUNT),
         snapshot_catchup_entries: flags.unsigned("snapshot-catchup-entries"),
         strict_reconfig_check: flags.switch("strict-reconfig-check"),
         max_learners: u32::try_from(flags.signed("max-learners")).unwrap_or_default(),
@@ -99,29 +93,28 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
             .try_into()
             .unwrap_or(u32::MAX),
         range_memory_bytes: size(flags.unsigned("range-memory-bytes")),
-        quota_backend_bytes: match flags.signed("quota-backend-bytes") {
-            0 => QUOTA_BYTES,
-            bytes => bytes,
-        },
+        quota_backend_bytes: or_default(flags.signed("quota-backend-bytes"), QUOTA_BYTES),
         grpc_keepalive_interval: positive(flags, "grpc-keepalive-interval")
             .filter(|_| keepalive_timeout.is_some()),
         grpc_keepalive_timeout: keepalive_timeout.unwrap_or_default(),
         watch_progress_notify_interval: positive(flags, "watch-progress-notify-interval")
             .unwrap_or(WATCH_PROGRESS_INTERVAL),
+        warning_unary_request_duration: positive(flags, "warning-unary-request-duration")
+            .unwrap_or(WARNING_UNARY_REQUEST),
         auto_compaction: compaction::read(
             flags.text("auto-compaction-mode"),
             flags.text("auto-compaction-retention"),
         )?,
         auth_token: flags.text("auth-token").to_owned(),
-        auth_token_ttl: match flags.unsigned("auth-token-ttl") {
-            0 => AUTH_TOKEN_TTL,
-            seconds => Duration::from_secs(seconds),
-        },
+        auth_token_ttl: auth_token_ttl(flags),
         bcrypt_cost: bcrypt_cost(flags, notices),
         data_checks: data_checks(flags),
-        log_level: log_level(flags)?,
-        log_format: log_format(flags)?,
-        log_outputs: log_outputs(flags)?,
+        log_level: log::level(flags)?,
+        log_format: log::format(flags)?,
+        log_rotation: log::rotation(flags, &log::outputs(flags)?)?,
+        log_outputs: log::outputs(flags)?,
+        socket_reuse_port: flags.switch("socket-reuse-port"),
+        memory_mlock: flags.switch("memory-mlock"),
         unsafe_no_fsync: flags.switch("unsafe-no-fsync"),
         name,
     })
@@ -134,6 +127,24 @@ fn data_checks(flags: &Flags) -> DataChecks {
         compaction_pause: positive(flags, "compact-hash-check-time")
             .filter(|_| flags.gate("CompactHashCheck")),
     }
+}
+
+fn cluster_state(flags: &Flags) -> ClusterState {
+    match flags.text("initial-cluster-state") {
+        "existing" => ClusterState::Existing,
+        _ => ClusterState::New,
+    }
+}
+
+fn auth_token_ttl(flags: &Flags) -> Duration {
+    let seconds = or_default(flags.unsigned("auth-token-ttl"), AUTH_TOKEN_TTL_SECONDS);
+    // A century is as good as for ever, and can be added to a time.
+    Duration::from_secs(seconds.min(u32::MAX.into()))
+}
+
+/// Zero stands for the default.
+fn or_default<T: Default + PartialEq>(number: T, default: T) -> T {
+    if number == T::default() { default } else { number }
 }
 
 fn check_urls(flags: &Flags) -> Result<(), ConfigError> {
@@ -215,32 +226,11 @@ fn check_times(flags: &Flags) -> Result<(), ConfigError> {
 }
 
 fn check_advertised(flags: &Flags) -> Result<(), ConfigError> {
-    if flags.is_given("listen-client-urls") && !flags.is_given("advertise-client-urls") {
+    let listens = flags.is_given("listen-client-urls") && !flags.is_of_a_file();
+    if listens && !flags.is_given("advertise-client-urls") {
         return Err(ConfigError::flags(
             "--advertise-client-urls is required when --listen-client-urls is set explicitly",
         ));
-    }
-    Ok(())
-}
-
-/// A mistake in a flag without effect is still a mistake.
-fn check_accepted(flags: &Flags) -> Result<(), ConfigError> {
-    match flags.text("auto-compaction-mode") {
-        "periodic" | "revision" => {}
-        "" => return Err(ConfigError::flags("undefined auto-compaction-mode")),
-        mode => return Err(ConfigError::flags(format!("unknown auto-compaction-mode {mode:?}"))),
-    }
-    if flags.gate("LeaseCheckpointPersist") && !flags.gate("LeaseCheckpoint") {
-        return Err(ConfigError::flags(
-            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate \
-             LeaseCheckpoint",
-        ));
-    }
-    if flags.nanoseconds("compact-hash-check-time") <= 0 {
-        let text = flags.text("compact-hash-check-time");
-        let shown = if text == "0" { "0s" } else { text };
-        let message = format!("--compact-hash-check-time must be >0 (set to {shown})");
-        return Err(ConfigError::flags(message));
     }
     Ok(())
 }
@@ -278,39 +268,6 @@ fn initial_cluster(flags: &Flags, name: &str, peer_urls: &[MemberUrl]) -> String
     parts.join(",")
 }
 
-fn log_outputs(flags: &Flags) -> Result<Vec<LogOutput>, ConfigError> {
-    if flags.text("logger") != "zap" {
-        let logger = flags.text("logger");
-        return Err(ConfigError::flags(format!("unknown logger option {logger:?}")));
-    }
-    let mut names: Vec<&str> = flags.text("log-outputs").split(',').collect();
-    names.sort_unstable();
-    names.dedup();
-    if names.len() > 1 && names.contains(&"default") {
-        let message = "multi logoutput for \"default\" is not supported yet";
-        return Err(ConfigError::flags(message));
-    }
-    let output = |name: &str| match name {
-        "" => Err(ConfigError::flags("open sink \"\": open : no such file or directory")),
-        "default" | "stderr" | "systemd/journal" => Ok(LogOutput::Stderr),
-        "stdout" => Ok(LogOutput::Stdout),
-        path => Ok(LogOutput::File(PathBuf::from(path))),
-    };
-    names.into_iter().map(output).collect()
-}
-
-fn log_format(flags: &Flags) -> Result<LogFormat, ConfigError> {
-    match flags.text("log-format") {
-        "json" | "" => Ok(LogFormat::Json),
-        "console" => Ok(LogFormat::Console),
-        other => {
-            let message = format!("unknown log format: {other}, supported values json, console");
-            Err(ConfigError::flags(message))
-        }
-    }
-}
-
-/// etcd panics at a wrong level, hence the other exit code.
 fn bcrypt_cost(flags: &Flags, notices: &mut Vec<Notice>) -> u32 {
     let given = flags.unsigned("bcrypt-cost");
     match u32::try_from(given) {
@@ -328,20 +285,6 @@ fn bcrypt_cost(flags: &Flags, notices: &mut Vec<Notice>) -> u32 {
             ));
             BCRYPT_COST
         }
-    }
-}
-
-fn log_level(flags: &Flags) -> Result<LogLevel, ConfigError> {
-    let text = flags.text("log-level");
-    match text.to_ascii_lowercase().as_str() {
-        "debug" => Ok(LogLevel::Debug),
-        "info" | "" => Ok(LogLevel::Info),
-        "warn" | "warning" => Ok(LogLevel::Warn),
-        "error" => Ok(LogLevel::Error),
-        "dpanic" => Ok(LogLevel::Dpanic),
-        "panic" => Ok(LogLevel::Panic),
-        "fatal" => Ok(LogLevel::Fatal),
-        _ => Err(ConfigError::usage(format!("unrecognized level: {text:?}"))),
     }
 }
 
@@ -374,6 +317,7 @@ fn add_notices(flags: &Flags, config: &Config, notices: &mut Vec<Notice>) {
         ];
         notices.push(Notice::warn("exceeded recommended request limit", fields));
     }
+    notices.extend(accepted::notices(flags));
     notices.extend(flags.outdated());
     let mut ignored: Vec<String> =
         flags.changed(Role::Accepted).map(|flag| format!("--{}", flag.name)).collect();

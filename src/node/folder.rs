@@ -125,23 +125,45 @@ impl Folder {
     /// # Errors
     /// Named by folder: not creatable, readable by others, locked by another process.
     pub fn open(data: &Path, wal: Option<&Path>) -> Result<Self, Fatal> {
-        private_folder(data)?;
-        let member = data.join("member");
-        private_folder(&member)?;
-        let lock_path = member.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(|e| Fatal::with(format!("open {}", lock_path.display()), e))?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => Fatal::new(format!(
+        let lock = lock_file(data)?;
+        match lock.try_lock() {
+            Ok(()) => Self::locked(data, wal, lock),
+            Err(fs::TryLockError::WouldBlock) => Err(Fatal::new(format!(
                 "lock {}: another process uses this data directory",
                 data.display()
-            )),
-            fs::TryLockError::Error(e) => Fatal::with(format!("lock {}", lock_path.display()), e),
-        })?;
+            ))),
+            Err(fs::TryLockError::Error(e)) => {
+                Err(Fatal::with(format!("lock {}", data.display()), e))
+            }
+        }
+    }
+
+    /// Like [`Folder::open`], but says so and waits while another process holds the lock: a member
+    /// may be started before its predecessor has quite gone.
+    ///
+    /// # Errors
+    /// As those of [`Folder::open`], but for the lock.
+    pub fn wait_and_open(data: &Path, wal: Option<&Path>) -> Result<Self, Fatal> {
+        report(data)?;
+        let lock = lock_file(data)?;
+        let locked = match lock.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => {
+                let folder = data.display().to_string();
+                tracing::warn!(
+                    "data-dir" = folder,
+                    "another process uses this data directory; waiting until it ends"
+                );
+                lock.lock()
+            }
+            Err(fs::TryLockError::Error(error)) => Err(error),
+            Ok(()) => Ok(()),
+        };
+        locked.map_err(|e| Fatal::with(format!("lock {}", data.display()), e))?;
+        Self::locked(data, wal, lock)
+    }
+
+    fn locked(data: &Path, wal: Option<&Path>, lock: File) -> Result<Self, Fatal> {
+        let member = data.join("member");
         let wal = wal.map_or_else(|| member.join("wal"), Path::to_path_buf);
         private_folder(&wal)?;
         private_folder(&member.join("snap"))?;
@@ -240,6 +262,53 @@ impl Folder {
             ))),
         }
     }
+}
+
+/// Tells the log what is there before anything is touched; refuses the folder of etcd's old proxy.
+fn report(data: &Path) -> Result<(), Fatal> {
+    let folder = data.display().to_string();
+    // What cannot be listed is refused by those who come next.
+    let entries = fs::read_dir(data).into_iter().flatten().flatten();
+    let names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    if names.iter().any(|name| name == "proxy") {
+        let what = "v2 http proxy has already been deprecated in 3.6";
+        return Err(Fatal::new(format!("{what}: {folder} has the data of one")));
+    }
+    for name in names.iter().filter(|name| *name != "member") {
+        tracing::warn!(
+            filename = name,
+            "data-dir" = folder,
+            "found invalid file under data directory"
+        );
+    }
+    match names.iter().any(|name| name == "member") {
+        true => tracing::info!(
+            "data-dir" = folder,
+            "dir-type" = "member",
+            "server has already been initialized"
+        ),
+        false => tracing::info!(
+            "data-dir" = folder,
+            "dir-type" = "empty",
+            "Initialize and start etcd server"
+        ),
+    }
+    Ok(())
+}
+
+/// Opens the file whose lock is the folder's, and creates what lies above it.
+fn lock_file(data: &Path) -> Result<File, Fatal> {
+    private_folder(data)?;
+    let member = data.join("member");
+    private_folder(&member)?;
+    let path = member.join("lock");
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| Fatal::with(format!("open {}", path.display()), e))
 }
 
 /// Creates a folder for its owner alone, or checks that an existing one is private and writable.

@@ -7,8 +7,10 @@ mod folder;
 mod join;
 mod open;
 mod parts;
+mod process;
 mod sockets;
 mod start;
+mod supervisor;
 
 pub use folder::{Folder, Founder, Identity};
 pub use start::{Exit, run};

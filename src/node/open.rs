@@ -59,6 +59,11 @@ pub(super) async fn open_state(
     let mut machine = Machine::open(engine)?;
     let mut newest = snapshots.newest()?;
     if let Some(reader) = newest.as_mut().filter(|s| s.index() > machine.applied_index()) {
+        tracing::info!(
+            "consistent-index" = machine.applied_index(),
+            "snapshot-index" = reader.index(),
+            "Recovering from snapshot backend"
+        );
         machine.restore(&mut || reader.next_block())?;
     }
     if !machine.is_bootstrapped() {

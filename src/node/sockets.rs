@@ -10,16 +10,19 @@ use tokio::net::{TcpListener, UnixListener};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Binds all URLs.
+/// Binds all URLs; with `reuse_port`, beside other processes that do so too.
 ///
 /// # Errors
 /// Names the URL that cannot be bound.
-pub(super) async fn bind_all(urls: &[MemberUrl]) -> Result<Vec<(MemberUrl, Listener)>, Fatal> {
+pub(super) async fn bind_all(
+    urls: &[MemberUrl],
+    reuse_port: bool,
+) -> Result<Vec<(MemberUrl, Listener)>, Fatal> {
     let mut listeners = Vec::new();
     for url in urls {
         let bound = match url.scheme() {
             Scheme::Unix | Scheme::Unixs => bind_path(Path::new(url.address())),
-            Scheme::Http | Scheme::Https => bind_port(url).await,
+            Scheme::Http | Scheme::Https => bind_port(url, reuse_port).await,
         };
         let listener = bound.map_err(|e| Fatal::with(format!("listen on {}", url.as_str()), e))?;
         listeners.push((url.clone(), listener));
@@ -40,7 +43,7 @@ fn bind_path(path: &Path) -> io::Result<Listener> {
 }
 
 /// Binds with address reuse, so that a restart within a second finds its port free.
-async fn bind_port(url: &MemberUrl) -> io::Result<Listener> {
+async fn bind_port(url: &MemberUrl, reuse_port: bool) -> io::Result<Listener> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in tokio::net::lookup_host((url.host(), url.port())).await? {
         let attempt = || -> io::Result<TcpListener> {
@@ -50,6 +53,7 @@ async fn bind_port(url: &MemberUrl) -> io::Result<Listener> {
                 None,
             )?;
             socket.set_reuse_address(true)?;
+            socket.set_reuse_port(reuse_port)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
             TcpListener::from_std(socket.into())

@@ -5,7 +5,9 @@ use super::corruption::Checks;
 use super::folder::Folder;
 use super::open::{Opened, open_state};
 use super::parts::{connection_limits, driver_parts, limits, peers_of, settings};
+use super::process::{Signals, lock_memory};
 use super::sockets::bind_all;
+use super::supervisor;
 use crate::config::{Config, MemberUrl};
 use crate::error::Fatal;
 use crate::pb::quoinpb::{MemberAttributes, command::Request};
@@ -19,6 +21,7 @@ use crate::server::listener::{Listener, serve};
 use crate::server::password::Passwords;
 use crate::server::peer_pages::PeerPages;
 use crate::server::routes::{Services, Traffic, client_service, metrics_service, peer_service};
+use crate::server::slow::Slow;
 use crate::server::token::Tokens;
 use crate::server::visitors::Visitors;
 use crate::storage::Engine;
@@ -53,19 +56,29 @@ pub enum Exit {
 /// # Errors
 /// Whatever makes starting or going on impossible.
 pub async fn run(config: Config) -> Result<Exit, Fatal> {
-    let signals = Signals::install()?;
-    let folder = Folder::open(&config.data_dir, config.wal_dir.as_deref())?;
+    let mut signals = Signals::install()?;
+    if config.memory_mlock {
+        lock_memory()?;
+    }
+    let reuse = config.socket_reuse_port;
     // First, because a port in use is the most frequent mistake.
     let sockets = ClientSockets {
-        clients: bind_all(&config.listen_client_urls).await?,
-        http: bind_all(&config.listen_client_http_urls).await?,
-        metrics: bind_all(&config.listen_metrics_urls).await?,
+        clients: bind_all(&config.listen_client_urls, reuse).await?,
+        http: bind_all(&config.listen_client_http_urls, reuse).await?,
+        metrics: bind_all(&config.listen_metrics_urls, reuse).await?,
+    };
+    let (data, wal) = (config.data_dir.clone(), config.wal_dir.clone());
+    let opening = tokio::task::spawn_blocking(move || Folder::wait_and_open(&data, wal.as_deref()));
+    let folder = tokio::select! {
+        opened = opening => opened.map_err(|e| Fatal::with("open data directory", e))??,
+        // Another process may hold the folder for ever.
+        exit = signals.next() => return Ok(exit),
     };
     let snapshots = Arc::new(SnapshotStore::open(folder.snapshots())?);
     let opened = open_state(&config, &folder, &snapshots).await?;
     // Not before it can be served: a member that asks who is there shall be refused at once
     // rather than wait.
-    let peers = bind_all(&config.listen_peer_urls).await?;
+    let peers = bind_all(&config.listen_peer_urls, reuse).await?;
     let node = Running::start(&config, opened, snapshots, peers)?;
     node.until_stopped(&config, sockets, signals, folder).await
 }
@@ -75,31 +88,6 @@ struct ClientSockets {
     clients: Vec<(MemberUrl, Listener)>,
     http: Vec<(MemberUrl, Listener)>,
     metrics: Vec<(MemberUrl, Listener)>,
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn install() -> Result<Self, Fatal> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let install = |kind| signal(kind).map_err(|e| Fatal::with("install signal handler", e));
-        Ok(Self {
-            terminate: install(SignalKind::terminate())?,
-            interrupt: install(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> Exit {
-        let kind = tokio::select! {
-            _ = self.terminate.recv() => tokio::signal::unix::SignalKind::terminate(),
-            _ = self.interrupt.recv() => tokio::signal::unix::SignalKind::interrupt(),
-        };
-        Exit::Signal(kind.as_raw_value())
-    }
 }
 
 /// A node whose driver and peer listener run.
@@ -151,6 +139,7 @@ impl Running {
         let (stop, stopping) = watch::channel(false);
         let mut servers = JoinSet::new();
         servers.spawn(keep_timers_near(stopping.clone()));
+        servers.spawn(supervisor::keep_alive(handle.clone(), stopping.clone()));
         if let Some(policy) = config.auto_compaction {
             servers.spawn(auto_compaction::run(handle.clone(), policy, stopping.clone()));
         }
@@ -215,6 +204,7 @@ impl Running {
             None => {
                 let backups = Backups::new(folder.snapshots());
                 self.serve_clients(config, clients, http, backups);
+                supervisor::ready();
                 let mut status = self.handle.status();
                 tokio::select! {
                     exit = signals.next() => exit,
@@ -224,6 +214,7 @@ impl Running {
                 }
             }
         };
+        supervisor::stopping();
         match exit {
             Exit::Signal(signal) => tracing::info!(signal, "received signal; shutting down"),
             Exit::Removed => {
@@ -270,6 +261,7 @@ impl Running {
             backups,
             tokens: self.tokens.clone(),
             passwords: Passwords::new(config.bcrypt_cost),
+            slow: Slow { after: config.warning_unary_request_duration },
             stop: self.stop.subscribe(),
         });
         let of_clients = if http.is_empty() { Traffic::GrpcAndHttp } else { Traffic::Grpc };

@@ -142,6 +142,7 @@ impl<L: LogStore> Replica<L> {
         let hard_state = hard_state.unwrap_or_else(|| self.raft.raft.hard_state());
         self.raft.mut_store().reset(index, term, &hard_state)?;
         let blocks = &mut snapshot.blocks;
+        tracing::info!("applySnapshot: opened snapshot backend");
         self.machine.restore(&mut || blocks.next_block())?;
         if self.machine.applied_index() != index {
             return Err(Fatal::new(format!(
@@ -241,6 +242,8 @@ impl<L: LogStore> Replica<L> {
             }
             CompactionProgress::Done => {
                 self.compacting = false;
+                let revision = self.machine.view().compacted();
+                tracing::info!("compact-revision" = revision, "finished scheduled compaction");
                 for (id, response) in self.compactions.drain(..) {
                     self.output.replies.push((id, Ok(Reply::Applied(response))));
                 }

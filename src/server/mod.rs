@@ -30,6 +30,7 @@ pub mod password;
 pub mod peer_pages;
 mod quota;
 pub mod routes;
+pub mod slow;
 mod socket;
 pub mod status;
 pub mod token;

@@ -8,6 +8,7 @@ use super::limits::Limits;
 use super::ownership::Queues;
 use super::password::Passwords;
 use super::peer_pages::{PeerPages, peer_pages};
+use super::slow::Slow;
 use super::token::{Tokens, sweep};
 use super::visitors::Visitors;
 use super::watch;
@@ -34,6 +35,7 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::watch::Receiver;
 use tonic::body::Body;
 use tower::ServiceExt as _;
@@ -57,6 +59,8 @@ pub struct Services {
     pub backups: Backups,
     pub tokens: Arc<Tokens>,
     pub passwords: Passwords,
+    /// Which calls the log tells of.
+    pub slow: Slow,
     /// Turns true when the node stops.
     pub stop: Receiver<bool>,
 }
@@ -87,6 +91,7 @@ pub struct ClientService {
     kv: kv::KvService,
     message_bytes_max: usize,
     rest: Router,
+    slow: Slow,
     web: Web,
     traffic: Traffic,
     is_tls: bool,
@@ -103,14 +108,21 @@ type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallibl
 
 impl ClientService {
     fn call_grpc(&self, request: http::Request<Incoming>) -> Answer {
+        let (slow, begun) = (self.slow, Instant::now());
         if let Some(call) = unary::Call::of(&request) {
             let (kv, bytes_max) = (self.kv.clone(), self.message_bytes_max);
-            return Box::pin(async move { Ok(unary::serve(call, &kv, bytes_max, request).await) });
+            return Box::pin(async move {
+                let response = unary::serve(call, &kv, bytes_max, request).await;
+                slow.report(call.path(), begun);
+                Ok(response)
+            });
         }
         let rest = self.rest.clone();
         Box::pin(async move {
             let uri = request.uri().clone();
             let response = status::oversize_as_exhausted(rest.oneshot(request).await?);
+            // The answer to a stream's beginning is there at once.
+            slow.report(uri.path(), begun);
             Ok(status::unknown_method_as_text(uri.path(), response).map(Body::new))
         })
     }
@@ -156,6 +168,7 @@ pub fn client_service(services: Services) -> ClientService {
         with_gateway,
         tokens,
         passwords,
+        slow,
         stop,
     } = services;
     let decode_max = limits.message_bytes_max();
@@ -207,6 +220,7 @@ pub fn client_service(services: Services) -> ClientService {
         kv: frequent,
         message_bytes_max: decode_max,
         rest,
+        slow,
         web: Web::new(visitors, gateway, pages::pages(handle)),
         traffic: Traffic::GrpcAndHttp,
         is_tls: false,

@@ -62,6 +62,15 @@ impl Call {
         };
         (!request.headers().contains_key("grpc-encoding")).then_some(call)
     }
+
+    /// The path that requests for it have.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Call::Range => "/etcdserverpb.KV/Range",
+            Call::Put => "/etcdserverpb.KV/Put",
+            Call::Txn => "/etcdserverpb.KV/Txn",
+        }
+    }
 }
 
 /// What is answered to an HTTP/2 request for a gRPC method that is no gRPC call: nothing of it is

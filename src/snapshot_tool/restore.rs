@@ -47,9 +47,11 @@ pub(super) fn run(args: &RestoreArgs) -> Result<(), SnapshotError> {
     // A logger that is there already serves as well.
     let _installed = logging::install(
         LevelFilter::INFO,
+        true,
         logging::Format::Json,
         vec![Box::new(io::stderr()) as logging::Sink],
     );
+    logging::end_on_panic();
     let (path, folder) = (args.filename.display().to_string(), data_dir.display().to_string());
     tracing::info!(path, "data-dir" = folder, "restoring snapshot");
     let staging = data_dir.join(STAGING);

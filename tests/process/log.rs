@@ -4,7 +4,7 @@ use crate::cluster::{Engine, Exit, Setup, product};
 use crate::on_each_engine;
 use serde_json::Value;
 
-on_each_engine![every_line_is_json_and_none_an_error];
+on_each_engine![every_line_is_json_and_none_an_error, what_tools_wait_for_is_said];
 
 async fn every_line_is_json_and_none_an_error(engine: Engine) {
     if !product().at_least(3, 6) {
@@ -49,4 +49,51 @@ async fn every_line_is_json_and_none_an_error(engine: Engine) {
         assert_eq!(ready, 2, "once for each start");
         assert!(log.contains("serving client traffic insecurely; this is strongly discouraged!"));
     }
+}
+
+async fn what_tools_wait_for_is_said(engine: Engine) {
+    if !product().at_least(3, 7) {
+        return;
+    }
+    let mut setup = Setup::new(engine, 1);
+    for flag in [
+        "--snapshot-catchup-entries=1000",
+        "--max-snapshots=5",
+        "--v2-deprecation=write-only",
+        "--bootstrap-defrag-threshold-megabytes=200",
+        "--raft-read-timeout=1s",
+        "--warning-unary-request-duration=1ns",
+    ] {
+        setup = setup.flag(flag);
+    }
+    let mut cluster = setup.start().await;
+    let mut client = cluster.client().await;
+    let revision = {
+        client.put("key", "a secret value", None).await.unwrap();
+        client.put("key", "another secret value", None).await.unwrap().header().unwrap().revision()
+    };
+    client.compact(revision, None).await.unwrap();
+    let process = cluster.members[0].process();
+    for text in [
+        "ready to serve client requests",
+        r#""snapshot-catchup-entries":1000"#,
+        r#""v2-deprecation":"write-only""#,
+        "Skipping defragmentation",
+        "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.",
+        "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is \
+         enforced, ignoring user input.",
+        "raft-read-timeout increased to minimum value: 5s",
+        "serving client traffic insecurely; this is strongly discouraged!",
+        r#""response type":"/etcdserverpb.KV/Put""#,
+        r#""response type":"/etcdserverpb.KV/Compact""#,
+        "finished scheduled compaction",
+    ] {
+        process.says(text).await.unwrap();
+    }
+    let said = process.output();
+    let stats = said.lines().find(|line| line.contains("request stats")).unwrap();
+    let stats: Value = serde_json::from_str(stats).unwrap();
+    assert_eq!(stats["level"], "warn");
+    assert!(stats["time spent"].is_string() && stats["start time"].is_string(), "{stats}");
+    assert!(!said.contains("secret value"), "{said}");
 }

@@ -7,10 +7,12 @@ mod checker;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+mod arguments;
 mod full_disk;
 mod kill;
 mod log;
 mod startup;
+mod supervisor;
 mod sync;
 mod upgrade;
 mod workload;

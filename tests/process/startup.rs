@@ -17,7 +17,7 @@ on_each_engine![
     a_folder_that_others_can_read_is_refused,
     the_folder_of_another_member_is_refused,
     a_member_that_lost_its_folder_is_refused,
-    a_second_start_on_one_folder_is_refused,
+    a_second_start_on_one_folder_waits_for_the_first_to_end,
     the_state_of_another_engine_is_refused,
     damage_in_the_middle_of_the_log_is_refused_and_named,
     a_state_that_was_removed_is_missed,
@@ -26,7 +26,11 @@ on_each_engine![
 ];
 
 /// Runs the server to its end: how it ended, and all that it wrote.
-async fn end_of(flags: &[String], variables: &[(&str, &str)], folder: &Path) -> (Exit, String) {
+pub(crate) async fn end_of(
+    flags: &[String],
+    variables: &[(&str, &str)],
+    folder: &Path,
+) -> (Exit, String) {
     let mut command: Vec<OsString> = vec![product().binary.clone().into()];
     command.extend(flags.iter().map(OsString::from));
     let mut process = Process::start(&command, variables, &folder.join("attempt.log"));
@@ -35,7 +39,7 @@ async fn end_of(flags: &[String], variables: &[(&str, &str)], folder: &Path) -> 
 }
 
 /// A member's own flags and more; the last of two equal flags counts.
-fn flags_of(cluster: &Cluster, member: usize, more: &[&str]) -> Vec<String> {
+pub(crate) fn flags_of(cluster: &Cluster, member: usize, more: &[&str]) -> Vec<String> {
     let more = more.iter().map(|&flag| flag.to_owned());
     cluster.members[member].flags.iter().cloned().chain(more).collect()
 }
@@ -105,6 +109,7 @@ async fn pages_are_printed_and_end_well(_engine: Engine) {
     let first = page.lines().next().unwrap();
     let version = first.strip_prefix("etcd Version: ").expect("tools read the first line");
     assert_eq!(version.split('.').count(), 3, "{version}");
+    assert!(!product().ours || page.contains("\nQuoin Version: "), "{page}");
     let (exit, page) = end_of(&["--help".into()], &[], folder.path()).await;
     assert_eq!(exit, Exit::Code(0));
     for flag in ["--listen-client-urls", "--initial-cluster", "--snapshot-count"] {
@@ -206,11 +211,7 @@ async fn a_member_that_lost_its_folder_is_refused(engine: Engine) {
     still_there(&cluster, 2).await;
 }
 
-async fn a_second_start_on_one_folder_is_refused(engine: Engine) {
-    if !product().ours {
-        // etcd waits until the first one ends.
-        return;
-    }
+async fn a_second_start_on_one_folder_waits_for_the_first_to_end(engine: Engine) {
     let mut cluster = Setup::new(engine, 1).start().await;
     cluster.client().await.put("key", "value", None).await.unwrap();
     // With ports of its own, so that the folder is all they share.
@@ -219,13 +220,22 @@ async fn a_second_start_on_one_folder_is_refused(engine: Engine) {
         format!("{flag}=http://{}", listener.local_addr().unwrap())
     };
     let ports = [free("--listen-client-urls"), free("--listen-peer-urls")];
-    let flags = flags_of(&cluster, 0, &[&ports[0], &ports[1]]);
-    let (exit, said) = end_of(&flags, &[], cluster.folder()).await;
-    assert_eq!(exit, Exit::Code(1), "{said}");
-    assert!(said.contains("another process uses this data directory"), "{said}");
-    assert!(said.contains(&cluster.data_folder(0).display().to_string()), "{said}");
-    still_there(&cluster, 0).await;
+    let mut command: Vec<OsString> = vec![product().binary.clone().into()];
+    command.extend(flags_of(&cluster, 0, &[&ports[0], &ports[1]]).iter().map(OsString::from));
+    let mut second = Process::start(&command, &[], &cluster.folder().join("second.log"));
+    if product().ours {
+        second.says("another process uses this data directory").await.unwrap();
+        assert!(second.output().contains(&cluster.data_folder(0).display().to_string()));
+        still_there(&cluster, 0).await;
+        // One that waits can be stopped.
+        second.ask_to_stop();
+        assert_eq!(second.end().await, Exit::Signal(15));
+        second = Process::start(&command, &[], &cluster.folder().join("second.log"));
+        second.says("another process uses this data directory").await.unwrap();
+    }
     cluster.kill(0);
+    second.says("ready to serve client requests").await.unwrap();
+    second.kill();
     cluster.restart(0).await;
     still_there(&cluster, 0).await;
 }
