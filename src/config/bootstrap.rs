@@ -38,8 +38,25 @@ impl Config {
         self.bootstrap_with(&resolve)
     }
 
+    /// The same for first members that were not given by flag.
+    ///
+    /// # Errors
+    /// As [`Config::bootstrap`].
+    pub fn bootstrap_from(&self, cluster: &str, token: &str) -> Result<Bootstrap, ConfigError> {
+        self.read(cluster, token, &resolve)
+    }
+
     fn bootstrap_with(&self, resolve: Resolve<'_>) -> Result<Bootstrap, ConfigError> {
-        let by_name = parse_initial_cluster(&self.initial_cluster)?;
+        self.read(&self.initial_cluster, &self.initial_cluster_token, resolve)
+    }
+
+    fn read(
+        &self,
+        cluster: &str,
+        token: &str,
+        resolve: Resolve<'_>,
+    ) -> Result<Bootstrap, ConfigError> {
+        let by_name = parse_initial_cluster(cluster)?;
         let Some(own_urls) = by_name.get(&self.name) else {
             return Err(ConfigError::bootstrap(format!(
                 "couldn't find local name {:?} in the initial cluster configuration",
@@ -67,7 +84,7 @@ impl Config {
         }
         match self.initial_cluster_state {
             ClusterState::Existing => Ok(Bootstrap::Join { peer_urls: by_name }),
-            ClusterState::New => Ok(found(&self.name, by_name, &self.initial_cluster_token)),
+            ClusterState::New => Ok(found(&self.name, by_name, token)),
         }
     }
 
@@ -130,6 +147,16 @@ fn parse_initial_cluster(text: &str) -> Result<BTreeMap<String, Vec<MemberUrl>>,
 fn printed(by_name: &BTreeMap<String, Vec<MemberUrl>>) -> String {
     let pairs = by_name.iter().flat_map(|(name, urls)| urls.iter().map(move |url| (name, url)));
     pairs.map(|(name, url)| format!("{name}={url}")).collect::<Vec<_>>().join(",")
+}
+
+/// Whether two lists of URLs name the same addresses, as written or once their hosts are resolved.
+pub fn are_same_addresses(a: &[MemberUrl], b: &[MemberUrl]) -> bool {
+    let sorted = |urls: &[MemberUrl]| {
+        let mut urls = urls.to_vec();
+        urls.sort();
+        urls
+    };
+    same_addresses(&sorted(a), &sorted(b), &resolve).is_ok()
 }
 
 /// Whether two sorted lists are equal, as written or once their hosts are resolved.

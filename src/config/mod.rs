@@ -3,11 +3,12 @@
 //! [`read`] takes arguments and variables as values and touches nothing but the configuration file
 //! that they name, so that every rule can be tested. Flags, defaults, texts and exit codes are
 //! etcd's; its flags that have no effect here are taken all the same and named in one notice. What
-//! is left out: TLS, and discovery, refused in words.
+//! is left out: TLS, and discovery by DNS, refused in words.
 
 mod accepted;
 mod bootstrap;
 mod compaction;
+mod discovery;
 mod error;
 mod file;
 mod flags;
@@ -22,8 +23,9 @@ mod validate;
 mod value;
 mod yaml;
 
-pub use bootstrap::{Bootstrap, InitialMember};
+pub use bootstrap::{Bootstrap, InitialMember, are_same_addresses};
 pub use compaction::AutoCompaction;
+pub use discovery::Discovery;
 pub use error::{ConfigError, ErrorKind, Notice};
 pub use help::usage;
 pub use log::{LogFormat, LogLevel, LogOutput, LogRotation};
@@ -72,6 +74,10 @@ pub struct Config {
     pub initial_cluster: String,
     pub initial_cluster_token: String,
     pub initial_cluster_state: ClusterState,
+    /// Where first members find each other, in the place of `initial_cluster`.
+    pub discovery: Option<Discovery>,
+    /// Start what is there as a cluster of one: the others are lost for good.
+    pub force_new_cluster: bool,
 
     /// 100 ms: well above a round trip within a site. One tick of raft.
     pub heartbeat_interval_ms: u64,

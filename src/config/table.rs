@@ -256,6 +256,24 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("initial-cluster-state", OneOf(&["new", "existing"]), "new", Cluster, "state", "\
             'new' to found a cluster, 'existing' to join one that this member was added to."),
 
+        effective("discovery-token", Text, "", Cluster, "text", "\
+            In the place of --initial-cluster: the first members find each other in the registry \
+            under this text. It makes one cluster; never use it again."),
+        effective("discovery-endpoints", Text, "", Cluster, "urls", "\
+            Members of the cluster that keeps the registry: an etcd or a Quoin."),
+        effective("discovery-user", Secret, "", Cluster, "name[:password]", "\
+            User of the registry."),
+        effective("discovery-password", Secret, "", Cluster, "text", "\
+            The user's password."),
+        effective("discovery-dial-timeout", Duration, "2s", Cluster, "time", "\
+            How long to try to reach the registry at one time."),
+        effective("discovery-request-timeout", Duration, "5s", Cluster, "time", "\
+            How long to wait for an answer before asking again."),
+        effective("discovery-keepalive-time", Duration, "2s", Cluster, "time", "\
+            How long the connection may be silent before it is pinged."),
+        effective("discovery-keepalive-timeout", Duration, "6s", Cluster, "time", "\
+            How long to wait for the answer to a ping."),
+
         effective("heartbeat-interval", Unsigned, "100", Consensus, "ms", "\
             Milliseconds between heartbeats of the leader. About the round trip between members."),
         effective("election-timeout", Unsigned, "1000", Consensus, "ms", "\
@@ -347,6 +365,9 @@ pub(super) static FLAGS: &[Flag] = &{
             maxsize in MiB; maxage in days and maxbackups, 0 for any, bound the old files; localtime \
             names them by local time, compress stores them with gzip."),
 
+        effective("force-new-cluster", Switch, "false", Unsafe, "", "\
+            Make this member's data a cluster of its own; the others count as removed. For the day \
+            on which a majority is lost for good."),
         effective("unsafe-no-fsync", Switch, "false", Unsafe, "", "\
             Do not wait for the disk. Writes that were confirmed are lost when the machine stops."),
 
@@ -355,10 +376,7 @@ pub(super) static FLAGS: &[Flag] = &{
             other flags and variables are ignored with it."),
         Flag { name: "version", kind: Switch, default: "false", role: Role::Version },
 
-        refused("discovery-endpoints", Text, ""),
         refused("discovery-srv", Text, ""),
-        refused("discovery-token", Text, ""),
-        refused("force-new-cluster", Switch, "false"),
 
         accepted("auto-tls", Switch, "false"),
         accepted("backend-batch-interval", Duration, "0s"),
@@ -376,17 +394,11 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("compaction-sleep-interval", Duration, "10ms"),
         accepted("discovery-cacert", Text, ""),
         accepted("discovery-cert", Text, ""),
-        accepted("discovery-dial-timeout", Duration, "2s"),
         accepted("discovery-fallback", OneOf(&["exit", "proxy"]), "exit"),
         accepted("discovery-insecure-skip-tls-verify", Switch, "false"),
         accepted("discovery-insecure-transport", Switch, "true"),
-        accepted("discovery-keepalive-time", Duration, "2s"),
-        accepted("discovery-keepalive-timeout", Duration, "6s"),
         accepted("discovery-key", Text, ""),
-        accepted("discovery-password", Secret, ""),
-        accepted("discovery-request-timeout", Duration, "5s"),
         accepted("discovery-srv-name", Text, ""),
-        accepted("discovery-user", Secret, ""),
         accepted("distributed-tracing-address", Text, "localhost:4317"),
         accepted("distributed-tracing-instance-id", Text, ""),
         accepted("distributed-tracing-sampling-rate", Signed, "0"),

@@ -51,6 +51,8 @@ fn defaults_are_those_of_etcd() {
         initial_cluster: "default=http://localhost:2380".into(),
         initial_cluster_token: "etcd-cluster".into(),
         initial_cluster_state: ClusterState::New,
+        discovery: None,
+        force_new_cluster: false,
         heartbeat_interval_ms: 100,
         election_timeout_ms: 1000,
         initial_election_tick_advance: true,
@@ -365,12 +367,11 @@ fn impossible_values_are_logged_and_answered_with_exit_code_1() {
 
 #[test]
 fn what_would_do_harm_without_its_effect_is_refused() {
-    let table: [(&[&str], &str); 6] = [
-        (&["--force-new-cluster"], "--force-new-cluster is not offered by this version"),
+    let table: [(&[&str], &str); 5] = [
         (&["--discovery-srv=example.org"], "--discovery-srv is not offered by this version"),
         (
-            &["--discovery-token=t", "--discovery-endpoints=http://a:1"],
-            "--discovery-endpoints is not offered by this version",
+            &["--discovery-token=t", "--discovery-endpoints=https://a:1"],
+            "TLS is not offered by this version: --discovery-endpoints has https://a:1",
         ),
         (
             &["--listen-peer-urls=https://127.0.0.1:1"],
@@ -465,8 +466,8 @@ fn variables_stand_for_flags() {
     let version = &[("key", "ETCD_VERSION"), ("value", "v3")];
     let message = "cannot set special environment variable";
     assert!(has(&notices, LogLevel::Warn, message, version), "{notices:?}");
-    // Four were used, one is unknown, one special, and one has no effect here.
-    assert_eq!(notices.len(), 7, "{notices:?}");
+    // Four were used, one is unknown, one special.
+    assert_eq!(notices.len(), 6, "{notices:?}");
 }
 
 #[test]
@@ -530,6 +531,29 @@ fn help_and_version_come_before_every_check_but_the_flags_in_front_of_them() {
     let version = page(&["--version", "--heartbeat-interval=0"]);
     assert!(version.starts_with("etcd Version: 3.7.1\nQuoin Version: "), "{version}");
     assert!(start(&["--version=false"]).is_ok());
+}
+
+#[test]
+fn discovery_takes_the_place_of_the_first_members() {
+    assert_eq!(config(&[]).discovery, None);
+    let flags = ["--discovery-token=t", "--discovery-endpoints=http://a:1, b:2"];
+    let second = Duration::from_secs(1);
+    let expected = Discovery {
+        token: "t".into(),
+        endpoints: vec!["http://a:1".into(), "b:2".into()],
+        dial_timeout: 2 * second,
+        request_timeout: 5 * second,
+        keepalive_time: 2 * second,
+        keepalive_timeout: 6 * second,
+        user: None,
+    };
+    assert_eq!(config(&flags).discovery, Some(expected.clone()));
+    let user = |more: &[&str]| config(&[&flags, more].concat()).discovery.unwrap().user;
+    let both = Some(("u".to_owned(), "p:q".to_owned()));
+    assert_eq!(user(&["--discovery-user=u:p:q"]), both);
+    assert_eq!(user(&["--discovery-user=u", "--discovery-password=p:q"]), both);
+    let shown = format!("{:?}", Discovery { user: both, ..expected });
+    assert!(!shown.contains("p:q"), "{shown}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use crate::config::accepted;
 use crate::config::compaction;
+use crate::config::discovery;
 use crate::config::error::{ConfigError, Notice};
 use crate::config::flags::Flags;
 use crate::config::log;
@@ -75,6 +76,8 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         advertise_peer_urls,
         initial_cluster_token: flags.text("initial-cluster-token").to_string(),
         initial_cluster_state: cluster_state(flags),
+        discovery: discovery::read(flags)?,
+        force_new_cluster: flags.switch("force-new-cluster"),
         heartbeat_interval_ms: flags.unsigned("heartbeat-interval"),
         election_timeout_ms: flags.unsigned("election-timeout"),
         initial_election_tick_advance: flags.switch("initial-election-tick-advance"),
@@ -331,7 +334,7 @@ fn add_notices(flags: &Flags, config: &Config, notices: &mut Vec<Notice>) {
 }
 
 /// A time above zero; none for zero and below, which mean "off" or "the default".
-fn positive(flags: &Flags, name: &str) -> Option<Duration> {
+pub(super) fn positive(flags: &Flags, name: &str) -> Option<Duration> {
     let nanoseconds = u64::try_from(flags.nanoseconds(name)).ok()?;
     Some(Duration::from_nanos(nanoseconds)).filter(|time| !time.is_zero())
 }

@@ -142,6 +142,20 @@ impl MemberTable {
         Ok(ConfigurationChange::Remove(id))
     }
 
+    /// Removes all others. The one that stays votes, whatever it was.
+    pub(super) fn keep_only(&mut self, own: Member, batch: &mut WriteBatch) {
+        let id = MemberId(own.id);
+        let others: Vec<MemberId> =
+            self.members.keys().copied().filter(|other| *other != id).collect();
+        for other in others {
+            self.members.remove(&other);
+            self.removed.insert(other);
+            batch.put(Space::Member, other.0.to_be_bytes().to_vec(), Vec::new());
+        }
+        self.removed.remove(&id);
+        self.put(Member { is_learner: false, ..own }, batch);
+    }
+
     /// # Errors
     /// `MemberNotFound`, `NotLearner`.
     pub(super) fn promote(

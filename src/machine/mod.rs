@@ -195,6 +195,19 @@ impl Machine {
         self.engine.write(batch)
     }
 
+    /// Makes this the only member, as no entry of the log does: for a member that goes on alone,
+    /// with a log that begins here. The applied index stays.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn become_sole_member(&mut self, own: Member) -> Result<(), Fatal> {
+        let mut batch = WriteBatch::new();
+        self.members.keep_only(own, &mut batch);
+        self.configuration = self.members.configuration();
+        batch.put(Space::Meta, META_CONFIGURATION, self.configuration.encode_to_vec());
+        self.engine.write(batch)
+    }
+
     pub fn is_bootstrapped(&self) -> bool {
         !self.configuration.voters.is_empty()
     }

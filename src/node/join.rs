@@ -1,7 +1,7 @@
 //! Joining a running cluster: who is there, and who this member is to be among them.
 
 use super::folder::{Folder, Founder, Identity};
-use crate::config::{Config, MemberUrl};
+use crate::config::{Config, MemberUrl, are_same_addresses};
 use crate::error::Fatal;
 use crate::pb::etcdserverpb::Member;
 use crate::pb::quoinpb::MembersAnswer;
@@ -66,19 +66,25 @@ fn own_id(
     if peer_urls.len() != members.len() {
         return Err(refused("member count is unequal".to_owned()));
     }
-    let mut named: BTreeMap<Vec<&str>, &String> = peer_urls
-        .iter()
-        .map(|(name, urls)| (sorted(urls.iter().map(MemberUrl::as_str)), name))
-        .collect();
+    let mut named: Vec<(&String, &Vec<MemberUrl>)> = peer_urls.iter().collect();
     let mut own = None;
     for member in members {
-        let urls = sorted(member.peer_ur_ls.iter().map(String::as_str));
-        let Some(name) = named.remove(&urls) else {
+        let texts = sorted(member.peer_ur_ls.iter().map(String::as_str));
+        let urls: Result<Vec<MemberUrl>, String> =
+            texts.iter().map(|url| MemberUrl::parse(url)).collect();
+        let urls = urls.unwrap_or_default();
+        // As written first: names are asked for only where texts differ.
+        let at = named
+            .iter()
+            .position(|(_, named)| sorted(named.iter().map(MemberUrl::as_str)) == texts)
+            .or_else(|| named.iter().position(|(_, named)| are_same_addresses(named, &urls)));
+        let Some(at) = at else {
             let id = MemberId(member.id);
             return Err(refused(format!(
-                "PeerURLs: no match found for existing member ({id}, {urls:?})"
+                "PeerURLs: no match found for existing member ({id}, {texts:?})"
             )));
         };
+        let (name, _) = named.remove(at);
         if *name == config.name {
             own = Some(MemberId(member.id));
         }

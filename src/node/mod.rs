@@ -3,8 +3,10 @@
 
 mod auto_compaction;
 mod corruption;
+mod discovery;
 mod folder;
 mod join;
+mod new_cluster;
 mod open;
 mod parts;
 mod process;

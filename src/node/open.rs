@@ -4,7 +4,7 @@
 //! members, since an identity that has lived before must not live again.
 
 use super::folder::{Folder, Founder, Identity};
-use super::join;
+use super::{discovery, join, new_cluster};
 use crate::config::{Bootstrap, Config, Engine as EngineKind, InitialMember};
 use crate::error::Fatal;
 use crate::machine::Machine;
@@ -72,7 +72,13 @@ pub(super) async fn open_state(
         machine.bootstrap(identity.founders())?;
         machine.engine().flush()?;
     }
-    let place = place(config, &identity, &machine)?;
+    if known.is_some() && config.discovery.is_some() {
+        tracing::warn!(
+            "wal-dir" = %folder.wal().display(),
+            "discovery token is ignored since cluster already initialized; valid logs are found"
+        );
+    }
+    let mut place = place(config, &identity, &machine)?;
     if known.is_some() && !DiskLog::exists(folder.wal())? {
         return Err(Fatal::new(format!(
             "open data directory: its raft log is missing in {}",
@@ -85,6 +91,10 @@ pub(super) async fn open_state(
     })?;
     let stored = newest.as_ref().map(|snapshot| (snapshot.index(), snapshot.term()));
     complete_install(&mut log, machine.applied_index(), stored)?;
+    if known.is_some() && config.force_new_cluster {
+        new_cluster::force(config, place.id, &mut machine, &mut log, snapshots)?;
+        place.contacts = machine.members().all().values().cloned().collect();
+    }
     if known.is_none() {
         folder.write_identity(&identity)?;
     }
@@ -93,7 +103,10 @@ pub(super) async fn open_state(
 
 /// Who a member without a folder is to be, by the flags about the initial cluster.
 async fn first_identity(config: &Config, folder: &Folder) -> Result<Identity, Fatal> {
-    let bootstrap = config.bootstrap().map_err(|e| Fatal::new(e.message))?;
+    let bootstrap = match &config.discovery {
+        Some(registry) => discovery::join(config, registry).await?,
+        None => config.bootstrap().map_err(|e| Fatal::new(e.message))?,
+    };
     let (cluster_id, own_id, members) = match bootstrap {
         Bootstrap::Found { cluster_id, own_id, members } => (cluster_id, own_id, members),
         Bootstrap::Join { peer_urls } => return join::identity(config, folder, &peer_urls).await,

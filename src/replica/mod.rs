@@ -29,6 +29,6 @@ pub use handle::Handle;
 pub use input::{
     Effect, Input, LeaseCall, Millis, Output, ReceivedSnapshot, Reply, SnapshotBlocks, Status,
 };
-pub use install::complete_install;
+pub use install::{complete_install, replay};
 pub use replica::Replica;
 pub use settings::Settings;

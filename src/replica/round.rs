@@ -1,6 +1,7 @@
 //! One whole round of raft's Ready, in the order that safety demands; see `replica`.
 
 use super::input::{Effect, Output, Reply};
+use super::install;
 use super::peer_message::{encode_raft, envelope};
 use super::replica::Replica;
 use crate::error::{Fatal, RequestError};
@@ -166,21 +167,15 @@ impl<L: LogStore> Replica<L> {
         let Some(last) = committed.last() else { return Ok(()) };
         let last_term = last.term;
         let mut entries = Vec::with_capacity(committed.len());
-        for Entry { index, term, data, context, entry_type, .. } in committed {
-            match entry_type {
-                EntryType::EntryNormal => {
-                    entries.push(CommittedEntry { index, term, command: data });
-                }
-                // Alone in its batch, so that raft follows right behind it.
-                EntryType::EntryConfChange => {
-                    self.apply_entries(&std::mem::take(&mut entries))?;
-                    self.apply_entries(&[CommittedEntry { index, term, command: context }])?;
-                }
-                EntryType::EntryConfChangeV2 => {
-                    return Err(Fatal::new(format!(
-                        "apply entry {index}: its kind is not supported"
-                    )));
-                }
+        for entry in committed {
+            // Alone in its batch, so that raft follows right behind it.
+            let is_change = entry.entry_type == EntryType::EntryConfChange;
+            let entry = install::committed(entry)?;
+            if is_change {
+                self.apply_entries(&std::mem::take(&mut entries))?;
+                self.apply_entries(&[entry])?;
+            } else {
+                entries.push(entry);
             }
         }
         self.apply_entries(&entries)?;

@@ -17,6 +17,7 @@ mod election;
 mod auth;
 mod auth_matrix;
 mod authority;
+mod bootstrap;
 mod corruption;
 mod credentials;
 mod errors;

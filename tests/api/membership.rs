@@ -28,7 +28,7 @@ fn add(url: &str, is_learner: bool) -> MemberAddRequest {
 
 /// Adds a member, starts it and waits until it serves. A cluster that has just started is not yet
 /// known to be healthy, and says so.
-async fn grow(cluster: &mut Cluster, engine: Engine, is_learner: bool) -> usize {
+pub async fn grow(cluster: &mut Cluster, engine: Engine, is_learner: bool) -> usize {
     let raw = cluster.raw(0);
     let joining = cluster
         .prepare_joining(engine, async |url| {
@@ -77,11 +77,11 @@ async fn has_gone(cluster: &mut Cluster, member: usize) {
     assert!(exit == Exit::Code(0) || !product().ours && exit == Exit::Code(1), "{exit:?}");
 }
 
-async fn id_of(cluster: &Cluster, member: usize) -> u64 {
+pub async fn id_of(cluster: &Cluster, member: usize) -> u64 {
     cluster.raw(member).status().await.unwrap().header.unwrap().member_id
 }
 
-async fn read(cluster: &Cluster, member: usize, key: &str) -> String {
+pub async fn read(cluster: &Cluster, member: usize, key: &str) -> String {
     let answer = cluster.raw(member).kv.clone().range(get(key)).await.unwrap().into_inner();
     answer.kvs.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned()).unwrap_or_default()
 }

@@ -3,7 +3,7 @@
 use crate::cluster::{Engine, Folder, Ports, Process, READY, Raw, product};
 use quoin::pb::etcdserverpb::{HashKvRequest, HashKvResponse, RangeRequest};
 use quoin::pb::mvccpb::KeyValue;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// What a command came to.
@@ -37,17 +37,6 @@ impl Ran {
 /// `quoin snapshot ...`.
 pub fn snapshot(args: &[&str]) -> Ran {
     Ran::of(Path::new(env!("CARGO_BIN_EXE_quoin")), &[&["snapshot"], args].concat())
-}
-
-/// The folder with etcd 3.7.1 and its tools, where scripts/etcd puts them.
-pub fn etcd_tools() -> Option<PathBuf> {
-    let cache = std::env::var_os("QUOIN_CACHE")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/quoin")))?;
-    let bin = cache.join("bin");
-    let output = Command::new(bin.join("etcd")).arg("--version").output().ok()?;
-    let is_it = output.stdout.starts_with(b"etcd Version: 3.7.1\n");
-    (is_it && bin.join("etcdctl").exists() && bin.join("etcdutl").exists()).then_some(bin)
 }
 
 /// Where one member lives; the same for both products, so that they follow each other.

@@ -1,7 +1,7 @@
 //! From a real etcd to Quoin and back, with etcd's own tools on its side.
 
-use crate::cluster::{Engine, eventually, skipped};
-use crate::member::{Home, Ran, Server, etcd_tools, snapshot};
+use crate::cluster::{Engine, etcd_tools, eventually, skipped};
+use crate::member::{Home, Ran, Server, snapshot};
 use crate::on_each_engine;
 use quoin::pb::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest,

@@ -57,6 +57,17 @@ pub fn product() -> &'static Product {
     &PRODUCT
 }
 
+/// The folder with etcd 3.7.1 and its tools, where scripts/etcd puts them.
+pub fn etcd_tools() -> Option<PathBuf> {
+    let cache = std::env::var_os("QUOIN_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/quoin")))?;
+    let bin = cache.join("bin");
+    let output = Command::new(bin.join("etcd")).arg("--version").output().ok()?;
+    let is_it = output.stdout.starts_with(b"etcd Version: 3.7.1\n");
+    (is_it && bin.join("etcdctl").exists() && bin.join("etcdutl").exists()).then_some(bin)
+}
+
 /// Says that a test does nothing here, and why. On the continuous integration machine nothing
 /// is skipped for want of a tool.
 pub fn skipped(why: &str) {

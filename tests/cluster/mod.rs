@@ -19,7 +19,7 @@ mod proxy;
 mod wait;
 
 pub use client::{Raw, channel};
-pub use engine::{Engine, Product, product, run, skipped};
+pub use engine::{Engine, Product, etcd_tools, product, run, skipped};
 pub use member::{Member, READY};
 pub use ports::Ports;
 pub use process::{Exit, Process};
