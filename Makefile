@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/quoin/target
 CARGO := cargo
 ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 
-.PHONY: help deps build run test verify fix fmt-check clippy golden sim sim-qualify compat compat-test bench docs fuzz
+.PHONY: help deps build run test verify fix fmt-check clippy golden sessions sim sim-qualify compat compat-test bench docs fuzz
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -50,6 +50,10 @@ sim-qualify: ## Show that the simulation finds each planted bug (BUG=name SEED=n
 
 golden: ## Record the golden scripts anew; review the difference like code
 	UPDATE_GOLDENFILES=1 $(CARGO) test --locked --lib
+
+sessions: ## Record tests/ctl/sessions anew, with etcdctl 3.7.1 (scripts/etcd builds it)
+	QUOIN_RECORD_ETCDCTL=$(or $(ETCDCTL),$(or $(QUOIN_CACHE),$(HOME)/.cache/quoin)/bin/etcdctl) \
+		$(CARGO) test --locked --no-default-features --test ctl session::
 
 docs: ## Build the API documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet

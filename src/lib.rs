@@ -21,6 +21,7 @@ pub mod peer;
 pub mod server;
 pub mod node;
 pub mod logging;
+pub mod ctl;
 pub mod bench;
 pub mod snapshot_tool;
 pub mod gateway;

@@ -1,9 +1,11 @@
 //! The `quoin` binary: chooses what to run and turns its end into an exit code.
 
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use quoin::config::{
     self, Config, ConfigError, ErrorKind, Invocation, LogFormat, LogLevel, LogOutput, LogRotation,
     Notice,
 };
+use quoin::ctl;
 use quoin::logging::journal::{self, Journal};
 use quoin::logging::rotation::{RotatingFile, Rules};
 use quoin::logging::{self, Sink};
@@ -24,42 +26,127 @@ fn main() -> ExitCode {
             args.remove(0);
             serve(args)
         }
-        Some("bench" | "snapshot" | "gateway") => tool(),
-        Some("help") => serve(vec!["--help".into()]),
+        Some("help") if args.len() == 1 => serve(vec!["--help".into()]),
+        Some("help") if args.len() == 2 && args[1] == "tools" => tool(vec!["--help".into()]),
         Some("grpc-proxy") => {
             complain(&io::Error::other("grpc-proxy is not offered; see 'gateway start --help'"))
         }
+        Some(first) if is_for_tools(first) => tool(args),
         _ => serve(args),
     }
 }
 
-/// The other sub-commands, with a command line in the usual style.
-fn tool() -> ExitCode {
-    #[derive(clap::Parser)]
-    #[command(name = "quoin", disable_version_flag = true)]
-    enum Tool {
-        /// Measure a server that speaks etcd's API
-        Bench(quoin::bench::BenchArgs),
-        /// Make, look at and restore backups
-        Snapshot(quoin::snapshot_tool::SnapshotArgs),
-        /// Pass connections on to a cluster
-        Gateway(quoin::gateway::GatewayArgs),
+/// An etcd-compatible key-value server, and the tools that go with it
+#[derive(Parser)]
+#[command(
+    name = "quoin",
+    disable_version_flag = true,
+    max_term_width = 100,
+    after_help = "The server: quoin [serve] [its flags], which quoin --help lists."
+)]
+struct Line {
+    #[command(flatten)]
+    options: ctl::Options,
+    #[command(subcommand)]
+    tool: Tool,
+}
+
+#[derive(Subcommand)]
+enum Tool {
+    #[command(flatten)]
+    Ctl(ctl::Action),
+    /// Makes, looks at and restores backups
+    Snapshot(quoin::snapshot_tool::SnapshotArgs),
+    /// Measures a server that speaks etcd's API
+    Bench(quoin::bench::BenchArgs),
+    /// Passes connections on to a cluster
+    Gateway(quoin::gateway::GatewayArgs),
+    /// Prints a script with which a shell completes command lines
+    Completion(CompletionArgs),
+}
+
+/// The first page of `quoin help completion` says how to use each script.
+#[derive(Args)]
+#[command(after_help = "\
+bash:        source <(quoin completion bash)
+zsh:         quoin completion zsh > \"${fpath[1]}/_quoin\"
+fish:        quoin completion fish | source
+powershell:  quoin completion powershell | Out-String | Invoke-Expression")]
+struct CompletionArgs {
+    /// The shell
+    shell: clap_complete::Shell,
+}
+
+/// A flag that the server has too, with another meaning: it does not tell whom a line is for.
+const SHARED_FLAG: &str = "max-request-bytes";
+
+/// Whether a command line that begins so is for one of the tools: it names one, or a flag of theirs.
+fn is_for_tools(first: &str) -> bool {
+    let line = Line::command();
+    let flag = first.strip_prefix("--").map(|flag| flag.split('=').next().unwrap_or_default());
+    match flag {
+        None => {
+            let mut names =
+                line.get_subcommands().flat_map(|tool| tool.get_name_and_visible_aliases());
+            first == "help" || first.starts_with("-w") || names.any(|name| name == first)
+        }
+        Some(flag) => {
+            flag != SHARED_FLAG && line.get_arguments().any(|arg| arg.get_long() == Some(flag))
+        }
     }
-    let tool = <Tool as clap::Parser>::parse();
+}
+
+/// Everything but the server, with a command line in the usual style.
+fn tool(args: Vec<OsString>) -> ExitCode {
+    let command = ctl::with_rules(Line::command());
+    let args = match ctl::plain_switches(&command, args) {
+        Ok(args) => args,
+        Err(failure) => return ctl::report(&failure),
+    };
+    let args = std::iter::once(OsString::from("quoin")).chain(args);
+    let matches = command.try_get_matches_from(args);
+    let Line { options, tool } = match matches.and_then(|found| Line::from_arg_matches(&found)) {
+        Ok(line) => line,
+        Err(error) if ctl::is_help(&error) => {
+            // A reader that closes the pipe early has seen enough.
+            let _closed = write!(std::io::stdout(), "{}", error.render());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return ctl::report(&ctl::complaint(&error)),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error),
     };
-    match tool {
+    let code = match tool {
+        Tool::Ctl(action) => match runtime.block_on(ctl::run(&options, action)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => ctl::report(&failure),
+        },
+        Tool::Snapshot(args) => runtime.block_on(quoin::snapshot_tool::run(args, &options)),
         Tool::Bench(args) => match runtime.block_on(quoin::bench::run(args)) {
             Ok(code) => code,
             Err(error) => complain(&error),
         },
-        Tool::Snapshot(args) => runtime.block_on(quoin::snapshot_tool::run(args)),
         Tool::Gateway(args) => match runtime.block_on(quoin::gateway::run(args)) {
             Ok(code) => code,
             Err(error) => complain(&*error),
         },
+        Tool::Completion(CompletionArgs { shell }) => complete(shell),
+    };
+    // A thread may still read standard input.
+    runtime.shutdown_background();
+    code
+}
+
+fn complete(shell: clap_complete::Shell) -> ExitCode {
+    let server =
+        clap::Command::new("serve").about("Runs a member, as `quoin` with flags alone does");
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Line::command().subcommand(server), "quoin", &mut script);
+    match std::io::stdout().write_all(&script) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
     }
 }
 

@@ -16,9 +16,9 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{ArgAction, Args, Subcommand, ValueEnum};
+use crate::ctl::{Failure, Options};
+use clap::{ArgAction, Args, Subcommand};
 
 /// Manages backups of a cluster.
 #[derive(Debug, Args)]
@@ -39,69 +39,14 @@ enum Kind {
 
 #[derive(Debug, Args)]
 struct SaveArgs {
-    /// The file to write
+    /// The file to write; --endpoints names the member to ask, just one
     filename: PathBuf,
-    /// The member to ask; just one, since a backup is one member's state
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "127.0.0.1:2379",
-        env = "ETCDCTL_ENDPOINTS"
-    )]
-    endpoints: Vec<String>,
-    #[command(flatten)]
-    tls: TlsArgs,
-    /// How long connecting may take
-    #[arg(long, default_value = "5s", value_parser = duration)]
-    dial_timeout: Duration,
-    /// How long all of it may take; 0 is for ever
-    #[arg(long, default_value = "0s", value_parser = duration)]
-    command_timeout: Duration,
-    /// User and password, as name:password
-    #[arg(long, env = "ETCDCTL_USER")]
-    user: Option<String>,
-    /// The user's password, if it is not given with the name
-    #[arg(long, env = "ETCDCTL_PASSWORD")]
-    password: Option<String>,
-}
-
-/// How a server is dialled; named as etcdctl names it.
-#[derive(Debug, Args)]
-struct TlsArgs {
-    /// Who signs the certificates of servers; those whom the system trusts if not given
-    #[arg(long, env = "ETCDCTL_CACERT")]
-    cacert: Option<PathBuf>,
-    /// The certificate to show to servers that ask for one
-    #[arg(long, env = "ETCDCTL_CERT")]
-    cert: Option<PathBuf>,
-    /// The key of that certificate
-    #[arg(long, env = "ETCDCTL_KEY")]
-    key: Option<PathBuf>,
-    /// Take any server's certificate
-    #[arg(long, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", default_value = "false", action = ArgAction::Set)]
-    insecure_skip_tls_verify: bool,
-    /// Speak without TLS to endpoints that do not say https
-    #[arg(long, env = "ETCDCTL_INSECURE_TRANSPORT", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", default_value = "true", action = ArgAction::Set)]
-    insecure_transport: bool,
 }
 
 #[derive(Debug, Args)]
 struct StatusArgs {
     /// The backup
     filename: PathBuf,
-    /// How to print it
-    #[arg(short = 'w', long, value_enum, default_value_t = Form::Simple)]
-    write_out: Form,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    Simple,
-    Json,
-    Table,
-    Fields,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +116,12 @@ impl fmt::Display for SnapshotError {
 
 impl Error for SnapshotError {}
 
+impl From<Failure> for SnapshotError {
+    fn from(failure: Failure) -> Self {
+        Self { text: failure.to_string(), code: failure.code() }
+    }
+}
+
 impl From<crate::error::Fatal> for SnapshotError {
     fn from(fatal: crate::error::Fatal) -> Self {
         Self::new(fatal.to_string())
@@ -178,10 +129,10 @@ impl From<crate::error::Fatal> for SnapshotError {
 }
 
 /// Carries the command out; says on standard error why it failed.
-pub async fn run(args: SnapshotArgs) -> ExitCode {
+pub async fn run(args: SnapshotArgs, options: &Options) -> ExitCode {
     let result = match args.kind {
-        Kind::Save(args) => save::run(args).await,
-        Kind::Status(args) => output::run(&args),
+        Kind::Save(args) => save::run(args, options).await,
+        Kind::Status(args) => output::run(&args, &options.write_out),
         Kind::Restore(args) => restore::run(&args),
     };
     match result {
@@ -191,12 +142,4 @@ pub async fn run(args: SnapshotArgs) -> ExitCode {
             ExitCode::from(error.code)
         }
     }
-}
-
-/// A time as Go's flags take it: number and unit, or 0.
-fn duration(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    humantime::parse_duration(text).map_err(|error| error.to_string())
 }

@@ -1,0 +1,128 @@
+//! The command line's own rules where etcdctl's differ from those of the library that reads it.
+//!
+//! Switches take `=true` and `=false`; the value of a flag may begin with a dash; the last of two
+//! equal flags counts; what is wrong is said in etcdctl's words, with its exit code.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Command};
+
+use super::failure::{ERROR, Failure};
+use super::go;
+
+/// Adds the rules to the description of a command and of all below it.
+pub fn with_rules(command: Command) -> Command {
+    let command = command.args_override_self(true).mut_args(|arg| {
+        let takes_value = arg.get_long().is_some() && matches!(arg.get_action(), ArgAction::Set);
+        let may_begin_with_dash = takes_value && !arg.is_require_equals_set();
+        if may_begin_with_dash { arg.allow_hyphen_values(true) } else { arg }
+    });
+    command.mut_subcommands(with_rules)
+}
+
+/// Turns `--switch=true` into `--switch`, and takes `--switch=false` away.
+///
+/// # Errors
+/// When the value is neither.
+pub fn plain_switches(command: &Command, args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
+    let mut plain = Vec::with_capacity(args.len());
+    let mut is_behind_dashes = false;
+    let mut path = vec![command];
+    for arg in args {
+        is_behind_dashes |= arg == "--";
+        path.extend(path.last().and_then(|command| command.find_subcommand(&arg)));
+        let switch = arg.to_str().filter(|_| !is_behind_dashes).and_then(|text| {
+            let (name, value) = text.strip_prefix("--")?.split_once('=')?;
+            path.iter().any(|command| is_switch(command, name)).then_some((name, value))
+        });
+        let is_on = match switch {
+            None => None,
+            Some((name, value)) => Some(go::parse_bool(value).map_err(|why| {
+                let value = go::quote(value.as_bytes());
+                Failure::new(
+                    ERROR,
+                    format!("invalid argument {value} for \"--{name}\" flag: {why}"),
+                )
+            })?),
+        };
+        match (is_on, switch) {
+            (Some(true), Some((name, _))) => plain.push(format!("--{name}").into()),
+            (Some(false), _) => {}
+            _ => plain.push(arg),
+        }
+    }
+    Ok(plain)
+}
+
+fn is_switch(command: &Command, name: &str) -> bool {
+    let is_it = |arg: &clap::Arg| {
+        arg.get_long() == Some(name) && matches!(arg.get_action(), ArgAction::SetTrue)
+    };
+    command.get_arguments().any(is_it)
+}
+
+/// Whether a help page was asked for, which is no error: print it to standard output.
+pub fn is_help(error: &clap::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    )
+}
+
+/// What is wrong with a command line, in etcdctl's words.
+pub fn complaint(error: &clap::Error) -> Failure {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(" "),
+        _ => String::new(),
+    };
+    let flag = || name_of(&text(ContextKind::InvalidArg));
+    let value = text(ContextKind::InvalidValue);
+    let why = std::error::Error::source(error).map(ToString::to_string);
+    let is_missing = value.is_empty() && why.is_none();
+    let complaint = match error.kind() {
+        ErrorKind::UnknownArgument => unknown(&text(ContextKind::InvalidArg)),
+        ErrorKind::InvalidSubcommand => {
+            let word = go::quote(text(ContextKind::InvalidSubcommand).as_bytes());
+            format!("unknown command {word} for \"quoin\"\nRun 'quoin help tools' for usage.")
+        }
+        ErrorKind::InvalidValue | ErrorKind::NoEquals | ErrorKind::TooFewValues if is_missing => {
+            format!("flag needs an argument: {}", flag())
+        }
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+            let value = go::quote(value.as_bytes());
+            let why = why.unwrap_or_else(|| "no such value".to_owned());
+            format!("invalid argument {value} for {:?} flag: {why}", flag())
+        }
+        _ => {
+            let text = error.to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            text.lines().next().unwrap_or_default().to_owned()
+        }
+    };
+    Failure::new(ERROR, complaint)
+}
+
+/// The flag alone, of "--rev <REVISION>" and "-w, --write-out <FORM>".
+fn name_of(flag: &str) -> String {
+    let first = flag.split([' ', '=', '[']).next().unwrap_or_default();
+    first.trim_end_matches(',').to_owned()
+}
+
+fn unknown(arg: &str) -> String {
+    match arg.strip_prefix("--") {
+        Some(_) => format!("unknown flag: {}", name_of(arg)),
+        None if arg.starts_with('-') => {
+            let letter = arg.chars().nth(1).unwrap_or_default();
+            format!("unknown shorthand flag: '{letter}' in {arg}")
+        }
+        None => {
+            let word = go::quote(std::ffi::OsStr::new(arg).as_bytes());
+            format!("unknown command {word} for \"quoin\"\nRun 'quoin help tools' for usage.")
+        }
+    }
+}

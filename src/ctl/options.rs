@@ -1,0 +1,198 @@
+//! What every command takes: where the servers are, who asks, how long it may take, how to print.
+//!
+//! Names, variables and defaults are etcdctl's. A flag wins over its variable; etcdctl refuses to
+//! start when both are set. Left out: finding servers by DNS.
+
+use super::dial::Dialing;
+use super::failure::Failure;
+use super::go;
+use super::look::Look;
+use crate::tls::DialOptions;
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const HEADING: &str = "Options of every command";
+
+/// Flags that may stand anywhere behind `quoin`, for all commands of the command line.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = HEADING)]
+pub struct Options {
+    /// Servers to ask, separated by commas: host:port, http://, https:// or unix://
+    #[arg(
+        long,
+        global = true,
+        env = "ETCDCTL_ENDPOINTS",
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379",
+        hide_short_help = true
+    )]
+    pub(super) endpoints: Vec<String>,
+    /// How to print: simple, json, table, fields or protobuf
+    #[arg(
+        short = 'w',
+        long,
+        global = true,
+        env = "ETCDCTL_WRITE_OUT",
+        value_name = "FORM",
+        default_value = "simple",
+        hide_short_help = true
+    )]
+    pub write_out: String,
+    /// Print bytes and ids as hexadecimal numbers
+    #[arg(long, global = true, env = "ETCDCTL_HEX", hide_short_help = true)]
+    pub(super) hex: bool,
+    /// How long connecting may take
+    #[arg(long, global = true, env = "ETCDCTL_DIAL_TIMEOUT", value_name = "TIME",
+          default_value = "2s", value_parser = go::parse_duration, hide_short_help = true)]
+    pub(super) dial_timeout: Duration,
+    /// How long a short command may take, without connecting
+    #[arg(long, global = true, env = "ETCDCTL_COMMAND_TIMEOUT", value_name = "TIME",
+          value_parser = go::parse_duration, hide_short_help = true,
+          help = "How long a short command may take, without connecting [default: 5s]")]
+    pub(super) command_timeout: Option<Duration>,
+    /// Ask a silent server for a sign of life so often, at most every 10s
+    #[arg(long, global = true, env = "ETCDCTL_KEEPALIVE_TIME", value_name = "TIME",
+          default_value = "2s", value_parser = go::parse_duration, hide_short_help = true)]
+    pub(super) keepalive_time: Duration,
+    /// Give up a server that shows no sign of life for so long
+    #[arg(long, global = true, env = "ETCDCTL_KEEPALIVE_TIMEOUT", value_name = "TIME",
+          default_value = "6s", value_parser = go::parse_duration, hide_short_help = true)]
+    pub(super) keepalive_timeout: Duration,
+    /// Bytes of the largest request to send; 0 is 2 MiB
+    #[arg(
+        long,
+        global = true,
+        env = "ETCDCTL_MAX_REQUEST_BYTES",
+        value_name = "BYTES",
+        default_value_t = 0,
+        hide_short_help = true
+    )]
+    pub(super) max_request_bytes: usize,
+    /// Bytes of the largest answer to take; 0 is 2 GiB
+    #[arg(
+        long,
+        global = true,
+        env = "ETCDCTL_MAX_RECV_BYTES",
+        value_name = "BYTES",
+        default_value_t = 0,
+        hide_short_help = true
+    )]
+    pub(super) max_recv_bytes: usize,
+    /// Who asks, as name or name:password; a missing password is asked for
+    #[arg(long, global = true, env = "ETCDCTL_USER", value_name = "USER", hide_short_help = true)]
+    pub(super) user: Option<String>,
+    /// The user's password
+    #[arg(
+        long,
+        global = true,
+        env = "ETCDCTL_PASSWORD",
+        value_name = "PASSWORD",
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    pub(super) password: Option<String>,
+    /// A token to show instead of user and password
+    #[arg(
+        long,
+        global = true,
+        env = "ETCDCTL_AUTH_JWT_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    pub(super) auth_jwt_token: Option<String>,
+    /// Certificates of authorities that may vouch for a server
+    #[arg(
+        long,
+        global = true,
+        env = "ETCDCTL_CACERT",
+        value_name = "FILE", value_parser = path,
+        hide_short_help = true
+    )]
+    pub(super) cacert: Option<PathBuf>,
+    /// The certificate to show to a server
+    #[arg(long, global = true, env = "ETCDCTL_CERT", value_name = "FILE", value_parser = path, hide_short_help = true)]
+    pub(super) cert: Option<PathBuf>,
+    /// The private key of that certificate
+    #[arg(long, global = true, env = "ETCDCTL_KEY", value_name = "FILE", value_parser = path, hide_short_help = true)]
+    pub(super) key: Option<PathBuf>,
+    /// Speak plain text with endpoints that name neither http:// nor https://
+    #[arg(long, global = true, env = "ETCDCTL_INSECURE_TRANSPORT", value_name = "BOOL",
+          default_value = "true", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = go::parse_bool,
+          action = clap::ArgAction::Set, hide_short_help = true)]
+    pub(super) insecure_transport: bool,
+    /// Believe any certificate of a server: for tests alone
+    #[arg(long, global = true, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", hide_short_help = true)]
+    pub(super) insecure_skip_tls_verify: bool,
+}
+
+/// A short command's time, unless another is given.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+const ENDPOINT: &str = "127.0.0.1:2379";
+
+impl Options {
+    /// The servers, without what is empty around commas.
+    pub fn endpoints(&self) -> Vec<String> {
+        let given = self.endpoints.iter().map(|endpoint| endpoint.trim());
+        let given: Vec<String> =
+            given.filter(|endpoint| !endpoint.is_empty()).map(str::to_owned).collect();
+        match given.is_empty() {
+            true => vec![ENDPOINT.to_owned()],
+            false => given,
+        }
+    }
+
+    /// How to print.
+    ///
+    /// # Errors
+    /// When there is no such form.
+    pub(super) fn look(&self) -> Result<Look, Failure> {
+        Look::new(&self.write_out, self.hex)
+            .ok_or_else(|| Failure::feature("unsupported output format"))
+    }
+
+    pub(super) fn command_timeout(&self) -> Duration {
+        self.command_timeout.unwrap_or(COMMAND_TIMEOUT)
+    }
+
+    /// The command's time if one was asked for: for those that take long by nature.
+    pub fn timeout_if_given(&self) -> Option<Duration> {
+        self.command_timeout
+    }
+
+    /// How connections are made.
+    ///
+    /// # Errors
+    /// When a certificate or key is named and is not what it should be.
+    pub(super) fn dialing(&self) -> Result<Dialing, Failure> {
+        let security = DialOptions {
+            ca_file: file("cacert", &self.cacert)?,
+            cert_file: file("cert", &self.cert)?,
+            key_file: file("key", &self.key)?,
+            skips_verification: self.insecure_skip_tls_verify,
+            ..DialOptions::default()
+        };
+        let keepalive = (self.keepalive_time, self.keepalive_timeout);
+        Dialing::new(security, self.insecure_transport, self.dial_timeout, keepalive)
+            .map_err(Failure::args)
+    }
+}
+
+/// Also an empty name: what is wrong with it is said later, in etcdctl's words.
+fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(text))
+}
+
+/// A file's name; an empty variable is none.
+fn file(flag: &str, given: &Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    let is_empty = given.as_ref().is_some_and(|file| file.as_os_str().is_empty());
+    let variable = format!("ETCDCTL_{}", flag.to_uppercase());
+    match (is_empty, std::env::var_os(variable)) {
+        (false, _) => Ok(given.clone()),
+        (true, Some(value)) if value.is_empty() => Ok(None),
+        (true, _) => Err(Failure::args(format!("empty string is passed to --{flag} option"))),
+    }
+}
