@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(split("  foo bar  baz "), of(&["foo", "bar", "baz"]));
         assert_eq!(split("put 'my key' \"my \\\"v\\n\""), of(&["put", "my key", "my \"v\n"]));
         assert_eq!(split("'' \"\""), of(&["", ""]));
-        assert_eq!(split("a='b c'"), of(&["a='b", "c"]));
+        assert_eq!(split("a='b c'"), of(&["a='b", "c'"]));
         assert_eq!(split(r#"put "\q""#), None);
     }
 }
