@@ -209,3 +209,45 @@ fn console_line(event: &Event<'_>, fields: Fields) -> String {
     line.push('\n');
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    /// Set for the process that is to panic: whether it has a log.
+    const ROLE: &str = "QUOIN_TEST_PANIC";
+
+    /// Panics in a process of its own, which this same test is when it finds the variable.
+    #[test]
+    fn a_panic_is_a_line_of_json_and_ends_the_process() {
+        if let Ok(role) = std::env::var(ROLE) {
+            if role == "with a log" {
+                let sinks: Vec<Sink> = vec![Box::new(std::io::stderr())];
+                install(LevelFilter::INFO, true, Format::Json, sinks).unwrap();
+            }
+            end_on_panic();
+            // Of another thread too.
+            let _unreachable = std::thread::spawn(|| panic!("a \"quoted\" word")).join();
+            return;
+        }
+        for role in ["with a log", "before there is one"] {
+            let name = "logging::tests::a_panic_is_a_line_of_json_and_ends_the_process";
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture"])
+                .env(ROLE, role)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{role}: {said}");
+            let lines: Vec<Value> =
+                said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(lines.len(), 1, "{role}: {said}");
+            assert_eq!(lines[0]["level"], "panic");
+            assert_eq!(lines[0]["msg"], "a \"quoted\" word");
+            let place = lines[0]["place"].as_str().unwrap();
+            assert!(place.starts_with("src/logging.rs:"), "{place}");
+        }
+    }
+}

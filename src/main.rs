@@ -103,7 +103,7 @@ fn tool(args: Vec<OsString>) -> ExitCode {
         Ok(args) => args,
         Err(failure) => return ctl::report(&failure),
     };
-    let args = std::iter::once(OsString::from("quoin")).chain(args);
+    let args = std::iter::once(OsString::from(program())).chain(args);
     let matches = command.try_get_matches_from(args);
     let Line { options, tool } = match matches.and_then(|found| Line::from_arg_matches(&found)) {
         Ok(line) => line,

@@ -41,7 +41,7 @@ fn introduction(program: &str) -> String {
     format!(
         "\
 Quoin keeps keys and values on one or more members that agree by Raft, and serves every
-etcd v3 client. Its flags are those of etcd, and --engine.{own_name}
+etcd v3 client. Its flags are those of etcd, and --engine and --range-memory-bytes.{own_name}
 
 Usage:
 
@@ -63,9 +63,9 @@ How to write flags: with one dash or two, as '--flag value' or '--flag=value'; a
 as '--flag' or '--flag=false', never '--flag false'. Times are like 500ms, 10s or 1h30m.
 Lists are separated by commas. Of a flag given twice, the last one holds.
 
-Each flag can be set by a variable instead: --data-dir by ETCD_DATA_DIR, and so on;
---engine, which etcd does not have, by QUOIN_ENGINE. To set both is an error. Or all of
-them by a file: see --config-file.
+Each flag can be set by a variable instead: --data-dir by ETCD_DATA_DIR, and so on; the
+two that etcd does not have by QUOIN_ENGINE and QUOIN_RANGE_MEMORY_BYTES. To set both is
+an error. Or set all of them by a file: see --config-file.
 "
     )
 }

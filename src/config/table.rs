@@ -222,6 +222,9 @@ pub(super) static FLAGS: &[Flag] = &{
     [
         effective("name", Text, "default", Member, "name", "\
             Name of this member, different from the names of all others."),
+        effective("config-file", Text, "", Member, "path", "\
+            File with all that flags say otherwise, in YAML or JSON: see docs/operations.md. All \
+            other flags and variables are ignored with it."),
         effective("data-dir", Text, "", Member, "path", "\
             Folder for all that this member stores; <name>.etcd if not given. It is created with \
             mode 0700. Once it holds a member, the --initial-* flags are ignored."),
@@ -371,9 +374,6 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("unsafe-no-fsync", Switch, "false", Unsafe, "", "\
             Do not wait for the disk. Writes that were confirmed are lost when the machine stops."),
 
-        effective("config-file", Text, "", Member, "path", "\
-            File with all that flags say otherwise, in YAML or JSON: see docs/operations.md. All \
-            other flags and variables are ignored with it."),
         Flag { name: "version", kind: Switch, default: "false", role: Role::Version },
 
         refused("discovery-srv", Text, ""),

@@ -5,14 +5,16 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the daemon listens.
 pub const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// A connection to the daemon.
+/// The way to the daemon.
 pub struct Journal {
     socket: UnixDatagram,
+    /// Where each entry is sent to: a daemon that was started anew listens there again.
+    path: PathBuf,
     /// Under what name entries are found.
     identifier: String,
 }
@@ -23,9 +25,9 @@ impl Journal {
     /// # Errors
     /// When nobody listens there.
     pub fn connect(socket: &Path, identifier: &str) -> io::Result<Self> {
-        let own = UnixDatagram::unbound()?;
-        own.connect(socket)?;
-        Ok(Self { socket: own, identifier: identifier.to_owned() })
+        UnixDatagram::unbound()?.connect(socket)?;
+        let (path, identifier) = (socket.to_owned(), identifier.to_owned());
+        Ok(Self { socket: UnixDatagram::unbound()?, path, identifier })
     }
 }
 
@@ -36,7 +38,7 @@ impl Write for Journal {
         put(&mut entry, "MESSAGE", text);
         put(&mut entry, "PRIORITY", priority(text).as_bytes());
         put(&mut entry, "SYSLOG_IDENTIFIER", self.identifier.as_bytes());
-        match self.socket.send(&entry) {
+        match self.socket.send_to(&entry, &self.path) {
             Ok(_) => Ok(line.len()),
             Err(_) => io::stderr().write_all(line).map(|()| line.len()),
         }
@@ -81,7 +83,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         assert!(Journal::connect(&path, "etcd").is_err(), "nobody listens");
-        let daemon = UnixDatagram::bind(&path).unwrap();
+        let mut daemon = UnixDatagram::bind(&path).unwrap();
         let mut journal = Journal::connect(&path, "etcd").unwrap();
         let table = [
             ("{\"level\":\"warn\",\"msg\":\"a\"}\n", "4"),
@@ -90,7 +92,12 @@ mod tests {
             ("2026-01-01T00:00:00.000000Z\terror\ta/b.rs:1\tword\n", "3"),
             ("{\"level\":\"info\",\"msg\":\"a\"}\n", "6"),
         ];
-        for (line, priority) in table {
+        for (at, (line, priority)) in table.into_iter().enumerate() {
+            if at == 2 {
+                // Started anew.
+                std::fs::remove_file(&path).unwrap();
+                daemon = UnixDatagram::bind(&path).unwrap();
+            }
             journal.write_all(line.as_bytes()).unwrap();
             let mut entry = [0; 1000];
             let size = daemon.recv(&mut entry).unwrap();

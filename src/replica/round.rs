@@ -238,7 +238,10 @@ impl<L: LogStore> Replica<L> {
             CompactionProgress::Done => {
                 self.compacting = false;
                 let revision = self.machine.view().compacted();
-                tracing::info!("compact-revision" = revision, "finished scheduled compaction");
+                // A start and a snapshot look for removal to do, too.
+                if revision > 0 {
+                    tracing::info!("compact-revision" = revision, "finished scheduled compaction");
+                }
                 for (id, response) in self.compactions.drain(..) {
                     self.output.replies.push((id, Ok(Reply::Applied(response))));
                 }

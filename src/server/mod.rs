@@ -17,6 +17,7 @@ mod gateway;
 pub mod header;
 pub mod health;
 pub mod http;
+mod http2_debug;
 pub mod jwt;
 pub mod kv;
 pub mod lease;

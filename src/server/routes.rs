@@ -14,8 +14,8 @@ use super::visitors::Visitors;
 use super::watch;
 use super::web::Web;
 use super::{
-    auth, cluster, deadline, election, health, http as pages, kv, lease, lock, maintenance, status,
-    unary,
+    auth, cluster, deadline, election, health, http as pages, http2_debug, kv, lease, lock,
+    maintenance, status, unary,
 };
 use crate::pb::etcdserverpb::auth_server::AuthServer;
 use crate::pb::etcdserverpb::cluster_server::ClusterServer;
@@ -121,7 +121,6 @@ impl ClientService {
         Box::pin(async move {
             let uri = request.uri().clone();
             let response = status::oversize_as_exhausted(rest.oneshot(request).await?);
-            // The answer to a stream's beginning is there at once.
             slow.report(uri.path(), begun);
             Ok(status::unknown_method_as_text(uri.path(), response).map(Body::new))
         })
@@ -141,6 +140,7 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
             return Box::pin(ready(Ok(response)));
         }
         if has_grpc && pages::is_grpc(&request) {
+            http2_debug::show_authority(&request);
             return match deadline::timeout(request.headers()) {
                 Ok(None) => self.call_grpc(request),
                 Ok(Some(timeout)) => Box::pin(deadline::bounded(timeout, self.call_grpc(request))),

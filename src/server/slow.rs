@@ -5,6 +5,15 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+/// Calls that last as long as their clients like.
+const STREAMS: [&str; 5] = [
+    "/etcdserverpb.KV/RangeStream",
+    "/etcdserverpb.Watch/Watch",
+    "/etcdserverpb.Lease/LeaseKeepAlive",
+    "/etcdserverpb.Maintenance/Snapshot",
+    "/v3electionpb.Election/Observe",
+];
+
 /// From when on a call is slow.
 #[derive(Clone, Copy, Debug)]
 pub struct Slow {
@@ -12,10 +21,10 @@ pub struct Slow {
 }
 
 impl Slow {
-    /// Reports a unary call that has ended; on level debug each one.
+    /// Reports a call that has ended, unless it is a stream; on level debug each one.
     pub(super) fn report(self, method: &str, begun: Instant) {
         let spent = begun.elapsed();
-        if spent > self.after {
+        if spent > self.after && !STREAMS.contains(&method) {
             let (start, spent) = times(spent);
             tracing::warn!(
                 "start time" = start,
@@ -23,7 +32,7 @@ impl Slow {
                 "response type" = method,
                 "request stats"
             );
-        } else if tracing::enabled!(tracing::Level::DEBUG) {
+        } else if tracing::enabled!(tracing::Level::DEBUG) && !STREAMS.contains(&method) {
             let (start, spent) = times(spent);
             tracing::debug!(
                 "start time" = start,

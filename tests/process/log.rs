@@ -1,10 +1,15 @@
 //! What members write to stderr while all is well.
 
-use crate::cluster::{Engine, Exit, Setup, product};
+use crate::cluster::{Cluster, Engine, Exit, Process, Setup, product};
 use crate::on_each_engine;
 use serde_json::Value;
+use std::ffi::OsString;
 
-on_each_engine![every_line_is_json_and_none_an_error, what_tools_wait_for_is_said];
+on_each_engine![
+    every_line_is_json_and_none_an_error,
+    what_tools_wait_for_is_said,
+    an_authority_is_shown_if_the_environment_asks_for_it,
+];
 
 async fn every_line_is_json_and_none_an_error(engine: Engine) {
     if !product().at_least(3, 6) {
@@ -96,4 +101,17 @@ async fn what_tools_wait_for_is_said(engine: Engine) {
     assert_eq!(stats["level"], "warn");
     assert!(stats["time spent"].is_string() && stats["start time"].is_string(), "{stats}");
     assert!(!said.contains("secret value"), "{said}");
+}
+
+async fn an_authority_is_shown_if_the_environment_asks_for_it(engine: Engine) {
+    let cluster = Cluster::prepare(&Setup::new(engine, 1)).await;
+    let mut command: Vec<OsString> = vec![product().binary.clone().into()];
+    command.extend(cluster.members[0].flags.iter().map(OsString::from));
+    let log = cluster.folder().join("debug.log");
+    let mut process = Process::start(&command, &[("GODEBUG", "x=1,http2debug=2")], &log);
+    process.says("ready to serve client requests").await.unwrap();
+    cluster.client().await.put("key", "value", None).await.unwrap();
+    let address = cluster.endpoints()[0].trim_start_matches("http://").to_owned();
+    let text = format!("http2: decoded hpack field header field \":authority\" = \"{address}\"");
+    process.says(&text).await.unwrap();
 }
