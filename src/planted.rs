@@ -36,10 +36,14 @@ pub enum Bug {
     ForwardedTwice,
     /// A write is handed over again in a later term although it may still be committed.
     HandedOverAgain,
+    /// A member that lags drops what members send whom it does not know yet.
+    StrangersIgnored,
+    /// The commit of a change of members is told before it is durable.
+    ChangeCommitForgotten,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 14] = [
+    pub const ALL: [Bug; 16] = [
         Bug::ApplyBeforePersist,
         Bug::AnswerBeforeCommit,
         Bug::ReusedReadContext,
@@ -54,6 +58,8 @@ impl Bug {
         Bug::SnapshotWithoutLeases,
         Bug::ForwardedTwice,
         Bug::HandedOverAgain,
+        Bug::StrangersIgnored,
+        Bug::ChangeCommitForgotten,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -72,6 +78,8 @@ impl Bug {
             Bug::SnapshotWithoutLeases => "snapshot-without-leases",
             Bug::ForwardedTwice => "forwarded-twice",
             Bug::HandedOverAgain => "handed-over-again",
+            Bug::StrangersIgnored => "strangers-ignored",
+            Bug::ChangeCommitForgotten => "change-commit-forgotten",
         }
     }
 }

@@ -65,7 +65,11 @@ impl<L: LogStore> Replica<L> {
     /// Whether this may be a member. One that lags, or that joins, may not know its own leader yet:
     /// everybody is let in who knows the cluster's id and was not removed.
     fn may_be_member(&self, from: MemberId) -> bool {
-        from != self.settings.id && !self.machine.members().is_removed(from)
+        let members = self.machine.members();
+        if planted::has(Bug::StrangersIgnored) && members.get(from).is_none() {
+            return false;
+        }
+        from != self.settings.id && !members.is_removed(from)
     }
 
     pub(super) fn peer_raft(&mut self, from: MemberId, bytes: &[u8]) {

@@ -10,7 +10,7 @@ use crate::pb::etcdserverpb::{
 };
 use crate::pb::quoinpb::command::Request;
 use crate::pb::quoinpb::peer_message::Body;
-use crate::pb::quoinpb::{LeaseRevokeBatch, PeerMessage};
+use crate::pb::quoinpb::{LeaseRevokeBatch, MemberAdd, MemberChange, PeerMessage};
 use crate::raft_log::memory::{CrashChoice, MemoryDisk, MemoryLog};
 use crate::storage::memory::MemoryEngine;
 use crate::types::{ClusterId, MemberId, RequestId};
@@ -97,6 +97,29 @@ enum Command {
         id: u64,
         to: u64,
     },
+    /// Asks a member to add another one, which does not run yet.
+    Add {
+        id: u64,
+        member: u64,
+        #[arg(key, optional)]
+        learner: bool,
+    },
+    Promote {
+        id: u64,
+        member: u64,
+    },
+    Remove {
+        id: u64,
+        member: u64,
+    },
+    /// Starts a member that was added, with nothing but the first members' names.
+    Join {
+        id: u64,
+    },
+    /// Whom a member knows, with a star behind learners, and what became of it.
+    Members {
+        id: u64,
+    },
     /// One round of one member; its messages wait.
     Ready {
         id: u64,
@@ -140,11 +163,20 @@ struct MemberState {
     sequence: u64,
 }
 
+impl MemberState {
+    fn new() -> Self {
+        let disk = MemoryDisk::new();
+        Self { replica: None, disk, stored: None, now: 0, boot: 0, sequence: 0 }
+    }
+}
+
 #[derive(Default)]
 struct Runner {
     members: BTreeMap<u64, MemberState>,
     inboxes: BTreeMap<u64, VecDeque<PeerMessage>>,
     cuts: BTreeSet<(u64, u64)>,
+    /// How many began the cluster.
+    founders: u64,
     snapshot_count: u64,
     catch_up: u64,
     /// What each request asked, to name it in replies; for reads the key.
@@ -195,7 +227,7 @@ impl Runner {
     }
 
     fn start(&mut self, id: u64) -> Result<(), Box<dyn Error>> {
-        let size = self.members.len() as u64;
+        let size = self.founders;
         let (boot, disk, stored) = {
             let member = self.members.get_mut(&id).ok_or("no such member")?;
             member.boot += 1;
@@ -306,6 +338,7 @@ impl Runner {
                     format!("ok revision={}", response.header.unwrap_or_default().revision)
                 }
                 Response::LeaseGrant(response) => format!("ok ttl={}", response.ttl),
+                Response::Members(members) => format!("ok members={}", names(members.iter())),
                 _ => "ok".to_owned(),
             },
         };
@@ -355,8 +388,10 @@ impl Runner {
         Ok(())
     }
 
+    /// What is for a member that has not joined yet is lost.
     fn send(&mut self, message: PeerMessage) {
-        if !self.cuts.contains(&(message.from, message.to)) {
+        let is_there = self.members.contains_key(&message.to);
+        if is_there && !self.cuts.contains(&(message.from, message.to)) {
             self.inboxes.entry(message.to).or_default().push_back(message);
         }
     }
@@ -413,6 +448,13 @@ impl Runner {
     }
 }
 
+/// Ids, with a star behind those that do not vote.
+fn names<'a>(members: impl Iterator<Item = &'a Member>) -> String {
+    let name =
+        |member: &Member| format!("{}{}", member.id, if member.is_learner { "*" } else { "" });
+    members.map(name).collect::<Vec<_>>().join(",")
+}
+
 fn raft_text(bytes: &[u8]) -> Result<String, Box<dyn Error>> {
     use protobuf::Message as _;
     let message = raft::eraftpb::Message::parse_from_bytes(bytes)?;
@@ -443,16 +485,9 @@ impl goldenscript::Runner for Runner {
         match command {
             Command::Cluster { size, snapshot_count, catch_up } => {
                 (self.snapshot_count, self.catch_up) = (*snapshot_count, *catch_up);
+                self.founders = *size;
                 for id in 1..=*size {
-                    let member = MemberState {
-                        replica: None,
-                        disk: MemoryDisk::new(),
-                        stored: None,
-                        now: 0,
-                        boot: 0,
-                        sequence: 0,
-                    };
-                    self.members.insert(id, member);
+                    self.members.insert(id, MemberState::new());
                 }
                 for id in 1..=*size {
                     self.start(id)?;
@@ -525,6 +560,37 @@ impl goldenscript::Runner for Runner {
             }
             Command::Transfer { id, to } => {
                 self.step(*id, Input::TransferLeader { to: Some(MemberId(*to)) })?;
+            }
+            Command::Add { id, member, learner } => {
+                let added = Member {
+                    id: *member,
+                    name: format!("m{member}"),
+                    peer_ur_ls: vec![format!("http://m{member}")],
+                    is_learner: *learner,
+                    ..Member::default()
+                };
+                let request = MemberAdd { member: Some(added), learners_max: 1 };
+                self.propose(*id, format!("add {member}"), Request::MemberAdd(request))?;
+            }
+            Command::Promote { id, member } => {
+                let request = MemberChange { member_id: *member };
+                self.propose(*id, format!("promote {member}"), Request::MemberPromote(request))?;
+            }
+            Command::Remove { id, member } => {
+                let request = MemberChange { member_id: *member };
+                self.propose(*id, format!("remove {member}"), Request::MemberRemove(request))?;
+            }
+            Command::Join { id } => {
+                let now = self.members.values().map(|member| member.now).max().unwrap_or_default();
+                self.members.insert(*id, MemberState { now, ..MemberState::new() });
+                self.start(*id)?;
+            }
+            Command::Members { id } => {
+                let member = self.members.get(id).and_then(|m| m.replica.as_ref()).ok_or("down")?;
+                let known = member.machine().members();
+                let removed: Vec<u64> = known.removed().iter().map(|id| id.0).collect();
+                write!(self.out, "{id}: members={}", names(known.all().values()))?;
+                writeln!(self.out, " removed={removed:?} is_out={}", member.status().is_removed)?;
             }
             Command::Ready { id } => {
                 self.ready(*id)?;
