@@ -76,11 +76,6 @@ impl Config {
             url.check_port().map_err(|error| {
                 ConfigError::bootstrap(format!("failed to resolve {:?} ({error})", url.as_str()))
             })?;
-            if url.is_tls() {
-                let message =
-                    format!("TLS is not offered by this version: --initial-cluster has {url}");
-                return Err(ConfigError::bootstrap(message));
-            }
         }
         match self.initial_cluster_state {
             ClusterState::Existing => Ok(Bootstrap::Join { peer_urls: by_name }),
@@ -342,10 +337,6 @@ mod tests {
                 advertised("http://localhost:1", "http://localhost:1,http://localhost:2"),
                 "--initial-advertise-peer-urls has http://localhost:2 but missing from \
                  --initial-cluster=a=http://localhost:1,a=http://localhost:2",
-            ),
-            (
-                advertised("https://localhost:1", "https://localhost:1"),
-                "TLS is not offered by this version: --initial-cluster has https://localhost:1",
             ),
         ];
         for (result, message) in table {

@@ -83,6 +83,9 @@ pub(super) fn help(program: &str) -> String {
         (Group::Limits, "Limits"),
         (Group::Auth, "Users and tokens"),
         (Group::Checks, "Checks of the data"),
+        (Group::ClientTls, "TLS for clients"),
+        (Group::PeerTls, "TLS between members"),
+        (Group::Tls, "TLS for both"),
         (Group::Logging, "Logging"),
         (Group::Unsafe, "Unsafe"),
     ];
@@ -101,7 +104,7 @@ pub(super) fn help(program: &str) -> String {
         "\nAccepted so that command lines written for etcd work, but without effect yet:\n",
     );
     page.push_str(&names(|role| role == Role::Accepted));
-    page.push_str("\nRefused, because to start without their effect would do harm; so are https:// URLs to\nlisten on, as there is no TLS yet:\n");
+    page.push_str("\nRefused, because to start without their effect would do harm:\n");
     page.push_str(&names(|role| role == Role::Refused));
     page.push_str("\nOf older versions, accepted with a warning:\n");
     page.push_str(&names(|role| matches!(role, Role::Deprecated(_) | Role::Dropped)));

@@ -3,7 +3,7 @@
 //! [`read`] takes arguments and variables as values and touches nothing but the configuration file
 //! that they name, so that every rule can be tested. Flags, defaults, texts and exit codes are
 //! etcd's; its flags that have no effect here are taken all the same and named in one notice. What
-//! is left out: TLS, and discovery by DNS, refused in words.
+//! is left out: discovery by DNS, refused in words.
 
 mod accepted;
 mod bootstrap;
@@ -18,6 +18,7 @@ mod log;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod url;
 mod validate;
 mod value;
@@ -29,6 +30,7 @@ pub use discovery::Discovery;
 pub use error::{ConfigError, ErrorKind, Notice};
 pub use help::usage;
 pub use log::{LogFormat, LogLevel, LogOutput, LogRotation};
+pub use tls::{TlsConfig, TlsSide, TlsVersion};
 pub use url::{MemberUrl, Scheme, joined};
 
 use std::collections::BTreeSet;
@@ -138,6 +140,7 @@ pub struct Config {
     pub bcrypt_cost: u32,
 
     pub data_checks: DataChecks,
+    pub tls: TlsConfig,
 
     pub log_level: LogLevel,
     pub log_format: LogFormat,

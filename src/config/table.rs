@@ -64,6 +64,9 @@ pub(super) enum Group {
     Limits,
     Auth,
     Checks,
+    ClientTls,
+    PeerTls,
+    Tls,
     Logging,
     Unsafe,
 }
@@ -235,8 +238,8 @@ pub(super) static FLAGS: &[Flag] = &{
             Where keys and values live: 'rocksdb' on disk, 'memory' in memory with snapshots on \
             disk. Both survive a crash."),
         effective("listen-client-urls", Urls, "http://localhost:2379", Member, "urls", "\
-            Where to listen for clients: http:// and an IP address or localhost, and a port. Needs \
-            --advertise-client-urls beside it."),
+            Where to listen for clients: http:// or https://, an IP address or localhost, and a port; \
+            one port may have both. Needs --advertise-client-urls beside it."),
         effective("listen-client-http-urls", Urls, "", Member, "urls", "\
             Where to serve HTTP and JSON to clients. If given, --listen-client-urls serve gRPC \
             alone."),
@@ -353,6 +356,59 @@ pub(super) static FLAGS: &[Flag] = &{
             does not start if they differ. CompactHashCheck: see above. etcd's other gates have no \
             effect."),
 
+        effective("cert-file", Text, "", ClientTls, "path", "\
+            Certificate to show to clients on https:// URLs, and those that signed it, in PEM form. \
+            All files about TLS are read again when they change."),
+        effective("key-file", Text, "", ClientTls, "path", "\
+            Its key."),
+        effective("trusted-ca-file", Text, "", ClientTls, "path", "\
+            Who signs the certificates of clients. If given, every client must show one."),
+        effective("client-cert-auth", Switch, "false", ClientTls, "", "\
+            Every client must show a certificate. With users, its common name is the user's unless a \
+            token says otherwise."),
+        effective("client-crl-file", Text, "", ClientTls, "path", "\
+            List of revoked certificates."),
+        effective("client-cert-allowed-hostname", Text, "", ClientTls, "names", "\
+            Names or addresses, of which a client's certificate must be made out to one."),
+        effective("client-cert-file", Text, "", ClientTls, "path", "\
+            Checked with its key at the start, without other effect: no member dials as a client."),
+        effective("client-key-file", Text, "", ClientTls, "path", "\
+            Its key."),
+        effective("auto-tls", Switch, "false", ClientTls, "", "\
+            Make a certificate at the first start if none is given."),
+
+        effective("peer-cert-file", Text, "", PeerTls, "path", "\
+            Certificate to show to other members, when they dial and when they are dialled."),
+        effective("peer-key-file", Text, "", PeerTls, "path", "\
+            Its key."),
+        effective("peer-trusted-ca-file", Text, "", PeerTls, "path", "\
+            Who signs the certificates of members. If given, every one must show one."),
+        effective("peer-client-cert-auth", Switch, "false", PeerTls, "", "\
+            Every member that dials must show a certificate."),
+        effective("peer-client-cert-file", Text, "", PeerTls, "path", "\
+            Certificate to show to members that are dialled, if not the first one."),
+        effective("peer-client-key-file", Text, "", PeerTls, "path", "\
+            Its key."),
+        effective("peer-crl-file", Text, "", PeerTls, "path", "\
+            List of revoked certificates."),
+        effective("peer-cert-allowed-cn", Text, "", PeerTls, "names", "\
+            Common names, of which a member's certificate must have one."),
+        effective("peer-cert-allowed-hostname", Text, "", PeerTls, "names", "\
+            Names or addresses, of which it must be made out to one."),
+        effective("peer-skip-client-san-verification", Switch, "false", PeerTls, "", "\
+            Do not check that a member comes from where its certificate says."),
+        effective("peer-auto-tls", Switch, "false", PeerTls, "", "\
+            Make a certificate at the first start if none is given, and check nobody's."),
+
+        effective("self-signed-cert-validity", Unsigned, "1", Tls, "years", "\
+            How long a certificate counts that a member makes for itself."),
+        effective("cipher-suites", Text, "", Tls, "names", "\
+            What TLS 1.2 may use, by Go's names; all that is offered if empty."),
+        effective("tls-min-version", Text, "TLS1.2", Tls, "version", "\
+            TLS1.2 or TLS1.3."),
+        effective("tls-max-version", Text, "", Tls, "version", "\
+            The same; the newest if empty."),
+
         effective("log-level", Text, "info", Logging, "level", "\
             debug, info, warn, error, dpanic, panic or fatal."),
         effective("log-format", Text, "json", Logging, "format", "\
@@ -378,18 +434,10 @@ pub(super) static FLAGS: &[Flag] = &{
 
         refused("discovery-srv", Text, ""),
 
-        accepted("auto-tls", Switch, "false"),
         accepted("backend-batch-interval", Duration, "0s"),
         accepted("backend-batch-limit", Signed, "0"),
         accepted("backend-bbolt-freelist-type", Text, "map"),
         accepted("bootstrap-defrag-threshold-megabytes", Unsigned, "0"),
-        accepted("cert-file", Text, ""),
-        accepted("cipher-suites", Text, ""),
-        accepted("client-cert-allowed-hostname", Text, ""),
-        accepted("client-cert-auth", Switch, "false"),
-        accepted("client-cert-file", Text, ""),
-        accepted("client-crl-file", Text, ""),
-        accepted("client-key-file", Text, ""),
         accepted("compaction-batch-limit", Signed, "1000"),
         accepted("compaction-sleep-interval", Duration, "10ms"),
         accepted("discovery-cacert", Text, ""),
@@ -407,27 +455,11 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("enable-distributed-tracing", Switch, "false"),
         accepted("enable-pprof", Switch, "false"),
         accepted("grpc-keepalive-min-time", Duration, "5s"),
-        accepted("key-file", Text, ""),
         accepted("logger", Text, "zap"),
         accepted("max-wals", Unsigned, "5"),
         accepted("metrics", Text, "basic"),
-        accepted("peer-auto-tls", Switch, "false"),
-        accepted("peer-cert-allowed-cn", Text, ""),
-        accepted("peer-cert-allowed-hostname", Text, ""),
-        accepted("peer-cert-file", Text, ""),
-        accepted("peer-client-cert-auth", Switch, "false"),
-        accepted("peer-client-cert-file", Text, ""),
-        accepted("peer-client-key-file", Text, ""),
-        accepted("peer-crl-file", Text, ""),
-        accepted("peer-key-file", Text, ""),
-        accepted("peer-skip-client-san-verification", Switch, "false"),
-        accepted("peer-trusted-ca-file", Text, ""),
         accepted("raft-read-timeout", Duration, "5s"),
         accepted("raft-write-timeout", Duration, "5s"),
-        accepted("self-signed-cert-validity", Unsigned, "1"),
-        accepted("tls-max-version", Text, ""),
-        accepted("tls-min-version", Text, "TLS1.2"),
-        accepted("trusted-ca-file", Text, ""),
         accepted("warning-apply-duration", Duration, "100ms"),
 
         Flag { name: "max-snapshots", kind: Unsigned, default: "5", role: Role::Deprecated("\

@@ -78,6 +78,14 @@ fn defaults_are_those_of_etcd() {
         auth_token_ttl: Duration::from_secs(300),
         bcrypt_cost: 10,
         data_checks: DataChecks::default(),
+        tls: TlsConfig {
+            client: TlsSide::default(),
+            peer: TlsSide::default(),
+            cipher_suites: vec![],
+            min_version: TlsVersion::Tls12,
+            max_version: None,
+            self_signed_years: 1,
+        },
         log_level: LogLevel::Info,
         log_format: LogFormat::Json,
         log_outputs: vec![LogOutput::Stderr],
@@ -367,19 +375,11 @@ fn impossible_values_are_logged_and_answered_with_exit_code_1() {
 
 #[test]
 fn what_would_do_harm_without_its_effect_is_refused() {
-    let table: [(&[&str], &str); 5] = [
+    let table: [(&[&str], &str); 3] = [
         (&["--discovery-srv=example.org"], "--discovery-srv is not offered by this version"),
         (
             &["--discovery-token=t", "--discovery-endpoints=https://a:1"],
             "TLS is not offered by this version: --discovery-endpoints has https://a:1",
-        ),
-        (
-            &["--listen-peer-urls=https://127.0.0.1:1"],
-            "TLS is not offered by this version: --listen-peer-urls has https://127.0.0.1:1",
-        ),
-        (
-            &["--listen-client-urls=unixs://a:1", "--advertise-client-urls=unixs://a:1"],
-            "TLS is not offered by this version: --listen-client-urls has unixs://a:1",
         ),
         (
             &["--discovery-token=t", "--discovery-endpoints=http://a:1,"],
@@ -400,9 +400,7 @@ fn what_would_do_harm_without_its_effect_is_refused() {
 #[test]
 fn flags_without_effect_are_named_once_if_they_ask_for_something() {
     let (_, notices) = start(&[
-        "--client-cert-auth=true",
-        "--cert-file=/c",
-        "--auto-tls=true",
+        "--max-wals=7",
         "--feature-gates=InitialCorruptCheck=true,PriorityRequest=true",
         "--strict-reconfig-check=t",
         "--corrupt-check-time=0",
@@ -410,7 +408,7 @@ fn flags_without_effect_are_named_once_if_they_ask_for_something() {
         "--metrics=basic",
     ])
     .unwrap();
-    let flags = "--auto-tls --cert-file --client-cert-auth --feature-gates";
+    let flags = "--max-wals --feature-gates";
     assert!(has(&notices, LogLevel::Warn, "ignored flags", &[("flags", flags)]), "{notices:?}");
     let (_, notices) = start(&["--strict-reconfig-check", "--max-wals=5"]).unwrap();
     assert!(notices.iter().all(|notice| notice.message != "ignored flags"));
@@ -570,6 +568,49 @@ fn gates_open_the_checks_of_data_by_name_and_by_group() {
     assert_eq!(checks(&times), DataChecks { pause: hour, ..DataChecks::default() });
     let gate = "--feature-gates=CompactHashCheck=true";
     assert_eq!(checks(&[gate, times[1]]).compaction_pause, Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn flags_about_tls_reach_their_side() {
+    let tls = config(&[
+        "--cert-file=c",
+        "--key-file=k",
+        "--client-cert-auth",
+        "--client-crl-file=r",
+        "--client-cert-allowed-hostname=a,b",
+        "--peer-cert-file=pc",
+        "--peer-key-file=pk",
+        "--peer-trusted-ca-file=pca",
+        "--peer-client-cert-file=pcc",
+        "--peer-cert-allowed-cn=x,y",
+        "--peer-skip-client-san-verification",
+        "--cipher-suites=TLS_AES_128_GCM_SHA256,TLS_RSA_WITH_RC4_128_SHA",
+        "--tls-max-version=TLS1.3",
+        "--self-signed-cert-validity=3",
+    ])
+    .tls;
+    let names = |names: [&str; 2]| names.map(String::from).to_vec();
+    let client = TlsSide {
+        cert_file: Some("c".into()),
+        key_file: Some("k".into()),
+        client_cert_auth: true,
+        crl_file: Some("r".into()),
+        allowed_hostnames: names(["a", "b"]),
+        ..TlsSide::default()
+    };
+    let peer = TlsSide {
+        cert_file: Some("pc".into()),
+        key_file: Some("pk".into()),
+        trusted_ca_file: Some("pca".into()),
+        client_cert_file: Some("pcc".into()),
+        allowed_cns: names(["x", "y"]),
+        skips_origin: true,
+        ..TlsSide::default()
+    };
+    assert_eq!((tls.client, tls.peer), (client, peer));
+    let suites = names(["TLS_AES_128_GCM_SHA256", "TLS_RSA_WITH_RC4_128_SHA"]);
+    assert_eq!((tls.cipher_suites, tls.self_signed_years), (suites, 3));
+    assert_eq!((tls.min_version, tls.max_version), (TlsVersion::Tls12, Some(TlsVersion::Tls13)));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::config::error::{ConfigError, Notice};
 use crate::config::flags::Flags;
 use crate::config::log;
 use crate::config::table::{INITIAL_CLUSTER, Role, names_idle_gates};
+use crate::config::tls;
 use crate::config::url::{MemberUrl, joined};
 use crate::config::{ClusterState, Config, DataChecks, Engine};
 use std::collections::BTreeSet;
@@ -30,10 +31,6 @@ pub(super) fn config(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config,
     check(flags)?;
     accepted::check_listeners(flags)?;
     let config = build(flags, notices)?;
-    refuse_tls("--listen-client-urls", &config.listen_client_urls)?;
-    refuse_tls("--listen-client-http-urls", &config.listen_client_http_urls)?;
-    refuse_tls("--listen-metrics-urls", &config.listen_metrics_urls)?;
-    refuse_tls("--listen-peer-urls", &config.listen_peer_urls)?;
     add_notices(flags, &config, notices);
     Ok(config)
 }
@@ -112,6 +109,7 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         auth_token_ttl: auth_token_ttl(flags),
         bcrypt_cost: bcrypt_cost(flags, notices),
         data_checks: data_checks(flags),
+        tls: tls::read(flags),
         log_level: log::level(flags)?,
         log_format: log::format(flags)?,
         log_rotation: log::rotation(flags, &log::outputs(flags)?)?,
@@ -288,16 +286,6 @@ fn bcrypt_cost(flags: &Flags, notices: &mut Vec<Notice>) -> u32 {
             ));
             BCRYPT_COST
         }
-    }
-}
-
-fn refuse_tls(flag: &str, urls: &[MemberUrl]) -> Result<(), ConfigError> {
-    match urls.iter().find(|url| url.is_tls()) {
-        Some(url) => {
-            let message = format!("TLS is not offered by this version: {flag} has {url}");
-            Err(ConfigError::flags(message))
-        }
-        None => Ok(()),
     }
 }
 

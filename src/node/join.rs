@@ -6,6 +6,7 @@ use crate::error::Fatal;
 use crate::pb::etcdserverpb::Member;
 use crate::pb::quoinpb::MembersAnswer;
 use crate::peer::ask_members;
+use crate::tls::Dialer;
 use crate::types::{ClusterId, MemberId};
 use std::collections::BTreeMap;
 
@@ -19,8 +20,9 @@ pub(super) async fn identity(
     config: &Config,
     folder: &Folder,
     peer_urls: &BTreeMap<String, Vec<MemberUrl>>,
+    dialer: &Dialer,
 ) -> Result<Identity, Fatal> {
-    let answer = ask_around(config, peer_urls).await?;
+    let answer = ask_around(config, peer_urls, dialer).await?;
     let own = own_id(config, peer_urls, &answer.members)?;
     let has_started = |member: &Member| member.id == own.0 && !member.client_ur_ls.is_empty();
     if answer.members.iter().any(has_started) {
@@ -38,10 +40,11 @@ pub(super) async fn identity(
 async fn ask_around(
     config: &Config,
     peer_urls: &BTreeMap<String, Vec<MemberUrl>>,
+    dialer: &Dialer,
 ) -> Result<MembersAnswer, Fatal> {
     let others = peer_urls.iter().filter(|(name, _)| **name != config.name);
     for url in others.flat_map(|(_, urls)| urls) {
-        match ask_members(url.as_str()).await {
+        match ask_members(dialer, url.as_str()).await {
             Ok(answer) if !answer.founders.is_empty() => return Ok(answer),
             Ok(_) => tracing::warn!(url = url.as_str(), "a peer knows no cluster"),
             Err(error) => {

@@ -10,6 +10,7 @@ mod new_cluster;
 mod open;
 mod parts;
 mod process;
+mod secure;
 mod sockets;
 mod start;
 mod supervisor;

@@ -15,6 +15,7 @@ use crate::replica::complete_install;
 use crate::storage::Engine;
 use crate::storage::memory::MemoryEngine;
 use crate::storage::snapshot_file::SnapshotStore;
+use crate::tls::Dialer;
 use crate::types::{ClusterId, MemberId};
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -41,11 +42,12 @@ pub(super) async fn open_state(
     config: &Config,
     folder: &Folder,
     snapshots: &Arc<SnapshotStore>,
+    dialer: &Dialer,
 ) -> Result<Opened, Fatal> {
     let known = folder.identity()?;
     let identity = match &known {
         Some(identity) => identity.clone(),
-        None => first_identity(config, folder).await?,
+        None => first_identity(config, folder, dialer).await?,
     };
     if identity.engine != config.engine.name() {
         return Err(Fatal::new(format!(
@@ -102,16 +104,22 @@ pub(super) async fn open_state(
 }
 
 /// Who a member without a folder is to be, by the flags about the initial cluster.
-async fn first_identity(config: &Config, folder: &Folder) -> Result<Identity, Fatal> {
+async fn first_identity(
+    config: &Config,
+    folder: &Folder,
+    dialer: &Dialer,
+) -> Result<Identity, Fatal> {
     let bootstrap = match &config.discovery {
         Some(registry) => discovery::join(config, registry).await?,
         None => config.bootstrap().map_err(|e| Fatal::new(e.message))?,
     };
     let (cluster_id, own_id, members) = match bootstrap {
         Bootstrap::Found { cluster_id, own_id, members } => (cluster_id, own_id, members),
-        Bootstrap::Join { peer_urls } => return join::identity(config, folder, &peer_urls).await,
+        Bootstrap::Join { peer_urls } => {
+            return join::identity(config, folder, &peer_urls, dialer).await;
+        }
     };
-    refuse_second_life(cluster_id, own_id, &members).await?;
+    refuse_second_life(cluster_id, own_id, &members, dialer).await?;
     folder.begin_first_start()?;
     let founders = members
         .into_iter()
@@ -130,12 +138,13 @@ async fn refuse_second_life(
     cluster: ClusterId,
     own: MemberId,
     members: &[InitialMember],
+    dialer: &Dialer,
 ) -> Result<(), Fatal> {
     let urls = members.iter().filter(|member| member.id != own).flat_map(|m| &m.peer_urls);
     let mut questions = JoinSet::new();
     for url in urls {
-        let url = url.as_str().to_owned();
-        questions.spawn(async move { ask_members(&url).await });
+        let (url, dialer) = (url.as_str().to_owned(), dialer.clone());
+        questions.spawn(async move { ask_members(&dialer, &url).await });
     }
     while let Some(answer) = questions.join_next().await {
         // Who does not answer knows nothing: on a first start nobody does.

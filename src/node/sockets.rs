@@ -1,5 +1,6 @@
 //! Binding the sockets that a node listens on.
 
+use super::secure::Speaks;
 use crate::config::{MemberUrl, Scheme};
 use crate::error::Fatal;
 use crate::server::listener::{Listener, SocketFile};
@@ -10,24 +11,43 @@ use tokio::net::{TcpListener, UnixListener};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Binds all URLs; with `reuse_port`, beside other processes that do so too.
+/// A bound socket, and what its URLs say of it.
+pub(super) struct Bound {
+    /// The first of its URLs.
+    pub(super) url: MemberUrl,
+    pub(super) speaks: Speaks,
+    pub(super) listener: Listener,
+}
+
+/// Binds all URLs, several for one address as one socket; with `reuse_port`, beside other processes
+/// that do so too.
 ///
 /// # Errors
 /// Names the URL that cannot be bound.
-pub(super) async fn bind_all(
-    urls: &[MemberUrl],
-    reuse_port: bool,
-) -> Result<Vec<(MemberUrl, Listener)>, Fatal> {
-    let mut listeners = Vec::new();
+pub(super) async fn bind_all(urls: &[MemberUrl], reuse_port: bool) -> Result<Vec<Bound>, Fatal> {
+    let mut sockets: Vec<Bound> = Vec::new();
     for url in urls {
+        if let Some(same) = sockets.iter_mut().find(|bound| is_same_socket(&bound.url, url)) {
+            same.speaks = same.speaks.and(url);
+            continue;
+        }
         let bound = match url.scheme() {
             Scheme::Unix | Scheme::Unixs => bind_path(Path::new(url.address())),
             Scheme::Http | Scheme::Https => bind_port(url, reuse_port).await,
         };
         let listener = bound.map_err(|e| Fatal::with(format!("listen on {}", url.as_str()), e))?;
-        listeners.push((url.clone(), listener));
+        sockets.push(Bound { url: url.clone(), speaks: Speaks::of(url), listener });
     }
-    Ok(listeners)
+    Ok(sockets)
+}
+
+/// Whether two URLs differ in nothing but TLS.
+fn is_same_socket(one: &MemberUrl, other: &MemberUrl) -> bool {
+    let is_file = |url: &MemberUrl| matches!(url.scheme(), Scheme::Unix | Scheme::Unixs);
+    // Port 0 is another one each time.
+    one.address() == other.address()
+        && is_file(one) == is_file(other)
+        && (is_file(one) || one.port() != 0)
 }
 
 /// Takes the place of a socket file that an earlier process left behind, as etcd does.

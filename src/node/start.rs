@@ -6,9 +6,10 @@ use super::folder::Folder;
 use super::open::{Opened, open_state};
 use super::parts::{connection_limits, driver_parts, limits, peers_of, settings};
 use super::process::{Signals, lock_memory};
-use super::sockets::bind_all;
+use super::secure::{Secure, Speaks};
+use super::sockets::{Bound, bind_all};
 use super::supervisor;
-use crate::config::{Config, MemberUrl};
+use crate::config::Config;
 use crate::error::Fatal;
 use crate::pb::quoinpb::{MemberAttributes, command::Request};
 use crate::peer::{Links, PeerService};
@@ -17,7 +18,7 @@ use crate::replica::{Driver, Handle, Replica};
 use crate::server::access::Access;
 use crate::server::backup::Backups;
 use crate::server::cluster::ClusterService;
-use crate::server::listener::{Listener, serve};
+use crate::server::listener::serve;
 use crate::server::password::Passwords;
 use crate::server::peer_pages::PeerPages;
 use crate::server::routes::{Services, Traffic, client_service, metrics_service, peer_service};
@@ -74,20 +75,21 @@ pub async fn run(config: Config) -> Result<Exit, Fatal> {
         // Another process may hold the folder for ever.
         exit = signals.next() => return Ok(exit),
     };
+    let secure = Secure::open(&config)?;
     let snapshots = Arc::new(SnapshotStore::open(folder.snapshots())?);
-    let opened = open_state(&config, &folder, &snapshots).await?;
+    let opened = open_state(&config, &folder, &snapshots, &secure.dialer).await?;
     // Not before it can be served: a member that asks who is there shall be refused at once
     // rather than wait.
     let peers = bind_all(&config.listen_peer_urls, reuse).await?;
-    let node = Running::start(&config, opened, snapshots, peers)?;
-    node.until_stopped(&config, sockets, signals, folder).await
+    let node = Running::start(&config, opened, snapshots, peers, &secure)?;
+    node.until_stopped(&config, (sockets, secure), signals, folder).await
 }
 
 /// What is listened on for all but members.
 struct ClientSockets {
-    clients: Vec<(MemberUrl, Listener)>,
-    http: Vec<(MemberUrl, Listener)>,
-    metrics: Vec<(MemberUrl, Listener)>,
+    clients: Vec<Bound>,
+    http: Vec<Bound>,
+    metrics: Vec<Bound>,
 }
 
 /// A node whose driver and peer listener run.
@@ -113,7 +115,8 @@ impl Running {
         config: &Config,
         opened: Opened,
         snapshots: Arc<SnapshotStore>,
-        peers: Vec<(MemberUrl, Listener)>,
+        peers: Vec<Bound>,
+        secure: &Secure,
     ) -> Result<Self, Fatal> {
         let tokens = Tokens::open(&config.auth_token, config.auth_token_ttl).map_err(Fatal::new)?;
         let Opened { place, machine, log, is_restart } = opened;
@@ -121,7 +124,8 @@ impl Running {
             (is_restart && config.data_checks.at_start).then(|| log.hard_state().commit);
         let engine = machine.engine().clone();
         let late = Arc::new(OnceLock::new());
-        let links = Links::open(&peers_of(&place.contacts, place.id), late.clone());
+        let links =
+            Links::open(&peers_of(&place.contacts, place.id), secure.dialer.clone(), late.clone());
         let watches = Hub::start(machine.view());
         let replica = Replica::new(settings(config, place.id, place.cluster), log, machine)?;
         let parts = driver_parts(place.id, &links, &watches, &engine, &snapshots, &late);
@@ -157,10 +161,11 @@ impl Running {
             PeerService::new(handle.clone(), snapshots, engine.is_volatile(), place.founders),
             pages,
         ));
-        for (url, listener) in peers {
+        let service = move |_| service.clone();
+        for Bound { url, speaks, listener } in peers {
             tracing::info!(address = url.address(), "serving peer traffic");
-            let limits = connection_limits(config, u32::MAX);
-            servers.spawn(serve(listener, service.clone(), limits, stopping.clone()));
+            let (limits, stop) = (connection_limits(config, u32::MAX), stopping.clone());
+            servers.spawn(serve(listener, secure.of_peer(speaks), service.clone(), limits, stop));
         }
         Ok(Self {
             handle,
@@ -181,14 +186,14 @@ impl Running {
     async fn until_stopped(
         mut self,
         config: &Config,
-        sockets: ClientSockets,
+        (sockets, secure): (ClientSockets, Secure),
         mut signals: Signals,
         folder: Folder,
     ) -> Result<Exit, Fatal> {
         let mut status = self.handle.status();
         let ClientSockets { clients, http, metrics } = sockets;
         // Probes ask before clients are served: that is what they are to find out.
-        self.serve_probes(config, metrics);
+        self.serve_probes(config, metrics, &secure);
         let begun = begin(&self.checks, self.compare_at, &self.is_comparable, config);
         let exit = tokio::select! {
             begun = begun => {
@@ -203,7 +208,7 @@ impl Running {
             Some(exit) => exit,
             None => {
                 let backups = Backups::new(folder.snapshots());
-                self.serve_clients(config, clients, http, backups);
+                self.serve_clients(config, clients, http, &secure, backups);
                 supervisor::ready();
                 let mut status = self.handle.status();
                 tokio::select! {
@@ -227,20 +232,23 @@ impl Running {
         Ok(exit)
     }
 
-    fn serve_probes(&mut self, config: &Config, sockets: Vec<(MemberUrl, Listener)>) {
+    fn serve_probes(&mut self, config: &Config, sockets: Vec<Bound>, secure: &Secure) {
         let service = TowerToHyperService::new(metrics_service(self.handle.clone()));
-        for (url, listener) in sockets {
+        for Bound { url, speaks, listener } in sockets {
             tracing::info!(address = url.as_str(), "serving metrics");
             let limits = connection_limits(config, u32::MAX);
-            self.servers.spawn(serve(listener, service.clone(), limits, self.stop.subscribe()));
+            let (service, stop) = (service.clone(), self.stop.subscribe());
+            let service = move |_| service.clone();
+            self.servers.spawn(serve(listener, secure.of_metrics(speaks), service, limits, stop));
         }
     }
 
     fn serve_clients(
         &mut self,
         config: &Config,
-        clients: Vec<(MemberUrl, Listener)>,
-        http: Vec<(MemberUrl, Listener)>,
+        clients: Vec<Bound>,
+        http: Vec<Bound>,
+        secure: &Secure,
         backups: Backups,
     ) {
         let service = client_service(Services {
@@ -258,6 +266,7 @@ impl Running {
                 hosts: config.host_whitelist.clone(),
             },
             with_gateway: config.enable_grpc_gateway,
+            names_users: config.tls.client.client_cert_auth,
             backups,
             tokens: self.tokens.clone(),
             passwords: Passwords::new(config.bcrypt_cost),
@@ -267,17 +276,12 @@ impl Running {
         let of_clients = if http.is_empty() { Traffic::GrpcAndHttp } else { Traffic::Grpc };
         let clients = clients.into_iter().map(|socket| (of_clients, socket));
         let http = http.into_iter().map(|socket| (Traffic::Http, socket));
-        for (traffic, (url, listener)) in clients.chain(http) {
-            let address = url.address().to_owned();
+        for (traffic, Bound { url, speaks, listener }) in clients.chain(http) {
             let limits = connection_limits(config, config.max_concurrent_streams);
-            let service = service.serving(traffic, url.is_tls());
-            self.servers.spawn(serve(listener, service, limits, self.stop.subscribe()));
-            tracing::info!(address, "ready to serve client requests");
-            tracing::warn!(
-                traffic = traffic.name(),
-                address,
-                "serving client traffic insecurely; this is strongly discouraged!"
-            );
+            let (service, security) = (service.clone(), secure.of_client(speaks));
+            let service = move |connected| service.serving(traffic, connected);
+            self.servers.spawn(serve(listener, security, service, limits, self.stop.subscribe()));
+            log_ready(traffic, url.address(), speaks);
         }
     }
 
@@ -304,6 +308,21 @@ impl Running {
         self.engine.flush()?;
         tracing::info!("closed the server");
         Ok(())
+    }
+}
+
+fn log_ready(traffic: Traffic, address: &str, speaks: Speaks) {
+    let traffic = traffic.name();
+    tracing::info!(address, "ready to serve client requests");
+    if speaks != Speaks::Tls {
+        tracing::warn!(
+            traffic,
+            address,
+            "serving client traffic insecurely; this is strongly discouraged!"
+        );
+    }
+    if speaks != Speaks::Plain {
+        tracing::info!(traffic, address, "serving client traffic securely");
     }
 }
 

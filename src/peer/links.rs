@@ -3,6 +3,7 @@
 use crate::pb::quoinpb::peer_client::PeerClient;
 use crate::pb::quoinpb::{Empty, MembersAnswer, PeerBatch, PeerMessage};
 use crate::replica::Handle;
+use crate::tls::{Dialer, reason};
 use crate::types::MemberId;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Messages that may wait for a slow or dead member. Raft sends again what it still needs.
 const QUEUE_MAX: usize = 4096;
@@ -24,6 +25,8 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Window of the streams between members: a batch of appends fits.
 const WINDOW: u32 = 8 << 20;
 
+/// Ways in which a member cannot be reached that are told before it is reached again.
+const FAILURES_TOLD: usize = 8;
 /// How often a member is asked whether it is there.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,6 +35,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Links {
     links: Arc<RwLock<BTreeMap<MemberId, Link>>>,
     runtime: tokio::runtime::Handle,
+    dialer: Dialer,
     /// Set once the driver exists, to be told of unreachable members and of this one's removal.
     handle: Arc<OnceLock<Handle>>,
 }
@@ -54,9 +58,13 @@ impl Drop for Link {
 
 impl Links {
     /// Opens links to the given members; tasks run on the present tokio runtime.
-    pub fn open(peers: &[(MemberId, Vec<String>)], handle: Arc<OnceLock<Handle>>) -> Self {
+    pub fn open(
+        peers: &[(MemberId, Vec<String>)],
+        dialer: Dialer,
+        handle: Arc<OnceLock<Handle>>,
+    ) -> Self {
         let runtime = tokio::runtime::Handle::current();
-        let links = Self { links: Arc::default(), runtime, handle };
+        let links = Self { links: Arc::default(), runtime, dialer, handle };
         for (member, urls) in peers {
             links.connect(*member, urls);
         }
@@ -78,7 +86,7 @@ impl Links {
 
     fn connect(&self, member: MemberId, urls: &[String]) {
         let _entered = self.runtime.enter();
-        let channel = match channel(urls) {
+        let channel = match channel(&self.dialer, urls) {
             Ok(channel) => channel,
             Err(error) => {
                 tracing::warn!(%member, error, "cannot dial a member");
@@ -128,8 +136,20 @@ async fn probe(
     handle: Arc<OnceLock<Handle>>,
 ) {
     let mut client = PeerClient::new(channel);
+    let mut failures: Vec<String> = Vec::new();
     loop {
         let answer = tokio::time::timeout(PROBE_INTERVAL, client.members(Empty {})).await;
+        if let Ok(Err(status)) = &answer {
+            let failure = reason(status);
+            // Each once until it is reached again: a member that is down is asked every second.
+            if failures.len() < FAILURES_TOLD && !failures.contains(&failure) {
+                tracing::warn!("peer-id" = %member, error = failure, "cannot reach a member");
+                failures.push(failure);
+            }
+        }
+        if matches!(answer, Ok(Ok(_))) {
+            failures.clear();
+        }
         let own = handle.get();
         let is_connected = match (&answer, own) {
             (Ok(Ok(answer)), Some(own)) => {
@@ -161,18 +181,18 @@ async fn probe(
 }
 
 /// A lazily connected, self-healing channel. With several URLs the first one is dialled.
-fn channel(urls: &[String]) -> Result<Channel, String> {
+fn channel(dialer: &Dialer, urls: &[String]) -> Result<Channel, String> {
     let url = urls.first().ok_or("member has no peer URL")?;
-    Ok(Endpoint::from_shared(url.clone())
-        .map_err(|error| format!("{url}: {error}"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(2 * WINDOW)
-        .http2_keep_alive_interval(Duration::from_secs(2))
-        .keep_alive_timeout(Duration::from_secs(3))
-        .keep_alive_while_idle(true)
-        .connect_lazy())
+    dialer.lazy(url, |endpoint| {
+        endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(2 * WINDOW)
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .keep_alive_timeout(Duration::from_secs(3))
+            .keep_alive_while_idle(true)
+    })
 }
 
 /// Keeps one stream open to a member for as long as the queue lives.
@@ -227,12 +247,12 @@ async fn run_link(
 ///
 /// # Errors
 /// When nobody answers in time or the answer is an error.
-pub async fn ask_members(url: &str) -> Result<MembersAnswer, String> {
-    let channel = channel(&[url.to_owned()])?;
+pub async fn ask_members(dialer: &Dialer, url: &str) -> Result<MembersAnswer, String> {
+    let channel = channel(dialer, &[url.to_owned()])?;
     let call = async { PeerClient::new(channel).members(Empty {}).await };
     match tokio::time::timeout(CONNECT_TIMEOUT, call).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(status.to_string()),
+        Ok(Err(status)) => Err(reason(&status)),
         Err(_elapsed) => Err(format!("{url} did not answer in time")),
     }
 }

@@ -14,7 +14,7 @@ use crate::replica::Handle;
 use axum::extract::State;
 use axum::middleware::Next;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderValue};
 use std::sync::Arc;
 use tonic::Status;
 
@@ -25,7 +25,14 @@ pub enum Credentials {
     Off,
     /// A token, if one was sent.
     Sent(Option<Arc<str>>),
+    /// No token, but a certificate that says who it is.
+    Named(CommonName),
 }
+
+/// The user's name in the certificate of a client, where certificates name users. It comes with a
+/// request from the connection, never from what the client sends.
+#[derive(Clone, Debug)]
+pub struct CommonName(pub Arc<str>);
 
 /// Who calls, as far as a token can tell.
 #[derive(Clone, Debug, Default)]
@@ -70,22 +77,29 @@ impl Access {
     }
 
     /// The credentials of a unary call.
-    pub fn credentials(&self, metadata: &HeaderMap) -> Credentials {
+    pub fn credentials(&self, metadata: &HeaderMap, extensions: &Extensions) -> Credentials {
         match self.handle.auth().is_enabled() {
-            true => self.lasting_credentials(metadata),
+            true => self.lasting_credentials(metadata, extensions),
             false => Credentials::Off,
         }
     }
 
     /// The credentials of a stream, which count whenever auth is on.
-    pub fn lasting_credentials(&self, metadata: &HeaderMap) -> Credentials {
+    pub fn lasting_credentials(
+        &self,
+        metadata: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Credentials {
         let sent = metadata.get("token").or_else(|| metadata.get("authorization"));
         // What is no text is no token, and is refused as one.
         let text = |value: &HeaderValue| {
             let text = value.to_str().unwrap_or_default();
             Arc::from(text.strip_prefix("Bearer ").unwrap_or(text))
         };
-        Credentials::Sent(sent.map(text))
+        match (sent, extensions.get::<CommonName>()) {
+            (None, Some(name)) => Credentials::Named(name.clone()),
+            (sent, _) => Credentials::Sent(sent.map(text)),
+        }
     }
 
     /// Finds out who calls.
@@ -93,10 +107,17 @@ impl Access {
     /// # Errors
     /// `InvalidAuthToken`, or an availability error while it is unknown whether it is one.
     pub async fn principal(&self, credentials: &Credentials) -> Result<Principal, RequestError> {
-        let Credentials::Sent(Some(token)) = credentials else { return Ok(Principal::default()) };
         if !self.handle.auth().is_enabled() {
             return Ok(Principal::default());
         }
+        let token = match credentials {
+            Credentials::Off | Credentials::Sent(None) => return Ok(Principal::default()),
+            Credentials::Sent(Some(token)) => token,
+            Credentials::Named(CommonName(name)) => {
+                let revision = self.state().revision();
+                return Ok(Principal { user: Some(name.clone()), revision });
+            }
+        };
         let (user, revision) = self.tokens.verify(token, &self.handle).await?;
         Ok(Principal { user: Some(user), revision })
     }
@@ -156,8 +177,12 @@ impl Access {
     ///
     /// # Errors
     /// `UserEmpty`, and as [`Access::principal`].
-    pub async fn user(&self, metadata: &HeaderMap) -> Result<(), RequestError> {
-        let credentials = self.credentials(metadata);
+    pub async fn user(
+        &self,
+        metadata: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<(), RequestError> {
+        let credentials = self.credentials(metadata, extensions);
         if matches!(credentials, Credentials::Off) {
             return Ok(());
         }
@@ -169,8 +194,12 @@ impl Access {
     ///
     /// # Errors
     /// `UserEmpty`, `PermissionDenied`, and as [`Access::principal`].
-    pub async fn admin(&self, metadata: &HeaderMap) -> Result<(), RequestError> {
-        let credentials = self.credentials(metadata);
+    pub async fn admin(
+        &self,
+        metadata: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<(), RequestError> {
+        let credentials = self.credentials(metadata, extensions);
         if matches!(credentials, Credentials::Off) {
             return Ok(());
         }
@@ -267,10 +296,11 @@ pub(super) async fn guard(
     request: axum::extract::Request,
     next: Next,
 ) -> axum::response::Response {
+    let (headers, extensions) = (request.headers(), request.extensions());
     let checked = match required(request.uri().path()) {
         Required::Nothing => Ok(()),
-        Required::User => access.user(request.headers()).await,
-        Required::Admin => access.admin(request.headers()).await,
+        Required::User => access.user(headers, extensions).await,
+        Required::Admin => access.admin(headers, extensions).await,
     };
     match checked {
         Ok(()) => next.run(request).await,

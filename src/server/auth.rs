@@ -50,7 +50,8 @@ impl AuthService {
     /// Takes a request apart into who sent it and what it says.
     fn open<T>(&self, request: Request<T>) -> Result<(Credentials, T), Status> {
         metadata::check(&self.handle, request.metadata())?;
-        let credentials = self.access.credentials(request.metadata().as_ref());
+        let credentials =
+            self.access.credentials(request.metadata().as_ref(), request.extensions());
         Ok((credentials, request.into_inner()))
     }
 

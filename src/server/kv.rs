@@ -79,7 +79,8 @@ impl KvService {
     /// Takes a request apart into who sent it and what it says.
     fn open<T>(&self, request: Request<T>) -> Result<(Credentials, T), Status> {
         metadata::check(&self.handle, request.metadata())?;
-        let credentials = self.access.credentials(request.metadata().as_ref());
+        let credentials =
+            self.access.credentials(request.metadata().as_ref(), request.extensions());
         Ok((credentials, request.into_inner()))
     }
 
@@ -97,7 +98,8 @@ impl KvService {
             true => metadata::check_on_learner(&self.handle, request.metadata())?,
             false => metadata::check(&self.handle, request.metadata())?,
         }
-        let credentials = self.access.credentials(request.metadata().as_ref());
+        let credentials =
+            self.access.credentials(request.metadata().as_ref(), request.extensions());
         let request = request.into_inner();
         validate::range(&request)?;
         self.read_barrier(request.serializable).await?;

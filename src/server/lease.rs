@@ -78,7 +78,8 @@ impl Lease for LeaseService {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
-        let credentials = self.access.credentials(request.metadata().as_ref());
+        let credentials =
+            self.access.credentials(request.metadata().as_ref(), request.extensions());
         let request = request.into_inner();
         quota::admit(&self.handle, &self.limits, quota::LEASE_COST).await?;
         validate::lease_grant(&request)?;
@@ -96,7 +97,8 @@ impl Lease for LeaseService {
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
-        let credentials = self.access.credentials(request.metadata().as_ref());
+        let credentials =
+            self.access.credentials(request.metadata().as_ref(), request.extensions());
         let batch = LeaseRevokeBatch { ids: vec![request.into_inner().id], expired: false };
         let outcome = self.propose(&credentials, Command::LeaseRevoke(batch)).await;
         match outcome? {
@@ -118,7 +120,8 @@ impl Lease for LeaseService {
         let wants_leader = validate::requires_leader(request.metadata());
         metadata::check(&self.handle, request.metadata())?;
         // Polled by the connection's task: renewals are frequent, and a task for each stream dear.
-        let credentials = self.access.lasting_credentials(request.metadata().as_ref());
+        let credentials =
+            self.access.lasting_credentials(request.metadata().as_ref(), request.extensions());
         let begin = Some((request.into_inner(), self.clone(), credentials));
         let answers = stream::unfold(begin, move |state| async move {
             let (mut requests, service, credentials) = state?;
@@ -141,7 +144,8 @@ impl Lease for LeaseService {
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
-        let credentials = self.access.credentials(request.metadata().as_ref());
+        let credentials =
+            self.access.credentials(request.metadata().as_ref(), request.extensions());
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         self.access.keys(&credentials, Need::Read, &[]).await?;
         let (ttl, granted_ttl, keys) = self.handle.lease_time_to_live(id, keys).await?;
@@ -155,7 +159,8 @@ impl Lease for LeaseService {
         request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
-        let credentials = self.access.credentials(request.metadata().as_ref());
+        let credentials =
+            self.access.credentials(request.metadata().as_ref(), request.extensions());
         self.access.lease_keys(&credentials, Need::Read, None).await?;
         let leases = self.handle.leases().await?;
         Ok(Response::new(LeaseLeasesResponse {

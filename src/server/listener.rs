@@ -1,18 +1,24 @@
 //! Serves connections of one listening socket: HTTP/1.1 and HTTP/2 on the same port.
 //!
-//! Each connection is served by its own task with the limits below; a stop sends GOAWAY,
+//! With TLS the handshake comes first, in the connection's own task: one that is never finished
+//! holds nobody else up. Each connection is served by its own task with the limits below; a stop sends GOAWAY,
 //! lets calls in flight end for a while, then closes.
 
 use super::connection::{Begun, Connection};
 use super::socket::gathering;
+use crate::tls::ServerTls;
 use bytes::Bytes;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -28,6 +34,8 @@ const RESETS_MAX: usize = 4096;
 const SEND_BUFFER: usize = 256 << 10;
 /// How long a client may take to say what it speaks, and one of HTTP/1 over its request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a client of TLS says first: a record of a handshake.
+const HANDSHAKE: u8 = 22;
 /// How long calls in flight may go on after a stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long to wait after a failed accept: the process may be short of file descriptors.
@@ -60,12 +68,12 @@ impl Listener {
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, remote) = listener.accept().await?;
                 // Without it small answers wait for the client's delayed acknowledgement.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "failed to set TCP_NODELAY");
                 }
-                Ok(Accepted::Tcp(stream))
+                Ok(Accepted::Tcp(stream, remote))
             }
             Self::Unix { listener, .. } => Ok(Accepted::Unix(listener.accept().await?.0)),
         }
@@ -73,8 +81,33 @@ impl Listener {
 }
 
 enum Accepted {
-    Tcp(TcpStream),
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+}
+
+/// What is spoken on a listener.
+#[derive(Clone)]
+pub enum Security {
+    Plain,
+    Tls(Gate),
+    /// Either of them, as each client chooses with its first byte.
+    Both(Gate),
+}
+
+/// How connections with TLS come in.
+#[derive(Clone)]
+pub struct Gate {
+    pub tls: ServerTls,
+    /// The log line about one that does not.
+    pub rejected: &'static str,
+}
+
+/// What is known of a connection when it begins.
+#[derive(Clone, Debug, Default)]
+pub struct Connected {
+    pub is_tls: bool,
+    /// The common name of the certificate that the client has shown and that was checked.
+    pub common_name: Option<Arc<str>>,
 }
 
 /// What a listener grants each connection.
@@ -116,10 +149,11 @@ where
     type Answer = B;
 }
 
-/// Accepts until `stop` turns true, then drains.
+/// Accepts until `stop` turns true, then drains. `service` makes what serves a connection.
 pub async fn serve<S: HttpService>(
     listener: Listener,
-    service: S,
+    security: Security,
+    service: impl Fn(Connected) -> S + Clone + Send + 'static,
     limits: ConnectionLimits,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -130,23 +164,126 @@ pub async fn serve<S: HttpService>(
             () = stopped(&mut stop) => break,
             Some(_) = connections.join_next() => continue,
         };
-        match accepted {
-            Ok(Accepted::Tcp(stream)) => {
-                connections.spawn(connection(stream, service.clone(), limits, stop.clone()));
-            }
-            Ok(Accepted::Unix(stream)) => {
-                connections.spawn(connection(stream, service.clone(), limits, stop.clone()));
-            }
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
-        }
+        };
+        let stop = stop.clone();
+        let (is_choice, gate) = match &security {
+            Security::Plain => {
+                let service = service(Connected::default());
+                match accepted {
+                    Accepted::Tcp(stream, _) => {
+                        connections.spawn(connection(stream, service, limits, stop))
+                    }
+                    Accepted::Unix(stream) => {
+                        connections.spawn(connection(stream, service, limits, stop))
+                    }
+                };
+                continue;
+            }
+            Security::Tls(gate) => (false, gate.clone()),
+            Security::Both(gate) => (true, gate.clone()),
+        };
+        let admission = match accepted {
+            Accepted::Tcp(stream, remote) => admit(any(stream), Some(remote), is_choice, gate),
+            Accepted::Unix(stream) => admit(any(stream), None, is_choice, gate),
+        };
+        connections.spawn(admitted(admission, service.clone(), limits, stop));
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
     // What is left is dropped, and with it its sockets.
     let _elapsed = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+}
+
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
+
+/// A socket of any kind: under TLS, what it is costs nothing that could be measured.
+struct AnySocket(Box<dyn Socket>);
+
+fn any(socket: impl Socket + 'static) -> AnySocket {
+    AnySocket(Box::new(socket))
+}
+
+impl AsyncRead for AnySocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for AnySocket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+type Admitted = Pin<Box<dyn Future<Output = Option<(AnySocket, Connected)>> + Send>>;
+
+/// Finds out what a client speaks, and shakes hands if that is TLS; `None` if it is not to be
+/// served.
+fn admit(stream: AnySocket, remote: Option<SocketAddr>, is_choice: bool, gate: Gate) -> Admitted {
+    Box::pin(async move {
+        // One byte: what follows goes past the buffer.
+        let mut stream = BufReader::with_capacity(1, stream);
+        if is_choice {
+            match tokio::time::timeout(HEADER_TIMEOUT, stream.fill_buf()).await {
+                Ok(Ok([HANDSHAKE])) => {}
+                Ok(Ok([_, ..])) => return Some((any(stream), Connected::default())),
+                // It has left, or says nothing.
+                _ => return None,
+            }
+        }
+        match gate.tls.accept(stream, remote).await {
+            Ok(accepted) => {
+                let common_name = accepted.common_name.map(Arc::from);
+                let connected = Connected { is_tls: true, common_name };
+                Some((any(accepted.stream), connected))
+            }
+            Err(refused) => {
+                refused.log(gate.rejected, remote);
+                None
+            }
+        }
+    })
+}
+
+/// Serves a client once it is admitted.
+async fn admitted<S: HttpService>(
+    admission: Admitted,
+    service: impl Fn(Connected) -> S,
+    limits: ConnectionLimits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let admitted = tokio::select! {
+        admitted = admission => admitted,
+        () = stopped(&mut stop) => return,
+    };
+    if let Some((stream, connected)) = admitted {
+        connection(stream, service(connected), limits, stop).await;
+    }
 }
 
 async fn connection<S: HttpService>(

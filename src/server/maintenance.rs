@@ -111,7 +111,7 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<AlarmResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
         if request.get_ref().action() != AlarmAction::Get {
-            self.access.admin(request.metadata().as_ref()).await?;
+            self.access.admin(request.metadata().as_ref(), request.extensions()).await?;
         }
         let request = request.into_inner();
         if request.action() == AlarmAction::Get {

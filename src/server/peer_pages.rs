@@ -17,7 +17,7 @@ use crate::replica::Handle;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
 use serde::Serialize;
@@ -158,7 +158,7 @@ async fn promote(
         let why = format!("member {id} not found in cluster\n");
         return of_cluster(&pages.handle, text_page(StatusCode::NOT_FOUND, why));
     };
-    let promoted = match pages.access.admin(&headers).await {
+    let promoted = match pages.access.admin(&headers, &Extensions::new()).await {
         Ok(_) => pages.cluster.promote(member).await,
         Err(error) => Err(error),
     };

@@ -1,10 +1,11 @@
 //! What each listener serves, put together.
 
-use super::access::{Access, guard};
+use super::access::{Access, CommonName, guard};
 use super::backup::Backups;
 use super::gateway::Gateway;
 use super::header::Headers;
 use super::limits::Limits;
+use super::listener::Connected;
 use super::ownership::Queues;
 use super::password::Passwords;
 use super::peer_pages::{PeerPages, peer_pages};
@@ -56,6 +57,8 @@ pub struct Services {
     pub visitors: Visitors,
     /// Whether calls are offered as JSON too.
     pub with_gateway: bool,
+    /// Whether the common name of a client's certificate is its user's name, if it sends no token.
+    pub names_users: bool,
     pub backups: Backups,
     pub tokens: Arc<Tokens>,
     pub passwords: Passwords,
@@ -95,12 +98,17 @@ pub struct ClientService {
     web: Web,
     traffic: Traffic,
     is_tls: bool,
+    /// Whether a client's certificate names the user.
+    names_users: bool,
+    name: Option<CommonName>,
 }
 
 impl ClientService {
-    /// The same for a listener that serves this traffic, over TLS or not.
-    pub fn serving(&self, traffic: Traffic, is_tls: bool) -> Self {
-        Self { traffic, is_tls, ..self.clone() }
+    /// The same for a connection to a listener that serves this traffic.
+    pub fn serving(&self, traffic: Traffic, connected: Connected) -> Self {
+        let Connected { is_tls, common_name } = connected;
+        let name = common_name.filter(|_| self.names_users).map(CommonName);
+        Self { traffic, is_tls, name, ..self.clone() }
     }
 }
 
@@ -132,7 +140,7 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
     type Error = Infallible;
     type Future = Answer;
 
-    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
         let has_grpc = self.traffic != Traffic::Http && request.version() == http::Version::HTTP_2;
         if has_grpc && let Some(refused) = unary::refuse_foreign(&request) {
             let mut response = http::Response::new(Body::empty());
@@ -141,6 +149,9 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
         }
         if has_grpc && pages::is_grpc(&request) {
             http2_debug::show_authority(&request);
+            if let Some(name) = &self.name {
+                request.extensions_mut().insert(name.clone());
+            }
             return match deadline::timeout(request.headers()) {
                 Ok(None) => self.call_grpc(request),
                 Ok(Some(timeout)) => Box::pin(deadline::bounded(timeout, self.call_grpc(request))),
@@ -150,8 +161,10 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
         if self.traffic == Traffic::Grpc {
             return Box::pin(ready(Ok(pages::only_grpc().map(Body::new))));
         }
-        let (web, is_tls) = (self.web.clone(), self.is_tls);
-        Box::pin(async move { web.serve(request.map(axum::body::Body::new), is_tls).await })
+        let (web, is_tls, is_named) = (self.web.clone(), self.is_tls, self.name.is_some());
+        Box::pin(
+            async move { web.serve(request.map(axum::body::Body::new), is_tls, is_named).await },
+        )
     }
 }
 
@@ -166,6 +179,7 @@ pub fn client_service(services: Services) -> ClientService {
         backups,
         visitors,
         with_gateway,
+        names_users,
         tokens,
         passwords,
         slow,
@@ -198,6 +212,7 @@ pub fn client_service(services: Services) -> ClientService {
     let election = ElectionServer::new(election::ElectionService::new(queues))
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
+    let cluster = cluster::ClusterService::new(handle.clone(), links, limits);
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(kv)
@@ -206,11 +221,7 @@ pub fn client_service(services: Services) -> ClientService {
         .add_service(lock)
         .add_service(election)
         .add_service(AuthServer::new(auth))
-        .add_service(ClusterServer::new(cluster::ClusterService::new(
-            handle.clone(),
-            links,
-            limits,
-        )))
+        .add_service(ClusterServer::new(cluster))
         .add_service(MaintenanceServer::new(maintenance))
         .add_service(HealthServer::new(health::HealthService));
     let guard = axum::middleware::from_fn_with_state(access, guard);
@@ -221,9 +232,11 @@ pub fn client_service(services: Services) -> ClientService {
         message_bytes_max: decode_max,
         rest,
         slow,
-        web: Web::new(visitors, gateway, pages::pages(handle)),
+        web: Web::new(visitors, gateway, handle.auth().clone(), pages::pages(handle)),
         traffic: Traffic::GrpcAndHttp,
         is_tls: false,
+        names_users,
+        name: None,
     }
 }
 

@@ -42,7 +42,8 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         self.sent = 0;
         self.gathered.clear();
         self.gathered.shrink_to(KEPT_MAX);
-        Poll::Ready(Ok(()))
+        // TLS may still hold what it could not send; a bare socket holds nothing.
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     /// Takes bytes of the slices, all if they fit, else as many as the socket takes behind what

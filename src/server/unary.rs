@@ -165,6 +165,7 @@ where
         M::decode(message).map_err(|error| Status::new(Code::Internal, error.to_string()))?;
     let mut request = Request::new(message);
     *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
+    *request.extensions_mut() = parts.extensions;
     Ok(request)
 }
 

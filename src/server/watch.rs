@@ -100,7 +100,8 @@ impl WatchService {
         metadata::check(&self.replica, request.metadata())?;
         let insists = validate::requires_leader(request.metadata());
         let leader = insists.then(|| self.leader.clone());
-        let credentials = self.access.lasting_credentials(request.metadata().as_ref());
+        let credentials =
+            self.access.lasting_credentials(request.metadata().as_ref(), request.extensions());
         let access = self.access.clone();
         let requests: Requests = Box::pin(request.into_inner().then(move |request| {
             let (access, credentials) = (access.clone(), credentials.clone());

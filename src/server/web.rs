@@ -1,7 +1,9 @@
 //! The HTTP side of a client listener: who may ask, then the gateway or a page.
 
 use super::gateway::{self, Gateway};
+use super::http::text_page;
 use super::visitors::Visitors;
+use crate::machine::AuthView;
 use axum::Router;
 use axum::response::{Html, IntoResponse as _, Response};
 use http::header::LOCATION;
@@ -13,25 +15,37 @@ use tower::ServiceExt as _;
 /// Former paths of the gateway, which mean the same as [`gateway::PREFIX`].
 const FORMER_PREFIX: &str = "/v3beta/";
 
+/// A call as JSON is never made in the name of a certificate, which its sender may expect.
+const NAME_IGNORED: &str = "CommonName of client sending a request against gateway will be ignored \
+                            and not used as expected\n";
+
 /// Serves all that is no gRPC call.
 #[derive(Clone)]
 pub(super) struct Web {
     visitors: Visitors,
     /// `None` if it is not wanted: its paths are then like any other that is not there.
     gateway: Option<Gateway>,
+    auth: AuthView,
     pages: Router,
 }
 
 impl Web {
-    pub(super) fn new(visitors: Visitors, gateway: Option<Gateway>, pages: Router) -> Self {
-        Self { visitors, gateway, pages }
+    pub(super) fn new(
+        visitors: Visitors,
+        gateway: Option<Gateway>,
+        auth: AuthView,
+        pages: Router,
+    ) -> Self {
+        Self { visitors, gateway, auth, pages }
     }
 
-    /// Answers a request; `is_tls` says whether it came over TLS.
+    /// Answers a request; `is_tls` says whether it came over TLS, `is_named` whether from a client
+    /// whose certificate names a user.
     pub(super) async fn serve(
         &self,
         mut request: http::Request<axum::body::Body>,
         is_tls: bool,
+        is_named: bool,
     ) -> Result<http::Response<Body>, Infallible> {
         if let Some(answer) = self.visitors.intercept(&request, is_tls) {
             return Ok(answer.map(Body::new));
@@ -41,6 +55,11 @@ impl Web {
             && let Ok(path) = format!("{}{rest}", gateway::PREFIX).parse::<Uri>()
         {
             *request.uri_mut() = path;
+        }
+        let path = request.uri().path();
+        let is_call = self.gateway.is_some() && path.starts_with(gateway::PREFIX);
+        if is_named && is_call && self.auth.is_enabled() {
+            return Ok(text_page(StatusCode::BAD_REQUEST, NAME_IGNORED).map(Body::new));
         }
         let mut response = match (self.plain_path(request.uri().path()), &self.gateway) {
             (Some(path), _) => moved(&path, &request).map(Body::new),

@@ -94,8 +94,8 @@ struct Loaded {
 struct Inner {
     options: ServerOptions,
     loaded: Watched<Loaded>,
-    handshakes: Semaphore,
-    lookups: Semaphore,
+    handshakes: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
 }
 
 /// The accepting side of a listener. Cheap to clone; all clones share the bound on handshakes.
@@ -166,8 +166,8 @@ impl ServerTls {
         let files = files.chain(options.trusted_ca_file.clone()).chain(options.crl_file.clone());
         let source = options.clone();
         let loaded = Watched::new(files.collect(), move || source.load())?;
-        let handshakes = Semaphore::new(HANDSHAKES_MAX);
-        let lookups = Semaphore::new(LOOKUPS_MAX);
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
         Ok(Self { inner: Arc::new(Inner { options, loaded, handshakes, lookups }) })
     }
 
@@ -176,14 +176,15 @@ impl ServerTls {
     /// # Errors
     /// Whatever makes the connection one that must not be served.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
+        self,
         stream: S,
         remote: Option<SocketAddr>,
     ) -> Result<Accepted<S>, Refused> {
-        let Ok(_place) = self.inner.handshakes.try_acquire() else {
+        let Ok(_place) = self.inner.handshakes.clone().try_acquire_owned() else {
             return Err(Refused::new("too many handshakes are under way"));
         };
-        let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.shake(stream)).await;
+        let shaken = shake(self.inner.clone(), stream);
+        let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken).await;
         let (stream, server_name, loaded) =
             shaken.unwrap_or_else(|_elapsed| Err(Refused::new("i/o timeout")))?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -194,7 +195,7 @@ impl ServerTls {
             return Err(Refused { server_name, ..Refused::new("x509: malformed certificate") });
         };
         let checked = match check_revoked(chain, &loaded.revoked) {
-            Ok(()) => self.check_origin(&certificate, remote).await,
+            Ok(()) => check_origin(self.inner, certificate.clone(), remote).await,
             revoked => revoked,
         };
         match checked {
@@ -208,58 +209,57 @@ impl ServerTls {
             }
         }
     }
+}
 
-    async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        stream: S,
-    ) -> Result<(TlsStream<S>, String, Arc<Loaded>), Refused> {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream);
-        let start = start.await.map_err(|error| Refused::of_io(&error, ""))?;
-        let server_name = start.client_hello().server_name().unwrap_or_default().to_owned();
-        let inner = self.inner.clone();
-        let loaded = tokio::task::spawn_blocking(move || inner.loaded.current()).await;
-        let loaded = loaded.unwrap_or_else(|_| Err(TlsError::new("reading of files was cut off")));
-        let loaded = loaded.map_err(|error| self.unusable(&error, &server_name))?;
-        let shaken = start.into_stream(loaded.config.clone()).await;
-        let stream = shaken.map_err(|error| Refused::of_io(&error, &server_name))?;
-        Ok((stream, server_name, loaded))
+async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
+    inner: Arc<Inner>,
+    stream: S,
+) -> Result<(TlsStream<S>, String, Arc<Loaded>), Refused> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let start = start.await.map_err(|error| Refused::of_io(&error, ""))?;
+    let server_name = start.client_hello().server_name().unwrap_or_default().to_owned();
+    let source = inner.clone();
+    let loaded = tokio::task::spawn_blocking(move || source.loaded.current()).await;
+    let loaded = loaded.unwrap_or_else(|_| Err(TlsError::new("reading of files was cut off")));
+    let loaded = loaded.map_err(|error| unusable(&inner.options, &error, &server_name))?;
+    let shaken = start.into_stream(loaded.config.clone()).await;
+    let stream = shaken.map_err(|error| Refused::of_io(&error, &server_name))?;
+    Ok((stream, server_name, loaded))
+}
+
+/// The files were in order once.
+fn unusable(options: &ServerOptions, error: &TlsError, server_name: &str) -> Refused {
+    let message = match error.is_missing() {
+        true => "failed to find peer cert files",
+        false => "failed to create peer certificate",
+    };
+    tracing::warn!(
+        "cert-file" = %options.cert_file.display(),
+        "key-file" = %options.key_file.display(),
+        %error,
+        "{message}"
+    );
+    Refused { server_name: server_name.to_owned(), ..Refused::new(error.to_string()) }
+}
+
+async fn check_origin(
+    inner: Arc<Inner>,
+    certificate: Certificate,
+    remote: Option<SocketAddr>,
+) -> Result<(), String> {
+    let has_names = !certificate.dns_names.is_empty() || !certificate.addresses.is_empty();
+    if !inner.options.checks_origin || !has_names {
+        return Ok(());
     }
-
-    /// The files were in order once.
-    fn unusable(&self, error: &TlsError, server_name: &str) -> Refused {
-        let message = match error.is_missing() {
-            true => "failed to find peer cert files",
-            false => "failed to create peer certificate",
-        };
-        tracing::warn!(
-            "cert-file" = %self.inner.options.cert_file.display(),
-            "key-file" = %self.inner.options.key_file.display(),
-            %error,
-            "{message}"
-        );
-        Refused { server_name: server_name.to_owned(), ..Refused::new(error.to_string()) }
-    }
-
-    async fn check_origin(
-        &self,
-        certificate: &Certificate,
-        remote: Option<SocketAddr>,
-    ) -> Result<(), String> {
-        let has_names = !certificate.dns_names.is_empty() || !certificate.addresses.is_empty();
-        if !self.inner.options.checks_origin || !has_names {
-            return Ok(());
-        }
-        // A socket in the file system: whoever may open it is on this machine.
-        let Some(remote) = remote else { return Ok(()) };
-        let certificate = certificate.clone();
-        let checked = async {
-            let _turn = self.inner.lookups.acquire().await;
-            tokio::task::spawn_blocking(move || origin::check(&certificate, remote.ip())).await
-        };
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, checked).await {
-            Ok(Ok(checked)) => checked,
-            _ => Err("tls: looking names up took too long".to_owned()),
-        }
+    // A socket in the file system: whoever may open it is on this machine.
+    let Some(remote) = remote else { return Ok(()) };
+    let checked = async {
+        let _turn = inner.lookups.clone().acquire_owned().await;
+        tokio::task::spawn_blocking(move || origin::check(&certificate, remote.ip())).await
+    };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, checked).await {
+        Ok(Ok(checked)) => checked,
+        _ => Err("tls: looking names up took too long".to_owned()),
     }
 }
 

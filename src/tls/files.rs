@@ -21,7 +21,8 @@ pub struct TlsError {
 }
 
 impl TlsError {
-    pub(super) fn new(text: impl Into<String>) -> Self {
+    /// A fault that is in no file.
+    pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), is_missing: false }
     }
 

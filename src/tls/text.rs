@@ -61,7 +61,10 @@ pub(super) fn of_fault(fault: &Fault) -> String {
 
 fn of_certificate(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "certificate signed by unknown authority".to_owned(),
+        // The other: signed by somebody of a known authority's name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "certificate signed by unknown authority".to_owned()
+        }
         CertificateError::ExpiredContext { time, not_after } => format!(
             "certificate has expired or is not yet valid: current time {} is after {}",
             date(time),

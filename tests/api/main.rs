@@ -35,6 +35,8 @@ mod pages;
 mod range;
 mod requests;
 mod single;
+mod tls;
+mod tls_members;
 mod txn;
 mod watch;
 mod write;

@@ -10,6 +10,7 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test crate uses a part")]
 
+mod certificates;
 mod client;
 mod engine;
 mod member;
@@ -18,6 +19,7 @@ mod process;
 mod proxy;
 mod wait;
 
+pub use certificates::{Authority, Certificate};
 pub use client::{Raw, channel};
 pub use engine::{Engine, Product, etcd_tools, product, run, skipped};
 pub use member::{Member, READY};
