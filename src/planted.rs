@@ -40,10 +40,12 @@ pub enum Bug {
     StrangersIgnored,
     /// The commit of a change of members is told before it is durable.
     ChangeCommitForgotten,
+    /// A removed member goes when it has applied that, though others may need its vote to.
+    RemovedLeavesAtOnce,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::ApplyBeforePersist,
         Bug::AnswerBeforeCommit,
         Bug::ReusedReadContext,
@@ -60,6 +62,7 @@ impl Bug {
         Bug::HandedOverAgain,
         Bug::StrangersIgnored,
         Bug::ChangeCommitForgotten,
+        Bug::RemovedLeavesAtOnce,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -80,6 +83,7 @@ impl Bug {
             Bug::HandedOverAgain => "handed-over-again",
             Bug::StrangersIgnored => "strangers-ignored",
             Bug::ChangeCommitForgotten => "change-commit-forgotten",
+            Bug::RemovedLeavesAtOnce => "removed-leaves-at-once",
         }
     }
 }
