@@ -82,7 +82,11 @@ impl Lease for LeaseService {
             self.access.credentials(request.metadata().as_ref(), request.extensions());
         let request = request.into_inner();
         quota::admit(&self.handle, &self.limits, quota::LEASE_COST).await?;
-        validate::lease_grant(&request)?;
+        if let Err(refused) = validate::lease_grant(&request) {
+            // As when it is applied: who asks comes before what is asked for.
+            self.access.keys(&credentials, Need::Read, &[]).await?;
+            return Err(refused.into());
+        }
         match self.grant(&credentials, request).await? {
             Outcome::LeaseGrant(mut response) => {
                 self.headers.fill(&mut response.header);

@@ -116,6 +116,10 @@ async fn check(access: &Access, credentials: &Credentials, request: WatchRequest
     let Some(RequestUnion::CreateRequest(create)) = &request.request_union else {
         return Asked::Request(request);
     };
+    // The stream refuses what begins before all history, whoever asks for it.
+    if create.start_revision < 0 {
+        return Asked::Request(request);
+    }
     // As the stream takes it: no key is all keys.
     let key = match create.key.is_empty() {
         true => Bytes::from_static(&[0]),

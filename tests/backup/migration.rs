@@ -48,6 +48,26 @@ async fn live_through(server: &mut Server, name: &str, lease: i64) {
     delete(server, &format!("{name}/003"), "").await;
 }
 
+/// What an etcd of some size holds.
+const MANY: usize = 100_000;
+/// As many as one transaction may have.
+const AT_ONCE: usize = 128;
+
+/// Many keys, all but the last in whole transactions.
+async fn fill(server: &mut Server) {
+    let numbers: Vec<usize> = (0..MANY).collect();
+    for part in numbers.chunks(AT_ONCE) {
+        let put = |number: &usize| {
+            let (key, value) =
+                (format!("many/{number:06}").into(), format!("value {number}").into());
+            let put = PutRequest { key, value, ..PutRequest::default() };
+            RequestOp { request: Some(request_op::Request::RequestPut(put)) }
+        };
+        let success = part.iter().map(put).collect();
+        server.raw.kv.txn(TxnRequest { success, ..Default::default() }).await.unwrap();
+    }
+}
+
 /// Granted TTL, and the attached keys in order.
 async fn lease(server: &mut Server, id: i64) -> (i64, Vec<bytes::Bytes>) {
     let request = LeaseTimeToLiveRequest { id, keys: true };
@@ -67,6 +87,7 @@ async fn data_moves_from_etcd_and_back(engine: Engine) {
 
     let mut etcd = home.start_etcd(&bin, "etcd").await;
     etcd.raw.lease.lease_grant(LeaseGrantRequest { id: 77, ttl: 5_000 }).await.unwrap();
+    fill(&mut etcd).await;
     live_through(&mut etcd, "old", 77).await;
     let ctl = |args: &[&str]| {
         Ran::of(&bin.join("etcdctl"), &[&["--endpoints", &endpoint], args].concat()).done()
@@ -85,7 +106,7 @@ async fn data_moves_from_etcd_and_back(engine: Engine) {
     let rights = || asked.map(ctl);
     let first_rights = rights();
     let (first, all, leased) = (etcd.hash().await, etcd.all(0).await, lease(&mut etcd, 77).await);
-    assert!(all.len() > 50 && leased.1.len() > 5);
+    assert!(all.len() > MANY && leased.1.len() > 5);
     let file = home.path("from-etcd.db");
     ctl(&["auth", "enable"]);
     let refused = snapshot(&["save", &file, "--endpoints", &endpoint]);
@@ -103,6 +124,7 @@ async fn data_moves_from_etcd_and_back(engine: Engine) {
     assert_eq!(quoin.hash().await, first);
     assert_eq!(quoin.all(0).await, all);
     assert_eq!(lease(&mut quoin, 77).await, leased);
+    delete(&mut quoin, "many/01", "many/02").await;
     live_through(&mut quoin, "new", 77).await;
     let (second, all, leased) =
         (quoin.hash().await, quoin.all(0).await, lease(&mut quoin, 77).await);

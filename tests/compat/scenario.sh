@@ -86,6 +86,9 @@ scenario_command() {
 # run_scenario SERVER: all clients, one after the other
 run_scenario() {
     local server=$1 client command
+    [ ${#scenario_clients[@]} -gt 0 ] || return 0
+    # No member is added before the others have been connected for five seconds.
+    until [ $((SECONDS - started)) -ge 7 ]; do sleep 0.2; done
     for client in "${scenario_clients[@]}"; do
         mapfile -t command < <(scenario_command "$client")
         say "$server: the scenario with $client"

@@ -9,6 +9,7 @@ import (
 	"io"
 	"sort"
 	"strings"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -85,8 +86,13 @@ func (r *runner) DoHashkv(ctx context.Context, c *clientv3.Client, s step) (stri
 	hashes := map[uint32]bool{}
 	answer := &clientv3.HashKVResponse{}
 	for _, endpoint := range r.endpoints {
-		if answer, err = c.HashKV(ctx, endpoint, now.Header.Revision); err != nil {
-			return "", err
+		// A follower may not have applied the last change yet.
+		for answer, err = c.HashKV(ctx, endpoint, now.Header.Revision); err != nil; {
+			if ctx.Err() != nil {
+				return "", err
+			}
+			time.Sleep(20 * time.Millisecond)
+			answer, err = c.HashKV(ctx, endpoint, now.Header.Revision)
 		}
 		hashes[answer.Hash] = true
 	}

@@ -7,6 +7,7 @@ the one at the beginning, leases and members by the names that the scenario give
 
 import json
 import sys
+import time
 
 # Seconds that a call may take; all of them answer at once from a healthy cluster.
 PATIENCE = 20
@@ -24,6 +25,17 @@ class Steps:
         self.leases = {"nonexistent": 0x7ABC}
         self.members = {}
         self.held = {}
+
+    def until_applied(self, call):
+        """What a call gives once it is not refused: a follower may be a moment behind."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return call()
+            except Exception:  # each client refuses in its own way
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def only(self, step, *known):
         """Skips a step with an argument that the client's call does not take."""

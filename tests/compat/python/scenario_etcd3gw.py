@@ -328,7 +328,10 @@ class Gateway(Steps):
     def hashkv(self, step):
         now = self.post({}, "/kv/range", {"key": encoded("nothing")})["header"]["revision"]
         clients = [self.connect(endpoint) for endpoint in self.endpoints]
-        answers = [self.post({}, "/maintenance/hashkv", {"revision": now}, one) for one in clients]
+        answers = [
+            self.until_applied(lambda: self.post({}, "/maintenance/hashkv", {"revision": now}, one))
+            for one in clients
+        ]
         hashes = {answer["hash"] for answer in answers}
         return f"{len(hashes)} hash, compacted {self.revision(answers[0]['compact_revision'])}"
 

@@ -314,9 +314,9 @@ class Etcdctl(Steps):
     def hashkv(self, step):
         every = ",".join(self.endpoints)
         revision = f"--rev={self.current()}"
-        answers = json.loads(
-            self.run(step, "-w", "json", "endpoint", "hashkv", revision, endpoints=every)
-        )
+        answers = json.loads(self.until_applied(
+            lambda: self.run(step, "-w", "json", "endpoint", "hashkv", revision, endpoints=every)
+        ))
         hashes = {one["HashKV"]["hash"] for one in answers}
         compacted = self.revision(answers[0]["HashKV"]["compact_revision"])
         return f"{len(hashes)} hash of {len(answers)} members, compacted {compacted}"

@@ -5,6 +5,7 @@ use etcd_client::{
     AlarmAction, AlarmType, Client, DowngradeOptions, Member, MemberAddOptions, StatusResponse,
 };
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 fn shown(members: &[Member]) -> String {
     let mut texts: Vec<String> = members
@@ -51,7 +52,14 @@ impl Runner {
                 let now = now.header().map_or(0, |header| header.revision());
                 let (mut hashes, mut compacted) = (BTreeSet::new(), 0);
                 for endpoint in &self.endpoints {
-                    let answer = self.at(endpoint).await?.0.hash_kv(now).await?;
+                    let mut member = self.at(endpoint).await?.0;
+                    // A follower may not have applied the last change yet; the step has its limit.
+                    let answer = loop {
+                        match member.hash_kv(now).await {
+                            Ok(answer) => break answer,
+                            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                        }
+                    };
                     hashes.insert(answer.hash());
                     compacted = answer.compact_version();
                 }
