@@ -7,6 +7,8 @@ pub mod types;
 pub mod error;
 pub mod planted;
 pub mod pb;
+pub mod describe;
+pub mod metrics;
 pub mod config;
 pub mod bolt;
 pub mod storage;

@@ -6,11 +6,12 @@
 //! the exit codes.
 
 use crate::config::error::{ConfigError, Notice};
-use crate::config::table::{FLAGS, Flag, Kind, Role, find, is_open};
+use crate::config::table::{FLAGS, Flag, Kind, Role, all_gates, find, is_open};
 use crate::config::url::MemberUrl;
 use crate::config::value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::time::Duration;
 
 /// What the user set, still as text that fits its flag.
 #[derive(Debug, Default)]
@@ -196,6 +197,16 @@ impl Flags {
             "" => Vec::new(),
             text => MemberUrl::parse_list(text).expect(CHECKED),
         }
+    }
+
+    /// What is not negative.
+    pub(super) fn duration(&self, name: &str) -> Duration {
+        Duration::from_nanos(self.nanoseconds(name).max(0).cast_unsigned())
+    }
+
+    /// Every feature gate: its name, its stage, and whether it is on.
+    pub(super) fn gates(&self) -> Vec<(&'static str, &'static str, bool)> {
+        all_gates(self.text("feature-gates")).expect(CHECKED)
     }
 
     pub(super) fn gate(&self, name: &str) -> bool {

@@ -151,6 +151,8 @@ pub struct Config {
 
     /// Keep the process's memory from being swapped out.
     pub memory_mlock: bool,
+    pub insight: Insight,
+
     /// Do not wait for the disk. Confirmed writes are then lost when the machine stops.
     pub unsafe_no_fsync: bool,
 }
@@ -164,6 +166,17 @@ pub struct DataChecks {
     pub pause: Option<Duration>,
     /// The same for what compactions leave.
     pub compaction_pause: Option<Duration>,
+}
+
+/// What a member tells of its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Insight {
+    /// Off: the time that each call takes is no part of the metrics.
+    pub extensive_metrics: bool,
+    /// 100 ms: more than a busy disk takes. What takes longer to be applied or read is logged.
+    pub warning_apply: Duration,
+    /// etcd's feature gates: name, stage and whether it is on.
+    pub gates: Vec<(&'static str, &'static str, bool)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -133,16 +133,21 @@ fn check_unsigned32(text: &str) -> Result<(), String> {
 /// Feature gates that act here.
 const EFFECTIVE_GATES: [&str; 2] = ["CompactHashCheck", "InitialCorruptCheck"];
 
-/// Those of etcd's gates that `AllBeta` switches, not `AllAlpha`.
-const BETA_GATES: [&str; 2] = ["FastLeaseKeepAlive", "TxnModeWriteWithSharedBuffer"];
+/// Every gate, with the stage that it has reached and whether it is on. A gate's own name counts
+/// more than its group's, and of one name the last.
+pub(super) fn all_gates(text: &str) -> Result<Vec<(&'static str, &'static str, bool)>, String> {
+    let given = gates(text)?;
+    let last = |name: &str| given.iter().rev().find(|(found, _)| *found == name).map(|(_, on)| *on);
+    let state = |(name, stage, default): (&'static str, &'static str, bool)| {
+        let group = if stage == BETA { "AllBeta" } else { "AllAlpha" };
+        (name, stage, last(name).or_else(|| last(group)).unwrap_or(default))
+    };
+    Ok(GATES.map(state).into())
+}
 
-/// Whether a gate that is off by default is on. A gate's own name counts more than its group's,
-/// and of one name the last.
+/// Whether a gate is on.
 pub(super) fn is_open(gate: &str, text: &str) -> Result<bool, String> {
-    let gates = gates(text)?;
-    let last = |name: &str| gates.iter().rev().find(|(found, _)| *found == name).map(|(_, on)| *on);
-    let group = if BETA_GATES.contains(&gate) { "AllBeta" } else { "AllAlpha" };
-    Ok(last(gate).or_else(|| last(group)).unwrap_or(false))
+    Ok(all_gates(text)?.into_iter().any(|(name, _, is_on)| name == gate && is_on))
 }
 
 /// Whether gates are named that nothing acts on.
@@ -151,19 +156,23 @@ pub(super) fn names_idle_gates(text: &str) -> bool {
     gates(text).is_ok_and(|gates| gates.iter().any(is_idle))
 }
 
-/// etcd's feature gates. Few act on anything here; a wrong name must still stop the start.
-const GATES: [&str; 11] = [
-    "AllAlpha",
-    "AllBeta",
-    "CompactHashCheck",
-    "FastLeaseKeepAlive",
-    "InitialCorruptCheck",
-    "LeaseCheckpoint",
-    "LeaseCheckpointPersist",
-    "PriorityRequest",
-    "SetMemberLocalAddr",
-    "StopGRPCServiceOnDefrag",
-    "TxnModeWriteWithSharedBuffer",
+const ALPHA: &str = "ALPHA";
+const BETA: &str = "BETA";
+
+/// etcd's feature gates: name, stage, and whether they are on by default. Few act on anything here; a
+/// wrong name must still stop the start.
+const GATES: [(&str, &str, bool); 11] = [
+    ("AllAlpha", ALPHA, false),
+    ("AllBeta", BETA, false),
+    ("CompactHashCheck", ALPHA, false),
+    ("FastLeaseKeepAlive", BETA, true),
+    ("InitialCorruptCheck", ALPHA, false),
+    ("LeaseCheckpoint", ALPHA, false),
+    ("LeaseCheckpointPersist", ALPHA, false),
+    ("PriorityRequest", ALPHA, false),
+    ("SetMemberLocalAddr", ALPHA, false),
+    ("StopGRPCServiceOnDefrag", ALPHA, false),
+    ("TxnModeWriteWithSharedBuffer", BETA, true),
 ];
 
 /// Reads `Name=true,Other=false`.
@@ -178,7 +187,7 @@ pub(super) fn gates(text: &str) -> Result<Vec<(&str, bool)>, String> {
             let on = value::switch(on).map_err(|_| {
                 format!("invalid value of {name}={on}, err: strconv.ParseBool: parsing {on:?}: invalid syntax")
             })?;
-            if !GATES.contains(&name) {
+            if !GATES.iter().any(|(known, ..)| *known == name) {
                 return Err(format!("unrecognized feature gate: {name}"));
             }
             Ok((name, on))
@@ -243,6 +252,10 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("listen-client-http-urls", Urls, "", Member, "urls", "\
             Where to serve HTTP and JSON to clients. If given, --listen-client-urls serve gRPC \
             alone."),
+        effective("metrics", Text, "basic", Http, "level", "\
+            What /metrics tells: 'basic', or 'extensive' with the time that each call takes."),
+        effective("warning-apply-duration", Duration, "100ms", Logging, "duration", "\
+            A request that takes longer to be applied or read is logged."),
         effective("listen-metrics-urls", Urls, "", Member, "urls", "\
             Where to answer probes of health, apart from clients."),
         effective("listen-peer-urls", Urls, "http://localhost:2380", Member, "urls", "\
@@ -457,10 +470,8 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("grpc-keepalive-min-time", Duration, "5s"),
         accepted("logger", Text, "zap"),
         accepted("max-wals", Unsigned, "5"),
-        accepted("metrics", Text, "basic"),
         accepted("raft-read-timeout", Duration, "5s"),
         accepted("raft-write-timeout", Duration, "5s"),
-        accepted("warning-apply-duration", Duration, "100ms"),
 
         Flag { name: "max-snapshots", kind: Unsigned, default: "5", role: Role::Deprecated("\
             --max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.") },

@@ -91,6 +91,24 @@ fn defaults_are_those_of_etcd() {
         log_outputs: vec![LogOutput::Stderr],
         log_rotation: None,
         memory_mlock: false,
+        insight: Insight {
+            extensive_metrics: false,
+            warning_apply: Duration::from_millis(100),
+            gates: [
+                ("AllAlpha", "ALPHA", false),
+                ("AllBeta", "BETA", false),
+                ("CompactHashCheck", "ALPHA", false),
+                ("FastLeaseKeepAlive", "BETA", true),
+                ("InitialCorruptCheck", "ALPHA", false),
+                ("LeaseCheckpoint", "ALPHA", false),
+                ("LeaseCheckpointPersist", "ALPHA", false),
+                ("PriorityRequest", "ALPHA", false),
+                ("SetMemberLocalAddr", "ALPHA", false),
+                ("StopGRPCServiceOnDefrag", "ALPHA", false),
+                ("TxnModeWriteWithSharedBuffer", "BETA", true),
+            ]
+            .into(),
+        },
         unsafe_no_fsync: false,
     };
     assert_eq!(config, expected);

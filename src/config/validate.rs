@@ -11,7 +11,7 @@ use crate::config::log;
 use crate::config::table::{INITIAL_CLUSTER, Role, names_idle_gates};
 use crate::config::tls;
 use crate::config::url::{MemberUrl, joined};
-use crate::config::{ClusterState, Config, DataChecks, Engine};
+use crate::config::{ClusterState, Config, DataChecks, Engine, Insight};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -117,6 +117,7 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         socket_reuse_port: flags.switch("socket-reuse-port"),
         memory_mlock: flags.switch("memory-mlock"),
         unsafe_no_fsync: flags.switch("unsafe-no-fsync"),
+        insight: insight(flags),
         name,
     })
 }
@@ -146,6 +147,14 @@ fn auth_token_ttl(flags: &Flags) -> Duration {
 /// Zero stands for the default.
 fn or_default<T: Default + PartialEq>(number: T, default: T) -> T {
     if number == T::default() { default } else { number }
+}
+
+fn insight(flags: &Flags) -> Insight {
+    Insight {
+        extensive_metrics: flags.text("metrics") == "extensive",
+        warning_apply: flags.duration("warning-apply-duration"),
+        gates: flags.gates(),
+    }
 }
 
 fn check_urls(flags: &Flags) -> Result<(), ConfigError> {

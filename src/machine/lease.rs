@@ -156,6 +156,7 @@ impl Machine {
         batch: &mut WriteBatch,
         applied: &mut Applied,
     ) -> Result<Result<Response, RequestError>, Fatal> {
+        let revoked_before = applied.revoked.len();
         let mut result = Ok(());
         for lease in &request.ids {
             let revoked = self.revoke(*lease, batch, applied)?;
@@ -163,6 +164,9 @@ impl Machine {
             if !request.expired {
                 result = revoked;
             }
+        }
+        if request.expired {
+            applied.expired += applied.revoked.len() - revoked_before;
         }
         let header = Some(self.header());
         Ok(result.map(|()| Response::LeaseRevoke(LeaseRevokeResponse { header })))

@@ -13,6 +13,7 @@ mod command;
 mod founding;
 mod lease;
 mod members;
+mod observer;
 mod permission;
 #[cfg(test)]
 mod scripts;
@@ -26,6 +27,7 @@ pub use command::{changes_configuration, decode_command, encode_command, encode_
 pub use founding::{FOUNDED_AT, found, found_attachment, found_lease};
 pub use lease::LeaseTable;
 pub use members::{ConfigurationChange, MemberTable};
+pub use observer::{Observer, Operation};
 pub use permission::{Caller, Need};
 pub use snapshot::{Capture, restore};
 
@@ -104,6 +106,8 @@ pub struct Applied {
     /// Leases granted (id, TTL in seconds) and removed, for the lessor.
     pub granted: Vec<(i64, i64)>,
     pub revoked: Vec<i64>,
+    /// How many of these had expired.
+    pub expired: usize,
     /// Of the last entry, if it changed who votes or who only follows.
     pub configuration_change: Option<ConfigurationChange>,
     /// Members, the cluster's versions or alarms.
@@ -122,6 +126,7 @@ pub struct Machine {
     versions: Versions,
     applied_index: Index,
     applied_term: Term,
+    observer: Option<Box<dyn Observer>>,
 }
 
 impl Machine {
@@ -140,6 +145,7 @@ impl Machine {
             versions: Versions::default(),
             applied_index: 0,
             applied_term: 0,
+            observer: None,
             engine,
         };
         machine.load()?;
@@ -273,12 +279,17 @@ impl Machine {
             return Ok(applied);
         }
         let mut batch = WriteBatch::new();
+        self.tell(|observer| observer.begins());
         for entry in entries {
             assert_eq!(entry.index, self.applied_index + 1, "entries are applied in index order");
             assert!(entry.term >= self.applied_term, "terms never fall along the log");
             if !entry.command.is_empty() {
-                self.apply_command(&entry.command, &mut batch, &mut applied)
+                let operation = self
+                    .apply_command(&entry.command, &mut batch, &mut applied)
                     .map_err(|e| Fatal::with(format!("apply entry {}", entry.index), e))?;
+                if let Some(outcome) = applied.outcomes.last() {
+                    self.tell(|observer| observer.applied(operation, &entry.command, outcome));
+                }
             }
             self.applied_index = entry.index;
             self.applied_term = entry.term;
@@ -300,19 +311,19 @@ impl Machine {
         command: &Bytes,
         batch: &mut WriteBatch,
         applied: &mut Applied,
-    ) -> Result<(), Fatal> {
+    ) -> Result<Operation, Fatal> {
         let command = decode_parts(command.clone())?;
+        let operation = Operation::of(&command.request);
         let checked = self.check(&command);
         let Parts { id, request, .. } = command;
         if let Err(refused) = checked {
             applied.outcomes.push(Outcome { id, result: Err(refused) });
-            return Ok(());
+            return Ok(operation);
         }
         let result = match request {
             Request::Put(request) => {
-                let leases = &self.leases;
                 let mut txn = self.mvcc.begin(batch);
-                let result = txn.put(&request, &|id| leases.contains(id))?;
+                let result = txn.put(&request, &|id| self.leases.contains(id))?;
                 let finished = txn.finish();
                 self.finish_write(finished.commit, finished.lease_changes, batch, applied);
                 result.map(Response::Put)
@@ -363,7 +374,7 @@ impl Machine {
             request => self.auth.apply(request, self.applied_index + 1, batch)?,
         };
         applied.outcomes.push(Outcome { id, result });
-        Ok(())
+        Ok(operation)
     }
 
     /// A change of members, and with it of who votes.
@@ -431,10 +442,12 @@ impl Machine {
     /// One bounded step of physical compaction, in a batch of its own.
     pub fn compaction_step(&mut self, entries_max: usize) -> Result<CompactionProgress, Fatal> {
         let mut batch = WriteBatch::new();
+        self.tell(|observer| observer.begins());
         let progress = self.mvcc.compaction_step(&mut batch, entries_max)?;
         if !batch.is_empty() {
             self.engine.write(batch)?;
             self.mvcc.publish();
+            self.tell(|observer| observer.compacted(progress));
         }
         Ok(progress)
     }
@@ -458,11 +471,14 @@ impl Machine {
         &mut self,
         blocks: &mut dyn FnMut() -> Result<Option<Bytes>, Fatal>,
     ) -> Result<(), Fatal> {
+        self.tell(|observer| observer.restoring(true));
         self.mvcc.begin_reload();
         restore(self.engine.as_ref(), blocks)?;
         self.load()?;
         // Readers keep the views they hold: the shared state behind them moves on.
-        self.mvcc.reload()
+        self.mvcc.reload()?;
+        self.tell(|observer| observer.restoring(false));
+        Ok(())
     }
 }
 

@@ -349,8 +349,15 @@ impl Runner {
     }
 
     fn show_applied(&mut self, applied: Applied) -> Fallible<()> {
-        let Applied { outcomes, commits, granted, revoked, configuration_change, members_changed } =
-            applied;
+        let Applied {
+            outcomes,
+            commits,
+            granted,
+            revoked,
+            configuration_change,
+            members_changed,
+            ..
+        } = applied;
         let out = &mut self.out;
         for Outcome { id, result } in outcomes {
             write!(out, "{}: ", id.sequence)?;

@@ -213,6 +213,7 @@ impl Mvcc {
         })?;
         outcome?;
         for (revision, record_len) in doomed.iter().flatten() {
+            self.tally.compacted += 1;
             self.size.shrink(user_key, *record_len);
             batch.delete(Space::Kv, key::version_key(user_key, *revision));
             batch.delete(Space::Log, Bytes::copy_from_slice(&key::log_key(*revision)));

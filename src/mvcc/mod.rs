@@ -27,6 +27,7 @@ mod reader;
 mod scripts;
 mod size;
 mod stream;
+mod tally;
 mod txn;
 pub mod versions;
 mod view;
@@ -38,6 +39,7 @@ pub use hash::HashKv;
 pub use history::{Compacted, History};
 pub use pins::Pin;
 pub use stream::RangeStream;
+pub use tally::Tally;
 pub use view::View;
 pub use write::{Finished, LeaseChange, WriteTxn};
 
@@ -62,6 +64,7 @@ pub struct Mvcc {
     compacted: i64,
     removal: compaction::Removal,
     size: size::StoreSize,
+    tally: Tally,
 }
 
 /// The revision of the empty store.
@@ -76,6 +79,7 @@ impl Mvcc {
             compacted: compaction::NEVER,
             removal: compaction::Removal::NONE,
             size: size::StoreSize::default(),
+            tally: Tally::default(),
         };
         mvcc.reload()?;
         Ok(mvcc)
@@ -105,6 +109,16 @@ impl Mvcc {
     /// The writer's own revision, maybe not yet published.
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// What was done since this writer was opened.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Keys that exist, after all changes that were finished.
+    pub fn keys(&self) -> u64 {
+        self.size.keys()
     }
 
     /// Begins the changes of one request. `batch` holds what is not yet in the engine.

@@ -39,6 +39,10 @@ impl Pins {
         Pin { pins: self.clone(), id }
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.held.lock().pins.len()
+    }
+
     /// The lowest pinned revision.
     pub(super) fn oldest(&self) -> Option<i64> {
         self.held.lock().pins.first_key_value().map(|((revision, _), _)| *revision)

@@ -9,7 +9,7 @@
 use super::key;
 use crate::error::Fatal;
 use crate::storage::{Flow, Read, Space, WriteBatch};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 const SIZE: &[u8] = b"mvcc/size";
 
@@ -26,21 +26,29 @@ pub(super) struct StoreSize {
     in_use: u64,
     /// The highest `in_use` since the last defragmentation.
     allocated: u64,
+    /// Keys whose newest version is no tombstone.
+    keys: u64,
 }
 
 impl StoreSize {
     /// The stored size; counted where it was not stored, which takes a walk over all versions.
     pub(super) fn load(store: &dyn Read) -> Result<Self, Fatal> {
         match store.get(Space::Meta, SIZE)? {
-            Some(stored) => decode(&stored).ok_or_else(|| key::corrupt("store size", &stored)),
+            // A size without the number of keys was stored by a release that did not tell it.
+            Some(stored) if stored.len() == 16 => {
+                Ok(Self { keys: count(store)?.keys, ..decode(&stored) })
+            }
+            Some(stored) if stored.len() == 24 => Ok(decode(&stored)),
+            Some(stored) => Err(key::corrupt("store size", &stored)),
             None => count(store),
         }
     }
 
     pub(super) fn store(&self, batch: &mut WriteBatch) {
-        let mut stored = BytesMut::with_capacity(16);
+        let mut stored = BytesMut::with_capacity(24);
         stored.put_u64(self.in_use);
         stored.put_u64(self.allocated);
+        stored.put_u64(self.keys);
         batch.put(Space::Meta, Bytes::from_static(SIZE), stored.freeze());
     }
 
@@ -51,6 +59,18 @@ impl StoreSize {
 
     pub(super) fn shrink(&mut self, user_key: &[u8], record_len: usize) {
         self.in_use = self.in_use.saturating_sub(weight(user_key, record_len));
+    }
+
+    pub(super) fn key_created(&mut self) {
+        self.keys += 1;
+    }
+
+    pub(super) fn key_deleted(&mut self) {
+        self.keys = self.keys.saturating_sub(1);
+    }
+
+    pub(super) fn keys(&self) -> u64 {
+        self.keys
     }
 
     pub(super) fn defragment(&mut self) {
@@ -68,19 +88,23 @@ fn weight(user_key: &[u8], record_len: usize) -> u64 {
     (2 * user_key.len() + record_len) as u64 + VERSION_OVERHEAD
 }
 
-fn decode(stored: &[u8]) -> Option<StoreSize> {
-    let (in_use, allocated) = stored.split_first_chunk::<8>()?;
-    Some(StoreSize {
-        in_use: u64::from_be_bytes(*in_use),
-        allocated: u64::from_be_bytes(allocated.try_into().ok()?),
-    })
+/// Reads numbers of eight bytes; those that are not there are 0.
+fn decode(mut stored: &[u8]) -> StoreSize {
+    let mut next = || stored.try_get_u64().unwrap_or(0);
+    StoreSize { in_use: next(), allocated: next(), keys: next() }
 }
 
 fn count(store: &dyn Read) -> Result<StoreSize, Fatal> {
     let mut size = StoreSize::default();
     let mut failure = None;
+    let mut last = None;
     store.scan(Space::Kv, &[], None, &mut |kv_key, record| {
         let counted = key::split(kv_key).and_then(|(escaped, _)| {
+            // Versions of a key stand together, the newest first.
+            if last.as_deref() != Some(escaped) {
+                size.keys += u64::from(key::decode_record(record.as_slice())?.is_some());
+                last = Some(escaped.to_vec());
+            }
             key::with_user_key(escaped, |user_key| size.grow(user_key, record.as_slice()))
         });
         match counted {

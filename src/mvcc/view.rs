@@ -120,6 +120,11 @@ impl View {
         self.shared.replacements()
     }
 
+    /// How many readers hold a revision against removal.
+    pub fn pins_held(&self) -> usize {
+        self.shared.pins.count()
+    }
+
     /// A pin that stays until it is dropped: see [`Pin`].
     pub fn pin(&self, revision: i64) -> Pin {
         self.shared.pins.pin(revision, false)

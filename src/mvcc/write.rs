@@ -47,6 +47,8 @@ pub struct WriteTxn<'a> {
     batch: &'a mut WriteBatch,
     events: Vec<Event>,
     lease_changes: Vec<LeaseChange>,
+    /// Operations that were counted before this request.
+    operations_before: u64,
 }
 
 /// The version that a change replaces.
@@ -58,7 +60,8 @@ struct Previous {
 
 impl<'a> WriteTxn<'a> {
     pub(super) fn new(mvcc: &'a mut Mvcc, batch: &'a mut WriteBatch) -> Self {
-        Self { mvcc, batch, events: Vec::new(), lease_changes: Vec::new() }
+        let operations_before = mvcc.tally.operations();
+        Self { mvcc, batch, events: Vec::new(), lease_changes: Vec::new(), operations_before }
     }
 
     /// `leases` says whether a lease exists.
@@ -85,6 +88,7 @@ impl<'a> WriteTxn<'a> {
         &mut self,
         request: &DeleteRangeRequest,
     ) -> Result<DeleteRangeResponse, Fatal> {
+        self.mvcc.tally.deletes += 1;
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
         let mut doomed = Vec::new();
         let mut walk = Walk::new(&range, self.read_revision());
@@ -112,6 +116,7 @@ impl<'a> WriteTxn<'a> {
     /// Deletes those of these keys that exist, in the order given.
     pub fn delete_keys(&mut self, keys: &[Bytes]) -> Result<(), Fatal> {
         for user_key in keys {
+            self.mvcc.tally.deletes += 1;
             if let Some(previous) = self.previous(user_key, false)? {
                 self.delete_one(user_key, &previous.put);
             }
@@ -146,6 +151,9 @@ impl<'a> WriteTxn<'a> {
 
     /// Ends the request. The writer is at the new revision; readers are when it is published.
     pub fn finish(self) -> Finished {
+        if self.mvcc.tally.operations() > self.operations_before + 1 {
+            self.mvcc.tally.txns += 1;
+        }
         if self.events.is_empty() {
             let revision = self.mvcc.revision;
             return Finished { revision, commit: None, lease_changes: self.lease_changes };
@@ -211,7 +219,8 @@ impl<'a> WriteTxn<'a> {
         Ok(Some(response))
     }
 
-    fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Fatal> {
+    fn range(&mut self, request: &RangeRequest) -> Result<RangeResponse, Fatal> {
+        self.mvcc.tally.ranges += 1;
         let current = self.read_revision();
         let at = if request.revision > 0 { request.revision } else { current };
         let overlay = self.overlay();
@@ -230,6 +239,11 @@ impl<'a> WriteTxn<'a> {
             Some(kv) if request.ignore_value => &kv.value,
             _ => &request.value,
         };
+        self.mvcc.tally.puts += 1;
+        self.mvcc.tally.put_bytes += (request.key.len() + value.len()) as u64;
+        if old.is_none() {
+            self.mvcc.size.key_created();
+        }
         let (record, value_at) = key::encode_put(create, version, lease, value);
         let value = record.slice(value_at..);
         let put = Put { create, version, lease, value_at };
@@ -252,6 +266,7 @@ impl<'a> WriteTxn<'a> {
     }
 
     fn delete_one(&mut self, user_key: &[u8], old: &Put) {
+        self.mvcc.size.key_deleted();
         let revision = self.next_change();
         let user_key = self.write(user_key, revision, None, TOMBSTONE);
         self.change_lease(&user_key, old.lease, 0);

@@ -4,14 +4,16 @@
 //! members, since an identity that has lived before must not live again.
 
 use super::folder::{Folder, Founder, Identity};
+use super::measured::Measured;
 use super::{discovery, join, new_cluster};
 use crate::config::{Bootstrap, Config, Engine as EngineKind, InitialMember};
 use crate::error::Fatal;
 use crate::machine::Machine;
+use crate::metrics::Metrics;
 use crate::pb::etcdserverpb::Member;
 use crate::peer::ask_members;
 use crate::raft_log::disk::{DiskLog, DiskLogOptions};
-use crate::replica::complete_install;
+use crate::replica::{Stopwatch, complete_install};
 use crate::storage::Engine;
 use crate::storage::memory::MemoryEngine;
 use crate::storage::snapshot_file::SnapshotStore;
@@ -33,6 +35,7 @@ pub(super) struct Opened {
     pub(super) place: Place,
     pub(super) machine: Machine,
     pub(super) log: DiskLog,
+    pub(super) metrics: Arc<Metrics>,
     /// Whether it was a member before this start.
     pub(super) is_restart: bool,
 }
@@ -57,8 +60,11 @@ pub(super) async fn open_state(
             identity.engine
         )));
     }
+    let metrics = Arc::new(Metrics::new(config.insight.extensive_metrics));
     let engine = open_engine(config, folder)?;
+    let engine = Arc::new(Measured { engine, numbers: metrics.store.clone() });
     let mut machine = Machine::open(engine)?;
+    machine.set_observer(Box::new(Stopwatch::new(&metrics, config.insight.warning_apply)));
     let mut newest = snapshots.newest()?;
     if let Some(reader) = newest.as_mut().filter(|s| s.index() > machine.applied_index()) {
         tracing::info!(
@@ -89,6 +95,7 @@ pub(super) async fn open_state(
     }
     let mut log = DiskLog::open(DiskLogOptions {
         unsafe_no_fsync: config.unsafe_no_fsync,
+        numbers: metrics.log.clone(),
         ..DiskLogOptions::new(folder.wal().to_owned(), place.cluster, place.id)
     })?;
     let stored = newest.as_ref().map(|snapshot| (snapshot.index(), snapshot.term()));
@@ -100,7 +107,7 @@ pub(super) async fn open_state(
     if known.is_none() {
         folder.write_identity(&identity)?;
     }
-    Ok(Opened { place, machine, log, is_restart: known.is_some() })
+    Ok(Opened { place, machine, log, metrics, is_restart: known.is_some() })
 }
 
 /// Who a member without a folder is to be, by the flags about the initial cluster.

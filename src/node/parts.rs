@@ -1,6 +1,13 @@
 //! What a node's parts are given: settings from flags, and the calls between parts.
 
 use crate::config::Config;
+use crate::error::Fatal;
+use crate::machine::Capture;
+use crate::metrics::Metrics;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::outside::Peer;
+use crate::metrics::parts::Held;
+use crate::metrics::services::Snapshots;
 use crate::pb::etcdserverpb::Member;
 use crate::peer::{Links, send_snapshot};
 use crate::replica::{DriverParts, Handle, Settings};
@@ -9,7 +16,10 @@ use crate::server::listener::ConnectionLimits;
 use crate::storage::Engine;
 use crate::storage::snapshot_file::SnapshotStore;
 use crate::types::{ClusterId, MemberId};
+use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tonic::transport::Channel;
 
 /// Stored snapshots kept: the newest, and one in case it cannot be read.
 const SNAPSHOTS_KEPT: usize = 2;
@@ -49,11 +59,12 @@ pub(super) fn driver_parts(
     watches: &crate::watch::Handle,
     engine: &Arc<dyn Engine>,
     snapshots: &Arc<SnapshotStore>,
-    handle: &Arc<OnceLock<Handle>>,
+    (handle, metrics): (&Arc<OnceLock<Handle>>, &Arc<Metrics>),
 ) -> DriverParts {
     let (sending, transfers, following) = (links.clone(), links.clone(), links.clone());
     let (publishing, restoring) = (watches.clone(), watches.clone());
     let (flushing, storing) = (engine.clone(), snapshots.clone());
+    let (stored, sent) = (metrics.snapshots.clone(), metrics.clone());
     let (handle, runtime) = (handle.clone(), tokio::runtime::Handle::current());
     DriverParts {
         send: Box::new(move |message| sending.send(message)),
@@ -66,43 +77,86 @@ pub(super) fn driver_parts(
         }),
         restored: Box::new(move || restoring.restored()),
         flush: Arc::new(move || flushing.flush()),
-        store_snapshot: Arc::new(move |mut capture| {
-            let mut staging = storing.stage(capture.index, capture.term)?;
-            while let Some(block) = capture.next_block(1 << 20)? {
-                staging.write_block(&block)?;
-            }
-            let mut staged = staging.finish()?;
-            staged.publish()?;
-            let bytes = staged.bytes();
-            storing.keep_newest(SNAPSHOTS_KEPT)?;
-            tracing::info!("snapshot-index" = capture.index, bytes, "saved snapshot");
-            Ok(bytes)
-        }),
+        numbers: (metrics.state.clone(), metrics.proposals.clone()),
+        store_snapshot: Arc::new(move |capture| store_snapshot(&storing, &stored, capture)),
         send_snapshot: Box::new(move |to, message, capture| {
             let Some(handle) = handle.get().cloned() else { return };
             let channel = transfers.channel(to);
+            let numbers = (sent.peers.of(to.0), sent.reads.backup.clone());
             runtime.spawn(async move {
-                let index = capture.index;
-                let sent = match channel {
-                    Some(channel) => send_snapshot(&handle, channel, to, message, capture).await,
-                    None => Err("it is no member any more".to_owned()),
-                };
-                match &sent {
-                    Ok(()) => tracing::info!(
-                        "snapshot-index" = index, "remote-peer-id" = %to, "sent database snapshot"
-                    ),
-                    Err(error) => tracing::warn!(
-                        "snapshot-index" = index, "remote-peer-id" = %to, error,
-                        "failed to send database snapshot"
-                    ),
-                }
-                let delivered = sent.is_ok();
+                let sending = pass_on(&handle, channel, to, (message, capture), numbers);
+                let delivered = sending.await.is_ok();
                 let report = move || handle.snapshot_sent(to, delivered);
                 // The report must not be lost, and it may block.
                 let _ended = tokio::task::spawn_blocking(report).await;
             });
         }),
     }
+}
+
+/// Writes a snapshot file and tells how many bytes it holds.
+fn store_snapshot(
+    store: &SnapshotStore,
+    numbers: &Snapshots,
+    mut capture: Capture,
+) -> Result<u64, Fatal> {
+    let begun = Instant::now();
+    let mut reading = Duration::ZERO;
+    let mut staging = store.stage(capture.index, capture.term)?;
+    loop {
+        let begun = Instant::now();
+        let block = capture.next_block(1 << 20)?;
+        reading += begun.elapsed();
+        let Some(block) = block else { break };
+        staging.write_block(&block)?;
+    }
+    let written = Instant::now();
+    let mut staged = staging.finish()?;
+    numbers.sync.observe_time(written.elapsed());
+    numbers.read.observe_time(reading);
+    numbers.store.observe_time(begun.elapsed());
+    staged.publish()?;
+    let bytes = staged.bytes();
+    store.keep_newest(SNAPSHOTS_KEPT)?;
+    tracing::info!("snapshot-index" = capture.index, bytes, "saved snapshot");
+    Ok(bytes)
+}
+
+/// Sends a snapshot to another member.
+async fn pass_on(
+    handle: &Handle,
+    channel: Option<Channel>,
+    to: MemberId,
+    (message, capture): (Bytes, Capture),
+    (peer, backup): (Arc<Peer>, Arc<Histogram>),
+) -> Result<(), String> {
+    let index = capture.index;
+    let begun = Instant::now();
+    let under_way = Held::new(&peer.snapshots_sent.under_way);
+    let sent = match channel {
+        Some(channel) => send_snapshot(handle, channel, to, message, capture).await,
+        None => Err("it is no member any more".to_owned()),
+    };
+    drop(under_way);
+    match &sent {
+        Ok(bytes) => {
+            peer.snapshots_sent.done.add(1);
+            peer.snapshots_sent.times.observe_time(begun.elapsed());
+            peer.sent_bytes.add(*bytes);
+            backup.observe_time(begun.elapsed());
+            tracing::info!(
+                "snapshot-index" = index, "remote-peer-id" = %to, "sent database snapshot"
+            );
+        }
+        Err(error) => {
+            peer.snapshots_sent.failed.add(1);
+            tracing::warn!(
+                "snapshot-index" = index, "remote-peer-id" = %to, error,
+                "failed to send database snapshot"
+            );
+        }
+    }
+    sent.map(drop)
 }
 
 /// The other members, and where they are.

@@ -6,14 +6,16 @@ use super::folder::Folder;
 use super::open::{Opened, open_state};
 use super::parts::{connection_limits, driver_parts, limits, peers_of, settings};
 use super::process::{Signals, lock_memory};
+use super::publish::publish;
 use super::secure::{Secure, Speaks};
 use super::sockets::{Bound, bind_all};
 use super::supervisor;
-use crate::config::Config;
+use crate::config::{Config, LogLevel};
 use crate::error::Fatal;
-use crate::pb::quoinpb::{MemberAttributes, command::Request};
+use crate::metrics::Metrics;
 use crate::peer::{Links, PeerService};
 use crate::raft_log::LogStore as _;
+use crate::raft_log::disk::DiskLog;
 use crate::replica::{Driver, Handle, Replica};
 use crate::server::access::Access;
 use crate::server::backup::Backups;
@@ -21,8 +23,8 @@ use crate::server::cluster::ClusterService;
 use crate::server::listener::serve;
 use crate::server::password::Passwords;
 use crate::server::peer_pages::PeerPages;
+use crate::server::readings::{self, Sources};
 use crate::server::routes::{Services, Traffic, client_service, metrics_service, peer_service};
-use crate::server::slow::Slow;
 use crate::server::token::Tokens;
 use crate::server::visitors::Visitors;
 use crate::storage::Engine;
@@ -40,8 +42,6 @@ use tokio::task::JoinSet;
 const TRANSFER_TIMEOUT: Duration = Duration::from_millis(1000);
 /// How long a removed member goes on answering: etcd's time.
 const REMOVED_PAUSE: Duration = Duration::from_secs(1);
-/// Pause between attempts to publish this member's name, while there is no quorum.
-const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why a node ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +98,7 @@ struct Running {
     links: Links,
     engine: Arc<dyn Engine>,
     watches: crate::watch::Handle,
+    metrics: Arc<Metrics>,
     tokens: Arc<Tokens>,
     /// The driver's end, with its error if it has one.
     ended: oneshot::Receiver<Result<(), Fatal>>,
@@ -119,27 +120,23 @@ impl Running {
         secure: &Secure,
     ) -> Result<Self, Fatal> {
         let tokens = Tokens::open(&config.auth_token, config.auth_token_ttl).map_err(Fatal::new)?;
-        let Opened { place, machine, log, is_restart } = opened;
+        let Opened { place, machine, log, metrics, is_restart } = opened;
         let compare_at =
             (is_restart && config.data_checks.at_start).then(|| log.hard_state().commit);
         let engine = machine.engine().clone();
         let late = Arc::new(OnceLock::new());
-        let links =
-            Links::open(&peers_of(&place.contacts, place.id), secure.dialer.clone(), late.clone());
+        let others = peers_of(&place.contacts, place.id);
+        let aims = (secure.dialer.clone(), late.clone());
+        let links = Links::open(&others, aims, metrics.peers.clone());
         let watches = Hub::start(machine.view());
         let replica = Replica::new(settings(config, place.id, place.cluster), log, machine)?;
-        let parts = driver_parts(place.id, &links, &watches, &engine, &snapshots, &late);
+        let ground = (&late, &metrics);
+        let parts = driver_parts(place.id, &links, &watches, &engine, &snapshots, ground);
         let (driver, handle) = Driver::new(replica, parts);
+        readings::register(&metrics, sources(config, &handle, &watches));
         // Set once, here: the links' tasks only ever read it.
         let _first = late.set(handle.clone());
-        let (report, ended) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("driver".to_owned())
-            .spawn(move || {
-                // The receiver lives as long as the node.
-                let _node_gone = report.send(driver.run());
-            })
-            .map_err(|e| Fatal::with("start driver thread", e))?;
+        let ended = start_driver(driver)?;
         let (stop, stopping) = watch::channel(false);
         let mut servers = JoinSet::new();
         servers.spawn(keep_timers_near(stopping.clone()));
@@ -153,14 +150,13 @@ impl Running {
         let is_comparable = Arc::new(AtomicBool::new(compare_at.is_none()));
         let pages = PeerPages {
             handle: handle.clone(),
-            cluster: ClusterService::new(handle.clone(), links.clone(), limits(config)),
+            cluster: cluster_service(&handle, &links, config, &metrics),
             access: Access::new(handle.clone(), tokens.clone()),
             is_comparable: is_comparable.clone(),
         };
-        let service = TowerToHyperService::new(peer_service(
-            PeerService::new(handle.clone(), snapshots, engine.is_volatile(), place.founders),
-            pages,
-        ));
+        let (is_kept, numbers) = (engine.is_volatile(), metrics.clone());
+        let peer = PeerService::new(handle.clone(), snapshots, is_kept, place.founders, numbers);
+        let service = TowerToHyperService::new(peer_service(peer, pages));
         let service = move |_| service.clone();
         for Bound { url, speaks, listener } in peers {
             tracing::info!(address = url.address(), "serving peer traffic");
@@ -172,6 +168,7 @@ impl Running {
             links,
             engine,
             watches,
+            metrics,
             tokens,
             ended,
             stop,
@@ -194,7 +191,8 @@ impl Running {
         let ClientSockets { clients, http, metrics } = sockets;
         // Probes ask before clients are served: that is what they are to find out.
         self.serve_probes(config, metrics, &secure);
-        let begun = begin(&self.checks, self.compare_at, &self.is_comparable, config);
+        let aims = (self.compare_at, &*self.is_comparable);
+        let begun = begin(&self.checks, aims, config, &self.metrics);
         let exit = tokio::select! {
             begun = begun => {
                 begun?;
@@ -233,7 +231,8 @@ impl Running {
     }
 
     fn serve_probes(&mut self, config: &Config, sockets: Vec<Bound>, secure: &Secure) {
-        let service = TowerToHyperService::new(metrics_service(self.handle.clone()));
+        let service =
+            TowerToHyperService::new(metrics_service(self.handle.clone(), self.metrics.clone()));
         for Bound { url, speaks, listener } in sockets {
             tracing::info!(address = url.as_str(), "serving metrics");
             let limits = connection_limits(config, u32::MAX);
@@ -268,9 +267,11 @@ impl Running {
             with_gateway: config.enable_grpc_gateway,
             names_users: config.tls.client.client_cert_auth,
             backups,
+            metrics: self.metrics.clone(),
+            warnings: (config.insight.warning_apply, config.warning_unary_request_duration),
+            is_debugging: config.log_level == LogLevel::Debug,
             tokens: self.tokens.clone(),
             passwords: Passwords::new(config.bcrypt_cost),
-            slow: Slow { after: config.warning_unary_request_duration },
             stop: self.stop.subscribe(),
         });
         let of_clients = if http.is_empty() { Traffic::GrpcAndHttp } else { Traffic::Grpc };
@@ -346,40 +347,50 @@ fn driver_error(ended: Result<Result<(), Fatal>, oneshot::error::RecvError>) -> 
     }
 }
 
+/// Gives the driver its thread; the receiver gets its end.
+fn start_driver(driver: Driver<DiskLog>) -> Result<oneshot::Receiver<Result<(), Fatal>>, Fatal> {
+    let (report, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("driver".to_owned())
+        .spawn(move || {
+            // The receiver lives as long as the node.
+            let _node_gone = report.send(driver.run());
+        })
+        .map_err(|e| Fatal::with("start driver thread", e))?;
+    Ok(ended)
+}
+
+/// Where numbers of the metrics come from that are known anyway.
+fn sources(config: &Config, handle: &Handle, watches: &crate::watch::Handle) -> Sources {
+    Sources {
+        handle: handle.clone(),
+        watches: watches.clone(),
+        quota_bytes: config.quota_backend_bytes,
+        gates: config.insight.gates.clone(),
+    }
+}
+
+fn cluster_service(
+    handle: &Handle,
+    links: &Links,
+    config: &Config,
+    metrics: &Metrics,
+) -> ClusterService {
+    ClusterService::new(handle.clone(), links.clone(), limits(config), metrics.probes.clone())
+}
+
 /// What comes before clients are served.
 ///
 /// # Errors
 /// When this member's data is not that of the others.
 async fn begin(
     checks: &Checks,
-    compare_at: Option<Index>,
-    is_comparable: &AtomicBool,
+    (compare_at, is_comparable): (Option<Index>, &AtomicBool),
     config: &Config,
+    metrics: &Metrics,
 ) -> Result<(), Fatal> {
     checks.at_start(compare_at).await?;
     is_comparable.store(true, Ordering::Release);
-    publish(&checks.handle, config).await;
+    publish(&checks.handle, config, metrics).await;
     Ok(())
-}
-
-/// Tells the cluster this member's name and client URLs, again until it is committed.
-async fn publish(handle: &Handle, config: &Config) {
-    let attributes = MemberAttributes {
-        member_id: handle.member_id().0,
-        name: config.name.clone(),
-        client_urls: config
-            .advertise_client_urls
-            .iter()
-            .map(|url| url.as_str().to_owned())
-            .collect(),
-    };
-    loop {
-        match handle.propose(Request::MemberAttributes(attributes.clone()), usize::MAX).await {
-            Ok(_) => return,
-            Err(error) => {
-                tracing::warn!(?error, "failed to publish local member to cluster; trying again");
-                tokio::time::sleep(PUBLISH_PAUSE).await;
-            }
-        }
-    }
 }

@@ -1,11 +1,13 @@
 //! One outgoing stream to each other member, with a bounded queue in front.
 
+use crate::metrics::outside::{Peer as PeerNumbers, Peers};
 use crate::pb::quoinpb::peer_client::PeerClient;
 use crate::pb::quoinpb::{Empty, MembersAnswer, PeerBatch, PeerMessage};
 use crate::replica::Handle;
 use crate::tls::{Dialer, reason};
 use crate::types::MemberId;
 use parking_lot::{Mutex, RwLock};
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -38,6 +40,7 @@ pub struct Links {
     dialer: Dialer,
     /// Set once the driver exists, to be told of unreachable members and of this one's removal.
     handle: Arc<OnceLock<Handle>>,
+    numbers: Peers,
 }
 
 struct Link {
@@ -47,6 +50,7 @@ struct Link {
     /// Since when the member has answered each time it was asked.
     connected_since: Arc<Mutex<Option<Instant>>>,
     probe: AbortHandle,
+    numbers: Arc<PeerNumbers>,
 }
 
 impl Drop for Link {
@@ -60,11 +64,11 @@ impl Links {
     /// Opens links to the given members; tasks run on the present tokio runtime.
     pub fn open(
         peers: &[(MemberId, Vec<String>)],
-        dialer: Dialer,
-        handle: Arc<OnceLock<Handle>>,
+        (dialer, handle): (Dialer, Arc<OnceLock<Handle>>),
+        numbers: Peers,
     ) -> Self {
         let runtime = tokio::runtime::Handle::current();
-        let links = Self { links: Arc::default(), runtime, dialer, handle };
+        let links = Self { links: Arc::default(), runtime, dialer, handle, numbers };
         for (member, urls) in peers {
             links.connect(*member, urls);
         }
@@ -95,23 +99,27 @@ impl Links {
         };
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let connected_since = Arc::default();
-        let probe =
-            probe(member, channel.clone(), Arc::clone(&connected_since), self.handle.clone());
+        let numbers = self.numbers.of(member.0);
+        let ends = (self.handle.clone(), numbers.clone());
+        let probe = probe(member, channel.clone(), Arc::clone(&connected_since), ends.clone());
         let link = Link {
             urls: urls.to_vec(),
             queue,
             channel: channel.clone(),
             connected_since,
             probe: self.runtime.spawn(probe).abort_handle(),
+            numbers,
         };
-        self.runtime.spawn(run_link(member, channel, messages, self.handle.clone()));
+        self.runtime.spawn(run_link(member, channel, messages, ends));
         self.links.write().insert(member, link);
     }
 
     /// Queues a message; dropped when the member's queue is full or there is no such member.
     pub fn send(&self, message: PeerMessage) {
-        if let Some(link) = self.links.read().get(&MemberId(message.to)) {
-            let _dropped = link.queue.try_send(message);
+        if let Some(link) = self.links.read().get(&MemberId(message.to))
+            && link.queue.try_send(message).is_err()
+        {
+            link.numbers.send_failures.add(1);
         }
     }
 
@@ -133,11 +141,12 @@ async fn probe(
     member: MemberId,
     channel: Channel,
     connected_since: Arc<Mutex<Option<Instant>>>,
-    handle: Arc<OnceLock<Handle>>,
+    (handle, numbers): (Arc<OnceLock<Handle>>, Arc<PeerNumbers>),
 ) {
     let mut client = PeerClient::new(channel);
     let mut failures: Vec<String> = Vec::new();
     loop {
+        let asked = Instant::now();
         let answer = tokio::time::timeout(PROBE_INTERVAL, client.members(Empty {})).await;
         if let Ok(Err(status)) = &answer {
             let failure = reason(status);
@@ -162,16 +171,22 @@ async fn probe(
             }
             _ => false,
         };
+        if is_connected {
+            numbers.round_trips.observe_time(asked.elapsed());
+        }
         {
             let mut since = connected_since.lock();
             match (is_connected, *since) {
                 (true, None) => {
                     tracing::info!("peer-id" = %member, "peer became active");
                     *since = Some(Instant::now());
+                    numbers.is_active.set(1);
                 }
                 (false, Some(_)) => {
                     tracing::warn!("peer-id" = %member, "peer became inactive");
                     *since = None;
+                    numbers.is_active.set(0);
+                    numbers.disconnects.add(1);
                 }
                 _ => {}
             }
@@ -200,7 +215,7 @@ async fn run_link(
     member: MemberId,
     channel: Channel,
     mut messages: mpsc::Receiver<PeerMessage>,
-    handle: Arc<OnceLock<Handle>>,
+    (handle, numbers): (Arc<OnceLock<Handle>>, Arc<PeerNumbers>),
 ) {
     let mut waiting = Vec::with_capacity(BATCH_MAX);
     loop {
@@ -216,8 +231,12 @@ async fn run_link(
         let ended = loop {
             if !waiting.is_empty() {
                 let batch = PeerBatch { messages: std::mem::take(&mut waiting) };
+                let bytes = batch.encoded_len() as u64;
                 tokio::select! {
-                    sent = batches.send(batch) => if sent.is_err() { break call.await },
+                    sent = batches.send(batch) => match sent {
+                        Ok(()) => numbers.sent_bytes.add(bytes),
+                        Err(_) => break call.await,
+                    },
                     ended = &mut call => break ended,
                 }
             }
@@ -233,13 +252,16 @@ async fn run_link(
         if let Err(status) = ended {
             tracing::debug!(member = %member, %status, "lost the stream to a member");
         }
+        numbers.send_failures.add(1);
         if let Some(handle) = handle.get() {
             handle.unreachable(member);
         }
         tokio::time::sleep(RECONNECT_PAUSE).await;
         // What was queued meanwhile is old: raft knows by now that the member is unreachable.
         waiting.clear();
-        while messages.try_recv().is_ok() {}
+        while messages.try_recv().is_ok() {
+            numbers.send_failures.add(1);
+        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! The receiving side: hands messages to the driver and stages snapshots.
 
 use super::transfer::receive_snapshot;
+use crate::metrics::Metrics;
+use crate::metrics::outside::Peer as PeerNumbers;
 use crate::pb::etcdserverpb::Member;
 use crate::pb::quoinpb::peer_server::Peer;
 use crate::pb::quoinpb::{Empty, MembersAnswer, PeerBatch, SnapshotChunk};
 use crate::replica::Handle;
 use crate::storage::snapshot_file::SnapshotStore;
+use prost::Message as _;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -16,6 +19,7 @@ pub struct PeerService {
     snapshots: Arc<SnapshotStore>,
     keeps_snapshots: bool,
     founders: Arc<Vec<Member>>,
+    metrics: Arc<Metrics>,
 }
 
 impl PeerService {
@@ -26,8 +30,9 @@ impl PeerService {
         snapshots: Arc<SnapshotStore>,
         keeps_snapshots: bool,
         founders: Vec<Member>,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { handle, snapshots, keeps_snapshots, founders: Arc::new(founders) }
+        Self { handle, snapshots, keeps_snapshots, founders: Arc::new(founders), metrics }
     }
 }
 
@@ -38,12 +43,28 @@ impl Peer for PeerService {
         request: Request<Streaming<PeerBatch>>,
     ) -> Result<Response<Empty>, Status> {
         let mut batches = request.into_inner();
-        while let Some(batch) = batches.message().await? {
+        // Known from the first message on.
+        let mut peer: Option<Arc<PeerNumbers>> = None;
+        loop {
+            let batch = match batches.message().await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return Ok(Response::new(Empty {})),
+                Err(status) => {
+                    if let Some(peer) = peer {
+                        peer.receive_failures.add(1);
+                    }
+                    return Err(status);
+                }
+            };
+            let bytes = batch.encoded_len() as u64;
             for message in batch.messages {
+                peer.get_or_insert_with(|| self.metrics.peers.of(message.from));
                 self.handle.peer_message(message);
             }
+            if let Some(peer) = &peer {
+                peer.received_bytes.add(bytes);
+            }
         }
-        Ok(Response::new(Empty {}))
     }
 
     async fn install_snapshot(
@@ -51,7 +72,9 @@ impl Peer for PeerService {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<Empty>, Status> {
         let chunks = request.into_inner();
-        receive_snapshot(&self.handle, &self.snapshots, self.keeps_snapshots, chunks).await?;
+        let snapshots = &self.snapshots;
+        receive_snapshot(&self.handle, snapshots, self.keeps_snapshots, &self.metrics, chunks)
+            .await?;
         Ok(Response::new(Empty {}))
     }
 

@@ -18,6 +18,7 @@ use super::segment::{HEADER, Header, Segment, capacity, file_name, size_for};
 use super::spare::{Spare, Spares};
 use super::{LogStore, Surroundings, payload_bytes};
 use crate::error::Fatal;
+use crate::metrics::parts::Log;
 use crate::types::{ClusterId, Index, MemberId, Term};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use std::collections::VecDeque;
@@ -25,6 +26,7 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A larger write buffer is given back after use.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
@@ -48,6 +50,8 @@ pub struct DiskLogOptions {
     pub cache_bytes: usize,
     /// Never wait for the disk. A power failure may then make the log unreadable.
     pub unsafe_no_fsync: bool,
+    /// What writes and syncs take.
+    pub numbers: Log,
 }
 
 impl DiskLogOptions {
@@ -60,6 +64,7 @@ impl DiskLogOptions {
             first_segment_bytes: 2 << 20,
             cache_bytes: 64 << 20,
             unsafe_no_fsync: false,
+            numbers: Log::default(),
         }
     }
 }
@@ -250,16 +255,16 @@ impl DiskLog {
         let chain = writer.finish(self.chain, self.number + 1, self.synced);
         debug_assert_eq!(buffer.len(), GROUP_HEAD + len);
         let at = segment.end;
+        let begun = Instant::now();
         segment.write_at(&buffer, at)?;
-        #[cfg(test)]
-        let written = (self.number + 1, segment.path.clone(), at);
+        self.options.numbers.wrote(buffer.len(), begun.elapsed());
         let place = (segment.header.sequence as u32, at as u32 + GROUP_HEAD as u32);
         let end = at + buffer.len() as u64;
         if end > segment.header.size / 2 {
             self.spares.prepare(self.next_size());
         }
         #[cfg(test)]
-        self.written.push(written);
+        self.written.push((self.number + 1, self.active().path.clone(), at));
         (self.number, self.chain) = (self.number + 1, chain);
         if let Some(segment) = self.segments.back_mut() {
             segment.end = end;
@@ -340,7 +345,9 @@ impl DiskLog {
 
     fn sync_all(&mut self) -> Result<(), Fatal> {
         if !self.options.unsafe_no_fsync {
+            let begun = Instant::now();
             self.active().sync()?;
+            self.options.numbers.fsync.observe_time(begun.elapsed());
         }
         self.synced = self.number;
         self.needs_sync = false;

@@ -9,6 +9,7 @@ use super::input::{Effect, Input, Millis, Output, ReceivedSnapshot, Reply, Statu
 use super::replica::Replica;
 use crate::error::{Fatal, RequestError};
 use crate::machine::Capture;
+use crate::metrics::parts::{Proposals, State};
 use crate::mvcc::Commit;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType, Member};
 use crate::pb::quoinpb::PeerMessage;
@@ -65,6 +66,8 @@ pub struct DriverParts {
     pub store_snapshot: Arc<dyn Fn(Capture) -> Result<u64, Fatal> + Send + Sync>,
     /// Begins to stream a snapshot; the result comes back through the handle.
     pub send_snapshot: Box<dyn FnMut(MemberId, Bytes, Capture) + Send>,
+    /// Where the numbers go that the thread and its handles know.
+    pub numbers: (State, Proposals),
 }
 
 /// What the driver shows to everybody.
@@ -118,7 +121,7 @@ impl<L: LogStore + 'static> Driver<L> {
             (replica.machine().view(), replica.machine().auth_view()),
             shared.clone(),
             status_seen,
-            &settings,
+            (&settings, &parts.numbers.1),
             Duration::from_millis(request_timeout_ms),
         );
         let mut driver = Self {
@@ -137,8 +140,12 @@ impl<L: LogStore + 'static> Driver<L> {
             shared,
             status,
         };
+        if driver.status.borrow().leader.is_some() {
+            driver.parts.numbers.0.leader_changes.add(1);
+        }
         driver.show_members();
         driver.show_status();
+        driver.show_numbers();
         (driver, handle)
     }
 
@@ -152,6 +159,9 @@ impl<L: LogStore + 'static> Driver<L> {
         loop {
             let now = Instant::now();
             if now >= next_tick {
+                if now >= next_tick + self.tick && self.status.borrow().is_leader {
+                    self.parts.numbers.0.late_heartbeats.add(1);
+                }
                 self.replica.step(Input::Tick { now: self.now() });
                 let stalled = self.replica.machine().engine().is_stalled();
                 self.shared.stalled.store(stalled, Ordering::Relaxed);
@@ -253,6 +263,7 @@ impl<L: LogStore + 'static> Driver<L> {
             self.show_members();
         }
         self.show_status();
+        self.show_numbers();
         if output.restored {
             (self.parts.restored)();
         }
@@ -325,13 +336,36 @@ impl<L: LogStore + 'static> Driver<L> {
         *self.shared.alarms.write() = Arc::new(machine.alarms().list(AlarmType::None as i32));
     }
 
+    /// Once for a round: plain stores.
+    fn show_numbers(&self) {
+        let numbers = &self.parts.numbers.0;
+        let tally = self.replica.machine().tally();
+        numbers.puts.set(tally.puts);
+        numbers.put_bytes.set(tally.put_bytes);
+        numbers.deletes.set(tally.deletes);
+        numbers.ranges.set(tally.ranges);
+        numbers.txns.set(tally.txns);
+        numbers.compacted_keys.set(tally.compacted);
+        numbers.keys.set(self.replica.machine().keys());
+        let leases = self.replica.lease_counts();
+        numbers.leases_granted.set(leases.granted);
+        numbers.leases_revoked.set(leases.revoked);
+        numbers.leases_renewed.set(leases.renewed);
+        numbers.leases_expired.set(leases.expired);
+        numbers.proposals_pending.set(self.replica.proposals_pending() as u64);
+    }
+
     fn show_status(&mut self) {
         let status = self.replica.status();
         self.shared.term.store(status.term, Ordering::Relaxed);
         self.shared.commit_index.store(status.commit_index, Ordering::Relaxed);
         self.shared.applied_index.store(status.applied_index, Ordering::Relaxed);
         self.shared.reads_at_once.store(status.reads_at_once, Ordering::Release);
+        let leader_changes = &self.parts.numbers.0.leader_changes;
         self.status.send_if_modified(|shown| {
+            if status.leader.is_some() && shown.leader != status.leader {
+                leader_changes.add(1);
+            }
             // Indexes move with each round and are read from the atomics: only what others
             // wait for wakes them.
             let changed = (shown.term, shown.leader, shown.is_leader, shown.reads_at_once)

@@ -8,6 +8,7 @@ use super::input::{Input, LeaseCall, ReceivedSnapshot, Reply, Status};
 use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
 use crate::machine::{AuthView, Caller, Capture, Response, encode_command_of};
+use crate::metrics::parts::{Number, Proposals};
 use crate::mvcc::View;
 use crate::pb::etcdserverpb::{AlarmMember, Member};
 use crate::pb::quoinpb::{PeerMessage, command::Request};
@@ -35,6 +36,34 @@ struct Inner {
     cluster: ClusterId,
     boot: u64,
     timeout: Duration,
+    numbers: Proposals,
+}
+
+/// A proposal's: unknown also if the client does not wait for it.
+struct Outcome<'a> {
+    failed: &'a Number,
+    is_known: bool,
+}
+
+impl Drop for Outcome<'_> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            self.failed.add(1);
+        }
+    }
+}
+
+/// Whether the cluster, and not the request, was the reason.
+fn is_unavailable(error: &RequestError) -> bool {
+    matches!(
+        error,
+        RequestError::NoLeader
+            | RequestError::LeaderChanged
+            | RequestError::Timeout
+            | RequestError::TimeoutDueToLeaderFail
+            | RequestError::TimeoutDueToConnectionLost
+            | RequestError::TooManyRequests
+    )
 }
 
 /// See the module's comment.
@@ -50,7 +79,7 @@ impl Handle {
         (view, auth): (View, AuthView),
         shared: Arc<Shared>,
         status: watch::Receiver<Status>,
-        settings: &Settings,
+        (settings, numbers): (&Settings, &Proposals),
         timeout: Duration,
     ) -> Self {
         Self {
@@ -66,6 +95,7 @@ impl Handle {
                 cluster: settings.cluster_id,
                 boot: settings.boot,
                 timeout,
+                numbers: numbers.clone(),
             }),
         }
     }
@@ -178,7 +208,10 @@ impl Handle {
         }
         let (waiter, answer) = oneshot::channel();
         self.send(ToDriver::Propose { sequence, command, waiter })?;
-        match self.wait(answer).await? {
+        let mut outcome = Outcome { failed: &self.inner.numbers.failed, is_known: false };
+        let answer = self.wait(answer).await;
+        outcome.is_known = answer.as_ref().err().is_none_or(|error| !is_unavailable(error));
+        match answer? {
             Reply::Applied(response) => Ok(response),
             _ => Err(RequestError::Stopped),
         }
@@ -195,7 +228,13 @@ impl Handle {
         }
         let (waiter, answer) = oneshot::channel();
         self.send(ToDriver::Read { sequence: self.next_sequence(), waiter })?;
-        self.wait(answer).await.map(|_| ())
+        let answer = self.wait(answer).await;
+        match &answer {
+            Err(RequestError::Timeout) => self.inner.numbers.reads_slow.add(1),
+            Err(error) if is_unavailable(error) => self.inner.numbers.reads_failed.add(1),
+            _ => {}
+        }
+        answer.map(|_| ())
     }
 
     /// Renews a lease at the leader; 0 when there is no such lease.

@@ -125,6 +125,16 @@ pub struct Status {
     pub reads_at_once: bool,
 }
 
+/// How many leases were granted and revoked, and by this member as the leader: renewed, and revoked
+/// because they had expired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseCounts {
+    pub granted: u64,
+    pub revoked: u64,
+    pub renewed: u64,
+    pub expired: u64,
+}
+
 /// Work that the replica leaves to its owner because it takes long.
 pub enum Effect {
     /// Make the engine's state durable, then report `Persisted` with this index.

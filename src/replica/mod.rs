@@ -2,7 +2,7 @@
 //!
 //! The brain (`replica`, `round`, `input`, `inbound`, `install`, `pending`, `reads`, `lessor`,
 //! `retention`, `peer_message`, `settings`) is pure: inputs in, outputs out, so that the simulation runs the very code that
-//! ships. `driver` is the thread around it and `handle` what everybody else holds.
+//! ships. `driver` is the thread around it, `stopwatch` its clock, and `handle` what everybody else holds.
 
 mod changes;
 mod driver;
@@ -23,12 +23,15 @@ mod round;
 mod scripts;
 mod serving;
 mod settings;
+mod stopwatch;
 
 pub use driver::{Driver, DriverParts};
 pub use handle::Handle;
 pub use input::{
-    Effect, Input, LeaseCall, Millis, Output, ReceivedSnapshot, Reply, SnapshotBlocks, Status,
+    Effect, Input, LeaseCall, LeaseCounts, Millis, Output, ReceivedSnapshot, Reply, SnapshotBlocks,
+    Status,
 };
 pub use install::{complete_install, replay};
 pub use replica::Replica;
 pub use settings::Settings;
+pub use stopwatch::Stopwatch;

@@ -37,6 +37,10 @@ impl Pending {
         self.held.push_back((id, Proposal { command, deadline, term: 0 }));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.held.len() + self.handed.len()
+    }
+
     pub(super) fn has_held(&self) -> bool {
         !self.held.is_empty()
     }

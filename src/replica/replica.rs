@@ -15,7 +15,9 @@
 //! above it is done; the log is cut only up to what is durable elsewhere.
 
 use super::changes::Changes;
-use super::input::{Input, LeaseCall, Millis, Output, ReceivedSnapshot, Reply, Status};
+use super::input::{
+    Input, LeaseCall, LeaseCounts, Millis, Output, ReceivedSnapshot, Reply, Status,
+};
 use super::lessor::{Lessor, by_expiry};
 use super::peer_message::envelope;
 use super::pending::{Forwarded, Pending};
@@ -72,6 +74,7 @@ pub struct Replica<L: LogStore> {
     pub(super) own_sequence: u64,
     /// When a leader that never rests proposes a change of the cluster's version.
     pub(super) version_due: Millis,
+    pub(super) leases: LeaseCounts,
 }
 
 impl<L: LogStore> Replica<L> {
@@ -133,6 +136,7 @@ impl<L: LogStore> Replica<L> {
             compaction_pinned: false,
             own_sequence: 0,
             version_due: 0,
+            leases: LeaseCounts::default(),
         };
         replica.hasten_election()?;
         Ok(replica)
@@ -176,6 +180,16 @@ impl<L: LogStore> Replica<L> {
                 || planted::has(Bug::RemovedLeavesAtOnce) && self.is_leaving(),
             reads_at_once: is_leader && self.is_sole_voter() && raft.commit_to_current_term(),
         }
+    }
+
+    /// What became of leases since the start.
+    pub fn lease_counts(&self) -> LeaseCounts {
+        self.leases
+    }
+
+    /// Proposals of this member's clients that wait for their result.
+    pub fn proposals_pending(&self) -> usize {
+        self.pending.len()
     }
 
     pub(super) fn is_sole_voter(&self) -> bool {

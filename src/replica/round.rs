@@ -191,6 +191,11 @@ impl<L: LogStore> Replica<L> {
         if let Some(change) = applied.configuration_change {
             self.configure(self.machine.applied_index(), change)?;
         }
+        self.leases.granted += applied.granted.len() as u64;
+        self.leases.revoked += applied.revoked.len() as u64;
+        if self.is_leader() {
+            self.leases.expired += applied.expired as u64;
+        }
         for (lease, ttl) in applied.granted {
             if self.is_leader() {
                 self.lessor.granted(lease, ttl, self.latest_now());

@@ -68,6 +68,7 @@ impl<L: LogStore> Replica<L> {
             LeaseCall::Renew { lease } => {
                 let ttl = leases.ttl(lease).unwrap_or(0);
                 let renewed = self.lessor.renew(lease, ttl, self.latest_now());
+                self.leases.renewed += u64::from(renewed);
                 let ttl = if renewed { ttl } else { 0 };
                 Reply::Lease { ttl, granted_ttl: ttl, keys: vec![] }
             }

@@ -4,10 +4,12 @@ use super::header::Headers;
 use super::kv::unexpected;
 use super::limits::Limits;
 use super::metadata;
+use super::status::text;
 use crate::config::MemberUrl;
 use crate::config::ids::added_member_id;
 use crate::error::RequestError;
 use crate::machine::Response as Outcome;
+use crate::metrics::outside::Probes;
 use crate::pb::etcdserverpb::cluster_server::Cluster;
 use crate::pb::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
@@ -31,11 +33,12 @@ pub struct ClusterService {
     headers: Headers,
     links: Links,
     limits: Limits,
+    numbers: Probes,
 }
 
 impl ClusterService {
-    pub fn new(handle: Handle, links: Links, limits: Limits) -> Self {
-        Self { headers: Headers::new(handle.clone()), handle, links, limits }
+    pub fn new(handle: Handle, links: Links, limits: Limits, numbers: Probes) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, links, limits, numbers }
     }
 
     /// All members after the change.
@@ -107,6 +110,18 @@ impl ClusterService {
     /// `MemberNotFound`, `NotLearner`, `LearnerNotReady`, `NotEnoughStartedMembers`, and as
     /// [`Handle::propose`].
     pub(super) async fn promote(&self, member_id: u64) -> Result<Vec<Member>, RequestError> {
+        let promoted = self.try_to_promote(member_id).await;
+        // As in etcd, it is the leader that counts.
+        if self.handle.leader() == Some(self.handle.member_id()) {
+            match &promoted {
+                Ok(_) => self.numbers.promotions.add(1),
+                Err(error) => self.numbers.promotion_failed(text(error)),
+            }
+        }
+        promoted
+    }
+
+    async fn try_to_promote(&self, member_id: u64) -> Result<Vec<Member>, RequestError> {
         self.may_promote()?;
         let command = Command::MemberPromote(MemberChange { member_id });
         match self.handle.propose(command, self.limits.request_bytes_max).await? {

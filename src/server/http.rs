@@ -3,39 +3,86 @@
 use super::maintenance::COMPATIBLE_VERSION;
 use super::status::text;
 use crate::error::RequestError;
+use crate::metrics::outside::Probes;
+use crate::metrics::parts::Held;
+use crate::metrics::{Metrics, text as metrics_text};
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType, RangeRequest};
 use crate::replica::Handle;
 use axum::Router;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{FromRef, Path, RawQuery, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// The checks behind a page, by the names under which they are listed.
 const LIVE: [&str; 1] = ["serializable_read"];
 const READY: [&str; 4] =
     ["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
 
+/// What the pages stand on.
+#[derive(Clone)]
+struct Ground {
+    handle: Handle,
+    metrics: Arc<Metrics>,
+}
+
+impl Ground {
+    fn parts(&self) -> (&Handle, &Probes) {
+        (&self.handle, &self.metrics.probes)
+    }
+}
+
+impl FromRef<Ground> for Handle {
+    fn from_ref(ground: &Ground) -> Handle {
+        ground.handle.clone()
+    }
+}
+
+impl FromRef<Ground> for Arc<Metrics> {
+    fn from_ref(ground: &Ground) -> Arc<Metrics> {
+        ground.metrics.clone()
+    }
+}
+
+impl FromRef<Ground> for Probes {
+    fn from_ref(ground: &Ground) -> Probes {
+        ground.metrics.probes.clone()
+    }
+}
+
 /// The pages of the client listener. Unknown paths are answered as Go's HTTP server does.
-pub(super) fn pages(handle: Handle) -> Router {
+pub(super) fn pages(handle: Handle, metrics: Arc<Metrics>) -> Router {
     let others = Router::new()
         .route("/version", any(version))
         .route("/debug/vars", any(super::vars::vars))
         .with_state(handle.clone());
-    probes(handle).merge(others)
+    probes(handle, metrics).merge(others)
 }
 
-/// What probes ask for: all that a listener for metrics has, but metrics.
-pub(super) fn probes(handle: Handle) -> Router {
+/// What probes and collectors ask for: all that a listener for metrics has.
+pub(super) fn probes(handle: Handle, metrics: Arc<Metrics>) -> Router {
     Router::new()
+        .route("/metrics", any(metrics_page))
         .route("/health", any(health))
         .route("/livez", any(livez))
         .route("/livez/{check}", any(livez_check))
         .route("/readyz", any(readyz))
         .route("/readyz/{check}", any(readyz_check))
         .fallback(not_found)
-        .with_state(handle)
+        .with_state(Ground { handle, metrics })
+}
+
+/// All numbers, whatever the method: as etcd's page.
+async fn metrics_page(State(metrics): State<Arc<Metrics>>) -> Response {
+    let under_way = Held::new(&metrics.pages_under_way);
+    let mut page = metrics.page().into_response();
+    drop(under_way);
+    metrics.pages.add(1);
+    let kind = HeaderValue::from_static(metrics_text::CONTENT_TYPE);
+    page.headers_mut().insert(header::CONTENT_TYPE, kind);
+    page
 }
 
 /// The answer to any other path.
@@ -125,6 +172,7 @@ fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
 
 async fn health(
     State(handle): State<Handle>,
+    State(numbers): State<Probes>,
     method: Method,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -144,8 +192,12 @@ async fn health(
         read_one_key(&handle, serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
     };
     match reason {
-        None => r#"{"health":"true","reason":""}"#.into_response(),
+        None => {
+            numbers.healthy.add(1);
+            r#"{"health":"true","reason":""}"#.into_response()
+        }
         Some(reason) => {
+            numbers.unhealthy.add(1);
             let body = serde_json::json!({"health": "false", "reason": reason});
             text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{body}\n"))
         }
@@ -189,7 +241,14 @@ async fn check(handle: &Handle, name: &str) -> Result<(), String> {
     }
 }
 
-async fn run_checks(handle: &Handle, query: Option<&str>, names: &[&str]) -> Response {
+/// A page of checks, by the name that the metrics have for it.
+type Checks<'a> = (&'static str, &'a [&'static str]);
+
+async fn run_checks(
+    (handle, numbers): (&Handle, &Probes),
+    query: Option<&str>,
+    (page, names): Checks<'_>,
+) -> Response {
     let excluded = query_values(query, "exclude");
     for name in excluded.iter().filter(|name| !names.contains(&name.as_str())) {
         tracing::warn!(check = name, "some health checks cannot be excluded");
@@ -200,7 +259,9 @@ async fn run_checks(handle: &Handle, query: Option<&str>, names: &[&str]) -> Res
     let mut lines = String::new();
     let mut failed = false;
     for name in names.iter().filter(|name| !excluded.iter().any(|other| other == *name)) {
-        match check(handle, name).await {
+        let checked = check(handle, name).await;
+        numbers.checked(page, name, checked.is_ok());
+        match checked {
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
             Err(reason) => {
                 failed = true;
@@ -218,48 +279,48 @@ async fn run_checks(handle: &Handle, query: Option<&str>, names: &[&str]) -> Res
 }
 
 async fn livez(
-    State(handle): State<Handle>,
+    State(ground): State<Ground>,
     method: Method,
     RawQuery(query): RawQuery,
 ) -> Response {
     match only_get(&method) {
-        Ok(()) => run_checks(&handle, query.as_deref(), &LIVE).await,
+        Ok(()) => run_checks(ground.parts(), query.as_deref(), ("livez", &LIVE)).await,
         Err(refused) => refused,
     }
 }
 
 async fn readyz(
-    State(handle): State<Handle>,
+    State(ground): State<Ground>,
     method: Method,
     RawQuery(query): RawQuery,
 ) -> Response {
     match only_get(&method) {
-        Ok(()) => run_checks(&handle, query.as_deref(), &READY).await,
+        Ok(()) => run_checks(ground.parts(), query.as_deref(), ("readyz", &READY)).await,
         Err(refused) => refused,
     }
 }
 
 async fn livez_check(
-    State(handle): State<Handle>,
+    State(ground): State<Ground>,
     Path(name): Path<String>,
     method: Method,
     RawQuery(query): RawQuery,
 ) -> Response {
-    one_check(&handle, &LIVE, &name, &method, query.as_deref()).await
+    one_check(&ground, ("livez", &LIVE), &name, &method, query.as_deref()).await
 }
 
 async fn readyz_check(
-    State(handle): State<Handle>,
+    State(ground): State<Ground>,
     Path(name): Path<String>,
     method: Method,
     RawQuery(query): RawQuery,
 ) -> Response {
-    one_check(&handle, &READY, &name, &method, query.as_deref()).await
+    one_check(&ground, ("readyz", &READY), &name, &method, query.as_deref()).await
 }
 
 async fn one_check(
-    handle: &Handle,
-    checks: &[&'static str],
+    ground: &Ground,
+    (page, checks): Checks<'_>,
     name: &str,
     method: &Method,
     query: Option<&str>,
@@ -268,7 +329,7 @@ async fn one_check(
         return refused;
     }
     match checks.iter().find(|check| **check == name) {
-        Some(check) => run_checks(handle, query, &[check]).await,
+        Some(check) => run_checks(ground.parts(), query, (page, &[check])).await,
         None => not_found().await,
     }
 }

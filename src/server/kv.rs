@@ -9,11 +9,14 @@ use super::quota;
 use super::validate;
 use crate::error::{Fatal, RequestError};
 use crate::machine::Response as Outcome;
+use crate::metrics::services::Reads;
 use crate::mvcc::{EncodedRange, RangeStream, View};
 use crate::pb::etcdserverpb::kv_server::Kv;
+use crate::pb::etcdserverpb::response_op::Response as OpResponse;
 use crate::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-    PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+    PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, ResponseOp, TxnRequest,
+    TxnResponse,
 };
 use crate::pb::quoinpb::command::Request as Command;
 use crate::replica::Handle;
@@ -21,6 +24,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -68,12 +72,28 @@ pub struct KvService {
     limits: Limits,
     access: Access,
     budget: Arc<Budget>,
+    numbers: Reads,
 }
 
 impl KvService {
-    pub fn new(handle: Handle, limits: Limits, access: Access) -> Self {
+    pub fn new(handle: Handle, limits: Limits, access: Access, numbers: Reads) -> Self {
         let budget = Budget::new(limits.range_bytes);
-        Self { headers: Headers::new(handle.clone()), handle, limits, access, budget }
+        let headers = Headers::new(handle.clone());
+        Self { headers, handle, limits, access, budget, numbers }
+    }
+
+    /// Counts a range that was begun at this time, and passes its result on.
+    fn counted<T>(&self, begun: Instant, result: Result<T, Status>) -> Result<T, Status> {
+        self.numbers.range[usize::from(result.is_ok())].observe_time(begun.elapsed());
+        self.numbers.ranges.add(1);
+        result
+    }
+
+    /// Counts what a transaction read.
+    fn count_txn(&self, response: &TxnResponse) {
+        let ranges = ranges(response);
+        self.numbers.ranges.add(ranges);
+        self.numbers.txns.add(u64::from(ranges > 1));
     }
 
     /// Takes a request apart into who sent it and what it says.
@@ -125,9 +145,11 @@ impl KvService {
         request: Request<RangeRequest>,
     ) -> Result<RangeAnswer, Status> {
         let (request, permit) = self.begin_range(request).await?;
-        if let Some(mut response) =
-            answer(&self.handle, self.handle.view().range_if_short(&request))?
-        {
+        let begun = Instant::now();
+        let short = answer(&self.handle, self.handle.view().range_if_short(&request));
+        let is_long = matches!(short, Ok(None));
+        let short = if is_long { short } else { self.counted(begun, short) };
+        if let Some(mut response) = short? {
             self.access.confirm(&permit)?;
             self.headers.fill(&mut response.header);
             return Ok(RangeAnswer::Short(response));
@@ -137,7 +159,8 @@ impl KvService {
             let range = view.range_encoded(&request, &|bytes| share.grow(bytes))?;
             Ok(range.map(|range| (range, share)))
         };
-        let (mut range, share) = read_long(&self.handle, range).await?;
+        let read = read_long(&self.handle, range).await;
+        let (mut range, share) = self.counted(begun, read)?;
         self.access.confirm(&permit)?;
         self.headers.fill(&mut range.header);
         Ok(RangeAnswer::Long(LongRange { range, share, handle: self.handle.clone() }))
@@ -149,6 +172,16 @@ impl KvService {
         }
         self.handle.read_barrier().await.map_err(Status::from)
     }
+}
+
+/// Ranges in a transaction's answer, those of transactions in it among them.
+fn ranges(response: &TxnResponse) -> u64 {
+    let count = |operation: &ResponseOp| match &operation.response {
+        Some(OpResponse::ResponseRange(_)) => 1,
+        Some(OpResponse::ResponseTxn(nested)) => ranges(nested),
+        _ => 0,
+    };
+    response.responses.iter().map(count).sum()
 }
 
 /// Runs a read that may take long where it does not hold up the connection's other calls.
@@ -187,7 +220,9 @@ impl Kv for KvService {
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
         let (request, permit) = self.begin_range(request).await?;
-        let mut response = read_long(&self.handle, move |view| view.range(&request)).await?;
+        let begun = Instant::now();
+        let read = read_long(&self.handle, move |view| view.range(&request)).await;
+        let mut response = self.counted(begun, read)?;
         self.access.confirm(&permit)?;
         self.headers.fill(&mut response.header);
         Ok(Response::new(response))
@@ -205,7 +240,9 @@ impl Kv for KvService {
         self.read_barrier(request.serializable).await?;
         let permit = self.permit_range(&credentials, &request).await?;
         let bytes_max = self.limits.request_bytes_max.min(CHUNK_BYTES_MAX);
-        let stream = answer(&self.handle, self.handle.view().range_stream(&request, bytes_max))?;
+        let begun = Instant::now();
+        let stream = answer(&self.handle, self.handle.view().range_stream(&request, bytes_max));
+        let stream = self.counted(begun, stream)?;
         let chunks = Chunks {
             stream,
             permit,
@@ -256,6 +293,7 @@ impl Kv for KvService {
             } else {
                 read_long(&self.handle, move |view| view.txn_read_only(&request)).await?
             };
+            self.count_txn(&response);
             self.access.confirm(&permit)?;
             self.headers.fill(&mut response.header);
             return Ok(Response::new(response));

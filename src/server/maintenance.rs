@@ -10,6 +10,9 @@ use super::metadata;
 use super::status::text;
 use crate::error::RequestError;
 use crate::machine::Response as Outcome;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::parts::Held;
+use crate::metrics::services::Reads;
 use crate::mvcc::HashKv;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::maintenance_server::Maintenance;
@@ -23,6 +26,7 @@ use crate::pb::quoinpb::command::Request as Command;
 use crate::replica::Handle;
 use crate::types::MemberId;
 use std::pin::Pin;
+use std::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -37,15 +41,25 @@ pub struct MaintenanceService {
     limits: Limits,
     backups: Backups,
     access: Access,
+    numbers: Reads,
 }
 
 impl MaintenanceService {
-    pub fn new(handle: Handle, limits: Limits, backups: Backups, access: Access) -> Self {
-        Self { headers: Headers::new(handle.clone()), handle, limits, backups, access }
+    pub fn new(
+        handle: Handle,
+        limits: Limits,
+        backups: Backups,
+        access: Access,
+        numbers: Reads,
+    ) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, limits, backups, access, numbers }
     }
 
-    async fn hashed(&self, revision: i64) -> Result<HashKv, Status> {
-        read_long(&self.handle, move |view| view.hash_kv(revision)).await
+    async fn hashed(&self, revision: i64, times: &Histogram) -> Result<HashKv, Status> {
+        let begun = Instant::now();
+        let hashed = read_long(&self.handle, move |view| view.hash_kv(revision)).await;
+        times.observe_time(begun.elapsed());
+        hashed
     }
 }
 
@@ -141,13 +155,17 @@ impl Maintenance for MaintenanceService {
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
+        let begun = Instant::now();
+        let under_way = Held::new(&self.numbers.defragmenting);
         self.handle.defragment().await?;
+        drop(under_way);
+        self.numbers.defragmentation.observe_time(begun.elapsed());
         Ok(Response::new(DefragmentResponse { header: None }))
     }
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
-        let HashKv { hash, current, .. } = self.hashed(0).await?;
+        let HashKv { hash, current, .. } = self.hashed(0, &self.numbers.hash).await?;
         Ok(Response::new(HashResponse { header: Some(self.headers.at(current)), hash }))
     }
 
@@ -157,7 +175,7 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<HashKvResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
         let HashKv { hash, revision, compacted, current } =
-            self.hashed(request.get_ref().revision).await?;
+            self.hashed(request.get_ref().revision, &self.numbers.hash_at_revision).await?;
         Ok(Response::new(HashKvResponse {
             header: Some(self.headers.at(current)),
             hash,
@@ -174,7 +192,10 @@ impl Maintenance for MaintenanceService {
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         metadata::check(&self.handle, request.metadata())?;
-        Ok(Response::new(Box::pin(self.backups.stream(&self.handle).await?)))
+        let begun = Instant::now();
+        let stream = self.backups.stream(&self.handle).await?;
+        self.numbers.backup.observe_time(begun.elapsed());
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn move_leader(

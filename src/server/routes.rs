@@ -6,10 +6,11 @@ use super::gateway::Gateway;
 use super::header::Headers;
 use super::limits::Limits;
 use super::listener::Connected;
+use super::metered::{self, Meter};
 use super::ownership::Queues;
 use super::password::Passwords;
 use super::peer_pages::{PeerPages, peer_pages};
-use super::slow::Slow;
+use super::request_stats::Slow;
 use super::token::{Tokens, sweep};
 use super::visitors::Visitors;
 use super::watch;
@@ -18,6 +19,7 @@ use super::{
     auth, cluster, deadline, election, health, http as pages, http2_debug, kv, lease, lock,
     maintenance, status, unary,
 };
+use crate::metrics::Metrics;
 use crate::pb::etcdserverpb::auth_server::AuthServer;
 use crate::pb::etcdserverpb::cluster_server::ClusterServer;
 use crate::pb::etcdserverpb::kv_server::KvServer;
@@ -36,7 +38,7 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 use tokio::sync::watch::Receiver;
 use tonic::body::Body;
 use tower::ServiceExt as _;
@@ -60,10 +62,13 @@ pub struct Services {
     /// Whether the common name of a client's certificate is its user's name, if it sends no token.
     pub names_users: bool,
     pub backups: Backups,
+    pub metrics: Arc<Metrics>,
+    /// What takes longer is logged: to apply or read, and a call as a whole.
+    pub warnings: (Duration, Duration),
+    /// Every call is logged.
+    pub is_debugging: bool,
     pub tokens: Arc<Tokens>,
     pub passwords: Passwords,
-    /// Which calls the log tells of.
-    pub slow: Slow,
     /// Turns true when the node stops.
     pub stop: Receiver<bool>,
 }
@@ -94,7 +99,7 @@ pub struct ClientService {
     kv: kv::KvService,
     message_bytes_max: usize,
     rest: Router,
-    slow: Slow,
+    meter: Meter,
     web: Web,
     traffic: Traffic,
     is_tls: bool,
@@ -115,23 +120,38 @@ impl ClientService {
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl ClientService {
-    fn call_grpc(&self, request: http::Request<Incoming>) -> Answer {
-        let (slow, begun) = (self.slow, Instant::now());
+    fn call_grpc(&self, request: http::Request<Incoming>, timeout: Option<Duration>) -> Answer {
         if let Some(call) = unary::Call::of(&request) {
-            let (kv, bytes_max) = (self.kv.clone(), self.message_bytes_max);
+            let (kv, bytes_max, meter) =
+                (self.kv.clone(), self.message_bytes_max, self.meter.clone());
             return Box::pin(async move {
-                let response = unary::serve(call, &kv, bytes_max, request).await;
-                slow.report(call.path(), begun);
+                let mut noted = metered::Call::begin(&meter, call.id(), request.headers());
+                let served = async {
+                    Ok::<_, Infallible>(
+                        unary::serve(call, &kv, bytes_max, request, &mut noted).await,
+                    )
+                };
+                let response = match timeout {
+                    None => served.await,
+                    Some(timeout) => deadline::bounded(timeout, served).await,
+                }?;
+                noted.end(&response);
                 Ok(response)
             });
         }
         let rest = self.rest.clone();
-        Box::pin(async move {
+        let serve = async move |request: http::Request<Body>| {
             let uri = request.uri().clone();
-            let response = status::oversize_as_exhausted(rest.oneshot(request).await?);
-            slow.report(uri.path(), begun);
-            Ok(status::unknown_method_as_text(uri.path(), response).map(Body::new))
-        })
+            let served = async {
+                let response = status::oversize_as_exhausted(rest.oneshot(request).await?);
+                Ok(status::unknown_method_as_text(uri.path(), response).map(Body::new))
+            };
+            match timeout {
+                None => served.await,
+                Some(timeout) => deadline::bounded(timeout, served).await,
+            }
+        };
+        Box::pin(metered::serve(self.meter.clone(), request, serve))
     }
 }
 
@@ -153,8 +173,7 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
                 request.extensions_mut().insert(name.clone());
             }
             return match deadline::timeout(request.headers()) {
-                Ok(None) => self.call_grpc(request),
-                Ok(Some(timeout)) => Box::pin(deadline::bounded(timeout, self.call_grpc(request))),
+                Ok(timeout) => self.call_grpc(request, timeout),
                 Err(refused) => Box::pin(ready(Ok(refused))),
             };
         }
@@ -170,25 +189,40 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
 
 /// Puts the client listener's services together.
 pub fn client_service(services: Services) -> ClientService {
-    let Services {
-        handle,
-        links,
-        watches,
-        limits,
-        stream,
-        backups,
-        visitors,
-        with_gateway,
-        names_users,
-        tokens,
-        passwords,
-        slow,
-        stop,
-    } = services;
-    let decode_max = limits.message_bytes_max();
+    let Services { handle, metrics, stop, tokens, limits, .. } = &services;
+    let (handle, metrics) = (handle.clone(), metrics.clone());
     tokio::spawn(sweep(tokens.clone(), handle.auth().clone(), stop.clone()));
-    let access = Access::new(handle.clone(), tokens);
-    let frequent = kv::KvService::new(handle.clone(), limits, access.clone());
+    let access = Access::new(handle.clone(), tokens.clone());
+    let frequent =
+        kv::KvService::new(handle.clone(), *limits, access.clone(), metrics.reads.clone());
+    let message_bytes_max = limits.message_bytes_max();
+    let (apply, unary) = services.warnings;
+    let slow = Slow::new(apply, unary, services.is_debugging);
+    let (visitors, with_gateway) = (services.visitors.clone(), services.with_gateway);
+    let names_users = services.names_users;
+    let auth = handle.auth().clone();
+    let rest = grpc_routes(services, frequent.clone(), access);
+    let meter = Meter { metrics: metrics.clone(), slow };
+    let counted = axum::middleware::from_fn_with_state(meter.clone(), metered::count);
+    let gateway =
+        with_gateway.then(|| Gateway::new(rest.clone().layer(counted), message_bytes_max));
+    ClientService {
+        kv: frequent,
+        message_bytes_max,
+        rest,
+        meter,
+        web: Web::new(visitors, gateway, auth, pages::pages(handle, metrics)),
+        traffic: Traffic::GrpcAndHttp,
+        is_tls: false,
+        names_users,
+        name: None,
+    }
+}
+
+/// All calls, behind the guard.
+fn grpc_routes(services: Services, frequent: kv::KvService, access: Access) -> Router {
+    let Services { handle, links, watches, limits, stream, backups, metrics, stop, .. } = services;
+    let decode_max = limits.message_bytes_max();
     let kv = KvServer::new(frequent.clone())
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
@@ -196,14 +230,20 @@ pub fn client_service(services: Services) -> ClientService {
     let lease = LeaseServer::new(leases.clone())
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
-    let maintenance =
-        maintenance::MaintenanceService::new(handle.clone(), limits, backups, access.clone());
-    let auth = auth::AuthService::new(handle.clone(), limits, access.clone(), passwords);
-    let watches = watch::server(handle.clone(), access.clone(), watches, stream, stop, decode_max);
+    let maintenance = maintenance::MaintenanceService::new(
+        handle.clone(),
+        limits,
+        backups,
+        access.clone(),
+        metrics.reads.clone(),
+    );
+    let auth = auth::AuthService::new(handle.clone(), limits, access.clone(), services.passwords);
+    let options = (stream, metrics.watching.clone());
+    let watches = watch::server(handle.clone(), access.clone(), watches, options, stop, decode_max);
     let queues = Queues {
         handle: handle.clone(),
         headers: Headers::new(handle.clone()),
-        kv: frequent.clone(),
+        kv: frequent,
         leases,
         watches: watches.clone(),
     };
@@ -212,7 +252,7 @@ pub fn client_service(services: Services) -> ClientService {
     let election = ElectionServer::new(election::ElectionService::new(queues))
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
-    let cluster = cluster::ClusterService::new(handle.clone(), links, limits);
+    let cluster = cluster::ClusterService::new(handle, links, limits, metrics.probes.clone());
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(kv)
@@ -225,24 +265,12 @@ pub fn client_service(services: Services) -> ClientService {
         .add_service(MaintenanceServer::new(maintenance))
         .add_service(HealthServer::new(health::HealthService));
     let guard = axum::middleware::from_fn_with_state(access, guard);
-    let rest = routes.routes().into_axum_router().layer(guard).fallback(pages::unknown_call);
-    let gateway = with_gateway.then(|| Gateway::new(rest.clone(), decode_max));
-    ClientService {
-        kv: frequent,
-        message_bytes_max: decode_max,
-        rest,
-        slow,
-        web: Web::new(visitors, gateway, handle.auth().clone(), pages::pages(handle)),
-        traffic: Traffic::GrpcAndHttp,
-        is_tls: false,
-        names_users,
-        name: None,
-    }
+    routes.routes().into_axum_router().layer(guard).fallback(pages::unknown_call)
 }
 
 /// Everything on a listener for probes and metrics.
-pub fn metrics_service(handle: Handle) -> Router {
-    pages::probes(handle)
+pub fn metrics_service(handle: Handle, metrics: Arc<Metrics>) -> Router {
+    pages::probes(handle, metrics)
 }
 
 /// Everything on the peer listener.

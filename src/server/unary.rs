@@ -6,6 +6,9 @@
 
 use super::budget::Share;
 use super::kv::{KvService, LongRange, RangeAnswer};
+use super::metered;
+use super::validate::is_read_only_txn;
+use crate::metrics::calls::CallId;
 use crate::mvcc::EncodedRange;
 use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, TxnRequest};
@@ -51,6 +54,14 @@ pub(super) enum Call {
 }
 
 impl Call {
+    pub(super) fn id(self) -> CallId {
+        match self {
+            Call::Range => CallId::RANGE,
+            Call::Put => CallId::PUT,
+            Call::Txn => CallId::TXN,
+        }
+    }
+
     /// The call that a request makes, if it is one of these. Compressed ones are left to the
     /// generated server, which refuses them.
     pub(super) fn of<B>(request: &http::Request<B>) -> Option<Self> {
@@ -61,15 +72,6 @@ impl Call {
             _ => return None,
         };
         (!request.headers().contains_key("grpc-encoding")).then_some(call)
-    }
-
-    /// The path that requests for it have.
-    pub(super) fn path(self) -> &'static str {
-        match self {
-            Call::Range => "/etcdserverpb.KV/Range",
-            Call::Put => "/etcdserverpb.KV/Put",
-            Call::Txn => "/etcdserverpb.KV/Txn",
-        }
     }
 }
 
@@ -86,30 +88,38 @@ pub(super) fn refuse_foreign<B>(request: &http::Request<B>) -> Option<StatusCode
     (!super::http::is_grpc(request)).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
-/// Serves one of the calls. `bytes_max` bounds the request's message.
+/// Serves one of the calls, and notes what it says. `bytes_max` bounds the request's message.
 pub(super) async fn serve<B>(
     call: Call,
     kv: &KvService,
     bytes_max: usize,
     request: http::Request<B>,
+    noted: &mut metered::Call,
 ) -> http::Response<Body>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let result = match call {
-        Call::Range => match receive::<RangeRequest, B>(request, bytes_max).await {
+        Call::Range => match receive::<RangeRequest, B>(request, bytes_max, noted).await {
             Ok(request) => kv.range_answer(request).await.and_then(|answer| match answer {
-                RangeAnswer::Short(response) => Ok(whole(&response)),
-                RangeAnswer::Long(range) => in_pieces(range),
+                RangeAnswer::Short(response) => Ok(whole(&response, response.count, noted)),
+                RangeAnswer::Long(range) => in_pieces(range, noted),
             }),
             Err(status) => Err(status),
         },
-        Call::Put => match receive::<PutRequest, B>(request, bytes_max).await {
-            Ok(request) => kv.put(request).await.map(|answer| whole(&answer.into_inner())),
+        Call::Put => match receive::<PutRequest, B>(request, bytes_max, noted).await {
+            Ok(request) => {
+                kv.put(request).await.map(|answer| whole(&answer.into_inner(), 0, noted))
+            }
             Err(status) => Err(status),
         },
-        Call::Txn => match receive::<TxnRequest, B>(request, bytes_max).await {
-            Ok(request) => kv.txn(request).await.map(|answer| whole(&answer.into_inner())),
+        Call::Txn => match receive::<TxnRequest, B>(request, bytes_max, noted).await {
+            Ok(request) => {
+                if is_read_only_txn(request.get_ref()) {
+                    noted.reads_only();
+                }
+                kv.txn(request).await.map(|answer| whole(&answer.into_inner(), 0, noted))
+            }
             Err(status) => Err(status),
         },
     };
@@ -125,7 +135,11 @@ where
 }
 
 /// Reads the one message of a unary request.
-async fn receive<M, B>(request: http::Request<B>, bytes_max: usize) -> Result<Request<M>, Status>
+async fn receive<M, B>(
+    request: http::Request<B>,
+    bytes_max: usize,
+    noted: &mut metered::Call,
+) -> Result<Request<M>, Status>
 where
     M: Message + Default,
     B: HttpBody<Data = Bytes> + Unpin,
@@ -161,6 +175,7 @@ where
         _ => return Err(Status::internal("a unary request carries exactly one message")),
     }
     let message = message.split_off(PREFIX);
+    noted.received(&message);
     let message =
         M::decode(message).map_err(|error| Status::new(Code::Internal, error.to_string()))?;
     let mut request = Request::new(message);
@@ -195,8 +210,9 @@ fn put_prefix(frame: &mut BytesMut, length: usize) {
 }
 
 /// A message in one buffer.
-fn whole<M: Message>(message: &M) -> Body {
+fn whole<M: Message>(message: &M, pairs: i64, noted: &mut metered::Call) -> Body {
     let length = message.encoded_len();
+    noted.sent(pairs, length);
     let mut frame = BytesMut::with_capacity(PREFIX + length);
     put_prefix(&mut frame, length);
     message.encode_raw(&mut frame);
@@ -207,10 +223,11 @@ fn whole<M: Message>(message: &M) -> Body {
 ///
 /// # Errors
 /// It is larger than Go's gRPC library, and so etcd, sends.
-fn in_pieces(mut long: LongRange) -> Result<Body, Status> {
-    let pairs_len = long.range.pairs_len();
+fn in_pieces(mut long: LongRange, noted: &mut metered::Call) -> Result<Body, Status> {
+    let (count, pairs_len) = (long.range.count, long.range.pairs_len());
     let tail = long.take_rest().map(|rest| Box::pin(rest) as Tail);
     let mut pieces = framed(long.range, pairs_len)?;
+    noted.sent(count, pieces.next.as_deref().and_then(declared).unwrap_or(0));
     pieces.share = Some(long.share);
     pieces.tail = tail;
     Ok(Body::new(pieces))
@@ -285,9 +302,12 @@ impl HttpBody for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
     use crate::pb::etcdserverpb::ResponseHeader;
     use crate::pb::mvccpb::KeyValue;
+    use crate::server::request_stats::Slow;
     use http_body_util::Full;
+    use std::sync::Arc;
 
     async fn collect(body: Body) -> (Bytes, HeaderMap) {
         let collected = body.collect().await.unwrap();
@@ -321,9 +341,16 @@ mod tests {
         }
     }
 
+    fn noted() -> metered::Call {
+        let forever = std::time::Duration::MAX;
+        let slow = Slow::new(forever, forever, false);
+        let meter = metered::Meter { metrics: Arc::new(Metrics::new(false)), slow };
+        metered::Call::begin(&meter, CallId::PUT, &HeaderMap::new())
+    }
+
     async fn received(frame: &[u8]) -> Result<PutRequest, Code> {
         let request = http::Request::new(Full::new(Bytes::copy_from_slice(frame)));
-        match receive::<PutRequest, _>(request, 100).await {
+        match receive::<PutRequest, _>(request, 100, &mut noted()).await {
             Ok(request) => Ok(request.into_inner()),
             Err(status) => Err(status.code()),
         }

@@ -1,6 +1,7 @@
 //! /debug/vars: the command line, limits, memory and raft state of this process as one JSON object.
 
 use super::http::only_get;
+use crate::metrics::process::{memory, open_files_max};
 use crate::replica::Handle;
 use axum::extract::State;
 use axum::http::{HeaderValue, Method, header};
@@ -12,7 +13,7 @@ pub(super) async fn vars(State(handle): State<Handle>, method: Method) -> Respon
     if let Err(refused) = only_get(&method) {
         return refused;
     }
-    let memory = resident_bytes();
+    let memory = memory().resident;
     let members = [
         (
             "cmdline",
@@ -54,35 +55,4 @@ fn raft_status(handle: &Handle) -> Value {
         "progress": {},
         "leadtransferee": "0",
     })
-}
-
-/// What the process may have open at a time; 0 if the system does not say.
-fn open_files_max() -> u64 {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().next());
-    match soft {
-        Some("unlimited") => u64::MAX,
-        soft => soft.and_then(|number| number.parse().ok()).unwrap_or(0),
-    }
-}
-
-/// Memory of this process that is in RAM; 0 if the system does not say.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: Option<u64> =
-        line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok());
-    kib.unwrap_or(0) * 1024
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_system_tells_limits_and_memory() {
-        assert!(open_files_max() >= 20);
-        assert!((1 << 20..1 << 40).contains(&resident_bytes()));
-    }
 }

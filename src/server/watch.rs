@@ -12,6 +12,7 @@ use super::header::Headers;
 use super::{metadata, validate};
 use crate::error::RequestError;
 use crate::machine::Need;
+use crate::metrics::services::Watching;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_server};
 use crate::replica::{Handle, Status};
@@ -25,6 +26,7 @@ use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
@@ -51,6 +53,7 @@ pub struct WatchService {
     options: StreamOptions,
     leader: Receiver<bool>,
     request_bytes_max: usize,
+    numbers: Watching,
 }
 
 /// The service; `request_bytes_max` bounds one message of a client, envelope included. Starts a
@@ -59,14 +62,14 @@ pub fn server(
     replica: Handle,
     access: Access,
     watches: watch::Handle,
-    options: StreamOptions,
+    (options, numbers): (StreamOptions, Watching),
     stop: Receiver<bool>,
     request_bytes_max: usize,
 ) -> WatchService {
     let (has_leader, leader) = tokio::sync::watch::channel(replica.leader().is_some());
     tokio::spawn(attend(replica.status(), has_leader, stop, watches.clone()));
     let headers = Headers::new(replica.clone());
-    WatchService { replica, headers, access, watches, options, leader, request_bytes_max }
+    WatchService { replica, headers, access, watches, options, leader, request_bytes_max, numbers }
 }
 
 /// Passes changes on until the node stops.
@@ -183,7 +186,8 @@ where
         }
         let service = self.clone();
         Box::pin(async move {
-            let codec = WatchCodec { headers: service.headers.clone() };
+            let codec =
+                WatchCodec { headers: service.headers.clone(), numbers: service.numbers.clone() };
             let mut grpc = Grpc::new(codec).max_decoding_message_size(service.request_bytes_max);
             Ok(grpc.streaming(service, request).await)
         })
@@ -226,6 +230,7 @@ where
 /// Writes [`WatchMessage`] as `WatchResponse`, reads `WatchRequest`.
 struct WatchCodec {
     headers: Headers,
+    numbers: Watching,
 }
 
 impl Codec for WatchCodec {
@@ -235,7 +240,7 @@ impl Codec for WatchCodec {
     type Decoder = RequestDecoder;
 
     fn encoder(&mut self) -> MessageEncoder {
-        MessageEncoder { headers: self.headers.clone() }
+        MessageEncoder { headers: self.headers.clone(), numbers: self.numbers.clone() }
     }
 
     fn decoder(&mut self) -> RequestDecoder {
@@ -245,6 +250,7 @@ impl Codec for WatchCodec {
 
 struct MessageEncoder {
     headers: Headers,
+    numbers: Watching,
 }
 
 impl Encoder for MessageEncoder {
@@ -256,8 +262,10 @@ impl Encoder for MessageEncoder {
         message: WatchMessage,
         buffer: &mut EncodeBuf<'_>,
     ) -> Result<(), tonic::Status> {
+        let begun = Instant::now();
         buffer.reserve(message.len_bytes());
         message.encode(&self.headers.at(message.revision), buffer);
+        self.numbers.wrote(begun.elapsed(), message.events(), message.is_progress());
         Ok(())
     }
 

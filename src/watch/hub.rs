@@ -53,6 +53,8 @@ pub struct Counts {
     pub inbox_bytes: usize,
     /// Bytes of events that wait for streams, counted for each.
     pub queued_bytes: usize,
+    /// Events that wait for streams, counted for each watch.
+    pub queued_events: usize,
 }
 
 struct Shared {
@@ -221,6 +223,7 @@ impl Handle {
             behind: self.shared.behind.load(Ordering::Relaxed),
             inbox_bytes: self.shared.inbox.lock().bytes,
             queued_bytes: outlets.iter().map(|outlet| outlet.state.lock().queue.bytes()).sum(),
+            queued_events: outlets.iter().map(|outlet| outlet.state.lock().queue.events()).sum(),
         }
     }
 

@@ -177,6 +177,18 @@ impl Fields {
 }
 
 impl WatchMessage {
+    /// How many events it carries.
+    pub fn events(&self) -> usize {
+        match &self.body {
+            Body::Events { fields, .. } => fields.as_slice().len(),
+            _ => 0,
+        }
+    }
+
+    pub fn is_progress(&self) -> bool {
+        self.body == Body::Progress
+    }
+
     /// Length on the wire, at most a few bytes too high: to reserve space and to decide on parts.
     pub fn len_bytes(&self) -> usize {
         let variable = match &self.body {

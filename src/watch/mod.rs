@@ -26,7 +26,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use hub::{Handle, Hub};
+pub use hub::{Counts, Handle, Hub};
 pub use stream::WatchStream;
 
 use std::time::Duration;

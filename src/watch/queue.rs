@@ -27,6 +27,16 @@ pub enum Item {
     Mark(Mark),
 }
 
+impl Item {
+    fn events(&self) -> usize {
+        match self {
+            Item::Events { which: Which::Some(positions), .. } => positions.len(),
+            Item::Events { events, .. } => events.events.len(),
+            Item::Behind { .. } | Item::Mark(_) => 0,
+        }
+    }
+}
+
 /// Which events of a revision a watch wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -50,11 +60,13 @@ pub struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
     bytes_max: usize,
+    /// Events, for each watch that gets them.
+    events: usize,
 }
 
 impl Queue {
     pub fn new(bytes_max: usize) -> Self {
-        Self { items: VecDeque::new(), bytes: 0, bytes_max }
+        Self { items: VecDeque::new(), bytes: 0, bytes_max, events: 0 }
     }
 
     /// Adds what the registry hands out. Returns false when events were refused, so that their
@@ -68,7 +80,9 @@ impl Queue {
                     return false;
                 }
                 self.bytes += bytes;
+                let waiting = self.items.len();
                 self.items.extend(group.items());
+                self.events += self.items.range(waiting..).map(Item::events).sum::<usize>();
             }
             Output::Behind { watch, next } => self.items.push_back(Item::Behind { watch, next }),
             Output::Mark(mark) => self.items.push_back(Item::Mark(mark)),
@@ -87,10 +101,16 @@ impl Queue {
         empty.shrink_to(ITEMS_KEPT_MAX);
         std::mem::swap(&mut self.items, empty);
         self.bytes = 0;
+        self.events = 0;
     }
 
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// Events held, counted for each watch that gets them.
+    pub fn events(&self) -> usize {
+        self.events
     }
 
     /// Bytes of events held, and what their items cost.

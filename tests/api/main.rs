@@ -30,6 +30,7 @@ mod maintenance;
 mod many;
 mod members;
 mod membership;
+mod metrics;
 mod model;
 mod pages;
 mod range;
