@@ -27,3 +27,5 @@ pub mod ctl;
 pub mod bench;
 pub mod snapshot_tool;
 pub mod gateway;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

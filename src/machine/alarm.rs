@@ -2,12 +2,13 @@
 //!
 //! Mirrors the space `alarm`; both change together, in the batch of the entry that causes it.
 
+use super::table::read_all;
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::pb::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType, RequestOp, TxnRequest};
 use crate::pb::quoinpb::command::Request;
-use crate::storage::{Engine, Flow, Space, WriteBatch};
+use crate::storage::{Engine, Space, WriteBatch};
 use std::collections::BTreeSet;
 
 /// All alarms of the cluster, by type and then by member.
@@ -19,20 +20,10 @@ pub struct AlarmTable {
 impl AlarmTable {
     pub(super) fn open(engine: &dyn Engine) -> Result<Self, Fatal> {
         let mut raised = BTreeSet::new();
-        let mut damaged = false;
-        engine.scan(Space::Alarm, &[], None, &mut |key, _| match decode(key) {
-            Some(alarm) => {
-                raised.insert(alarm);
-                Flow::Next
-            }
-            None => {
-                damaged = true;
-                Flow::Stop
-            }
+        read_all(engine, Space::Alarm, "alarms", &mut |key, _| {
+            raised.insert(decode(key)?);
+            Some(())
         })?;
-        if damaged {
-            return Err(Fatal::new("read alarms: a record is damaged"));
-        }
         Ok(Self { raised })
     }
 

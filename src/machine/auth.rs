@@ -8,6 +8,7 @@
 
 use super::Response;
 use super::permission::{Grants, is_valid};
+use super::table::read_all;
 use super::tokens::{TokenChange, TokenTable, split};
 use crate::error::{Fatal, RequestError};
 use crate::pb::authpb::{Permission, Role, User};
@@ -16,7 +17,7 @@ use crate::pb::etcdserverpb::{
     AuthUserChangePasswordRequest,
 };
 use crate::pb::quoinpb::{AuthenticateUser, command::Request};
-use crate::storage::{Engine, Flow, Space, WriteBatch};
+use crate::storage::{Engine, Space, WriteBatch};
 use crate::types::Index;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -150,14 +151,9 @@ impl AuthTable {
     /// Reads what the engine holds; readers of `view` see it at once, and no token.
     pub(super) fn open(engine: &dyn Engine, view: AuthView) -> Result<Self, Fatal> {
         let mut state = AuthState::default();
-        let mut damaged = false;
-        engine.scan(Space::Auth, &[], None, &mut |key, value| {
-            damaged = load_record(&mut state, key, value.as_slice()).is_none();
-            if damaged { Flow::Stop } else { Flow::Next }
+        read_all(engine, Space::Auth, "users and roles", &mut |key, value| {
+            load_record(&mut state, key, value.as_slice())
         })?;
-        if damaged {
-            return Err(Fatal::new("read users and roles: a record is damaged"));
-        }
         // Roles come before users by key, but that need not matter.
         let grants: Vec<_> =
             state.users.values().map(|account| state.grants_of(&account.user)).collect();

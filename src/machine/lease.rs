@@ -3,11 +3,12 @@
 //! The table in memory mirrors the spaces `lease` and `lease_key`; both change together,
 //! in the batch of the entry that causes it.
 
+use super::table::read_all;
 use super::{Applied, Machine, Response};
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeResponse};
 use crate::pb::quoinpb::LeaseRevokeBatch;
-use crate::storage::{Engine, Flow, Space, WriteBatch};
+use crate::storage::{Engine, Space, WriteBatch};
 use bytes::{BufMut, Bytes};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,36 +29,16 @@ pub struct LeaseTable {
 impl LeaseTable {
     pub(super) fn open(engine: &dyn Engine) -> Result<Self, Fatal> {
         let mut leases = BTreeMap::<i64, Lease>::new();
-        let mut damaged = false;
-        engine.scan(Space::Lease, &[], None, &mut |key, value| match (
-            decode_i64(key),
-            decode_i64(value.as_slice()),
-        ) {
-            (Some(id), Some(ttl)) => {
-                leases.insert(id, Lease { ttl, keys: BTreeSet::new() });
-                Flow::Next
-            }
-            _ => {
-                damaged = true;
-                Flow::Stop
-            }
+        read_all(engine, Space::Lease, "leases", &mut |key, value| {
+            let (id, ttl) = (decode_i64(key)?, decode_i64(value.as_slice())?);
+            leases.insert(id, Lease { ttl, keys: BTreeSet::new() });
+            Some(())
         })?;
-        engine.scan(Space::LeaseKey, &[], None, &mut |key, _| {
-            let lease = key.split_at_checked(8).and_then(|(id, key)| Some((decode_i64(id)?, key)));
-            match lease.and_then(|(id, key)| Some((leases.get_mut(&id)?, key))) {
-                Some((lease, key)) => {
-                    lease.keys.insert(Bytes::copy_from_slice(key));
-                    Flow::Next
-                }
-                None => {
-                    damaged = true;
-                    Flow::Stop
-                }
-            }
+        read_all(engine, Space::LeaseKey, "leases", &mut |key, _| {
+            let (id, key) = key.split_at_checked(8)?;
+            leases.get_mut(&decode_i64(id)?)?.keys.insert(Bytes::copy_from_slice(key));
+            Some(())
         })?;
-        if damaged {
-            return Err(Fatal::new("read leases: a record is damaged"));
-        }
         Ok(Self { leases })
     }
 

@@ -3,10 +3,11 @@
 //! Mirrors the space `member`; both change together, in the batch of the entry that causes it. An
 //! id that was removed stays known: it never comes back, and whoever bears it is told to go.
 
+use super::table::read_all;
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::Member;
 use crate::pb::quoinpb::{Configuration, MemberAdd, MemberAttributes, MemberUpdate};
-use crate::storage::{Engine, Flow, Space, WriteBatch};
+use crate::storage::{Engine, Space, WriteBatch};
 use crate::types::MemberId;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,24 +31,17 @@ pub struct MemberTable {
 impl MemberTable {
     pub(super) fn open(engine: &dyn Engine) -> Result<Self, Fatal> {
         let mut table = Self::default();
-        let mut failed = None;
-        engine.scan(Space::Member, &[], None, &mut |key, value| {
-            match (key.try_into(), value.as_slice()) {
-                (Ok(id), []) => {
-                    table.removed.insert(MemberId(u64::from_be_bytes(id)));
-                }
-                (Ok(id), value) => match Member::decode(value) {
-                    Ok(member) if member.id == u64::from_be_bytes(id) => table.insert(member),
-                    _ => failed = Some("a record is damaged"),
-                },
-                (Err(_), _) => failed = Some("a key is damaged"),
+        read_all(engine, Space::Member, "members", &mut |key, value| {
+            let id = u64::from_be_bytes(key.try_into().ok()?);
+            if value.as_slice().is_empty() {
+                table.removed.insert(MemberId(id));
+                return Some(());
             }
-            if failed.is_none() { Flow::Next } else { Flow::Stop }
+            let member = Member::decode(value.as_slice()).ok().filter(|member| member.id == id)?;
+            table.insert(member);
+            Some(())
         })?;
-        match failed {
-            Some(reason) => Err(Fatal::new(format!("read members: {reason}"))),
-            None => Ok(table),
-        }
+        Ok(table)
     }
 
     /// The members by id.

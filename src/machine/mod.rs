@@ -18,6 +18,7 @@ mod permission;
 #[cfg(test)]
 mod scripts;
 mod snapshot;
+mod table;
 mod tokens;
 mod version;
 

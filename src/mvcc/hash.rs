@@ -9,16 +9,14 @@
 
 use super::key;
 use super::reader::{Source, Walk, newest_revision};
+use super::versions::next_changes;
 use super::view::View;
 use crate::error::{Fatal, RequestError};
 use crate::pb::mvccpb::KeyValue;
-use crate::storage::{Flow, Space};
+use crate::storage::Space;
 use crate::types::{KeyEnd, KeyRange, Revision};
 use bytes::Bytes;
 use prost::Message;
-
-/// Changes that one engine scan looks at.
-const SCAN_ENTRIES_MAX: usize = if cfg!(test) { 3 } else { 512 };
 
 /// A hash and what it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,32 +72,10 @@ impl View {
     fn hash_versions(&self, until: i64, compacted: i64) -> Result<Option<u32>, Fatal> {
         let engine = &*self.shared().engine;
         let holds_at = if exists_any(self.shared().source(), until)? { until } else { compacted };
-        let end = key::log_key(Revision::new(until + 1, 0));
         let mut hash = crc32c::crc32c(b"key");
         let mut next = Some(Revision::new(0, 0));
-        let mut piece: Vec<(Revision, Bytes)> = Vec::with_capacity(SCAN_ENTRIES_MAX);
-        while let Some(start) = next.take() {
-            let mut failure = None;
-            engine.scan(
-                Space::Log,
-                &key::log_key(start),
-                Some(&end),
-                &mut |log_key, user_key| {
-                    match key::decode_log_key(log_key) {
-                        Ok(revision) if piece.len() == SCAN_ENTRIES_MAX => next = Some(revision),
-                        Ok(revision) => {
-                            piece.push((revision, user_key.to_bytes()));
-                            return Flow::Next;
-                        }
-                        Err(fatal) => failure = Some(fatal),
-                    }
-                    Flow::Stop
-                },
-            )?;
-            if let Some(fatal) = failure {
-                return Err(fatal);
-            }
-            for (revision, user_key) in piece.drain(..) {
+        while next.is_some() {
+            for (revision, user_key) in next_changes(engine, &mut next, until)? {
                 if revision.main <= compacted
                     && newest_revision(engine, &user_key, holds_at)? != Some(revision)
                 {

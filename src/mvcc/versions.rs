@@ -9,7 +9,7 @@ use super::key;
 use super::reader::newest_revision;
 use crate::error::Fatal;
 use crate::pb::mvccpb::KeyValue;
-use crate::storage::{Engine, Flow, Space, WriteBatch};
+use crate::storage::{Engine, Flow, Read, Space, WriteBatch};
 use crate::types::Revision;
 use bytes::Bytes;
 
@@ -49,21 +49,10 @@ impl Versions {
         engine: &dyn Engine,
         visit: &mut dyn FnMut(Version) -> Result<(), Fatal>,
     ) -> Result<bool, Fatal> {
-        let Some(start) = self.next.take() else { return Ok(false) };
-        let mut changes: Vec<(Revision, Bytes)> = Vec::with_capacity(SCAN_ENTRIES_MAX);
-        let mut next = Ok(None);
-        let end = key::log_key(Revision::new(self.until + 1, 0));
-        engine.scan(Space::Log, &key::log_key(start), Some(&end), &mut |log_key, user_key| {
-            match key::decode_log_key(log_key) {
-                Ok(revision) if changes.len() < SCAN_ENTRIES_MAX => {
-                    changes.push((revision, user_key.to_bytes()));
-                    return Flow::Next;
-                }
-                found => next = found.map(Some),
-            }
-            Flow::Stop
-        })?;
-        self.next = next?;
+        if self.next.is_none() {
+            return Ok(false);
+        }
+        let changes = next_changes(engine, &mut self.next, self.until)?;
         for (revision, user_key) in changes {
             if let Some(version) = self.retained(engine, revision, user_key)? {
                 visit(version)?;
@@ -101,6 +90,31 @@ impl Versions {
         };
         Ok(Some(Version { revision, is_tombstone: false, kv }))
     }
+}
+
+/// The revisions and keys of the next changes, from `next` on and up to a main revision: as many as one engine
+/// scan may look at. `next` becomes the first change behind them, if there is one.
+pub(super) fn next_changes(
+    engine: &dyn Read,
+    next: &mut Option<Revision>,
+    until: i64,
+) -> Result<Vec<(Revision, Bytes)>, Fatal> {
+    let Some(start) = next.take() else { return Ok(Vec::new()) };
+    let mut changes = Vec::with_capacity(SCAN_ENTRIES_MAX);
+    let mut found = Ok(None);
+    let end = key::log_key(Revision::new(until + 1, 0));
+    engine.scan(Space::Log, &key::log_key(start), Some(&end), &mut |log_key, user_key| {
+        match key::decode_log_key(log_key) {
+            Ok(revision) if changes.len() < SCAN_ENTRIES_MAX => {
+                changes.push((revision, user_key.to_bytes()));
+                return Flow::Next;
+            }
+            other => found = other.map(Some),
+        }
+        Flow::Stop
+    })?;
+    *next = found?;
+    Ok(changes)
 }
 
 /// Adds a version to a store that nobody has open.

@@ -345,6 +345,21 @@ fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Takes a text for a token, and its two halves for what a token says.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) -> Option<(Arc<str>, u64)> {
+    let algorithm = algorithm("HS256").expect("it is known");
+    let jwt = Jwt::new(algorithm.0, algorithm.1, None, Some(b"secret"), TTL).expect("a secret");
+    let (header, claims) = text.split_once('\0').unwrap_or((text, "{}"));
+    let signed = format!("{}.{}", BASE64_URL.encode(header), BASE64_URL.encode(claims));
+    let signature = jwt.signer.as_ref().expect("a secret").sign(signed.as_bytes()).expect("a sum");
+    let token = format!("{signed}.{}", BASE64_URL.encode(signature));
+    if let Ok((user, _)) = jwt.verify(&token) {
+        assert!(!user.is_empty());
+    }
+    jwt.verify(text).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,8 @@ mod connection;
 mod deadline;
 mod downgrade;
 pub mod election;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gateway;
 pub mod header;
 pub mod health;

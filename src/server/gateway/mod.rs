@@ -284,6 +284,26 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
+/// Reads a body that comes in pieces as requests of a call: what is understood survives the way to
+/// JSON and back.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(call: usize, piece: usize, body: &[u8]) {
+    let input = &schema::nth(call).input;
+    let mut values = Values::new(1 << 20);
+    for piece in body.chunks(piece) {
+        values.push(piece);
+    }
+    while let Ok(Some(json)) = values.next(true) {
+        let Ok(message) = read::to_message(&json, input) else { continue };
+        let mut again = String::new();
+        write::to_json(&message, input, &mut again).expect("a message of our own");
+        let back = read::to_message(again.as_bytes(), input).expect("JSON of our own");
+        let mut last = String::new();
+        write::to_json(&back, input, &mut last).expect("a message of our own");
+        assert_eq!(again, last);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
