@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use quoin::error::RequestError;
-use quoin::mvcc::{Compacted, Mvcc, View};
+use quoin::mvcc::{Compacted, CompactionProgress, Mvcc, View};
 use quoin::pb::etcdserverpb::request_op::Request;
 use quoin::pb::etcdserverpb::{
     DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
@@ -179,6 +179,17 @@ fn follow(view: &View, is_over: &AtomicBool) -> i64 {
     seen
 }
 
+/// Hashes while what is hashed may be removed: equal revisions give equal hashes.
+fn hash(view: &View, is_over: &AtomicBool) -> usize {
+    let mut hashes = BTreeMap::new();
+    while !is_over.load(Ordering::SeqCst) {
+        let found = view.hash_kv(0).expect("no fault").expect("the present is not compacted");
+        let known = hashes.entry((found.revision, found.compacted)).or_insert(found.hash);
+        assert_eq!(*known, found.hash, "of {found:?}");
+    }
+    hashes.len()
+}
+
 fn write(mvcc: &mut Mvcc, engine: &dyn Engine) {
     for revision in 2..=REVISIONS {
         let mut batch = WriteBatch::new();
@@ -212,14 +223,64 @@ fn readers_see_whole_revisions_whatever_the_writer_does() {
         let reads_late = scope.spawn(|| read(&view, &is_over, 60));
         let reads_one = scope.spawn(|| read_one(&view, &is_over));
         scope.spawn(|| stream(&view, &is_over));
+        let hashes = scope.spawn(|| hash(&view, &is_over));
         let follows = scope.spawn(|| follow(&view, &is_over));
         write(&mut mvcc, &*engine);
         is_over.store(true, Ordering::SeqCst);
         assert!(follows.join().expect("a follower") > 0);
+        assert!(hashes.join().expect("one that hashes") > 1, "it hashes while all that goes on");
         assert!(
             reads_one.join().expect("a reader") > 0,
             "so is who reads at the compacted revision"
         );
         assert!(reads_late.join().expect("a reader") > 0, "a late reader is too late at times");
+    });
+}
+
+#[test]
+fn hashes_are_right_while_tombstones_are_removed() {
+    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+    let mut mvcc = Mvcc::open(engine.clone()).expect("an empty store");
+    let is_over = AtomicBool::new(false);
+    let view = mvcc.view();
+    thread::scope(|scope| {
+        let hashes: Vec<_> = (0..2).map(|_| scope.spawn(|| hash(&view, &is_over))).collect();
+        for _ in 0..30 {
+            // Every key comes and goes, so that nearly all that is removed are tombstones.
+            for number in 0..2 * KEYS {
+                let mut batch = WriteBatch::new();
+                let mut txn = mvcc.begin(&mut batch);
+                let key = key(number / 2);
+                if number % 2 == 0 {
+                    let put = PutRequest { key, ..Default::default() };
+                    txn.put(&put, &|_| false).expect("no fault").expect("no lease");
+                } else {
+                    let delete = DeleteRangeRequest { key, ..Default::default() };
+                    txn.delete_range(&delete).expect("no fault");
+                }
+                txn.finish();
+                engine.write(batch).expect("no fault");
+            }
+            let mut batch = WriteBatch::new();
+            let revision = mvcc.revision();
+            assert_eq!(mvcc.compact(&mut batch, revision).expect("no fault"), Ok(()));
+            engine.write(batch).expect("no fault");
+            mvcc.publish();
+            loop {
+                let mut batch = WriteBatch::new();
+                let progress = mvcc.compaction_step(&mut batch, 8).expect("no fault");
+                engine.write(batch).expect("no fault");
+                match progress {
+                    CompactionProgress::Done => break,
+                    // One that hashes holds what was compacted before.
+                    CompactionProgress::Pinned => thread::yield_now(),
+                    CompactionProgress::More => {}
+                }
+            }
+        }
+        is_over.store(true, Ordering::SeqCst);
+        for hashes in hashes {
+            assert!(hashes.join().expect("one that hashes") > 1);
+        }
     });
 }

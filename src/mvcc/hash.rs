@@ -82,7 +82,13 @@ impl View {
                     continue;
                 }
                 let record = engine.get(Space::Kv, &key::version_key(&user_key, revision))?;
-                let Some(record) = record else { return Ok(None) };
+                let Some(record) = record else {
+                    // A tombstone up to there may have gone since it was found.
+                    if revision.main <= compacted {
+                        continue;
+                    }
+                    return Ok(None);
+                };
                 let put = key::decode_record(&record)?;
                 if put.is_none() && revision.main <= compacted {
                     continue;

@@ -74,6 +74,10 @@ impl Versions {
         }
         let record = engine.get(Space::Kv, &key::version_key(&user_key, revision))?;
         let Some(record) = record else {
+            // A tombstone below the compacted revision may have gone since it was found.
+            if is_old {
+                return Ok(None);
+            }
             return Err(Fatal::new(format!("read version {revision}: it is missing")));
         };
         let Some(put) = key::decode_record(&record)? else {

@@ -21,6 +21,8 @@ const REVISIONS_INTERVAL: Duration = Duration::from_secs(300);
 const PERIOD_MAX: Duration = Duration::from_secs(3600);
 /// Looks in a period, or in the longest one.
 const LOOKS: u32 = 10;
+/// Between two attempts to learn what the cluster has committed.
+const CATCH_UP_INTERVAL: Duration = Duration::from_millis(100);
 /// Shorter periods are not looked at more often.
 const INTERVAL_MIN: Duration = Duration::from_millis(1);
 
@@ -89,6 +91,10 @@ pub(super) async fn run(handle: Handle, policy: AutoCompaction, mut stop: watch:
 }
 
 async fn follow(handle: &Handle, policy: AutoCompaction) {
+    // A member that has just started may know less than it had compacted: its own log is behind.
+    while handle.read_barrier().await.is_err() {
+        tokio::time::sleep(CATCH_UP_INTERVAL).await;
+    }
     let start = Instant::now();
     let mut schedule = Schedule::new(policy, Duration::ZERO, handle.view().revision());
     loop {

@@ -215,11 +215,13 @@ struct Code {
 
 /// The symbols of URLs in the order of their codes: bits, first code, symbols. All others have codes
 /// of other lengths.
-const CODES: [(u32, u16, &[u8]); 5] = [
+const CODES: [(u32, u16, &[u8]); 7] = [
     (5, 0x00, b"012aceiost"),
     (6, 0x14, b" %-./3456789=A_bdfghlmnpru"),
     (7, 0x5C, b":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz"),
     (8, 0xF8, b"&*,;XZ"),
+    (10, 0x3F8, b"!\"()?"),
+    (11, 0x7FA, b"'+|"),
     (13, 0x1FF8, b"\0$@[]~"),
 ];
 
@@ -260,6 +262,8 @@ impl Code {
             6 => 0x16,   // -
             7 => 0x5D,   // B
             8 => 0xFC,   // X
+            10 => 0x3F8, // !
+            11 => 0x7FB, // +
             _ => 0x1FFD, // ~
         };
         for bit in 0..self.bits {
@@ -327,6 +331,7 @@ mod tests {
             ("%2Ftmp%2Fsock", "-2Ftmp-2Fsock"),
             ("a:b:1", "aBb:1"),
             ("a,b;c", "a,b;c"),
+            ("/a b+c(x)\"|", "-a-b+c!x!!+"),
             ("localhost:2379", "localhost:2379"),
             ("localhost", "localhost"),
         ] {

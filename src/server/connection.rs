@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use tokio::io::AsyncWrite;
 use tokio::task::coop;
+use tokio::time::Instant;
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -25,12 +26,34 @@ const TURNS_MAX: usize = 8;
 /// Takes the calls that a connection begins.
 #[derive(Clone, Default)]
 pub(super) struct Begun {
-    calls: Arc<Mutex<Vec<Call>>>,
+    inner: Arc<Mutex<BegunInner>>,
+}
+
+#[derive(Default)]
+struct BegunInner {
+    calls: Vec<Call>,
+    /// When the call that is taken next is dropped.
+    ends_at: Option<Instant>,
+}
+
+impl Begun {
+    /// Drops the call that comes next at this time if it goes on for so long: its stream is then reset,
+    /// even where its answer waits for a client that does not read.
+    pub(super) fn end_next_at(&self, time: Instant) {
+        self.inner.lock().ends_at = Some(time);
+    }
 }
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Begun {
     fn execute(&self, call: F) {
-        self.calls.lock().push(Box::pin(call));
+        let mut inner = self.inner.lock();
+        let call: Call = match inner.ends_at.take() {
+            None => Box::pin(call),
+            Some(time) => Box::pin(async move {
+                let _late = tokio::time::timeout_at(time, call).await;
+            }),
+        };
+        inner.calls.push(call);
     }
 }
 
@@ -118,7 +141,7 @@ impl<C: Future, S: AsyncWrite + Unpin> Connection<C, S> {
             match self.http.as_mut().poll(cx) {
                 Poll::Ready(result) => self.result = Some(result),
                 Poll::Pending => {
-                    self.calls.extend(self.begun.calls.lock().drain(..));
+                    self.calls.extend(self.begun.inner.lock().calls.drain(..));
                     while coop::has_budget_remaining()
                         && let Poll::Ready(Some(())) = Pin::new(&mut self.calls).poll_next(cx)
                     {

@@ -4,6 +4,7 @@ use super::access::{Access, Credentials, Permit, Wanted};
 use super::budget::{Budget, Share};
 use super::header::Headers;
 use super::limits::Limits;
+use super::long_work::apart;
 use super::metadata;
 use super::quota;
 use super::validate;
@@ -53,9 +54,7 @@ impl LongRange {
     ) -> Option<impl Stream<Item = Result<Bytes, Status>> + use<>> {
         let state = (self.range.rest.take()?, self.handle.clone());
         let pieces = futures_util::stream::try_unfold(state, async |(mut rest, handle)| {
-            let made = tokio::task::spawn_blocking(move || (rest.next_pieces(), rest)).await;
-            // Its thread is gone, as in a node that stops.
-            let (pieces, rest) = made.map_err(|_| RequestError::Stopped)?;
+            let (pieces, rest) = apart(move || (rest.next_pieces(), rest)).await?;
             let next = answer(&handle, pieces)?.map(|pieces| (pieces, (rest, handle)));
             Ok::<_, Status>(next)
         });
@@ -190,11 +189,7 @@ pub(super) async fn read_long<T: Send + 'static>(
     work: impl FnOnce(&View) -> Result<Result<T, RequestError>, Fatal> + Send + 'static,
 ) -> Result<T, Status> {
     let view = handle.view().clone();
-    match tokio::task::spawn_blocking(move || work(&view)).await {
-        Ok(result) => answer(handle, result),
-        // Its thread is gone, as in a node that stops.
-        Err(_) => Err(RequestError::Stopped.into()),
-    }
+    answer(handle, apart(move || work(&view)).await?)
 }
 
 /// What was read, or an error for the client; where the store cannot be read, the node stops.
@@ -337,10 +332,9 @@ async fn next_chunk(
     chunks: Option<Chunks>,
 ) -> Option<(Result<RangeStreamResponse, Status>, Option<Chunks>)> {
     let mut chunks = chunks?;
-    let made = tokio::task::spawn_blocking(move || (chunks.stream.next_chunk(), chunks)).await;
-    // Its thread is gone, as in a node that stops.
-    let Ok((chunk, chunks)) = made else {
-        return Some((Err(RequestError::Stopped.into()), None));
+    let (chunk, chunks) = match apart(move || (chunks.stream.next_chunk(), chunks)).await {
+        Ok(made) => made,
+        Err(error) => return Some((Err(error.into()), None)),
     };
     let confirmed = |chunk| Ok(chunks.access.confirm(&chunks.permit).map(|()| chunk)?);
     match answer(&chunks.handle, chunk).and_then(confirmed) {

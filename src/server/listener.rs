@@ -5,6 +5,7 @@
 //! lets calls in flight end for a while, then closes.
 
 use super::connection::{Begun, Connection};
+use super::deadline::Ending;
 use super::socket::gathering;
 use crate::tls::ServerTls;
 use bytes::Bytes;
@@ -29,7 +30,9 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Calls that a client may open and cancel before they are looked at. A burst of calls with short
 /// deadlines is honest; at the library's 20 all else on the connection would end with it.
-const RESETS_MAX: usize = 4096;
+const RESETS_MAX: usize = 32 << 10;
+/// Bytes of a call's headers: a few long tokens.
+const HEADERS_MAX: u32 = 1 << 20;
 /// Bytes of answers that one stream may hold for a client that reads slowly.
 const SEND_BUFFER: usize = 256 << 10;
 /// How long a client may take to say what it speaks, and one of HTTP/1 over its request head.
@@ -304,10 +307,12 @@ async fn connection<S: HttpService>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_header_list_size(HEADERS_MAX)
         .keep_alive_interval(limits.ping.map(|(interval, _)| interval));
     if let Some((_, timeout)) = limits.ping {
         builder.http2().keep_alive_timeout(timeout);
     }
+    let service = Ending { service, begun: begun.clone() };
     let http = builder.serve_connection(TokioIo::new(socket), service);
     let mut connection = Connection::new(http, begun, outlet);
     let result = tokio::select! {

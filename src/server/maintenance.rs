@@ -87,7 +87,11 @@ impl MaintenanceService {
 
 /// As Status lists it among its errors.
 fn alarm_text(alarm: &AlarmMember) -> String {
-    format!("memberID:{} alarm:{}", alarm.member_id, alarm.alarm().as_str_name())
+    let kind = alarm.alarm().as_str_name();
+    match alarm.member_id {
+        0 => format!("alarm:{kind}"),
+        member => format!("memberID:{member} alarm:{kind}"),
+    }
 }
 
 #[tonic::async_trait]

@@ -26,6 +26,7 @@ pub mod lease;
 pub mod limits;
 pub mod listener;
 pub mod lock;
+mod long_work;
 pub mod maintenance;
 mod metadata;
 mod metered;

@@ -12,6 +12,7 @@ mod stream;
 mod values;
 mod write;
 
+use super::long_work::apart;
 use axum::Router;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, TE, WWW_AUTHENTICATE};
@@ -193,7 +194,7 @@ async fn translate<T: Send + 'static>(
     if length <= AT_ONCE_MAX {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(|_| Status::internal("translation failed"))
+    Ok(apart(work).await?)
 }
 
 /// The answer of a unary call.
