@@ -284,7 +284,7 @@ async fn a_deadline_that_a_client_gives_is_kept_and_a_malformed_one_refused(engi
     for n in 0..20 {
         kv.put(put(&format!("key{n}"), &"v".repeat(100_000))).await.unwrap();
     }
-    let all = range("key", "kez");
+    let all = crate::requests::range("key", "kez");
     for (path, message) in [
         ("/etcdserverpb.Watch/Watch", None),
         ("/etcdserverpb.KV/Range", Some(all.clone())),
