@@ -26,11 +26,7 @@ run: build ## Start a three-member cluster on loopback until Ctrl-C
 test: deps ## Run all tests
 	$(CARGO) test --locked
 
-<<<<<<< HEAD
 verify: deps fmt-check clippy test sim docs compat-test ## All checks; changes nothing
-=======
-verify: deps fmt-check clippy test sim docs fuzz ## All checks; changes nothing
->>>>>>> 8a20687 (Fuzz what reads bytes that others write; read the tables of the state machine, and the log of changes, in one way each)
 	@echo "verify: all checks passed"
 
 fmt-check:

@@ -212,7 +212,7 @@ fn flags(data: &[u8]) {
     let variable = words.next().map(|value| ("ETCD_NAME".into(), value));
     // Files of the machine are none of its business.
     let words = words.filter(|word| !word.to_string_lossy().contains("config-file"));
-    if let Err(error) = config::read(words.collect::<Vec<_>>(), variable.into_iter()) {
+    if let Err(error) = config::read(words.collect::<Vec<_>>(), variable) {
         assert!(!error.message.is_empty());
     }
 }
