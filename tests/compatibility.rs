@@ -105,7 +105,7 @@ fn unclear(page: &str) -> Vec<String> {
         };
         let is_header = row.iter().all(|cell| !cell.contains(['`', '*', '"']))
             && (row.contains(&"state") || row[0].starts_with("---"));
-        !is_header && !row.iter().any(|cell| known(cell))
+        !is_header && !row.iter().any(known)
     };
     rows(page).iter().filter(states).map(|row| format!("{} has no state", row[0])).collect()
 }
