@@ -31,7 +31,10 @@ const OTHER: &[u8] = b"The value that is changed";
 
 fn setup(engine: Engine) -> Setup {
     // So that the memory engine has its data on disk too.
-    Setup::new(engine, 3).flag("--snapshot-count=4").fast_elections()
+    Setup::new(engine, 3)
+        .flag("--snapshot-count=4")
+        .flag("--snapshot-catchup-entries=4")
+        .fast_elections()
 }
 
 fn peer(cluster: &Cluster, member: usize) -> String {
@@ -133,19 +136,20 @@ fn change_rocksdb(_: &Path, _: &dyn Fn(&dyn Store)) {
     panic!("built without RocksDB");
 }
 
-/// Writes until each member has stored what it holds.
-async fn fill(cluster: &mut Cluster) {
+/// Writes until each member has stored what it holds, so that no entry of the log brings it back.
+async fn fill(cluster: &mut Cluster, engine: Engine) {
     let mut kv = cluster.raw(0).kv;
     kv.put(put("first", std::str::from_utf8(VALUE).unwrap())).await.unwrap();
     for member in 0..cluster.members.len() {
-        eventually("a stored snapshot", async || {
+        // The first ones may be older than the first value.
+        let (text, times) = match engine {
+            Engine::Memory => ("saved snapshot", 2),
+            Engine::Rocksdb => ("compacted Raft logs", 4),
+        };
+        eventually("stored data", async || {
             kv.put(put("next", "value")).await.map_err(|e| e.to_string())?;
-            let output = cluster.members[member].output();
-            // The first one may be older than the first value.
-            match output.matches("saved snapshot").count() > 1 {
-                true => Ok(()),
-                false => Err("not yet".to_owned()),
-            }
+            let stored = cluster.members[member].output().matches(text).count();
+            if stored >= times { Ok(()) } else { Err(format!("stored {stored} times")) }
         })
         .await;
     }
@@ -187,7 +191,7 @@ async fn a_leader_finds_a_member_with_other_data(engine: Engine) {
         return;
     }
     let mut cluster = setup(engine).flag("--corrupt-check-time=300ms").start().await;
-    fill(&mut cluster).await;
+    fill(&mut cluster, engine).await;
     let leader = cluster.leader().await;
     cluster.members[leader].process().says("finished peer corruption check").await.unwrap();
     let follower = (leader + 1) % 3;
@@ -223,7 +227,7 @@ async fn a_leader_finds_other_data_after_a_compaction(engine: Engine) {
         return;
     }
     let mut cluster = compacting(engine).start().await;
-    fill(&mut cluster).await;
+    fill(&mut cluster, engine).await;
     let leader = cluster.leader().await;
     compact(&cluster).await;
     let process = cluster.members[leader].process();
@@ -245,7 +249,7 @@ async fn three_different_members_are_nobodys_fault_alone(engine: Engine) {
         return;
     }
     let mut cluster = compacting(engine).start().await;
-    fill(&mut cluster).await;
+    fill(&mut cluster, engine).await;
     plant(&mut cluster, engine, 0, OTHER).await;
     plant(&mut cluster, engine, 1, b"the Value that is changed").await;
     compact(&cluster).await;
@@ -262,7 +266,7 @@ async fn a_member_with_other_data_does_not_start(engine: Engine) {
     let passed = "initial corruption checking passed; no corruption";
     // A member that is new has nothing that could be wrong.
     assert!(!cluster.members[0].output().contains(passed));
-    fill(&mut cluster).await;
+    fill(&mut cluster, engine).await;
     cluster.terminate(0).await;
     cluster.restart(0).await;
     assert!(cluster.members[0].output().contains(passed));
