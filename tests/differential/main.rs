@@ -146,9 +146,8 @@ async fn quarter(engine: Engine, place: u64) {
         .map(|(number, _)| *number)
         .collect();
     let on_purpose = |number: &u64| ON_PURPOSE.iter().any(|(known, _)| known == number);
-    let (known, differ): (Vec<u64>, Vec<u64>) = differ.into_iter().partition(on_purpose);
-    let listed: Vec<u64> = (from..to).filter(on_purpose).collect();
-    assert!(known == listed || !product().ours, "these differ no longer: {listed:?} but {known:?}");
+    // Those of watches only differ when the compaction's end comes before the next creation.
+    let differ: Vec<u64> = differ.into_iter().filter(|number| !on_purpose(number)).collect();
     show(SEED, &found, &differ).await;
     let count = differ.len();
     assert!(differ.is_empty(), "{count} sequences of seed {SEED} are answered otherwise");
