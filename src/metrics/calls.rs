@@ -1,6 +1,6 @@
 //! Counts of gRPC calls: begun, ended by code, messages and bytes, and the time that requests take.
 //!
-//! A call is a row of [`CALLS`]. All numbers of a row lie together, so that a frequent call touches
+//! A call is a row of `CALLS`. All numbers of a row lie together, so that a frequent call touches
 //! few lines of memory, and none of them is behind a lock. As in etcd, a unary call has received one
 //! message when it begins and sent one when it ends, be it an error, and the end of what a client
 //! streams counts as a message.
@@ -55,7 +55,7 @@ const HEALTH: &str = "grpc.health.v1.Health";
 const LOCK: &str = "v3lockpb.Lock";
 const ELECTION: &str = "v3electionpb.Election";
 
-/// A place in [`CALLS`].
+/// A place in `CALLS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallId(usize);
 
