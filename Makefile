@@ -61,8 +61,8 @@ docs: ## Build the API documentation, warnings denied
 bench: build ## Measure against etcd on this machine
 	@$(ROOT)scripts/bench
 
-# The same with what `test` has built: a release build of its own would take as long as all other checks.
-compat-test: deps ## The same, with the debug binary that `test` has built
+# With what `test` has built: a release build of its own would take as long as all other checks.
+compat-test: deps ## Run other clients against the debug binary that `test` has built
 	$(CARGO) build --locked --bin quoin --example scenario
 	@QUOIN_BIN=$(CARGO_TARGET_DIR)/debug/quoin $(ROOT)scripts/compat
 
