@@ -3,6 +3,7 @@
 use crate::cluster::channel;
 use crate::cluster::{Cluster, Engine, Setup, product};
 use crate::on_each_engine;
+use crate::requests::status_with_timeout;
 use crate::requests::{all_of, compare, delete, delete_range, get, op, put, range, refusal, txn};
 use http::uri::PathAndQuery;
 use prost::Message as _;
@@ -12,7 +13,6 @@ use quoin::pb::etcdserverpb::{
     RangeResponse, RequestOp, TxnRequest,
 };
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
@@ -206,60 +206,12 @@ async fn call(
     grpc.unary(Request::new(message), PathAndQuery::from_static(path), codec).await
 }
 
-/// The status of a call that carries `grpc-timeout`, from a client that leaves it to the server.
-/// A call without a message keeps its stream open; of an answer only as much is read as fits the window.
-/// A stream that is reset counts as cancelled.
-async fn status_with_timeout(
-    endpoint: &str,
-    path: &str,
-    timeout: &str,
-    message: Option<RangeRequest>,
-) -> Refusal {
-    let address = endpoint.trim_start_matches("http://");
-    let socket = TcpStream::connect(address).await.expect("a connection");
-    let (mut client, connection) = h2::client::handshake(socket).await.expect("HTTP/2");
-    let connection = tokio::spawn(connection);
-    let request = http::Request::post(format!("{endpoint}{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("grpc-timeout", timeout)
-        .body(());
-    let (response, mut sender) =
-        client.send_request(request.expect("a request"), false).expect("a stream");
-    if let Some(message) = message {
-        let mut frame = vec![0];
-        frame.extend_from_slice(&(message.encoded_len() as u32).to_be_bytes());
-        frame.extend_from_slice(&message.encode_to_vec());
-        // A refusal may come before it.
-        let _refused = sender.send_data(frame.into(), true);
-    }
-    let response = match response.await {
-        Ok(response) => response,
-        Err(error) if error.is_reset() => return (Code::Cancelled, error.to_string()),
-        Err(error) => panic!("{error}"),
-    };
-    let mut headers = response.headers().clone();
-    if !headers.contains_key("grpc-status") {
-        let mut body = response.into_body();
-        while let Some(data) = body.data().await {
-            match data {
-                Ok(_) => {}
-                Err(error) if error.is_reset() => return (Code::Cancelled, error.to_string()),
-                Err(error) => panic!("{error}"),
-            }
-        }
-        headers = body.trailers().await.expect("an end").expect("trailers");
-    }
-    connection.abort();
-    let status = Status::from_header_map(&headers).expect("a status");
-    (status.code(), status.message().into())
-}
-
 async fn a_deadline_that_a_client_gives_is_kept_and_a_malformed_one_refused(engine: Engine) {
     let cluster = Cluster::start(engine, 1).await;
     let endpoint = &cluster.members[0].endpoint;
+    let one = get("key").encode_to_vec();
     let range = |timeout: &'static str| {
-        status_with_timeout(endpoint, "/etcdserverpb.KV/Range", timeout, Some(get("key")))
+        status_with_timeout(endpoint, "/etcdserverpb.KV/Range", timeout, Some(one.clone()))
     };
     for timeout in ["50S", "00000009H", "99999999M"] {
         assert_eq!(range(timeout).await.0, Code::Ok, "{timeout}");
@@ -284,7 +236,7 @@ async fn a_deadline_that_a_client_gives_is_kept_and_a_malformed_one_refused(engi
     for n in 0..20 {
         kv.put(put(&format!("key{n}"), &"v".repeat(100_000))).await.unwrap();
     }
-    let all = crate::requests::range("key", "kez");
+    let all = crate::requests::range("key", "kez").encode_to_vec();
     for (path, message) in [
         ("/etcdserverpb.Watch/Watch", None),
         ("/etcdserverpb.KV/Range", Some(all.clone())),

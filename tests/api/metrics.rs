@@ -8,7 +8,8 @@
 use crate::cluster::{Cluster, Engine, Ports, Setup, eventually, product};
 use crate::on_each_engine;
 use crate::pages::{Page, address, http, send};
-use crate::requests::{all_of, delete, get, op, put, range};
+use crate::requests::{all_of, delete, get, op, put, range, status_with_timeout};
+use prost::Message as _;
 use quoin::pb::etcdserverpb::watch_request::RequestUnion;
 use quoin::pb::etcdserverpb::{
     CompactionRequest, DefragmentRequest, HashKvRequest, LeaseGrantRequest, LeaseKeepAliveRequest,
@@ -436,10 +437,10 @@ async fn calls_are_counted_by_how_they_end(engine: Engine) {
     let mut versioned = tonic::Request::new(get("k"));
     versioned.metadata_mut().insert("client-api-version", "3.5".parse().unwrap());
     raw.kv.clone().range(versioned).await.unwrap();
-    let mut hurried = tonic::Request::new(delete("k"));
-    hurried.metadata_mut().insert("grpc-timeout", "0n".parse().unwrap());
-    let late = raw.kv.clone().delete_range(hurried).await.unwrap_err();
-    assert_eq!(late.code(), Code::DeadlineExceeded);
+    let delete = delete("k").encode_to_vec();
+    let endpoint = &cluster.members[0].endpoint;
+    let late = status_with_timeout(endpoint, "/etcdserverpb.KV/DeleteRange", "0n", Some(delete));
+    assert_eq!(late.await.0, Code::DeadlineExceeded);
     // The gateway makes the same calls.
     let body = br#"{"key":"a2V5","value":"dg=="}"#;
     assert_eq!(send(&address(&cluster, 0), "POST", "/v3/kv/put", &[], body).await.status, 200);
