@@ -27,5 +27,6 @@ pub mod ctl;
 pub mod bench;
 pub mod snapshot_tool;
 pub mod gateway;
+pub mod scheduler;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

@@ -1,0 +1,8 @@
+//! The test-case scheduler: spreads the cases of a run over workers, keeps apart what must not run
+//! together, keeps in order what must, and records each result exactly once.
+//!
+//! It is a stranger to the server: all that it knows is kept in an etcd-compatible store, which it
+//! reaches as any client does.
+
+pub mod model;
+pub mod planner;

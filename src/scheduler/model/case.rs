@@ -1,0 +1,459 @@
+//! A test case: what is done, what is expected, and what must hold before and beside it.
+
+use super::{Labels, Refusal};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+const ID_BYTES_MAX: usize = 256;
+/// A tag is part of a key, and a claim of several tags one transaction.
+const TAG_BYTES_MAX: usize = 128;
+const TAGS_MAX: usize = 16;
+const LABELS_MAX: usize = 32;
+const PREDECESSORS_MAX: usize = 1_000;
+const RETRIES_MAX: u32 = 100;
+const SLOTS_MAX: u32 = 1_024;
+const PRIORITY_MAX: i32 = 1_000;
+/// A week: longer is a mistake of units.
+const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3_600_000;
+
+/// The definition of a case, as it is kept under `/testcases/{id}`. All but id and what its kind
+/// needs may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TestCase {
+    pub id: String,
+    pub name: String,
+    pub kind: Kind,
+    /// Whom a case of kind http calls.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub url: String,
+    /// POST unless said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Program and arguments of a case of kind command; there is no shell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+    /// Body of the call, or standard input of the command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// What is expected back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    #[serde(rename = "match", skip_serializing_if = "Option::is_none")]
+    pub output_match: Option<OutputMatch>,
+    /// For people, above all those who give the verdict of a manual case.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub steps: Value,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub expected_result: Value,
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub case_pre: Vec<Predecessor>,
+    #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub mutual_tag: Vec<TagUse>,
+    /// Labels that a worker must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub requires: Labels,
+    /// How much of a worker's capacity one task takes.
+    #[serde(default = "one")]
+    pub slots: u32,
+    /// Within a run; higher first.
+    pub priority: i32,
+    #[serde(default = "timeout_default")]
+    pub timeout_ms: u64,
+    /// Longer is marked as slow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_ms: Option<u64>,
+    pub retries: Retries,
+    pub on_lost: OnLost,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub owner: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: Labels,
+    /// How long one task takes, while nothing better is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub est_ms: Option<u64>,
+    pub state: CaseState,
+    /// Why it is muted or skipped, and until when (RFC 3339).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub state_reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_until: Option<String>,
+    pub gmt_create: String,
+    pub gmt_modified: String,
+    #[serde(rename = "isDelete")]
+    pub is_deleted: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A call of an interface.
+    #[default]
+    Http,
+    /// A program on the worker's machine, if that worker allows it.
+    Command,
+    /// A person gives the verdict; it takes no slot.
+    Manual,
+}
+
+/// How an answer is compared with the expected output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutputMatch {
+    /// Byte for byte.
+    Exact,
+    /// Equal as JSON values.
+    Json,
+    /// All that is expected is there; there may be more.
+    JsonSubset,
+    Regex,
+    /// The status code alone: `output`, or any of 200 to 299 without it.
+    Status,
+    /// Any answer will do.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// All tasks of the predecessor in the same run and environment.
+    #[default]
+    Run,
+    /// Only the repeat with the same number.
+    Repeat,
+    /// All open tasks of the predecessor in any run.
+    Global,
+}
+
+/// Which end of a predecessor allows its successors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    #[default]
+    Ended,
+    Passed,
+    /// At least this part of its tasks passed.
+    Ratio(f64),
+}
+
+/// A case that must have ended before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Predecessor {
+    pub case: String,
+    pub scope: Scope,
+    pub policy: Policy,
+    /// Ignored in a run that does not contain it.
+    pub soft: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TagScope {
+    #[default]
+    Global,
+    Run,
+    Env,
+}
+
+/// A mutual-exclusion tag that a task holds while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TagUse {
+    pub tag: String,
+    pub scope: TagScope,
+    /// Several repeats may run one after another on one worker under one hold of the tag.
+    pub chain: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retries {
+    /// After a failed verdict or a timeout.
+    pub test: u32,
+    /// After an error: no verdict was reached.
+    pub infra: u32,
+    /// Before the first retry; doubled for each further one.
+    pub backoff_ms: u64,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { test: 0, infra: 2, backoff_ms: 1_000 }
+    }
+}
+
+/// What becomes of a task whose worker is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLost {
+    /// It is tried again: executed at least once.
+    #[default]
+    Retry,
+    /// It ends as lost: executed at most once.
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CaseState {
+    #[default]
+    Enabled,
+    /// Runs, but its failures do not fail the run.
+    Muted,
+    /// Does not run.
+    Skipped,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn timeout_default() -> u64 {
+    60_000
+}
+
+impl From<&str> for Predecessor {
+    fn from(case: &str) -> Self {
+        Self { case: case.into(), ..Default::default() }
+    }
+}
+
+impl From<&str> for TagUse {
+    fn from(tag: &str) -> Self {
+        Self { tag: tag.into(), ..Default::default() }
+    }
+}
+
+/// A list, one element of it, null for none; an element may be given by its name alone.
+fn one_or_many<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned + for<'a> From<&'a str>,
+{
+    let elements = match Value::deserialize(deserializer)? {
+        Value::Null => Vec::new(),
+        Value::Array(elements) => elements,
+        element => vec![element],
+    };
+    let parse = |element| match element {
+        Value::String(name) => Ok(T::from(name.as_str())),
+        element => serde_json::from_value(element).map_err(serde::de::Error::custom),
+    };
+    elements.into_iter().map(parse).collect()
+}
+
+impl TestCase {
+    /// Reads a definition.
+    ///
+    /// # Errors
+    ///
+    /// 400 with what is wrong, also where single values are fine but make no sense together.
+    pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
+        let case: TestCase = serde_json::from_slice(text)
+            .map_err(|error| Refusal::malformed(format!("not a case: {error}")))?;
+        case.check()?;
+        Ok(case)
+    }
+
+    /// What the case says by itself; whether its predecessors exist and form no circle is seen
+    /// beside the others.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let id = &self.id;
+        check_id("case", id)?;
+        let fail = |message: String| Err(Refusal::malformed(format!("case {id}: {message}")));
+        if let Err(message) = self.check_kind() {
+            return fail(message);
+        }
+        if self.case_pre.len() > PREDECESSORS_MAX {
+            return fail(format!("more than {PREDECESSORS_MAX} predecessors"));
+        }
+        for predecessor in &self.case_pre {
+            check_id("predecessor", &predecessor.case)?;
+            if predecessor.case == *id {
+                return fail(format!("waits for itself: {id} -> {id}"));
+            }
+            if let Policy::Ratio(ratio) = predecessor.policy
+                && !(0.0..=1.0).contains(&ratio)
+            {
+                return fail(format!("ratio {ratio} is not between 0 and 1"));
+            }
+        }
+        let tags: BTreeSet<_> = self.mutual_tag.iter().map(|tag| (&tag.tag, tag.scope)).collect();
+        if tags.len() < self.mutual_tag.len() {
+            return fail("a tag is named twice".into());
+        }
+        if self.mutual_tag.len() > TAGS_MAX {
+            return fail(format!("more than {TAGS_MAX} tags"));
+        }
+        for tag in &self.mutual_tag {
+            check_tag(&tag.tag)?;
+        }
+        if self.requires.len() > LABELS_MAX || self.labels.len() > LABELS_MAX {
+            return fail(format!("more than {LABELS_MAX} labels"));
+        }
+        self.check_numbers().or_else(fail)
+    }
+
+    fn check_kind(&self) -> Result<(), String> {
+        match self.kind {
+            Kind::Http => {
+                if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
+                    return Err(format!("url {:?} is not http or https", self.url));
+                }
+                if self.output.is_none() && self.matching() == OutputMatch::Exact {
+                    return Err("match is exact, but there is no output to compare with".into());
+                }
+                if matches!(self.matching(), OutputMatch::Json | OutputMatch::JsonSubset) {
+                    let output = self.output.as_deref().unwrap_or_default();
+                    serde_json::from_str::<Value>(output)
+                        .map_err(|error| format!("output is not JSON: {error}"))?;
+                }
+                Ok(())
+            }
+            Kind::Command if self.command.first().is_none_or(String::is_empty) => {
+                Err("kind is command, but there is no command".into())
+            }
+            Kind::Manual if self.steps.is_null() && self.name.is_empty() => {
+                Err("kind is manual, but there are neither steps nor a name".into())
+            }
+            Kind::Command | Kind::Manual => Ok(()),
+        }
+    }
+
+    fn check_numbers(&self) -> Result<(), String> {
+        let Retries { test, infra, .. } = self.retries;
+        if test > RETRIES_MAX || infra > RETRIES_MAX {
+            return Err(format!("more than {RETRIES_MAX} retries"));
+        }
+        if !(1..=SLOTS_MAX).contains(&self.slots) {
+            return Err(format!("slots {} is not between 1 and {SLOTS_MAX}", self.slots));
+        }
+        if self.priority.abs() > PRIORITY_MAX {
+            return Err(format!("priority {} is beyond {PRIORITY_MAX}", self.priority));
+        }
+        if !(1..=TIMEOUT_MS_MAX).contains(&self.timeout_ms) {
+            let timeout = self.timeout_ms;
+            return Err(format!("timeout_ms {timeout} is not between 1 and {TIMEOUT_MS_MAX}"));
+        }
+        Ok(())
+    }
+
+    /// How its output is compared. Exact, as test teams are used to, where an output is given for a
+    /// call; commands without an output pass by their exit code.
+    pub fn matching(&self) -> OutputMatch {
+        self.output_match.unwrap_or(match (self.kind, &self.output) {
+            (Kind::Http, _) | (_, Some(_)) => OutputMatch::Exact,
+            (_, None) => OutputMatch::None,
+        })
+    }
+}
+
+/// Refuses names that cannot be part of a key and of a path.
+pub(super) fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
+    if id.is_empty() {
+        return Err(Refusal::malformed(format!("{what} without an id")));
+    }
+    if id.len() > ID_BYTES_MAX {
+        return Err(Refusal::malformed(format!("{what} id is longer than {ID_BYTES_MAX} bytes")));
+    }
+    if id.contains('/') || id.chars().any(char::is_control) {
+        return Err(Refusal::malformed(format!(
+            "{what} id {id:?} has a slash or control character"
+        )));
+    }
+    Ok(())
+}
+
+pub(super) fn check_tag(tag: &str) -> Result<(), Refusal> {
+    if tag.is_empty() {
+        return Err(Refusal::malformed("a tag is empty"));
+    }
+    if tag.len() > TAG_BYTES_MAX {
+        return Err(Refusal::malformed(format!("a tag is longer than {TAG_BYTES_MAX} bytes")));
+    }
+    if tag.contains('/') || tag.chars().any(char::is_control) {
+        return Err(Refusal::malformed(format!("tag {tag:?} has a slash or control character")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Policy, Scope, TestCase};
+    use serde_json::{Value, json};
+
+    fn parse(case: Value) -> Result<TestCase, String> {
+        TestCase::parse(case.to_string().as_bytes()).map_err(|refusal| {
+            assert_eq!(refusal.status, 400);
+            refusal.message
+        })
+    }
+
+    fn with(field: &str, value: Value) -> Result<TestCase, String> {
+        let mut case = json!({"id": "c", "url": "http://127.0.0.1:1/", "output": "ok"});
+        case[field] = value;
+        parse(case)
+    }
+
+    #[test]
+    fn predecessors_and_tags_are_named_in_short_or_in_full() {
+        let case = with("case_pre", json!("a")).unwrap();
+        assert_eq!(case.case_pre, ["a".into()]);
+        let case = with("case_pre", json!(["a", {"case": "b", "scope": "repeat"}])).unwrap();
+        assert_eq!(case.case_pre[1].scope, Scope::Repeat);
+        let case = with("case_pre", json!({"case": "b", "policy": {"ratio": 0.5}})).unwrap();
+        assert_eq!(case.case_pre[0].policy, Policy::Ratio(0.5));
+        assert_eq!(with("case_pre", Value::Null).unwrap().case_pre, []);
+        assert_eq!(with("mutual_tag", json!("t")).unwrap().mutual_tag, ["t".into()]);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let case = with("mutual_tag", json!(["a", {"tag": "b", "scope": "env", "chain": true}]));
+        let case = case.unwrap();
+        assert_eq!(parse(serde_json::to_value(&case).unwrap()).unwrap(), case);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let many: Vec<String> = (0..17).map(|n| n.to_string()).collect();
+        for (field, value, text) in [
+            ("id", json!(""), "case without an id"),
+            ("id", json!("a/b"), "case id \"a/b\" has a slash or control character"),
+            ("url", json!("ftp://x"), "case c: url \"ftp://x\" is not http or https"),
+            (
+                "output",
+                Value::Null,
+                "case c: match is exact, but there is no output to compare with",
+            ),
+            ("case_pre", json!("c"), "case c: waits for itself: c -> c"),
+            (
+                "case_pre",
+                json!({"case": "a", "policy": {"ratio": 2}}),
+                "case c: ratio 2 is not between 0 and 1",
+            ),
+            ("mutual_tag", json!(""), "a tag is empty"),
+            ("mutual_tag", json!("a/b"), "tag \"a/b\" has a slash or control character"),
+            ("mutual_tag", json!("x".repeat(129)), "a tag is longer than 128 bytes"),
+            ("mutual_tag", json!(many), "case c: more than 16 tags"),
+            ("mutual_tag", json!(["a", "a"]), "case c: a tag is named twice"),
+            ("slots", json!(0), "case c: slots 0 is not between 1 and 1024"),
+            ("timeout_ms", json!(0), "case c: timeout_ms 0 is not between 1 and 604800000"),
+            ("kind", json!("command"), "case c: kind is command, but there is no command"),
+        ] {
+            assert_eq!(with(field, value).unwrap_err(), text);
+        }
+        let unknown = with("retires", json!(1)).unwrap_err();
+        assert!(unknown.starts_with("not a case: unknown field `retires`"), "{unknown}");
+        assert!(with("slots", json!(-1)).unwrap_err().starts_with("not a case: invalid value"));
+    }
+}

@@ -1,0 +1,96 @@
+//! Where cases run: a named configuration with a health of its own.
+
+use super::case::check_id;
+use super::{Labels, Refusal};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// The definition of an environment, as it is kept under `/environments/{id}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Environment {
+    pub id: String,
+    pub name: String,
+    /// What cases are given: `{{key}}` in a case's url, headers, input, command and variables
+    /// stands for it.
+    pub config: Map<String, Value>,
+    /// Labels that a worker must have to run cases here.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: Labels,
+    /// How many tasks may run here at once; without it, as many as workers allow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u32>,
+    pub health: Health,
+    /// Why it is as it is, for people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub health_reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+    pub gmt_create: String,
+    pub gmt_modified: String,
+    #[serde(rename = "isDelete")]
+    pub is_deleted: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    #[default]
+    Unknown,
+    Good,
+    /// Its check failed; nothing new starts here.
+    Bad,
+    /// Checked again and again, whatever comes out.
+    Looping,
+    /// Somebody works on it; nothing new starts here.
+    Maintenance,
+    /// No run may name it any more.
+    Retired,
+}
+
+/// A call that tells whether an environment is fit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Answered with a status of 200 to 299 when all is well.
+    pub url: String,
+    /// Seconds between two checks.
+    pub every: u32,
+}
+
+impl Environment {
+    /// Reads a definition.
+    ///
+    /// # Errors
+    ///
+    /// 400 with what is wrong.
+    pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
+        let environment: Environment = serde_json::from_slice(text)
+            .map_err(|error| Refusal::malformed(format!("not an environment: {error}")))?;
+        environment.check()?;
+        Ok(environment)
+    }
+
+    pub fn check(&self) -> Result<(), Refusal> {
+        check_id("environment", &self.id)?;
+        let fail = |what| Err(Refusal::malformed(format!("environment {}: {what}", self.id)));
+        if self.capacity == Some(0) {
+            return fail("capacity is 0");
+        }
+        if let Some(check) = &self.check {
+            if !check.url.starts_with("http://") && !check.url.starts_with("https://") {
+                return fail("the url of its check is not http or https");
+            }
+            if check.every == 0 {
+                return fail("its check is every 0 seconds");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether tasks may start here now.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.health, Health::Bad | Health::Maintenance | Health::Retired)
+    }
+}

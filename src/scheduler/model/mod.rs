@@ -1,0 +1,28 @@
+//! What a test team describes and what the store keeps of it: cases, environments, runs, claims,
+//! results. Pure: values, their JSON form, and what is refused.
+
+mod case;
+mod environment;
+mod ordinals;
+mod plan;
+mod record;
+mod refusal;
+mod run;
+mod status;
+
+pub use case::{
+    CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
+    TestCase,
+};
+pub use environment::{Environment, Health};
+pub use ordinals::Ordinals;
+pub use plan::{LanePlan, PlannedPredecessor, RunPlan, expand, find_circle};
+pub use record::{Claim, Item, LaneCheckpoint, Row, Segment, Totals};
+pub use refusal::Refusal;
+pub use run::{Missing, RunSpec, Selected};
+pub use status::Status;
+
+use std::collections::BTreeMap;
+
+/// What a worker is, or what a case wants of one: names with values.
+pub type Labels = BTreeMap<String, String>;

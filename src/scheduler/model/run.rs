@@ -1,0 +1,122 @@
+//! A run: one submit of cases times environments times repeats, with its policies.
+
+use super::Refusal;
+use super::case::check_id;
+use serde::{Deserialize, Serialize};
+
+/// More is a mistake, or several runs.
+pub(super) const TASKS_MAX: u64 = 10_000_000;
+const PRIORITY_MAX: i32 = 1_000;
+
+/// What somebody asks to run, as it is kept under `run/{id}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSpec {
+    /// Given by the scheduler; sorts by time.
+    pub id: String,
+    pub name: String,
+    /// A submit with the same request id is the same run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    pub cases: Vec<Selected>,
+    /// For cases that name no number of their own.
+    #[serde(default = "one")]
+    pub repeats: u32,
+    /// Each case runs in each of them; none stands for one without configuration.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub environments: Vec<String>,
+    /// What becomes of predecessors that are not selected.
+    pub missing: Missing,
+    #[serde(default = "queue_default")]
+    pub queue: String,
+    /// Within the queue; higher first.
+    pub priority: i32,
+    /// From the submit on; what has not started then is skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// Tasks that no worker could run for so long are skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_worker_timeout_ms: Option<u64>,
+    /// After so many failures nothing new starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failures_max: Option<u32>,
+    /// The run that this one repeats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<String>,
+    pub gmt_create: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub owner: String,
+}
+
+/// A case of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Selected {
+    pub case: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Missing {
+    /// The submit is refused, and says which.
+    #[default]
+    Refuse,
+    /// As if they had ended.
+    Ignore,
+    /// They run too.
+    Include,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn queue_default() -> String {
+    "default".into()
+}
+
+impl RunSpec {
+    /// Reads a submit.
+    ///
+    /// # Errors
+    ///
+    /// 400 with what is wrong.
+    pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
+        let spec: RunSpec = serde_json::from_slice(text)
+            .map_err(|error| Refusal::malformed(format!("not a run: {error}")))?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.cases.is_empty() {
+            return Err(Refusal::malformed("the run selects no cases"));
+        }
+        check_id("queue", &self.queue)?;
+        for environment in &self.environments {
+            check_id("environment", environment)?;
+        }
+        if let Some(request) = &self.request_id {
+            check_id("request", request)?;
+        }
+        for selected in &self.cases {
+            check_id("case", &selected.case)?;
+            if selected.repeats.unwrap_or(self.repeats) == 0 {
+                return Err(Refusal::malformed(format!("case {}: 0 repeats", selected.case)));
+            }
+        }
+        if self.priority.abs() > PRIORITY_MAX {
+            let message = format!("priority {} is beyond {PRIORITY_MAX}", self.priority);
+            return Err(Refusal::malformed(message));
+        }
+        let mut environments = self.environments.clone();
+        environments.sort_unstable();
+        if let Some(twice) = environments.windows(2).find(|pair| pair[0] == pair[1]) {
+            let message = format!("environment {} is selected twice", twice[0]);
+            return Err(Refusal::malformed(message));
+        }
+        Ok(())
+    }
+}

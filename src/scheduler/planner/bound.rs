@@ -1,0 +1,94 @@
+//! The least time in which a run could be done: what it is measured against.
+
+use crate::scheduler::model::{RunPlan, Scope};
+use std::collections::BTreeMap;
+
+/// Lower bounds of a run's duration in microseconds, by what they follow from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// All work over all slots.
+    pub work: u64,
+    /// The tag with the most work for each of its units.
+    pub tag: u64,
+    /// The longest chain of predecessors; one that waits for the whole of another waits for all of
+    /// its work.
+    pub chain: u64,
+}
+
+impl Bound {
+    pub fn longest(&self) -> u64 {
+        self.work.max(self.tag).max(self.chain)
+    }
+}
+
+/// Computes the bound of a plan for so many slots. `work_of` gives the work of each lane and its
+/// longest task, in microseconds of one slot; `capacity_of` the units of a tag.
+pub fn bound(
+    plan: &RunPlan,
+    slots: u64,
+    work_of: impl Fn(u32) -> (u64, u64),
+    capacity_of: impl Fn(&str) -> u64,
+) -> Bound {
+    let slots = slots.max(1);
+    let mut work = 0;
+    let mut tags: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut chain = 0;
+    // By lane: when it can have ended at the earliest.
+    let mut ends: Vec<u64> = vec![0; plan.lanes.len()];
+    for number in order(plan) {
+        let Some(lane) = plan.lanes.get(number as usize) else { continue };
+        if lane.is_skipped || lane.is_manual {
+            continue;
+        }
+        let (own, longest) = work_of(number);
+        work += own * u64::from(lane.slots);
+        let mut length = (own * u64::from(lane.slots) / slots).max(longest);
+        for tag in &lane.tags {
+            *tags.entry(tag).or_default() += own;
+            length = length.max(own / capacity_of(tag).max(1));
+        }
+        let mut start = 0;
+        for predecessor in &lane.predecessors {
+            let end = ends.get(predecessor.lane as usize).copied().unwrap_or_default();
+            // The last repeat may start when the last one of the other has ended; no more is sure.
+            let end = match predecessor.scope {
+                Scope::Repeat => end.max(length) - length + longest.min(length),
+                Scope::Run | Scope::Global => end,
+            };
+            start = start.max(end);
+        }
+        ends[number as usize] = start + length;
+        chain = chain.max(start + length);
+    }
+    let by_tag = tags.iter().map(|(tag, work)| work / capacity_of(tag).max(1));
+    Bound { work: work / slots, tag: by_tag.max().unwrap_or(0), chain }
+}
+
+/// Lanes such that predecessors come first.
+fn order(plan: &RunPlan) -> Vec<u32> {
+    let mut missing: Vec<usize> = plan.lanes.iter().map(|lane| lane.predecessors.len()).collect();
+    let mut followers: Vec<Vec<u32>> = vec![Vec::new(); plan.lanes.len()];
+    for (lane, number) in plan.lanes.iter().zip(0..) {
+        for predecessor in &lane.predecessors {
+            if let Some(followers) = followers.get_mut(predecessor.lane as usize) {
+                followers.push(number);
+            }
+        }
+    }
+    let mut order: Vec<u32> = (0..)
+        .zip(&missing)
+        .filter(|(_, missing)| **missing == 0)
+        .map(|(number, _)| number)
+        .collect();
+    let mut next = 0;
+    while next < order.len() {
+        for follower in followers[order[next] as usize].clone() {
+            missing[follower as usize] -= 1;
+            if missing[follower as usize] == 0 {
+                order.push(follower);
+            }
+        }
+        next += 1;
+    }
+    order
+}

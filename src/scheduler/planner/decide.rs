@@ -1,0 +1,182 @@
+//! What is given to whom: the best ready lane for which there is a worker, again and again.
+
+use super::ClaimNo;
+use super::locks::LockNo;
+use super::workers::{Room, Want};
+use super::{Assignment, LaneId, LockName, OpenClaim, Planner, RunNo, UNKNOWN_US, WorkerNo, ready};
+use crate::scheduler::model::Item;
+use std::collections::BTreeMap;
+
+/// Claims without tags are filled up to so many tasks.
+const CLAIM_TASKS_MAX: u32 = 256;
+
+/// Repeats that one worker may run under one hold of a tag while others wait for it.
+const CHAIN_TASKS_MAX: u32 = 32;
+
+const CHAIN_US_MAX: u64 = 1_000_000;
+
+impl Planner {
+    /// What shall be given out now, until nothing more fits.
+    pub fn decide(&mut self, now: u64) -> Vec<Assignment> {
+        let mut made: Vec<Assignment> = Vec::new();
+        // Claims without tags that may still be filled, by worker and run.
+        let mut filling: BTreeMap<(WorkerNo, RunNo), usize> = BTreeMap::new();
+        self.settle();
+        while let Some((id, room)) = self.best() {
+            if !self.is_free(id) {
+                self.place(now, id);
+                self.settle();
+                continue;
+            }
+            let (items, tags, urgent) = self.take(now, id, room);
+            let Some(count) = items.iter().map(Item::count).reduce(|sum, count| sum + count) else {
+                self.place(now, id);
+                continue;
+            };
+            let key = (room.worker, id.run);
+            let filled = filling.get(&key).copied().filter(|_| tags.is_empty());
+            let number = match filled.and_then(|place| made.get_mut(place)) {
+                Some(claim) => {
+                    claim.items.extend(items.iter().copied());
+                    claim.urgent |= urgent;
+                    let tasks: u32 = claim.items.iter().map(Item::count).sum();
+                    if tasks >= CLAIM_TASKS_MAX {
+                        filling.remove(&key);
+                    }
+                    claim.claim
+                }
+                None => {
+                    self.next_claim += 1;
+                    if tags.is_empty() && count < CLAIM_TASKS_MAX {
+                        filling.insert(key, made.len());
+                    }
+                    let names =
+                        tags.iter().filter_map(|(lock, unit)| match &self.locks.get(*lock).name {
+                            LockName::Tag(tag) => Some((tag.clone(), *unit)),
+                            _ => None,
+                        });
+                    made.push(Assignment {
+                        claim: self.next_claim,
+                        worker: room.worker,
+                        run: id.run,
+                        items: items.clone(),
+                        tags: names.collect(),
+                        urgent,
+                    });
+                    self.next_claim
+                }
+            };
+            self.open(number, id, room.worker, items, tags);
+            self.place(now, id);
+            self.settle();
+        }
+        made
+    }
+
+    /// The lane that goes first among those for which there is a worker.
+    fn best(&self) -> Option<(LaneId, Room)> {
+        let mut best: Option<(ready::Candidate, Room)> = None;
+        for head in self.ready.heads() {
+            if best.as_ref().is_some_and(|(best, _)| *best < head) {
+                continue;
+            }
+            let Some(lane) = self.lane(head.lane) else { continue };
+            let want = Want {
+                class: head.class,
+                tasks: lane.claimable(),
+                estimate: lane.estimate(UNKNOWN_US),
+                may_wait: lane.locks.is_empty(),
+                ready_work: self.ready_work,
+            };
+            if let Some(room) = self.workers.room(&want) {
+                best = Some((head, room));
+            }
+        }
+        best.map(|(head, room)| (head.lane, room))
+    }
+
+    /// Whether nothing has come between since the lane was found ready.
+    fn is_free(&self, id: LaneId) -> bool {
+        let Some(lane) = self.lane(id) else { return false };
+        let cases = &lane.global_predecessors;
+        lane.locks.iter().all(|lock| self.locks.get(*lock).admits(id))
+            && cases.iter().all(|case| self.cases[*case as usize].open == 0)
+    }
+
+    /// Takes tasks of a lane, with the locks they need.
+    fn take(&mut self, now: u64, id: LaneId, room: Room) -> (Vec<Item>, Vec<(LockNo, u32)>, bool) {
+        self.unplace(id);
+        let Some(lane) =
+            self.runs.get_mut(&id.run).and_then(|run| run.lanes.get_mut(id.lane as usize))
+        else {
+            return Default::default();
+        };
+        let mut max = room.tasks.min(CLAIM_TASKS_MAX);
+        if !lane.plan.tags.is_empty() {
+            let chain = (CHAIN_US_MAX / lane.estimate(UNKNOWN_US)).clamp(1, CHAIN_TASKS_MAX.into());
+            max = if lane.plan.chain { chain as u32 } else { 1 };
+        }
+        for lock in &lane.locks {
+            let lock = self.locks.get(*lock);
+            if !lock.is_tag() {
+                max = max.min(lock.free());
+            }
+        }
+        let mut items = Vec::new();
+        let mut left = max;
+        while left > 0
+            && let Some((from, to, attempt)) = lane.take(left)
+        {
+            left -= to - from;
+            items.push(Item { lane: id.lane, from, to, attempt });
+        }
+        let count = max - left;
+        lane.open += count;
+        lane.since = now;
+        let work = u64::from(count) * lane.estimate(UNKNOWN_US);
+        let is_last = lane.claimable() == 0;
+        let has_successors = !lane.successors.is_empty() || !lane.repeat_successors.is_empty();
+        let urgent = !room.is_ahead || !lane.plan.tags.is_empty() || is_last && has_successors;
+        let mut tags = Vec::new();
+        if count > 0 {
+            for number in &lane.locks {
+                let lock = self.locks.get_mut(*number);
+                lock.backlog = lock.backlog.saturating_sub(work);
+                match lock.is_tag() {
+                    true => tags.push((*number, lock.take())),
+                    false => lock.use_up(count),
+                }
+            }
+        }
+        if count > 0 {
+            self.unreserve(id);
+        }
+        (items, tags, urgent)
+    }
+
+    /// Books a claim, or more of one.
+    fn open(
+        &mut self,
+        claim: ClaimNo,
+        id: LaneId,
+        worker: WorkerNo,
+        items: Vec<Item>,
+        tags: Vec<(LockNo, u32)>,
+    ) {
+        let Some(lane) = self.lane(id) else { return };
+        let (slots, estimate) = (lane.plan.slots, lane.estimate(UNKNOWN_US));
+        let count: u32 = items.iter().map(Item::count).sum();
+        let cost = u64::from(count) * u64::from(slots) * estimate;
+        let priority = self.runs.get(&id.run).map_or(0, |run| run.priority);
+        let since = lane.since;
+        self.ready.charge(id.run, since, priority, cost);
+        self.workers.give(worker, slots, count, estimate);
+        let open = self.claims.entry(claim).or_insert_with(|| OpenClaim {
+            worker,
+            run: id.run,
+            items: Vec::new(),
+            tags,
+        });
+        open.items.extend(items.into_iter().map(|item| (item, estimate)));
+    }
+}

@@ -1,0 +1,362 @@
+//! One lane while its run goes on: which of its tasks have ended, are out with workers, may start,
+//! or wait for another try.
+
+use super::locks::{LockNo, WaitKey};
+use super::ready::LaneKey;
+use super::workers::ClassNo;
+use super::{CaseNo, UNKNOWN_US};
+use crate::scheduler::model::{LanePlan, OnLost, Ordinals, Policy, Row, Status, Totals};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Where a lane is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing of it may be given: it waits for predecessors, its tasks are all out or ended, or its
+    /// run is paused.
+    Aside,
+    /// Among the waiters of a lock.
+    Parked(LockNo, WaitKey),
+    /// Waits for tasks of a case in any run to end.
+    Behind,
+    /// Among the ready ones of its class.
+    Ready(LaneKey),
+}
+
+/// A task that was lost so often, with more than one worker, is thought to be what kills them.
+const LOST_MAX: u32 = 3;
+/// So often with one and the same.
+const LOST_BY_ONE_MAX: u32 = 6;
+/// No rest before a further attempt is longer.
+const REST_MS_MAX: u64 = 3_600_000;
+
+/// Failed attempts of a task that has not ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    pub test: u32,
+    pub infra: u32,
+    pub lost: u32,
+    /// The worker that lost it first.
+    pub lost_by: Option<Arc<str>>,
+    pub lost_by_several: bool,
+}
+
+/// What the end of an attempt means for its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The task has ended so.
+    Ended(Status),
+    /// It is tried again after so many milliseconds.
+    Again(u64),
+    /// It had ended before, or there is no such task.
+    Refused,
+}
+
+impl Tried {
+    /// The number of the next attempt.
+    pub fn next(&self) -> u32 {
+        1 + self.test + self.infra + self.lost
+    }
+}
+
+/// What few lanes need.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    pub tried: BTreeMap<u32, Tried>,
+    /// Back from a worker, or to be tried again, and free to start.
+    pub again: Ordinals,
+    /// Wait until their next attempt may start.
+    pub resting: Ordinals,
+    /// Of lanes that wait for each repeat of another: those that may start and have not yet.
+    pub allowed: Ordinals,
+    /// Passed repeats, for successors that ask for them.
+    pub passed: Ordinals,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub plan: LanePlan,
+    pub class: ClassNo,
+    pub locks: Vec<LockNo>,
+    pub case: CaseNo,
+    /// Cases of which no task may be open in any run.
+    pub global_predecessors: Vec<CaseNo>,
+    /// Lanes of the run that wait for this one as a whole.
+    pub successors: Vec<u32>,
+    /// Lanes of the run that wait for each repeat of this one.
+    pub repeat_successors: Vec<u32>,
+    /// Predecessors as a whole that have not ended.
+    pub missing: u32,
+    pub waits_for_repeats: bool,
+    /// The first ordinal that was never given out.
+    pub fresh: u32,
+    /// Tasks that workers have.
+    pub open: u32,
+    pub ended: Ordinals,
+    pub totals: Totals,
+    /// Work of the longest chain that starts when this lane has ended, in microseconds.
+    pub behind: u64,
+    /// Sum and number of what its tasks took, where nothing was known before.
+    pub observed: (u64, u64),
+    pub place: Place,
+    /// Since when it could run but for locks and slots.
+    pub since: u64,
+    pub is_reserving: bool,
+    /// It has ended and its successors know.
+    pub is_closed: bool,
+    /// Its part of the planner's ready work, while it is ready.
+    pub counted_work: u64,
+    extra: Option<Box<Extra>>,
+}
+
+impl Lane {
+    pub(super) fn new(
+        plan: LanePlan,
+        class: ClassNo,
+        locks: Vec<LockNo>,
+        case: CaseNo,
+        global_predecessors: Vec<CaseNo>,
+        now: u64,
+    ) -> Self {
+        let totals = Totals::of(u64::from(plan.total));
+        Self {
+            plan,
+            class,
+            locks,
+            case,
+            global_predecessors,
+            successors: Vec::new(),
+            repeat_successors: Vec::new(),
+            missing: 0,
+            waits_for_repeats: false,
+            fresh: 0,
+            open: 0,
+            ended: Ordinals::new(),
+            totals,
+            behind: 0,
+            observed: (0, 0),
+            place: Place::Aside,
+            since: now,
+            is_reserving: false,
+            is_closed: false,
+            counted_work: 0,
+            extra: None,
+        }
+    }
+
+    pub(super) fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.count() == self.plan.total
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| !extra.resting.is_empty())
+    }
+
+    pub(super) fn tries(&self) -> impl Iterator<Item = (u32, &Tried)> {
+        let tried = self.extra.as_ref().into_iter().flat_map(|extra| &extra.tried);
+        tried.map(|(ordinal, tried)| (*ordinal, tried))
+    }
+
+    /// Books the end of an attempt by a worker. It depends on what was booked before and on nothing
+    /// else, so that whoever reads the same results in the same order comes to the same end.
+    pub(super) fn book(&mut self, row: &Row, worker: &Arc<str>) -> Verdict {
+        if row.ordinal >= self.plan.total || self.ended.contains(row.ordinal) {
+            return Verdict::Refused;
+        }
+        if row.status == Status::Passed && self.plan.estimate.is_none() {
+            self.observed.0 += row.duration;
+            self.observed.1 += 1;
+        }
+        let (retries, on_lost) = (self.plan.retries, self.plan.on_lost);
+        let mut tried = match &self.extra {
+            Some(extra) => extra.tried.get(&row.ordinal).cloned().unwrap_or_default(),
+            None => Tried::default(),
+        };
+        let rest =
+            |times: u32| retries.backoff_ms.saturating_mul(1 << times.min(20)).min(REST_MS_MAX);
+        let rest = match row.status {
+            Status::Failed | Status::TimedOut if tried.test < retries.test => {
+                tried.test += 1;
+                rest(tried.test - 1)
+            }
+            Status::Error if tried.infra < retries.infra => {
+                tried.infra += 1;
+                rest(tried.infra - 1)
+            }
+            Status::Lost if on_lost == OnLost::Retry => {
+                tried.lost += 1;
+                tried.lost_by_several |= tried.lost_by.as_ref().is_some_and(|by| by != worker);
+                tried.lost_by.get_or_insert_with(|| worker.clone());
+                let max = if tried.lost_by_several { LOST_MAX } else { LOST_BY_ONE_MAX };
+                if tried.lost >= max {
+                    self.end(row.ordinal, Status::Lost);
+                    return Verdict::Ended(Status::Lost);
+                }
+                0
+            }
+            Status::Pending | Status::Running => return Verdict::Refused,
+            status => {
+                self.end(row.ordinal, status);
+                return Verdict::Ended(status);
+            }
+        };
+        self.extra().tried.insert(row.ordinal, tried);
+        Verdict::Again(rest)
+    }
+
+    /// How many tasks could be given out now.
+    pub(super) fn claimable(&self) -> u32 {
+        let extra = |count: fn(&Extra) -> u32| self.extra.as_deref().map_or(0, count);
+        let fresh = match self.waits_for_repeats {
+            true => extra(|extra| extra.allowed.count()),
+            false => self.plan.total - self.fresh,
+        };
+        fresh + extra(|extra| extra.again.count())
+    }
+
+    /// Takes tasks that follow each other, of one attempt: those that come again first.
+    pub(super) fn take(&mut self, max: u32) -> Option<(u32, u32, u32)> {
+        if let Some(extra) = &mut self.extra {
+            if let Some((from, to)) = extra.again.take_first(max) {
+                // Each that was tried before has an attempt of its own.
+                let tried = extra.tried.range(from..to).next();
+                let (end, attempt) = match tried {
+                    Some((at, tried)) if *at == from => (from + 1, tried.next()),
+                    Some((at, _)) => (*at, 1),
+                    None => (to, 1),
+                };
+                extra.again.insert_range(end, to);
+                return Some((from, end, attempt));
+            }
+            if self.waits_for_repeats {
+                let (from, to) = extra.allowed.take_first(max)?;
+                return Some((from, to, 1));
+            }
+        }
+        if self.waits_for_repeats {
+            return None;
+        }
+        let from = self.fresh;
+        self.fresh = self.plan.total.min(from.saturating_add(max));
+        (from < self.fresh).then_some((from, self.fresh, 1))
+    }
+
+    /// Puts back what was taken, as if it had not been.
+    pub(super) fn put_back(&mut self, from: u32, to: u32) {
+        self.extra().again.insert_range(from, to);
+    }
+
+    /// Counts a task as ended. The caller has seen that it had not.
+    fn end(&mut self, ordinal: u32, status: Status) {
+        self.ended.insert(ordinal);
+        self.totals.add(status, 1);
+        if status == Status::Passed && !self.repeat_successors.is_empty() {
+            self.extra().passed.insert(ordinal);
+        }
+        let Some(extra) = &mut self.extra else { return };
+        if let Some(tried) = extra.tried.remove(&ordinal)
+            && status == Status::Passed
+            && tried.test > 0
+        {
+            self.totals.flaky += 1;
+        }
+    }
+
+    /// After a restart: sorts out what may be given out again. `open` is with workers.
+    pub(super) fn seed(&mut self, open: &Ordinals) {
+        let waits_for_repeats = self.waits_for_repeats;
+        let mut known = self.ended.clone();
+        for (from, to) in open.intervals() {
+            known.insert_range(from, to);
+        }
+        let total = self.plan.total;
+        self.fresh = total;
+        let extra = self.extra();
+        let mut from = 0;
+        for (start, end) in known.intervals().chain([(total, total)]) {
+            if waits_for_repeats {
+                // Those that were tried were allowed; the others are asked about one by one.
+                let tried = extra.tried.range(from..start).map(|(ordinal, _)| *ordinal);
+                for ordinal in tried.collect::<Vec<_>>() {
+                    extra.again.insert(ordinal);
+                }
+            } else {
+                extra.again.insert_range(from, start);
+            }
+            from = end;
+        }
+    }
+
+    /// Ends a task that is with no worker.
+    pub(super) fn give_up(&mut self, ordinal: u32, status: Status) {
+        let extra = self.extra();
+        extra.again.remove(ordinal);
+        extra.allowed.remove(ordinal);
+        extra.resting.remove(ordinal);
+        self.end(ordinal, status);
+    }
+
+    /// Whether a repeat that has ended lets the same repeat of a successor run.
+    pub(super) fn repeat_satisfies(&self, ordinal: u32, policy: Policy) -> bool {
+        policy == Policy::Ended
+            || self.extra.as_ref().is_some_and(|extra| extra.passed.contains(ordinal))
+    }
+
+    /// Ends all tasks that are not with a worker; returns how many those were.
+    pub(super) fn end_rest(&mut self, status: Status, open: &Ordinals) -> u64 {
+        let mut count = 0;
+        let mut from = 0;
+        for (start, end) in open.intervals().chain([(self.plan.total, self.plan.total)]) {
+            count += u64::from(self.ended.insert_range(from, start));
+            from = end;
+        }
+        self.totals.add(status, count);
+        self.fresh = self.plan.total;
+        if let Some(extra) = &mut self.extra {
+            extra.again = Ordinals::new();
+            extra.allowed = Ordinals::new();
+            extra.resting = Ordinals::new();
+            extra.tried.retain(|ordinal, _| open.contains(*ordinal));
+        }
+        count
+    }
+
+    /// Of one task, in microseconds: known before, or what its tasks took so far.
+    pub(super) fn estimate(&self, unknown: u64) -> u64 {
+        let observed = self.observed.0.checked_div(self.observed.1);
+        self.plan.estimate.or(observed).unwrap_or(unknown).max(1)
+    }
+
+    /// Work that is left to be given out, in microseconds of one slot.
+    pub(super) fn work(&self, unknown: u64) -> u64 {
+        u64::from(self.claimable())
+            .saturating_mul(u64::from(self.plan.slots))
+            .saturating_mul(self.estimate(unknown))
+    }
+
+    /// How long so many of its tasks take at best, in microseconds.
+    pub(super) fn length(&self, tasks: u64, slots: u64) -> u64 {
+        let estimate = self.estimate(UNKNOWN_US);
+        if tasks == 0 {
+            return 0;
+        }
+        // Those that exclude each other go one by one.
+        let width = if self.plan.tags.is_empty() { slots / u64::from(self.plan.slots) } else { 1 };
+        let work = tasks.saturating_mul(estimate);
+        (work / width.max(1)).max(estimate)
+    }
+
+    /// Whether a predecessor that ended as this one did lets its successors run.
+    pub(super) fn satisfies(&self, policy: Policy) -> bool {
+        let passed = self.totals.get(Status::Passed);
+        match policy {
+            Policy::Ended => true,
+            Policy::Passed => passed == u64::from(self.plan.total),
+            Policy::Ratio(ratio) => passed as f64 >= ratio * f64::from(self.plan.total),
+        }
+    }
+}

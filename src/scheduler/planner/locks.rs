@@ -1,0 +1,232 @@
+//! What keeps tasks apart: tags, of which the store knows each holder, and limits (of environments
+//! and queues), which only the leader counts. Both have a capacity, holders and waiting lanes.
+
+use super::LaneId;
+use super::workers::ClassNo;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Names a lock for the life of the planner.
+pub(super) type LockNo = u32;
+
+/// A step of priority is worth this much waiting.
+pub(super) const AGEING_MS: u64 = 30_000;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LockName {
+    /// The part of the tag's key behind `tag/`.
+    Tag(Arc<str>),
+    Environment(Arc<str>),
+    Queue(Arc<str>),
+}
+
+/// Who goes first: lower is better. All ages grow alike, so that the order never changes by itself
+/// and ageing needs no timer: a step of priority is a start 30 seconds earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct WaitKey {
+    step: i64,
+    /// More work behind it goes first.
+    work: std::cmp::Reverse<u64>,
+    submit: u64,
+}
+
+impl WaitKey {
+    pub(super) fn new(since: u64, priority: i32, work: u64, submit: u64) -> Self {
+        Self { step: step(since, priority), work: std::cmp::Reverse(work), submit }
+    }
+}
+
+/// The place in time of a waiter, in steps of ageing.
+pub(super) fn step(since: u64, priority: i32) -> i64 {
+    (since / AGEING_MS) as i64 - i64::from(priority)
+}
+
+#[derive(Debug)]
+pub(super) struct Lock {
+    pub name: LockName,
+    pub capacity: u32,
+    /// Units of a tag that are in use, by number: they are keys of the store. A unit that is draining
+    /// has a holder no longer and is not free yet.
+    held: BTreeSet<u32>,
+    /// Units of a limit that are in use.
+    used: u32,
+    /// By class: those of one may find a worker when those of another do not.
+    waiters: BTreeMap<ClassNo, BTreeSet<(WaitKey, LaneId)>>,
+    /// Lanes that have waited long for several locks, the first of them first: later ones do not
+    /// pass by.
+    reserved: BTreeSet<(u64, LaneId)>,
+    /// Ready lanes that want it, by class.
+    ready: BTreeMap<ClassNo, u32>,
+    /// Work that wants it, in microseconds.
+    pub backlog: u64,
+}
+
+impl Lock {
+    pub(super) fn free(&self) -> u32 {
+        self.capacity.saturating_sub(self.held.len() as u32).saturating_sub(self.used)
+    }
+
+    pub(super) fn is_tag(&self) -> bool {
+        matches!(self.name, LockName::Tag(_))
+    }
+
+    /// Takes units of a limit.
+    pub(super) fn use_up(&mut self, units: u32) {
+        self.used += units;
+    }
+
+    /// Gives units of a limit back.
+    pub(super) fn give_back(&mut self, units: u32) {
+        self.used = self.used.saturating_sub(units);
+    }
+
+    /// Whether a lane may have a unit now.
+    pub(super) fn admits(&self, lane: LaneId) -> bool {
+        let is_first = self.reserved.first().is_none_or(|(_, first)| *first == lane);
+        self.free() > 0 && is_first
+    }
+
+    pub(super) fn take(&mut self) -> u32 {
+        let unit = (0..).find(|unit| !self.held.contains(unit)).unwrap_or_default();
+        self.held.insert(unit);
+        unit
+    }
+
+    /// A unit that is known to be held, from the store.
+    pub(super) fn hold(&mut self, unit: u32) {
+        self.held.insert(unit);
+    }
+
+    /// Whether the unit was held.
+    pub(super) fn release(&mut self, unit: u32) -> bool {
+        self.held.remove(&unit)
+    }
+
+    pub(super) fn park(&mut self, class: ClassNo, key: WaitKey, lane: LaneId) {
+        self.waiters.entry(class).or_default().insert((key, lane));
+    }
+
+    pub(super) fn leave(&mut self, class: ClassNo, key: WaitKey, lane: LaneId) {
+        if let Some(waiters) = self.waiters.get_mut(&class) {
+            waiters.remove(&(key, lane));
+            if waiters.is_empty() {
+                self.waiters.remove(&class);
+            }
+        }
+    }
+
+    /// A lane that wants it has become ready.
+    pub(super) fn count_ready(&mut self, class: ClassNo) {
+        *self.ready.entry(class).or_default() += 1;
+    }
+
+    /// Such a lane is ready no longer.
+    pub(super) fn discount_ready(&mut self, class: ClassNo) {
+        if let Some(ready) = self.ready.get_mut(&class) {
+            *ready -= 1;
+            if *ready == 0 {
+                self.ready.remove(&class);
+            }
+        }
+    }
+
+    pub(super) fn reserve(&mut self, since: u64, lane: LaneId) {
+        self.reserved.insert((since, lane));
+    }
+
+    pub(super) fn unreserve(&mut self, lane: LaneId) {
+        self.reserved.retain(|(_, other)| *other != lane);
+    }
+
+    /// The lane that it is kept for.
+    pub(super) fn first_reserved(&self) -> Option<LaneId> {
+        self.reserved.first().map(|(_, lane)| *lane)
+    }
+
+    /// The waiter that shall try next: the best of a class of which fewer lanes are ready than there
+    /// are units.
+    pub(super) fn next(&self) -> Option<LaneId> {
+        let free = self.free();
+        let may_try = |class: &ClassNo| self.ready.get(class).copied().unwrap_or_default() < free;
+        let waiting = self.waiters.iter().filter(|(class, _)| may_try(class));
+        waiting.filter_map(|(_, waiters)| waiters.first()).min().map(|(_, lane)| *lane)
+    }
+
+    /// Whether nobody holds it, wants it or waits for it.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.free() == self.capacity
+            && self.waiters.is_empty()
+            && self.reserved.is_empty()
+            && self.ready.is_empty()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiters.values().map(BTreeSet::len).sum()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    locks: Vec<Lock>,
+    by_name: BTreeMap<LockName, LockNo>,
+    unused: Vec<LockNo>,
+}
+
+impl Locks {
+    /// The lock of this name; a new one has room for one.
+    pub(super) fn number(&mut self, name: &LockName) -> LockNo {
+        if let Some(number) = self.by_name.get(name) {
+            return *number;
+        }
+        let lock = Lock {
+            name: name.clone(),
+            capacity: 1,
+            held: BTreeSet::new(),
+            used: 0,
+            waiters: BTreeMap::new(),
+            reserved: BTreeSet::new(),
+            ready: BTreeMap::new(),
+            backlog: 0,
+        };
+        let number = match self.unused.pop() {
+            Some(number) => {
+                self.locks[number as usize] = lock;
+                number
+            }
+            None => {
+                self.locks.push(lock);
+                self.locks.len() as LockNo - 1
+            }
+        };
+        self.by_name.insert(name.clone(), number);
+        number
+    }
+
+    /// Drops a tag that exists in one run only, when that has ended.
+    pub(super) fn forget_if_of_run(&mut self, number: LockNo, run: &str) {
+        let lock = self.get(number);
+        let LockName::Tag(tag) = &lock.name else { return };
+        let is_of_run = tag.split_once("/run/").is_some_and(|(_, of)| of == run);
+        if is_of_run && lock.held.is_empty() && self.by_name.remove(&lock.name.clone()).is_some() {
+            self.unused.push(number);
+        }
+    }
+
+    pub(super) fn find(&self, name: &LockName) -> Option<LockNo> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(super) fn get(&self, number: LockNo) -> &Lock {
+        &self.locks[number as usize]
+    }
+
+    pub(super) fn get_mut(&mut self, number: LockNo) -> &mut Lock {
+        &mut self.locks[number as usize]
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Lock> {
+        self.locks.iter()
+    }
+}

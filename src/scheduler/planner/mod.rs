@@ -1,0 +1,376 @@
+//! Decides what runs next and where. It is told what happens (runs, workers, results, time) and says
+//! what to give to whom; nothing is asked of the store and no queue is ever scanned: each event
+//! costs a few steps in ordered sets of lanes.
+//!
+//! It promises that no task is given out twice, none before what it waits for, none beside what
+//! excludes it, and that no lane waits while something free would serve it. It forgets everything
+//! with the process: whoever leads next builds another from the store.
+
+mod bound;
+mod decide;
+mod lane;
+mod locks;
+mod placing;
+#[cfg(test)]
+mod play;
+mod ready;
+mod recovery;
+mod results;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod why;
+mod workers;
+
+pub use bound::{Bound, bound};
+pub use lane::{Tried, Verdict};
+pub use locks::LockName;
+pub use results::Tags;
+pub use why::Why;
+pub use workers::WorkerNo;
+
+use super::model::{Item, Labels, RunPlan, Scope, Totals};
+use lane::Lane;
+use locks::{LockNo, Locks};
+use ready::{QueueNo, Ready, RunKey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use workers::Workers;
+
+/// Names a run for the life of the planner.
+pub type RunNo = u32;
+/// Names something given to a worker for the life of the planner.
+pub type ClaimNo = u64;
+/// Names a case for the life of the planner.
+type CaseNo = u32;
+
+/// Tasks of cases that nobody ever saw are taken to be this long, in microseconds.
+const UNKNOWN_US: u64 = 1_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LaneId {
+    pub run: RunNo,
+    pub lane: u32,
+}
+
+/// A run with what the planner needs of its submit.
+#[derive(Clone, Debug, Default)]
+pub struct RunSetup {
+    pub name: Arc<str>,
+    pub plan: RunPlan,
+    pub queue: Arc<str>,
+    pub priority: i32,
+    /// Milliseconds, as all times given to the planner.
+    pub deadline: Option<u64>,
+    pub no_worker_timeout: Option<u64>,
+    pub failures_max: Option<u32>,
+}
+
+/// What shall be given to a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    pub claim: ClaimNo,
+    pub worker: WorkerNo,
+    pub run: RunNo,
+    pub items: Vec<Item>,
+    /// Tags with the number of the unit.
+    pub tags: Vec<(Arc<str>, u32)>,
+    /// Somebody waits for its end.
+    pub urgent: bool,
+}
+
+/// What became of runs and lanes, for whoever keeps the books.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Tasks of it ended without having been given out.
+    LaneChanged(LaneId),
+    LaneEnded(LaneId),
+    RunEnded(RunNo),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RunState {
+    Running,
+    Paused,
+    /// Nothing more of it is given out; what is out comes back.
+    Stopped,
+}
+
+#[derive(Debug)]
+struct Run {
+    name: Arc<str>,
+    lanes: Vec<Lane>,
+    /// Lanes that have not ended.
+    open_lanes: u32,
+    queue: QueueNo,
+    priority: i32,
+    submit: u64,
+    failures: u32,
+    failures_max: Option<u32>,
+    no_worker_timeout: Option<u64>,
+    state: RunState,
+    is_over: bool,
+}
+
+#[derive(Debug, Default)]
+struct OpenCase {
+    /// Tasks that have not ended, in all runs.
+    open: u64,
+    /// Lanes that wait for the last of them.
+    waiting: BTreeSet<LaneId>,
+}
+
+/// What a worker was given and has not ended.
+#[derive(Debug)]
+struct OpenClaim {
+    worker: WorkerNo,
+    run: RunNo,
+    /// With the estimate of each task, as the worker's load was counted.
+    items: Vec<(Item, u64)>,
+    tags: Vec<(LockNo, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// A task has rested and may be tried again.
+    Rested(LaneId, u32),
+    /// A lane has waited long for several locks.
+    Reserve(LaneId),
+    Deadline(RunNo),
+    NoWorker(RunNo),
+}
+
+#[derive(Debug, Default)]
+pub struct Planner {
+    runs: BTreeMap<RunNo, Run>,
+    locks: Locks,
+    ready: Ready,
+    /// Work of ready lanes, in microseconds of one slot.
+    ready_work: u64,
+    workers: Workers,
+    claims: BTreeMap<ClaimNo, OpenClaim>,
+    queues: BTreeMap<Arc<str>, QueueNo>,
+    cases: Vec<OpenCase>,
+    case_by_name: BTreeMap<Arc<str>, CaseNo>,
+    timers: BTreeSet<(u64, Timer)>,
+    /// Locks whose waiters may go on.
+    wakes: BTreeSet<LockNo>,
+    notes: Vec<Note>,
+    next_run: RunNo,
+    next_worker: WorkerNo,
+    next_claim: ClaimNo,
+}
+
+impl Planner {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn worker_joins(
+        &mut self,
+        name: Arc<str>,
+        labels: &Labels,
+        capacity: u32,
+        ahead_max: u32,
+    ) -> WorkerNo {
+        self.next_worker += 1;
+        self.workers.add(self.next_worker, name, labels, capacity, ahead_max);
+        self.next_worker
+    }
+
+    /// The worker gets nothing more. What it has is delivered, given back or lost claim by claim.
+    pub fn worker_leaves(&mut self, worker: WorkerNo) {
+        self.workers.close(worker);
+        if !self.claims.values().any(|claim| claim.worker == worker) {
+            self.workers.remove(worker);
+        }
+    }
+
+    /// How many tasks may hold a lock at once; a tag that nobody defined has room for one.
+    pub fn set_capacity(&mut self, name: &LockName, capacity: u32) {
+        let is_new = self.locks.find(name).is_none();
+        let number = self.locks.number(name);
+        self.locks.get_mut(number).capacity = capacity;
+        if is_new {
+            self.limit_lanes(name, number);
+        }
+        self.wakes.insert(number);
+    }
+
+    /// Puts the lanes of an environment or a queue under a limit that was set after their submit.
+    fn limit_lanes(&mut self, name: &LockName, number: LockNo) {
+        let mut found = Vec::new();
+        for (run_number, run) in &self.runs {
+            let queue = self.queues.iter().find(|(_, queue)| **queue == run.queue);
+            for (lane, place) in run.lanes.iter().zip(0..) {
+                let is_meant = match name {
+                    LockName::Tag(_) => false,
+                    LockName::Environment(environment) => lane.plan.environment == *environment,
+                    LockName::Queue(limited) => queue.is_some_and(|(name, _)| name == limited),
+                };
+                if is_meant {
+                    found.push(LaneId { run: *run_number, lane: place });
+                }
+            }
+        }
+        for id in found {
+            self.unplace(id);
+            let Some(lane) = self.lane_mut(id) else { continue };
+            lane.locks.push(number);
+            let (open, since) = (lane.open, lane.since);
+            self.locks.get_mut(number).use_up(open);
+            self.place(since, id);
+        }
+    }
+
+    /// A queue's part beside others; 1 unless said.
+    pub fn set_weight(&mut self, queue: &Arc<str>, weight: u32) {
+        let queue = self.queue(queue);
+        self.ready.set_weight(queue, weight);
+    }
+
+    fn queue(&mut self, name: &Arc<str>) -> QueueNo {
+        if let Some(queue) = self.queues.get(name) {
+            return *queue;
+        }
+        let queue = self.ready.add_queue();
+        self.queues.insert(name.clone(), queue);
+        queue
+    }
+
+    fn case(&mut self, name: &Arc<str>) -> CaseNo {
+        if let Some(case) = self.case_by_name.get(name) {
+            return *case;
+        }
+        let case = self.cases.len() as CaseNo;
+        self.cases.push(OpenCase::default());
+        self.case_by_name.insert(name.clone(), case);
+        case
+    }
+
+    /// Makes a run known. Nothing of it is given out before `start_run`.
+    pub fn add_run(&mut self, now: u64, setup: RunSetup) -> RunNo {
+        self.next_run += 1;
+        let number = self.next_run;
+        let queue = self.queue(&setup.queue);
+        let limit = LockName::Queue(setup.queue.clone());
+        let limit = self.locks.find(&limit);
+        let mut lanes = Vec::with_capacity(setup.plan.lanes.len());
+        for plan in setup.plan.lanes {
+            let class = self.workers.class(&plan.requires, plan.slots);
+            let tags = plan.tags.iter().map(|tag| LockName::Tag(tag.clone()));
+            let mut locks: Vec<LockNo> = tags.map(|name| self.locks.number(&name)).collect();
+            let place = LockName::Environment(plan.environment.clone());
+            locks.extend(self.locks.find(&place));
+            locks.extend(limit);
+            let case = self.case(&plan.case);
+            self.cases[case as usize].open += u64::from(plan.total);
+            let before = plan.global_predecessors.iter().map(|case| self.case(case)).collect();
+            lanes.push(Lane::new(plan, class, locks, case, before, now));
+        }
+        link(&mut lanes);
+        rank(&mut lanes, self.workers.capacity());
+        if let Some(deadline) = setup.deadline {
+            self.timers.insert((deadline, Timer::Deadline(number)));
+        }
+        if let Some(timeout) = setup.no_worker_timeout {
+            self.timers.insert((now + timeout, Timer::NoWorker(number)));
+        }
+        let key = RunKey::new(now, setup.priority, 0, u64::from(number));
+        self.ready.add_run(number, queue, key);
+        let run = Run {
+            name: setup.name,
+            open_lanes: lanes.len() as u32,
+            lanes,
+            queue,
+            priority: setup.priority,
+            submit: u64::from(number),
+            failures: 0,
+            failures_max: setup.failures_max,
+            no_worker_timeout: setup.no_worker_timeout,
+            state: RunState::Running,
+            is_over: false,
+        };
+        self.runs.insert(number, run);
+        number
+    }
+
+    fn lane(&self, id: LaneId) -> Option<&Lane> {
+        self.runs.get(&id.run)?.lanes.get(id.lane as usize)
+    }
+
+    fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        self.runs.get_mut(&id.run)?.lanes.get_mut(id.lane as usize)
+    }
+
+    /// How the tasks of a run ended so far.
+    pub fn totals(&self, run: RunNo) -> Option<Totals> {
+        let mut totals = Totals::default();
+        for lane in &self.runs.get(&run)?.lanes {
+            totals.merge(&lane.totals);
+        }
+        Some(totals)
+    }
+
+    pub fn has_ended(&self, id: LaneId, ordinal: u32) -> bool {
+        self.lane(id).is_some_and(|lane| lane.ended.contains(ordinal))
+    }
+
+    /// What is left in the planner when all runs have been removed: nothing.
+    #[cfg(test)]
+    fn leftovers(&self) -> String {
+        let mut found = Vec::new();
+        let loads = self.workers.iter().filter(|(_, worker)| worker.load > 0);
+        found.extend(
+            loads.map(|(_, worker)| format!("{} has a load of {}", worker.name, worker.load)),
+        );
+        let locks = self.locks.iter().filter(|lock| !lock.is_idle());
+        found.extend(locks.map(|lock| format!("{lock:?}")));
+        found.extend((!self.claims.is_empty()).then(|| format!("{:?}", self.claims)));
+        found.extend(self.ready.heads().next().map(|head| format!("{head:?}")));
+        found.extend((self.ready_work > 0).then(|| format!("work of {}", self.ready_work)));
+        found
+            .extend(self.cases.iter().filter(|case| case.open > 0).map(|case| format!("{case:?}")));
+        found.join("\n")
+    }
+
+    /// What became of runs and lanes since it was last asked.
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+}
+
+/// Tells lanes who waits for them.
+fn link(lanes: &mut [Lane]) {
+    for number in 0..lanes.len() {
+        for predecessor in lanes[number].plan.predecessors.clone() {
+            let Some(before) = lanes.get_mut(predecessor.lane as usize) else { continue };
+            match predecessor.scope {
+                Scope::Repeat => before.repeat_successors.push(number as u32),
+                Scope::Run | Scope::Global => before.successors.push(number as u32),
+            }
+            lanes[number].waits_for_repeats |= predecessor.scope == Scope::Repeat;
+        }
+    }
+}
+
+/// Finds the longest chain of work behind each lane, last lanes first.
+fn rank(lanes: &mut [Lane], slots: u64) {
+    let mut followers: Vec<u32> = lanes
+        .iter()
+        .map(|lane| (lane.successors.len() + lane.repeat_successors.len()) as u32)
+        .collect();
+    let mut next: Vec<usize> = (0..lanes.len()).filter(|lane| followers[*lane] == 0).collect();
+    while let Some(number) = next.pop() {
+        let lane = &lanes[number];
+        let length = lane.behind.saturating_add(lane.length(u64::from(lane.plan.total), slots));
+        for predecessor in lane.plan.predecessors.clone() {
+            let before = predecessor.lane as usize;
+            lanes[before].behind = lanes[before].behind.max(length);
+            followers[before] -= 1;
+            if followers[before] == 0 {
+                next.push(before);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Where each lane waits: with the first thing that keeps it from running, or among the ready ones.
+
+use super::lane::{Lane, Place};
+use super::locks::{AGEING_MS, Locks, WaitKey};
+use super::ready::LaneKey;
+use super::workers::Workers;
+use super::{CaseNo, LaneId, Planner, RunState, Timer, UNKNOWN_US};
+
+impl Planner {
+    /// Takes a lane out of where it waits.
+    pub(super) fn unplace(&mut self, id: LaneId) {
+        let Some(lane) =
+            self.runs.get_mut(&id.run).and_then(|run| run.lanes.get_mut(id.lane as usize))
+        else {
+            return;
+        };
+        match std::mem::replace(&mut lane.place, Place::Aside) {
+            Place::Aside => {}
+            Place::Parked(lock, key) => self.locks.get_mut(lock).leave(lane.class, key, id),
+            Place::Behind => {
+                for case in &lane.global_predecessors {
+                    self.cases[*case as usize].waiting.remove(&id);
+                }
+            }
+            Place::Ready(key) => {
+                self.ready.remove(lane.class, id, key);
+                self.ready_work = self.ready_work.saturating_sub(lane.counted_work);
+                for lock in &lane.locks {
+                    self.locks.get_mut(*lock).discount_ready(lane.class);
+                    self.wakes.insert(*lock);
+                }
+            }
+        }
+    }
+
+    /// Puts a lane where it belongs now: among the ready ones, or with the first thing that it waits
+    /// for.
+    pub(super) fn place(&mut self, now: u64, id: LaneId) {
+        self.unplace(id);
+        let Some(run) = self.runs.get_mut(&id.run) else { return };
+        let (priority, submit, state) = (run.priority, run.submit, run.state);
+        let Some(lane) = run.lanes.get_mut(id.lane as usize) else { return };
+        if state != RunState::Running || lane.missing > 0 || lane.claimable() == 0 {
+            self.unreserve(id);
+            return;
+        }
+        let is_open = |case: &&CaseNo| self.cases[**case as usize].open > 0;
+        if let Some(case) = lane.global_predecessors.iter().find(is_open) {
+            self.cases[*case as usize].waiting.insert(id);
+            lane.place = Place::Behind;
+            self.unreserve(id);
+            return;
+        }
+        let rank = lane_rank(lane, &self.locks, &self.workers);
+        let taken = lane.locks.iter().find(|lock| !self.locks.get(**lock).admits(id));
+        if let Some(&lock) = taken {
+            let key = WaitKey::new(lane.since, priority, rank, submit);
+            self.locks.get_mut(lock).park(lane.class, key, id);
+            lane.place = Place::Parked(lock, key);
+            if lane.locks.len() > 1 && !lane.is_reserving {
+                self.timers.insert((lane.since.max(now) + AGEING_MS, Timer::Reserve(id)));
+            }
+            return;
+        }
+        for lock in &lane.locks {
+            self.locks.get_mut(*lock).count_ready(lane.class);
+        }
+        let key = LaneKey::new(lane.plan.priority, rank);
+        lane.place = Place::Ready(key);
+        lane.counted_work = lane.work(UNKNOWN_US);
+        self.ready_work += lane.counted_work;
+        self.ready.insert(lane.class, id, key);
+    }
+
+    /// Lets waiters of locks that may have become free try.
+    pub(super) fn settle(&mut self) {
+        while let Some(lock) = self.wakes.pop_first() {
+            if let Some(id) = self.locks.get(lock).first_reserved() {
+                let is_ready = |lane: &Lane| matches!(lane.place, Place::Ready(_));
+                if self.locks.get(lock).free() > 0 && !self.lane(id).is_some_and(is_ready) {
+                    self.place_again(id);
+                }
+                continue;
+            }
+            while let Some(id) = self.locks.get(lock).next() {
+                self.place_again(id);
+            }
+        }
+    }
+
+    fn place_again(&mut self, id: LaneId) {
+        let since = self.lane(id).map_or(0, |lane| lane.since);
+        self.place(since, id);
+    }
+
+    /// The lane keeps nothing from others any more.
+    pub(super) fn unreserve(&mut self, id: LaneId) {
+        let Some(lane) = self.lane_mut(id) else { return };
+        if std::mem::take(&mut lane.is_reserving) {
+            for lock in lane.locks.clone() {
+                self.locks.get_mut(lock).unreserve(id);
+                self.wakes.insert(lock);
+            }
+        }
+    }
+
+    /// From now on nobody who came later gets what this lane waits for.
+    pub(super) fn reserve(&mut self, now: u64, id: LaneId) {
+        let Some(lane) = self.lane_mut(id) else { return };
+        let (since, locks) = (lane.since, lane.locks.clone());
+        if !matches!(lane.place, Place::Parked(..)) || lane.is_reserving {
+            return;
+        }
+        if since + AGEING_MS > now {
+            self.timers.insert((since + AGEING_MS, Timer::Reserve(id)));
+            return;
+        }
+        lane.is_reserving = true;
+        for lock in locks {
+            self.locks.get_mut(lock).reserve(since, id);
+        }
+        self.place(now, id);
+    }
+}
+
+/// How long the work takes at best that starts with this lane: the longest chain behind it, or all
+/// that wants the same lock.
+fn lane_rank(lane: &Lane, locks: &Locks, workers: &Workers) -> u64 {
+    let chain = lane.length(u64::from(lane.claimable()), workers.capacity());
+    let chain = chain.saturating_add(lane.behind);
+    let locks = lane.locks.iter().map(|lock| locks.get(*lock));
+    let backlog = locks.map(|lock| lock.backlog / u64::from(lock.capacity.max(1))).max();
+    chain.max(backlog.unwrap_or(0))
+}

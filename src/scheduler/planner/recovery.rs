@@ -1,0 +1,145 @@
+//! Building the planner from what the store holds: runs with what has ended, claims that are out,
+//! tags that are held. Then each run starts, whether it is new or went on before.
+
+use super::lane::{Place, Tried, Verdict};
+use super::{ClaimNo, LaneId, LockName, OpenClaim, Planner, RunNo, UNKNOWN_US, WorkerNo};
+use crate::scheduler::model::{Item, Ordinals, Row, Scope, Totals};
+use std::sync::Arc;
+
+impl Planner {
+    /// What was known of a lane when it was last written down.
+    pub fn restore_lane(
+        &mut self,
+        id: LaneId,
+        ended: Ordinals,
+        totals: Totals,
+        passed: Ordinals,
+        tried: impl IntoIterator<Item = (u32, Tried)>,
+    ) {
+        let Some(lane) = self.lane_mut(id) else { return };
+        let total = u64::from(lane.plan.total);
+        let (case, count) = (lane.case, ended.count());
+        lane.ended = ended;
+        lane.totals = Totals { total, ..totals };
+        let extra = lane.extra();
+        extra.passed = passed;
+        extra.tried.extend(tried);
+        self.close_tasks(case, count.into());
+    }
+
+    /// A result that was recorded later than that. Rows are given in the order of their revisions.
+    pub fn restore_row(&mut self, run: RunNo, row: &Row, worker: &Arc<str>) -> Verdict {
+        let id = LaneId { run, lane: row.lane };
+        let Some(lane) = self.lane_mut(id) else { return Verdict::Refused };
+        let (verdict, case) = (lane.book(row, worker), lane.case);
+        if matches!(verdict, Verdict::Ended(_)) {
+            self.close_tasks(case, 1);
+        }
+        verdict
+    }
+
+    /// A claim that is out, of a run that has not been started here.
+    pub fn restore_claim(
+        &mut self,
+        worker: WorkerNo,
+        run: RunNo,
+        items: &[Item],
+        tags: &[(Arc<str>, u32)],
+    ) -> ClaimNo {
+        self.next_claim += 1;
+        let tags = tags.iter().map(|(tag, unit)| {
+            let number = self.locks.number(&LockName::Tag(tag.clone()));
+            self.locks.get_mut(number).hold(*unit);
+            (number, *unit)
+        });
+        let tags = tags.collect();
+        let mut open = OpenClaim { worker, run, items: Vec::new(), tags };
+        for item in items {
+            let Some(lane) = self.lane_mut(LaneId { run, lane: item.lane }) else { continue };
+            let (slots, estimate) = (lane.plan.slots, lane.estimate(UNKNOWN_US));
+            lane.open += item.count();
+            for lock in lane.locks.clone() {
+                let lock = self.locks.get_mut(lock);
+                if !lock.is_tag() {
+                    lock.use_up(item.count());
+                }
+            }
+            self.workers.give(worker, slots, item.count(), estimate);
+            open.items.push((*item, estimate));
+        }
+        self.claims.insert(self.next_claim, open);
+        self.next_claim
+    }
+
+    /// A tag that is held by nobody here: its hold-off goes on until `release_tag`.
+    pub fn restore_tag(&mut self, tag: &Arc<str>, unit: u32) {
+        let number = self.locks.number(&LockName::Tag(tag.clone()));
+        self.locks.get_mut(number).hold(unit);
+    }
+
+    /// Lets a run begin or go on.
+    pub fn start_run(&mut self, now: u64, number: RunNo) {
+        let open = self.open_tasks(number);
+        let Some(run) = self.runs.get_mut(&number) else { return };
+        let lanes = run.lanes.len() as u32;
+        for (lane, place) in run.lanes.iter_mut().zip(0..) {
+            if lane.ended.is_empty() && lane.open == 0 && lane.tries().next().is_none() {
+                continue;
+            }
+            lane.seed(open.get(&place).unwrap_or(&Ordinals::new()));
+        }
+        let mut unmet = Vec::new();
+        for place in 0..lanes {
+            let id = LaneId { run: number, lane: place };
+            let Some(run) = self.runs.get_mut(&number) else { return };
+            let Some(lane) = run.lanes.get_mut(place as usize) else { continue };
+            // Those that have ended already are counted off when they are closed, below.
+            let predecessors = lane.plan.predecessors.iter();
+            let missing = predecessors.filter(|found| found.scope != Scope::Repeat).count();
+            lane.missing = missing as u32;
+            let (work, locks) = (lane.work(UNKNOWN_US), lane.locks.clone());
+            if lane.plan.is_skipped || lane.has_ended() && lane.open == 0 {
+                unmet.push(id);
+            }
+            for lock in locks {
+                self.locks.get_mut(lock).backlog += work;
+            }
+        }
+        self.settle_repeats(now, number);
+        for id in unmet {
+            if self.lane(id).is_some_and(|lane| lane.has_ended()) {
+                self.lane_ended(now, id);
+            } else {
+                self.skip(now, id);
+            }
+        }
+        for lane in 0..lanes {
+            let id = LaneId { run: number, lane };
+            if self.lane(id).is_some_and(|lane| lane.place == Place::Aside && !lane.is_closed) {
+                self.place(now, id);
+            }
+        }
+        self.maybe_end_run(number);
+    }
+
+    /// Lets those repeats run whose predecessors have ended already.
+    fn settle_repeats(&mut self, now: u64, number: RunNo) {
+        let Some(run) = self.runs.get(&number) else { return };
+        let mut ended: Vec<(LaneId, u32)> = Vec::new();
+        for lane in &run.lanes {
+            for successor in &lane.repeat_successors {
+                let id = LaneId { run: number, lane: *successor };
+                ended.extend(lane.ended.iter().map(|ordinal| (id, ordinal)));
+            }
+        }
+        let open = self.open_tasks(number);
+        for (id, ordinal) in ended {
+            let is_open = open.get(&id.lane).is_some_and(|open| open.contains(ordinal));
+            let is_known =
+                self.lane_mut(id).is_some_and(|lane| lane.extra().again.contains(ordinal));
+            if !is_open && !is_known {
+                self.allow(now, id, ordinal);
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Why a lane does not go on, in words that name what it waits for.
+
+use super::lane::Place;
+use super::locks::LockName;
+use super::{LaneId, Planner, RunState};
+use crate::scheduler::model::{Labels, Scope};
+use std::sync::Arc;
+
+/// The reason why nothing more of a lane is given out at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// All of it has ended.
+    Ended,
+    /// All of it is with workers, or has ended.
+    Out,
+    Paused,
+    Stopped,
+    /// A case of the same run must end first; so many of its tasks are open.
+    Predecessor {
+        case: Arc<str>,
+        open: u32,
+    },
+    /// The same for tasks of any run.
+    GlobalPredecessor {
+        case: Arc<str>,
+        open: u64,
+    },
+    /// All units of the tag are held.
+    Tag {
+        tag: Arc<str>,
+        waiting: usize,
+    },
+    /// The tag is kept for one that has waited longer.
+    TagReserved {
+        tag: Arc<str>,
+    },
+    EnvironmentFull {
+        environment: Arc<str>,
+        capacity: u32,
+    },
+    QueueFull {
+        queue: Arc<str>,
+        capacity: u32,
+    },
+    /// No worker has these labels, or none is large enough.
+    NoWorker {
+        requires: Arc<Labels>,
+        slots: u32,
+    },
+    /// All workers that could run it are full.
+    NoSlot,
+    /// What it needs is free, but another lane goes first.
+    Turn,
+    /// Its tasks rest before another attempt.
+    Resting,
+}
+
+impl Planner {
+    pub fn why(&self, id: LaneId) -> Option<Why> {
+        let run = self.runs.get(&id.run)?;
+        let lane = run.lanes.get(id.lane as usize)?;
+        if lane.has_ended() {
+            return Some(Why::Ended);
+        }
+        match run.state {
+            RunState::Paused => return Some(Why::Paused),
+            RunState::Stopped => return Some(Why::Stopped),
+            RunState::Running => {}
+        }
+        for predecessor in &lane.plan.predecessors {
+            let before = run.lanes.get(predecessor.lane as usize)?;
+            let open = before.plan.total - before.ended.count();
+            let is_whole = predecessor.scope != Scope::Repeat;
+            if open > 0 && (is_whole || lane.claimable() == 0 && lane.open == 0) {
+                return Some(Why::Predecessor { case: before.plan.case.clone(), open });
+            }
+        }
+        if lane.claimable() == 0 {
+            return Some(if lane.is_resting() { Why::Resting } else { Why::Out });
+        }
+        let globals = lane.plan.global_predecessors.iter().zip(&lane.global_predecessors);
+        for (name, case) in globals {
+            let open = self.cases.get(*case as usize)?.open;
+            if open > 0 {
+                return Some(Why::GlobalPredecessor { case: name.clone(), open });
+            }
+        }
+        for lock in &lane.locks {
+            let lock = self.locks.get(*lock);
+            if lock.admits(id) {
+                continue;
+            }
+            let (capacity, waiting) = (lock.capacity, lock.waiting());
+            return Some(match &lock.name {
+                LockName::Tag(tag) if lock.free() > 0 => Why::TagReserved { tag: tag.clone() },
+                LockName::Tag(tag) => Why::Tag { tag: tag.clone(), waiting },
+                LockName::Environment(name) => {
+                    Why::EnvironmentFull { environment: name.clone(), capacity }
+                }
+                LockName::Queue(name) => Why::QueueFull { queue: name.clone(), capacity },
+            });
+        }
+        if !matches!(lane.place, Place::Ready(_)) {
+            return Some(Why::Turn);
+        }
+        if !self.workers.serves(lane.class) {
+            let (requires, slots) = (lane.plan.requires.clone(), lane.plan.slots);
+            return Some(Why::NoWorker { requires, slots });
+        }
+        Some(Why::NoSlot)
+    }
+}

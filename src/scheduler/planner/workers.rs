@@ -1,0 +1,281 @@
+//! Who may run something now: workers by their labels, and within equal labels by how full they are.
+
+use crate::scheduler::model::Labels;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Names a worker's registration for the life of the planner.
+pub type WorkerNo = u32;
+/// Names a set of labels and slots that lanes want of a worker.
+pub(super) type ClassNo = u32;
+
+/// Fullness is compared in fine parts of a worker's capacity, so that large and small ones fill alike.
+const PARTS: u64 = 1 << 20;
+/// Results need a moment to come back, so that short tasks are given ahead of their slots: this
+/// much work for each, in microseconds.
+const AHEAD_US: u64 = 100_000;
+const AHEAD_TASKS_MAX: u64 = 64;
+/// Tasks are given ahead only while the rest of the work takes this many times as long as one of
+/// them: near the end whoever is free first shall take the next.
+const AHEAD_ROUNDS_MIN: u64 = 20;
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub name: Arc<str>,
+    /// In slots.
+    pub capacity: u32,
+    /// How many tasks it takes ahead for each slot, at most.
+    pub ahead_max: u32,
+    /// Slots of all that it was given and has not ended.
+    pub load: u32,
+    group: u32,
+    is_open: bool,
+    /// Estimates of what it was given ahead or runs, with how many of each.
+    estimates: BTreeMap<u64, u32>,
+}
+
+impl Worker {
+    fn fullness(&self) -> u64 {
+        u64::from(self.load) * PARTS / u64::from(self.capacity)
+    }
+
+    pub(super) fn free(&self) -> u32 {
+        self.capacity.saturating_sub(self.load)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+}
+
+/// Workers with the same labels.
+#[derive(Debug)]
+struct Group {
+    labels: Arc<Labels>,
+    /// Those that take work, the emptiest first.
+    by_fullness: BTreeSet<(u64, WorkerNo)>,
+    /// Free slots of all of them.
+    free: u64,
+    /// Slots of all of them.
+    capacity: u64,
+}
+
+/// What a kind of lane wants, and which groups have it.
+#[derive(Debug)]
+struct Class {
+    requires: Arc<Labels>,
+    slots: u32,
+    groups: Vec<u32>,
+}
+
+/// A worker that can take something, and how many tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub worker: WorkerNo,
+    pub tasks: u32,
+    /// None of them starts before another task of the worker ends.
+    pub is_ahead: bool,
+}
+
+/// What a lane's tasks are like, for finding room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub class: ClassNo,
+    /// How many there are to give.
+    pub tasks: u32,
+    /// Of one task, in microseconds.
+    pub estimate: u64,
+    /// They may wait at a worker: they hold no tag meanwhile.
+    pub may_wait: bool,
+    /// What all workers together have to do before they run dry, in microseconds of one slot.
+    pub ready_work: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Workers {
+    workers: BTreeMap<WorkerNo, Worker>,
+    groups: Vec<Group>,
+    group_by_labels: BTreeMap<Arc<Labels>, u32>,
+    classes: Vec<Class>,
+    class_by_want: BTreeMap<(Arc<Labels>, u32), ClassNo>,
+    capacity: u64,
+}
+
+impl Workers {
+    /// The class of lanes that want this.
+    pub(super) fn class(&mut self, requires: &Arc<Labels>, slots: u32) -> ClassNo {
+        let want = (requires.clone(), slots);
+        if let Some(class) = self.class_by_want.get(&want) {
+            return *class;
+        }
+        let fits = |group: &Group| has_all(&group.labels, requires);
+        let groups = (0..).zip(&self.groups).filter(|(_, group)| fits(group));
+        let groups = groups.map(|(number, _)| number).collect();
+        let class = self.classes.len() as ClassNo;
+        self.classes.push(Class { requires: requires.clone(), slots, groups });
+        self.class_by_want.insert(want, class);
+        class
+    }
+
+    pub(super) fn add(
+        &mut self,
+        number: WorkerNo,
+        name: Arc<str>,
+        labels: &Labels,
+        capacity: u32,
+        ahead_max: u32,
+    ) {
+        let group = match self.group_by_labels.get(labels) {
+            Some(group) => *group,
+            None => self.add_group(labels),
+        };
+        let worker = Worker {
+            name,
+            capacity: capacity.max(1),
+            ahead_max,
+            load: 0,
+            group,
+            is_open: true,
+            estimates: BTreeMap::new(),
+        };
+        self.capacity += u64::from(worker.capacity);
+        let group = &mut self.groups[group as usize];
+        group.capacity += u64::from(worker.capacity);
+        group.free += u64::from(worker.capacity);
+        group.by_fullness.insert((worker.fullness(), number));
+        self.workers.insert(number, worker);
+    }
+
+    fn add_group(&mut self, labels: &Labels) -> u32 {
+        let labels = Arc::new(labels.clone());
+        let group = self.groups.len() as u32;
+        for class in &mut self.classes {
+            if has_all(&labels, &class.requires) {
+                class.groups.push(group);
+            }
+        }
+        self.group_by_labels.insert(labels.clone(), group);
+        self.groups.push(Group { labels, by_fullness: BTreeSet::new(), free: 0, capacity: 0 });
+        group
+    }
+
+    /// The worker gets nothing more; what it has stays with it.
+    pub(super) fn close(&mut self, number: WorkerNo) {
+        let Some(worker) = self.workers.get_mut(&number).filter(|worker| worker.is_open) else {
+            return;
+        };
+        worker.is_open = false;
+        self.capacity -= u64::from(worker.capacity);
+        let group = &mut self.groups[worker.group as usize];
+        group.capacity -= u64::from(worker.capacity);
+        group.free -= u64::from(worker.free());
+        group.by_fullness.remove(&(worker.fullness(), number));
+    }
+
+    pub(super) fn remove(&mut self, number: WorkerNo) {
+        self.close(number);
+        self.workers.remove(&number);
+    }
+
+    pub(super) fn get(&self, number: WorkerNo) -> Option<&Worker> {
+        self.workers.get(&number)
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerNo, &Worker)> {
+        self.workers.iter().map(|(number, worker)| (*number, worker))
+    }
+
+    /// Slots of all workers that take work.
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Whether any worker that takes work is large enough and has the labels.
+    pub(super) fn serves(&self, class: ClassNo) -> bool {
+        let Some(class) = self.classes.get(class as usize) else { return false };
+        let groups = class.groups.iter().map(|group| &self.groups[*group as usize]);
+        let mut workers = groups.flat_map(|group| group.by_fullness.iter());
+        workers.any(|(_, number)| self.workers[number].capacity >= class.slots)
+    }
+
+    /// Counts tasks that a worker was given.
+    pub(super) fn give(&mut self, number: WorkerNo, slots: u32, tasks: u32, estimate: u64) {
+        self.change(number, |worker| {
+            worker.load += slots * tasks;
+            *worker.estimates.entry(estimate).or_default() += tasks;
+        });
+    }
+
+    /// Counts tasks that a worker has no longer, with the slots and estimate they were given with.
+    pub(super) fn take_back(&mut self, number: WorkerNo, slots: u32, tasks: u32, estimate: u64) {
+        self.change(number, |worker| {
+            worker.load = worker.load.saturating_sub(slots * tasks);
+            if let Some(count) = worker.estimates.get_mut(&estimate) {
+                *count = count.saturating_sub(tasks);
+                if *count == 0 {
+                    worker.estimates.remove(&estimate);
+                }
+            }
+        });
+    }
+
+    fn change(&mut self, number: WorkerNo, change: impl FnOnce(&mut Worker)) {
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        let (before, free) = (worker.fullness(), worker.free());
+        change(worker);
+        let after = worker.fullness();
+        if worker.is_open && before != after {
+            let group = &mut self.groups[worker.group as usize];
+            group.by_fullness.remove(&(before, number));
+            group.by_fullness.insert((after, number));
+            group.free = group.free - u64::from(free) + u64::from(worker.free());
+        }
+    }
+
+    /// The emptiest worker with room for the lane, and for how much of it.
+    pub(super) fn room(&self, want: &Want) -> Option<Room> {
+        let class = self.classes.get(want.class as usize)?;
+        let groups = || class.groups.iter().map(|group| &self.groups[*group as usize]);
+        let emptiest = |group: &Group| {
+            // More than one slot may be wanted, and the emptiest may be too small.
+            let free = group.by_fullness.range(..(PARTS, 0));
+            let workers = free.map(|(fullness, number)| (*fullness, *number));
+            workers.clone().find(|(_, number)| self.workers[number].free() >= class.slots)
+        };
+        if let Some((_, number)) = groups().filter_map(emptiest).min() {
+            let free = self.workers[&number].free();
+            let all: u64 = groups().map(|group| group.free).sum();
+            let tasks = share(want.tasks, free, all).min(free / class.slots);
+            return Some(Room { worker: number, tasks, is_ahead: false });
+        }
+        if !want.may_wait || class.slots != 1 || self.capacity == 0 {
+            return None;
+        }
+        let (_, number) = groups().filter_map(|group| group.by_fullness.first()).min()?;
+        let worker = &self.workers[number];
+        let longest = worker.estimates.last_key_value().map_or(0, |(estimate, _)| *estimate);
+        let estimate = want.estimate.max(1);
+        let rest = want.ready_work / self.capacity;
+        let rounds = rest / longest.max(estimate);
+        if rounds < AHEAD_ROUNDS_MIN {
+            return None;
+        }
+        let ahead = (AHEAD_US / estimate).clamp(1, AHEAD_TASKS_MAX).min(rounds / AHEAD_ROUNDS_MIN);
+        let ahead = (ahead as u32).min(worker.ahead_max);
+        let all: u64 = groups().map(|group| group.capacity).sum();
+        let tasks = (worker.capacity * (1 + ahead)).saturating_sub(worker.load);
+        let tasks = share(want.tasks, worker.capacity, all).min(tasks);
+        (tasks > 0).then_some(Room { worker: *number, tasks, is_ahead: true })
+    }
+}
+
+/// A worker's part of tasks that are too few for all.
+fn share(tasks: u32, part: u32, all: u64) -> u32 {
+    let share = (u64::from(tasks) * u64::from(part)).div_ceil(all.max(1));
+    share.clamp(1, u64::from(tasks.max(1))) as u32
+}
+
+fn has_all(labels: &Labels, wanted: &Labels) -> bool {
+    wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
