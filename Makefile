@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/quoin/target
 CARGO := cargo
 ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 
-.PHONY: help deps build run test verify fix fmt-check clippy golden sessions sim sim-qualify compat compat-test bench docs fuzz
+.PHONY: help deps build run test verify fix fmt-check clippy golden sessions sim sim-scheduler sim-qualify compat compat-test bench docs fuzz
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -44,6 +44,9 @@ SIM := test --quiet --locked --no-default-features --profile sim --test sim
 
 sim: ## Simulate clusters: SEEDS=3000 of them, or one with SEED=n
 	$(CARGO) $(SIM) -- $(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),3000))
+
+sim-scheduler: ## Simulate the test scheduler: SEEDS=3000, or one with SEED=n
+	$(CARGO) $(SIM) -- --scheduler $(if $(SEED),--seed $(SEED) --trace,--seeds $(or $(SEEDS),3000))
 
 sim-qualify: ## Show that the simulation finds each planted bug (BUG=name SEED=n: run one)
 	$(CARGO) $(SIM) --features planted-bugs -- $(if $(BUG),--bug $(BUG) $(if $(SEED),--seed $(SEED)),--qualify)

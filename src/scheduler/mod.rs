@@ -4,5 +4,9 @@
 //! It is a stranger to the server: all that it knows is kept in an etcd-compatible store, which it
 //! reaches as any client does.
 
+pub mod agent;
+pub mod coordinator;
+pub mod keys;
 pub mod model;
 pub mod planner;
+pub mod store;

@@ -20,6 +20,7 @@ mod profile;
 #[cfg(feature = "planted-bugs")]
 mod qualify;
 mod random;
+mod scheduler;
 mod watchers;
 mod work;
 mod world;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
     let took = started.elapsed().as_secs_f64();
     match result {
         Ok((seeds, summary)) => {
+            let describe = if options.scheduler { describe_scheduler } else { describe };
             println!("{}", describe(seeds, &summary, took));
             ExitCode::SUCCESS
         }
@@ -85,7 +87,7 @@ fn main() -> ExitCode {
 }
 
 fn one(seed: u64, options: &Options) -> ExitCode {
-    match World::new(seed, options.trace).run() {
+    match simulate(seed, options.trace, options.scheduler) {
         Ok(summary) => {
             println!("seed {seed} passes: {summary:?}");
             ExitCode::SUCCESS
@@ -97,8 +99,12 @@ fn one(seed: u64, options: &Options) -> ExitCode {
     }
 }
 
-fn run(seed: u64) -> Result<Summary, Violation> {
-    match catch_unwind(AssertUnwindSafe(|| World::new(seed, false).run())) {
+fn simulate(seed: u64, trace: bool, scheduler: bool) -> Result<Summary, Violation> {
+    if scheduler { scheduler::run(seed, trace) } else { World::new(seed, trace).run() }
+}
+
+fn run(seed: u64, scheduler: bool) -> Result<Summary, Violation> {
+    match catch_unwind(AssertUnwindSafe(|| simulate(seed, false, scheduler))) {
         Ok(result) => result,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -127,10 +133,10 @@ fn many(options: &Options) -> Result<(u64, Summary), (u64, Violation)> {
                     if seed >= end {
                         return;
                     }
-                    let mut result = run(seed);
+                    let mut result = run(seed, options.scheduler);
                     if let Ok(summary) = &result
                         && seed.is_multiple_of(TWICE_EVERY)
-                        && run(seed).as_ref() != Ok(summary)
+                        && run(seed, options.scheduler).as_ref() != Ok(summary)
                     {
                         result = Err("a second run went another way".to_owned());
                     }
@@ -155,6 +161,22 @@ fn many(options: &Options) -> Result<(u64, Summary), (u64, Violation)> {
         Some(failed) => Err(failed),
         None => Ok((passed.into_inner(), total.into_inner().unwrap())),
     }
+}
+
+fn describe_scheduler(seeds: u64, summary: &Summary, took: f64) -> String {
+    format!(
+        "{seeds} seeds of the scheduler in {took:.1} s ({:.0} a minute), no violation: {:.1} simulated \
+         hours, {} events, {} revisions, {} results of which {} were losses, {} terms, {} faults, {} crashes",
+        seeds as f64 * 60.0 / took,
+        summary.simulated as f64 / 3.6e6,
+        summary.events,
+        summary.revisions,
+        summary.operations,
+        summary.operations - summary.answered,
+        summary.terms_led,
+        summary.faults,
+        summary.crashes,
+    )
 }
 
 fn describe(seeds: u64, summary: &Summary, took: f64) -> String {

@@ -8,6 +8,7 @@ Simulates clusters, one seed after another.
   --minutes N    as many seeds as this time allows
   --threads N    seeds at a time (default: the number of cores)
   --seed N       this seed alone
+  --scheduler    the test scheduler instead of clusters
   --trace        with --seed: print what happens
   --bug NAME     with a planted bug, in a build with the feature planted-bugs
   --qualify      show after how many seeds each planted bug is found";
@@ -22,6 +23,7 @@ pub struct Options {
     pub threads: usize,
     pub bug: Option<String>,
     pub qualify: bool,
+    pub scheduler: bool,
 }
 
 impl Options {
@@ -37,6 +39,7 @@ impl Options {
             threads: std::thread::available_parallelism().map_or(1, Into::into),
             bug: None,
             qualify: false,
+            scheduler: false,
         };
         while let Some(arg) = args.next() {
             let mut number = || -> Result<u64, String> {
@@ -52,6 +55,7 @@ impl Options {
                     options.seeds = u64::MAX / 2;
                 }
                 "--threads" => options.threads = number()? as usize,
+                "--scheduler" => options.scheduler = true,
                 "--trace" => options.trace = true,
                 "--bug" => options.bug = args.next(),
                 "--qualify" => options.qualify = true,
@@ -75,6 +79,7 @@ impl Options {
     /// How to run one seed again.
     pub fn command(&self, seed: u64) -> String {
         match &self.bug {
+            None if self.scheduler => format!("make sim-scheduler SEED={seed}"),
             None => format!("make sim SEED={seed}"),
             Some(bug) => format!("make sim-qualify BUG={bug} SEED={seed}"),
         }

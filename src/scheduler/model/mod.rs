@@ -17,7 +17,7 @@ pub use case::{
 pub use environment::{Environment, Health};
 pub use ordinals::Ordinals;
 pub use plan::{LanePlan, PlannedPredecessor, RunPlan, expand, find_circle};
-pub use record::{Claim, Item, LaneCheckpoint, Row, Segment, Totals};
+pub use record::{Claim, Item, LaneCheckpoint, Row, Segment, Totals, Tried};
 pub use refusal::Refusal;
 pub use run::{Missing, RunSpec, Selected};
 pub use status::Status;

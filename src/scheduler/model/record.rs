@@ -55,6 +55,8 @@ pub struct Claim {
     pub tags: Vec<String>,
     /// Milliseconds since 1970 at which the leader looks after it.
     pub deadline: u64,
+    /// Of a worker's capacity, for each of its tasks.
+    pub slots: u32,
     /// Somebody waits for its end: results are not gathered.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub urgent: bool,
@@ -141,6 +143,8 @@ pub struct Totals {
     pub by_status: BTreeMap<Status, u64>,
     /// Passed after a failed attempt.
     pub flaky: u64,
+    /// Ended such that the run has failed: those of muted cases do not count.
+    pub failures: u64,
 }
 
 impl Totals {
@@ -155,6 +159,7 @@ impl Totals {
     pub fn merge(&mut self, other: &Totals) {
         self.total += other.total;
         self.flaky += other.flaky;
+        self.failures += other.failures;
         for (status, count) in &other.by_status {
             self.add(*status, *count);
         }
@@ -178,6 +183,28 @@ pub struct LaneCheckpoint {
     /// Those that passed, where a successor waits for each repeat by itself.
     #[serde(skip_serializing_if = "Ordinals::is_empty")]
     pub passed: Ordinals,
-    /// Failed attempts of tasks that have not ended: ordinal, then test, infra, lost.
-    pub tried: BTreeMap<u32, [u32; 3]>,
+    /// By ordinal.
+    pub tried: BTreeMap<u32, Tried>,
+}
+
+/// Failed attempts of a task that has not ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tried {
+    /// Failed, or timed out.
+    pub test: u32,
+    /// Without a verdict.
+    pub infra: u32,
+    pub lost: u32,
+    /// The worker that lost it first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_by: Option<String>,
+    pub lost_by_several: bool,
+}
+
+impl Tried {
+    /// The number of the next attempt.
+    pub fn next(&self) -> u32 {
+        1 + self.test + self.infra + self.lost
+    }
 }

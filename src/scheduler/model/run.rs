@@ -44,6 +44,8 @@ pub struct RunSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<String>,
     pub gmt_create: String,
+    /// When it was submitted, in milliseconds since 1970.
+    pub submitted: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub owner: String,
 }

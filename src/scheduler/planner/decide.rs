@@ -19,8 +19,8 @@ impl Planner {
     /// What shall be given out now, until nothing more fits.
     pub fn decide(&mut self, now: u64) -> Vec<Assignment> {
         let mut made: Vec<Assignment> = Vec::new();
-        // Claims without tags that may still be filled, by worker and run.
-        let mut filling: BTreeMap<(WorkerNo, RunNo), usize> = BTreeMap::new();
+        // Claims without tags that may still be filled, by worker, run and slots.
+        let mut filling: BTreeMap<(WorkerNo, RunNo, u32), usize> = BTreeMap::new();
         self.settle();
         while let Some((id, room)) = self.best() {
             if !self.is_free(id) {
@@ -33,7 +33,8 @@ impl Planner {
                 self.place(now, id);
                 continue;
             };
-            let key = (room.worker, id.run);
+            let slots = self.lane(id).map_or(1, |lane| lane.plan.slots);
+            let key = (room.worker, id.run, slots);
             let filled = filling.get(&key).copied().filter(|_| tags.is_empty());
             let number = match filled.and_then(|place| made.get_mut(place)) {
                 Some(claim) => {
@@ -61,6 +62,7 @@ impl Planner {
                         run: id.run,
                         items: items.clone(),
                         tags: names.collect(),
+                        slots,
                         urgent,
                     });
                     self.next_claim

@@ -5,7 +5,9 @@ use super::locks::{LockNo, WaitKey};
 use super::ready::LaneKey;
 use super::workers::ClassNo;
 use super::{CaseNo, UNKNOWN_US};
-use crate::scheduler::model::{LanePlan, OnLost, Ordinals, Policy, Row, Status, Totals};
+use crate::scheduler::model::{
+    LaneCheckpoint, LanePlan, OnLost, Ordinals, Policy, Row, Status, Totals, Tried,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -30,17 +32,6 @@ const LOST_BY_ONE_MAX: u32 = 6;
 /// No rest before a further attempt is longer.
 const REST_MS_MAX: u64 = 3_600_000;
 
-/// Failed attempts of a task that has not ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tried {
-    pub test: u32,
-    pub infra: u32,
-    pub lost: u32,
-    /// The worker that lost it first.
-    pub lost_by: Option<Arc<str>>,
-    pub lost_by_several: bool,
-}
-
 /// What the end of an attempt means for its task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -50,13 +41,6 @@ pub enum Verdict {
     Again(u64),
     /// It had ended before, or there is no such task.
     Refused,
-}
-
-impl Tried {
-    /// The number of the next attempt.
-    pub fn next(&self) -> u32 {
-        1 + self.test + self.infra + self.lost
-    }
 }
 
 /// What few lanes need.
@@ -69,6 +53,8 @@ pub(super) struct Extra {
     pub resting: Ordinals,
     /// Of lanes that wait for each repeat of another: those that may start and have not yet.
     pub allowed: Ordinals,
+    /// All of those that were ever allowed.
+    pub seen: Ordinals,
     /// Passed repeats, for successors that ask for them.
     pub passed: Ordinals,
 }
@@ -189,8 +175,8 @@ impl Lane {
             }
             Status::Lost if on_lost == OnLost::Retry => {
                 tried.lost += 1;
-                tried.lost_by_several |= tried.lost_by.as_ref().is_some_and(|by| by != worker);
-                tried.lost_by.get_or_insert_with(|| worker.clone());
+                tried.lost_by_several |= tried.lost_by.as_ref().is_some_and(|by| **by != **worker);
+                tried.lost_by.get_or_insert_with(|| worker.to_string());
                 let max = if tried.lost_by_several { LOST_MAX } else { LOST_BY_ONE_MAX };
                 if tried.lost >= max {
                     self.end(row.ordinal, Status::Lost);
@@ -254,6 +240,7 @@ impl Lane {
     fn end(&mut self, ordinal: u32, status: Status) {
         self.ended.insert(ordinal);
         self.totals.add(status, 1);
+        self.totals.failures += u64::from(status.fails_run() && !self.plan.is_muted);
         if status == Status::Passed && !self.repeat_successors.is_empty() {
             self.extra().passed.insert(ordinal);
         }
@@ -263,6 +250,15 @@ impl Lane {
             && tried.test > 0
         {
             self.totals.flaky += 1;
+        }
+    }
+
+    pub(super) fn checkpoint(&self) -> LaneCheckpoint {
+        LaneCheckpoint {
+            ended: self.ended.clone(),
+            totals: self.totals.clone(),
+            passed: self.extra.as_ref().map(|extra| extra.passed.clone()).unwrap_or_default(),
+            tried: self.tries().map(|(ordinal, tried)| (ordinal, tried.clone())).collect(),
         }
     }
 
@@ -276,6 +272,9 @@ impl Lane {
         let total = self.plan.total;
         self.fresh = total;
         let extra = self.extra();
+        for (from, to) in open.intervals() {
+            extra.seen.insert_range(from, to);
+        }
         let mut from = 0;
         for (start, end) in known.intervals().chain([(total, total)]) {
             if waits_for_repeats {
@@ -283,6 +282,7 @@ impl Lane {
                 let tried = extra.tried.range(from..start).map(|(ordinal, _)| *ordinal);
                 for ordinal in tried.collect::<Vec<_>>() {
                     extra.again.insert(ordinal);
+                    extra.seen.insert(ordinal);
                 }
             } else {
                 extra.again.insert_range(from, start);

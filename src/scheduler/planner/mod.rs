@@ -23,13 +23,13 @@ mod why;
 mod workers;
 
 pub use bound::{Bound, bound};
-pub use lane::{Tried, Verdict};
+pub use lane::Verdict;
 pub use locks::LockName;
 pub use results::Tags;
 pub use why::Why;
 pub use workers::WorkerNo;
 
-use super::model::{Item, Labels, RunPlan, Scope, Totals};
+use super::model::{Item, Labels, LaneCheckpoint, LanePlan, RunPlan, Scope, Totals};
 use lane::Lane;
 use locks::{LockNo, Locks};
 use ready::{QueueNo, Ready, RunKey};
@@ -75,6 +75,8 @@ pub struct Assignment {
     pub items: Vec<Item>,
     /// Tags with the number of the unit.
     pub tags: Vec<(Arc<str>, u32)>,
+    /// Of the worker's capacity, for each task.
+    pub slots: u32,
     /// Somebody waits for its end.
     pub urgent: bool,
 }
@@ -184,6 +186,15 @@ impl Planner {
         if !self.claims.values().any(|claim| claim.worker == worker) {
             self.workers.remove(worker);
         }
+    }
+
+    /// A worker that is gone already, for claims that it left behind.
+    pub fn worker_leaves_behind(&mut self, worker: WorkerNo) {
+        self.workers.close(worker);
+    }
+
+    pub fn worker_name(&self, worker: WorkerNo) -> Option<Arc<str>> {
+        self.workers.get(worker).map(|worker| worker.name.clone())
     }
 
     /// How many tasks may hold a lock at once; a tag that nobody defined has room for one.
@@ -314,6 +325,20 @@ impl Planner {
 
     pub fn has_ended(&self, id: LaneId, ordinal: u32) -> bool {
         self.lane(id).is_some_and(|lane| lane.ended.contains(ordinal))
+    }
+
+    /// How many lanes a run has.
+    pub fn lanes(&self, run: RunNo) -> u32 {
+        self.runs.get(&run).map_or(0, |run| run.lanes.len() as u32)
+    }
+
+    pub fn lane_plan(&self, id: LaneId) -> Option<&LanePlan> {
+        self.lane(id).map(|lane| &lane.plan)
+    }
+
+    /// What is to be written down of a lane.
+    pub fn checkpoint(&self, id: LaneId) -> Option<LaneCheckpoint> {
+        self.lane(id).map(Lane::checkpoint)
     }
 
     /// What is left in the planner when all runs have been removed: nothing.

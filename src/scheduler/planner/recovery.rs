@@ -1,29 +1,22 @@
 //! Building the planner from what the store holds: runs with what has ended, claims that are out,
 //! tags that are held. Then each run starts, whether it is new or went on before.
 
-use super::lane::{Place, Tried, Verdict};
+use super::lane::{Place, Verdict};
 use super::{ClaimNo, LaneId, LockName, OpenClaim, Planner, RunNo, UNKNOWN_US, WorkerNo};
-use crate::scheduler::model::{Item, Ordinals, Row, Scope, Totals};
+use crate::scheduler::model::{Item, LaneCheckpoint, Ordinals, Row, Scope, Totals};
 use std::sync::Arc;
 
 impl Planner {
     /// What was known of a lane when it was last written down.
-    pub fn restore_lane(
-        &mut self,
-        id: LaneId,
-        ended: Ordinals,
-        totals: Totals,
-        passed: Ordinals,
-        tried: impl IntoIterator<Item = (u32, Tried)>,
-    ) {
+    pub fn restore_lane(&mut self, id: LaneId, known: LaneCheckpoint) {
         let Some(lane) = self.lane_mut(id) else { return };
         let total = u64::from(lane.plan.total);
-        let (case, count) = (lane.case, ended.count());
-        lane.ended = ended;
-        lane.totals = Totals { total, ..totals };
+        let (case, count) = (lane.case, known.ended.count());
+        lane.ended = known.ended;
+        lane.totals = Totals { total, ..known.totals };
         let extra = lane.extra();
-        extra.passed = passed;
-        extra.tried.extend(tried);
+        extra.passed = known.passed;
+        extra.tried = known.tried;
         self.close_tasks(case, count.into());
     }
 
@@ -132,14 +125,8 @@ impl Planner {
                 ended.extend(lane.ended.iter().map(|ordinal| (id, ordinal)));
             }
         }
-        let open = self.open_tasks(number);
         for (id, ordinal) in ended {
-            let is_open = open.get(&id.lane).is_some_and(|open| open.contains(ordinal));
-            let is_known =
-                self.lane_mut(id).is_some_and(|lane| lane.extra().again.contains(ordinal));
-            if !is_open && !is_known {
-                self.allow(now, id, ordinal);
-            }
+            self.allow(now, id, ordinal);
         }
     }
 }

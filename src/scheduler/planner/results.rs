@@ -150,10 +150,9 @@ impl Planner {
     fn task_ended(&mut self, now: u64, id: LaneId, ordinal: u32, status: Status) {
         let Some(run) = self.runs.get_mut(&id.run) else { return };
         let Some(lane) = run.lanes.get_mut(id.lane as usize) else { return };
-        let is_failure = status.fails_run() && !lane.plan.is_muted;
-        let case = lane.case;
+        let (case, is_muted) = (lane.case, lane.plan.is_muted);
         let waiting = lane.repeat_successors.clone();
-        run.failures += u32::from(is_failure);
+        run.failures += u32::from(status.fails_run() && !is_muted);
         self.close_tasks(case, 1);
         for successor in waiting {
             self.allow(now, LaneId { run: id.run, lane: successor }, ordinal);
@@ -179,6 +178,9 @@ impl Planner {
             is_met &= before.repeat_satisfies(ordinal, predecessor.policy);
         }
         let Some(lane) = run.lanes.get_mut(id.lane as usize) else { return };
+        if !lane.extra().seen.insert(ordinal) {
+            return;
+        }
         if is_met {
             lane.extra().allowed.insert(ordinal);
             if lane.place == Place::Aside {

@@ -1,0 +1,456 @@
+//! A worker without its sockets and processes: which of its tasks start when, when results are
+//! delivered, and when it must stop for fear that others take it for dead.
+//!
+//! It promises that a task runs only under a claim of its own, that tasks under one tag run one by
+//! one, that no more run than there are slots, and that each result is delivered once or is known
+//! to be late. A transaction whose outcome is not known is repeated word for word until it is: the
+//! revision of the claim makes that harmless.
+
+use super::coordinator::{Command, TxnNo};
+use super::keys;
+use super::model::{Claim, Item, Ordinals, Row, Segment, Status};
+use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// What can be set; times in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Slots.
+    pub capacity: u32,
+    /// Results that wait for company are delivered when there are so many,
+    pub flush_rows: usize,
+    /// or when the first of them is so old.
+    pub flush_ms: u64,
+    /// Bytes of results in one transaction; etcd takes a megabyte and a half.
+    pub flush_bytes: usize,
+    /// Tasks are stopped so long before the lease can have ended.
+    pub margin: u64,
+    /// Before an unknown outcome is asked about again.
+    pub retry_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            capacity: 1,
+            flush_rows: 64,
+            flush_ms: 20,
+            flush_bytes: 512 * 1024,
+            margin: 1_000,
+            retry_ms: 200,
+        }
+    }
+}
+
+/// A task that a worker runs or is to run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Task {
+    /// The claim's key.
+    pub claim: Arc<str>,
+    pub lane: u32,
+    pub ordinal: u32,
+}
+
+/// What the shell shall do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Run it, and report with `finished`. The fence is to be shown to whatever the task touches.
+    Start {
+        task: Task,
+        run: Arc<str>,
+        attempt: u32,
+        fence: i64,
+    },
+    /// Stop it, and report what came of it.
+    Stop {
+        task: Task,
+    },
+    Try(TxnNo, Txn),
+}
+
+#[derive(Debug)]
+struct Delivery {
+    txn: TxnNo,
+    /// As it was sent: a repetition must be the same.
+    body: Txn,
+    left: Vec<Item>,
+    /// When it is sent again, its outcome being unknown.
+    again: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Held {
+    claim: Claim,
+    run: Arc<str>,
+    mod_revision: i64,
+    fence: i64,
+    rows: Vec<Row>,
+    /// When the first of the rows came.
+    since: u64,
+    running: u32,
+    delivery: Option<Delivery>,
+    parts: u32,
+}
+
+#[derive(Debug)]
+pub struct Agent {
+    name: String,
+    registration: i64,
+    settings: Settings,
+    claims: BTreeMap<Arc<str>, Held>,
+    /// Tasks to start, those under tags apart: they go first, since others may wait for their tags.
+    tagged: VecDeque<(Task, u32)>,
+    plain: VecDeque<(Task, u32)>,
+    /// With the slots that each takes.
+    running: BTreeMap<Task, u32>,
+    busy: u32,
+    /// By then the lease may have ended.
+    lease_ends: u64,
+    is_fenced: bool,
+    is_draining: bool,
+    next_txn: TxnNo,
+    sent: BTreeMap<TxnNo, Arc<str>>,
+    requests: Vec<Request>,
+}
+
+impl Agent {
+    /// A worker whose key was created at `registration`. `lease_ends` is counted from before the
+    /// grant was asked for.
+    pub fn new(name: &str, registration: i64, settings: Settings, lease_ends: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            registration,
+            settings,
+            claims: BTreeMap::new(),
+            tagged: VecDeque::new(),
+            plain: VecDeque::new(),
+            running: BTreeMap::new(),
+            busy: 0,
+            lease_ends,
+            is_fenced: false,
+            is_draining: false,
+            next_txn: 0,
+            sent: BTreeMap::new(),
+            requests: Vec::new(),
+        }
+    }
+
+    /// The store has prolonged the lease; `ends` is counted from before it was asked to.
+    pub fn lease_renewed(&mut self, ends: u64) {
+        if !self.is_fenced {
+            self.lease_ends = self.lease_ends.max(ends);
+        }
+    }
+
+    /// A commit of the watch on this worker's claims and commands.
+    pub fn commit(&mut self, now: u64, commit: &Commit) {
+        for change in &commit.changes {
+            match change {
+                Change::Put(kv) if kv.key.starts_with(keys::CLAIMS) => self.claimed(kv),
+                Change::Delete { key } if key.starts_with(keys::CLAIMS) => self.unclaimed(key),
+                Change::Put(kv) if kv.key.starts_with(keys::COMMANDS) => self.command(now, kv),
+                Change::Put(_) | Change::Delete { .. } => {}
+            }
+        }
+    }
+
+    fn claimed(&mut self, kv: &Kv) {
+        let Ok(claim) = serde_json::from_slice::<Claim>(&kv.value) else { return };
+        // What an earlier registration of this name was given is taken back by the leader.
+        if self.is_fenced || claim.registration != self.registration {
+            return;
+        }
+        let key: Arc<str> = kv.key.as_str().into();
+        if let Some(held) = self.claims.get_mut(&key) {
+            // Own deliveries come back this way too.
+            held.mod_revision = held.mod_revision.max(kv.mod_revision);
+            return;
+        }
+        for item in &claim.items {
+            for ordinal in item.from..item.to {
+                let task = Task { claim: key.clone(), lane: item.lane, ordinal };
+                let queue = if claim.tags.is_empty() { &mut self.plain } else { &mut self.tagged };
+                queue.push_back((task, item.attempt));
+            }
+        }
+        let held = Held {
+            run: claim.run.as_str().into(),
+            claim,
+            mod_revision: kv.mod_revision,
+            fence: kv.create_revision,
+            rows: Vec::new(),
+            since: 0,
+            running: 0,
+            delivery: None,
+            parts: 0,
+        };
+        self.claims.insert(key, held);
+    }
+
+    /// A claim is gone from the store: delivered, or taken away.
+    fn unclaimed(&mut self, key: &str) {
+        let Some(held) = self.claims.get(key) else { return };
+        // The answer to what is on its way tells whether it was that.
+        if held.delivery.is_none() {
+            self.drop_claim(key);
+        }
+    }
+
+    /// Nothing of a claim counts any more.
+    fn drop_claim(&mut self, key: &str) {
+        self.claims.remove(key);
+        self.tagged.retain(|(task, _)| &*task.claim != key);
+        self.plain.retain(|(task, _)| &*task.claim != key);
+        let running = self.running.keys().filter(|task| &*task.claim == key);
+        let stop = running.map(|task| Request::Stop { task: task.clone() });
+        self.requests.extend(stop);
+    }
+
+    fn command(&mut self, now: u64, kv: &Kv) {
+        let Ok(command) = serde_json::from_slice::<Command>(&kv.value) else { return };
+        match command {
+            Command::Drain => self.is_draining = true,
+            Command::Cancel { claim } => {
+                let key: Arc<str> = format!("{}{claim}", keys::claims(&self.name)).into();
+                self.cancel(now, &key);
+            }
+        }
+        self.next_txn += 1;
+        let txn = Txn { then: vec![Op::Delete(kv.key.clone())], ..Default::default() };
+        self.requests.push(Request::Try(self.next_txn, txn));
+    }
+
+    fn cancel(&mut self, now: u64, key: &Arc<str>) {
+        let mut ended = Vec::new();
+        for queue in [&mut self.tagged, &mut self.plain] {
+            queue.retain(|(task, attempt)| {
+                let is_other = task.claim != *key;
+                if !is_other {
+                    ended.push((task.clone(), *attempt));
+                }
+                is_other
+            });
+        }
+        let Some(held) = self.claims.get_mut(key) else { return };
+        held.claim.urgent = true;
+        held.since = now;
+        held.rows.extend(ended.into_iter().map(|(task, attempt)| Row {
+            lane: task.lane,
+            ordinal: task.ordinal,
+            attempt,
+            status: Status::Canceled,
+            start: now,
+            duration: 0,
+            detail: None,
+        }));
+        let running = self.running.keys().filter(|task| task.claim == *key);
+        self.requests.extend(running.map(|task| Request::Stop { task: task.clone() }));
+    }
+
+    /// A task that was started has ended as the row says.
+    pub fn finished(&mut self, now: u64, task: &Task, row: Row) {
+        let Some(slots) = self.running.remove(task) else { return };
+        self.busy = self.busy.saturating_sub(slots);
+        let Some(held) = self.claims.get_mut(&task.claim) else { return };
+        held.running -= 1;
+        if held.rows.is_empty() {
+            held.since = now;
+        }
+        held.rows.push(row);
+    }
+
+    /// What became of a transaction.
+    pub fn outcome(&mut self, now: u64, txn: TxnNo, outcome: &Outcome) {
+        let Some(key) = self.sent.remove(&txn) else { return };
+        let Some(held) = self.claims.get_mut(&key) else { return };
+        let Some(delivery) = held.delivery.as_mut().filter(|delivery| delivery.txn == txn) else {
+            return;
+        };
+        match outcome {
+            Outcome::Unknown => delivery.again = Some(now + self.settings.retry_ms),
+            Outcome::Committed { revision } => {
+                let revision = *revision;
+                self.delivered(&key, revision);
+            }
+            Outcome::Refused { found, .. } => match &found[..] {
+                // An earlier sending of the same did it.
+                [Some(_), claim, ..] => {
+                    let revision = claim.as_ref().map_or(0, |kv| kv.mod_revision);
+                    self.delivered(&key, revision);
+                }
+                _ => self.drop_claim(&key),
+            },
+        }
+    }
+
+    fn delivered(&mut self, key: &Arc<str>, revision: i64) {
+        let Some(held) = self.claims.get_mut(key) else { return };
+        let Some(delivery) = held.delivery.take() else { return };
+        held.mod_revision = held.mod_revision.max(revision);
+        held.claim.items = delivery.left;
+        if held.claim.items.is_empty() {
+            self.claims.remove(key);
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: u64) {
+        if !self.is_fenced && now.saturating_add(self.settings.margin) >= self.lease_ends {
+            self.is_fenced = true;
+            self.tagged.clear();
+            self.plain.clear();
+            let running = std::mem::take(&mut self.running);
+            self.requests.extend(running.into_keys().map(|task| Request::Stop { task }));
+        }
+        for (key, held) in &mut self.claims {
+            if let Some(delivery) = &mut held.delivery
+                && delivery.again.is_some_and(|again| again <= now)
+            {
+                delivery.again = None;
+                self.sent.insert(delivery.txn, key.clone());
+                self.requests.push(Request::Try(delivery.txn, delivery.body.clone()));
+            }
+        }
+    }
+
+    /// Whether it has stopped everything because the lease may have ended: what it is asked to do
+    /// still is to deliver what had ended before.
+    pub fn is_fenced(&self) -> bool {
+        self.is_fenced
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
+    /// Whether nothing is held.
+    pub fn is_idle(&self) -> bool {
+        self.claims.is_empty()
+    }
+
+    /// What runs now.
+    pub fn running(&self) -> impl Iterator<Item = &Task> {
+        self.running.keys()
+    }
+
+    /// What shall be done now. To be called after each input, or each handful.
+    pub fn work(&mut self, now: u64) -> Vec<Request> {
+        self.start();
+        let is_idle = self.plain.is_empty() && self.tagged.is_empty();
+        for key in self.claims.keys().cloned().collect::<Vec<_>>() {
+            self.maybe_deliver(now, &key, is_idle);
+        }
+        std::mem::take(&mut self.requests)
+    }
+
+    fn start(&mut self) {
+        // A claim with tags holds each once: its tasks go one by one.
+        let mut place = 0;
+        while let Some((task, attempt)) = self.tagged.get(place).cloned() {
+            let is_free = self.claims.get(&task.claim).is_some_and(|held| held.running == 0);
+            if is_free && self.fits(&task) {
+                self.tagged.remove(place);
+                self.run(task, attempt);
+            } else {
+                place += 1;
+            }
+        }
+        while let Some((task, attempt)) = self.plain.front().cloned()
+            && self.fits(&task)
+        {
+            self.plain.pop_front();
+            self.run(task, attempt);
+        }
+    }
+
+    fn fits(&self, task: &Task) -> bool {
+        let slots = self.claims.get(&task.claim).map_or(1, |held| held.claim.slots.max(1));
+        self.busy + slots <= self.settings.capacity
+    }
+
+    fn run(&mut self, task: Task, attempt: u32) {
+        let Some(held) = self.claims.get_mut(&task.claim) else { return };
+        let slots = held.claim.slots.max(1);
+        held.running += 1;
+        self.busy += slots;
+        let (run, fence) = (held.run.clone(), held.fence);
+        self.running.insert(task.clone(), slots);
+        self.requests.push(Request::Start { task, run, attempt, fence });
+    }
+
+    /// Delivers results of a claim, if it is time.
+    fn maybe_deliver(&mut self, now: u64, key: &Arc<str>, is_idle: bool) {
+        let Some(held) = self.claims.get_mut(key) else { return };
+        let is_due = held.claim.urgent
+            || self.is_fenced
+            || is_idle
+            || held.rows.len() >= self.settings.flush_rows
+            || now >= held.since + self.settings.flush_ms;
+        if held.rows.is_empty() || held.delivery.is_some() || !is_due {
+            return;
+        }
+        let rows = take_rows(&mut held.rows, self.settings.flush_bytes);
+        held.since = now;
+        let left = without(&held.claim.items, &rows);
+        let name = key.rsplit('/').next().unwrap_or_default();
+        let segment_key = keys::segment(&held.run, &self.name, name, held.parts);
+        held.parts += 1;
+        let segment = Segment { claim: held.fence, rows };
+        let mut body = Txn {
+            compares: vec![Compare::ChangedAt(key.to_string(), held.mod_revision)],
+            then: vec![Op::put(segment_key.clone(), &segment)],
+            otherwise: vec![Op::Get(segment_key), Op::Get(key.to_string())],
+        };
+        if left.is_empty() {
+            body.then.push(Op::Delete(key.to_string()));
+            let tags = held.claim.tags.iter().map(|tag| format!("{}{tag}", keys::TAGS));
+            body.then.extend(tags.map(Op::Delete));
+        } else {
+            let value = Claim { items: left.clone(), ..held.claim.clone() };
+            body.then.push(Op::put(key.to_string(), &value));
+        }
+        self.next_txn += 1;
+        held.delivery =
+            Some(Delivery { txn: self.next_txn, body: body.clone(), left, again: None });
+        self.sent.insert(self.next_txn, key.clone());
+        self.requests.push(Request::Try(self.next_txn, body));
+    }
+
+    /// When `tick` or `work` has something to do.
+    pub fn next_timer(&self) -> Option<u64> {
+        let fence = (!self.is_fenced).then(|| self.lease_ends.saturating_sub(self.settings.margin));
+        let claims = self.claims.values().filter_map(|held| match &held.delivery {
+            Some(delivery) => delivery.again,
+            None => (!held.rows.is_empty()).then_some(held.since + self.settings.flush_ms),
+        });
+        fence.into_iter().chain(claims).min()
+    }
+}
+
+/// The first rows, as many as fit.
+fn take_rows(rows: &mut Vec<Row>, bytes_max: usize) -> Vec<Row> {
+    let mut bytes = 0;
+    let fits = |row: &&Row| {
+        let detail = row.detail.as_ref().map_or(0, |detail| detail.to_string().len());
+        bytes += 64 + detail;
+        bytes <= bytes_max
+    };
+    // One that is too large by itself is cut by whoever made it.
+    let count = rows.iter().take_while(fits).count().max(1).min(rows.len());
+    rows.drain(..count).collect()
+}
+
+/// What is left of items when these have ended.
+fn without(items: &[Item], rows: &[Row]) -> Vec<Item> {
+    let mut left = Vec::new();
+    for item in items {
+        let mut ordinals = Ordinals::new();
+        ordinals.insert_range(item.from, item.to);
+        for row in rows.iter().filter(|row| row.lane == item.lane) {
+            ordinals.remove(row.ordinal);
+        }
+        left.extend(ordinals.intervals().map(|(from, to)| Item { from, to, ..*item }));
+    }
+    left
+}

@@ -1,0 +1,70 @@
+//! A new leader: builds itself from what the store holds at one revision.
+
+use super::{Coordinator, Settings, Timer};
+use crate::scheduler::keys;
+use crate::scheduler::planner::Planner;
+use crate::scheduler::store::Kv;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Coordinator {
+    /// Takes over. `leader` is its key and the revision of its last change; `kvs` are all keys below
+    /// `PREFIX` at `revision`, which is not older than that, but for runs that are not open. Commits
+    /// follow from the next revision on.
+    pub fn load(
+        now: u64,
+        settings: Settings,
+        leader: (String, i64),
+        kvs: &[Kv],
+        revision: i64,
+    ) -> Self {
+        let checkpoint = settings.checkpoint;
+        let mut new = Self {
+            settings,
+            leader,
+            planner: Planner::new(),
+            runs: BTreeMap::new(),
+            run_names: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            claim_keys: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            timers: BTreeSet::from([(now + checkpoint, Timer::Books)]),
+            sent: BTreeMap::new(),
+            next_txn: 0,
+            next_claim: 0,
+            revision,
+            requests: Vec::new(),
+            is_books_due: false,
+        };
+        let below = |prefix: &'static str| kvs.iter().filter(move |kv| kv.key.starts_with(prefix));
+        for kv in below(keys::TAG_DEFINITIONS).chain(below(keys::QUEUES)) {
+            new.settings_changed(kv);
+        }
+        for kv in below(keys::WORKERS) {
+            new.worker_there(now, kv);
+        }
+        let mut open: Vec<&Kv> = below(keys::OPEN).collect();
+        open.sort_by_key(|kv| kv.create_revision);
+        let mut started = Vec::new();
+        for kv in open {
+            let run = &kv.key[keys::OPEN.len()..];
+            if let Some(number) = new.add_run(now, run, kvs) {
+                started.push((run, number));
+            }
+        }
+        for kv in below(keys::CLAIMS) {
+            new.restore_claim(kv);
+        }
+        for kv in below(keys::TAGS) {
+            new.tag_held(now, kv);
+        }
+        for (run, number) in started {
+            new.planner.start_run(now, number);
+            new.apply_control(now, run);
+        }
+        for key in new.claims.keys().cloned().collect::<Vec<_>>() {
+            new.maybe_reclaim(now, &key);
+        }
+        new
+    }
+}

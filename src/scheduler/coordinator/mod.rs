@@ -1,0 +1,340 @@
+//! The leader of the scheduler, without its sockets: it is told what the store holds and how that
+//! changes, and says which transactions shall be tried. All that it knows it could learn again from
+//! the store, and a new leader does.
+//!
+//! Every transaction compares the leader's key, so that a deposed leader writes nothing. What it
+//! believes about claims, results and tags comes from the watch alone, in the order of revisions;
+//! answers to transactions only say that one was refused. When it is not known whether one happened
+//! it asks to be rebuilt under a new epoch, which no older transaction outlives.
+
+mod books;
+mod claims;
+mod load;
+mod runs;
+mod watch;
+
+pub use runs::{Definitions, LanePack};
+
+use super::model::{Item, Status, Totals};
+use super::planner::{ClaimNo, Planner, RunNo, WorkerNo};
+use super::store::{Commit, Compare, Kv, Outcome, Txn};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Names a transaction until its outcome is known.
+pub type TxnNo = u64;
+
+/// What can be set; times in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a tag of a lost worker stays taken: that long may its task go on.
+    pub hold_off: u64,
+    /// Beyond a claim's own time, before its worker is asked to cancel.
+    pub grace: u64,
+    /// After that, before the worker is put out.
+    pub eviction: u64,
+    /// Between two writings of what has been counted.
+    pub checkpoint: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { hold_off: 2_000, grace: 5_000, eviction: 60_000, checkpoint: 1_000 }
+    }
+}
+
+/// What the shell shall do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    Try(TxnNo, Txn),
+    /// Read all keys of a run, at a revision or later, and hand them in as `run_read`.
+    ReadRun {
+        run: String,
+    },
+    /// End a lease: its worker does not answer.
+    Revoke {
+        lease: i64,
+    },
+    /// Write the leader's key again and build a coordinator anew from the store: it is not known
+    /// what happened.
+    Rebuild,
+    /// Another leads now.
+    Deposed,
+}
+
+/// The value of a worker's key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerInfo {
+    pub labels: super::model::Labels,
+    /// Slots.
+    pub max_task_num: u32,
+    /// Tasks that it takes ahead for each slot, at most.
+    pub prefetch: u32,
+    /// It finishes what it has and takes nothing more.
+    pub draining: bool,
+}
+
+/// The value of a tag that is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TagHold {
+    pub run: String,
+    pub worker: String,
+    pub claim: String,
+    pub lane: u32,
+    /// The worker was lost: held until it has certainly stopped.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
+}
+
+/// What somebody wants of a run that goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Control {
+    #[default]
+    Running,
+    Paused,
+    Canceled,
+}
+
+/// A command to a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Command {
+    /// Ends the tasks of a claim as canceled; `claim` is its name.
+    Cancel { claim: String },
+    /// Takes nothing more and leaves when it is done.
+    Drain,
+}
+
+/// How far a run is: the value of `run/{run}/status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunStatus {
+    /// running, paused, canceling, or how it ended: passed, failed, canceled, incomplete.
+    pub state: String,
+    pub totals: Totals,
+    /// Milliseconds since 1970.
+    pub started: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+    /// The revision up to which results are counted.
+    pub revision: i64,
+}
+
+#[derive(Debug)]
+struct Run {
+    number: RunNo,
+    control: Control,
+    started: u64,
+    /// Packs of lanes that have changed since they were written.
+    dirty: BTreeSet<u32>,
+    is_over: bool,
+    /// There were too many changes for one transaction.
+    is_behind: bool,
+    /// Something of it is being written: one transaction after the other, so that none overtakes.
+    is_writing: bool,
+    lanes: u32,
+}
+
+#[derive(Debug)]
+struct Worker {
+    number: WorkerNo,
+    /// Create revision of its key.
+    registration: i64,
+    lease: i64,
+}
+
+#[derive(Debug)]
+struct Claim {
+    number: ClaimNo,
+    worker: String,
+    registration: i64,
+    run: String,
+    items: Vec<Item>,
+    /// Of its key; 0 while it is not known to be there.
+    mod_revision: i64,
+    create_revision: i64,
+    deadline: u64,
+    /// Cancellation was asked for at this time.
+    canceled: Option<u64>,
+    is_reclaiming: bool,
+    tags: Vec<(Arc<str>, u32)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sent {
+    Claim {
+        key: String,
+    },
+    Reclaim {
+        key: String,
+    },
+    Books {
+        run: String,
+    },
+    Close {
+        run: String,
+    },
+    /// The watch tells all there is to know of it.
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    ReleaseTag(String),
+    Books,
+    Claim(String),
+}
+
+#[derive(Debug)]
+pub struct Coordinator {
+    settings: Settings,
+    /// The leader's key, and the revision at which it was last written.
+    leader: (String, i64),
+    planner: Planner,
+    runs: BTreeMap<String, Run>,
+    run_names: BTreeMap<RunNo, String>,
+    workers: BTreeMap<String, Worker>,
+    /// By key.
+    claims: BTreeMap<String, Claim>,
+    claim_keys: BTreeMap<ClaimNo, String>,
+    /// Held tags by key, with the revision of the last change.
+    tags: BTreeMap<String, i64>,
+    timers: BTreeSet<(u64, Timer)>,
+    sent: BTreeMap<TxnNo, Sent>,
+    next_txn: TxnNo,
+    next_claim: u64,
+    /// All commits up to here are counted.
+    revision: i64,
+    requests: Vec<Request>,
+    is_books_due: bool,
+}
+
+impl Coordinator {
+    /// A commit that the watch brought; in the order of revisions, each once.
+    pub fn commit(&mut self, now: u64, commit: &Commit) {
+        if commit.revision > self.revision {
+            self.take_in(now, commit);
+            self.revision = commit.revision;
+        }
+    }
+
+    /// What became of a transaction.
+    pub fn outcome(&mut self, now: u64, txn: TxnNo, outcome: &Outcome) {
+        let Some(sent) = self.sent.remove(&txn) else { return };
+        match outcome {
+            Outcome::Committed { .. } => self.done(sent),
+            Outcome::Refused { found, .. } => {
+                let leader = found.first().and_then(Option::as_ref);
+                match leader {
+                    Some(kv) if kv.mod_revision == self.leader.1 => self.refused(now, sent),
+                    _ => self.requests.push(Request::Deposed),
+                }
+            }
+            Outcome::Unknown => self.requests.push(Request::Rebuild),
+        }
+    }
+
+    /// Time has passed, in milliseconds since 1970.
+    pub fn tick(&mut self, now: u64) {
+        self.planner.advance(now);
+        while let Some((at, timer)) = self.timers.first().cloned()
+            && at <= now
+        {
+            self.timers.remove(&(at, timer.clone()));
+            match timer {
+                Timer::ReleaseTag(key) => self.release_tag(&key),
+                Timer::Books => self.is_books_due = true,
+                Timer::Claim(key) => self.overdue(now, &key),
+            }
+        }
+    }
+
+    /// What shall be done now. To be called after each input, or each handful.
+    pub fn work(&mut self, now: u64) -> Vec<Request> {
+        self.take_notes(now);
+        self.assign(now);
+        self.maybe_write_books(now);
+        std::mem::take(&mut self.requests)
+    }
+
+    /// When `tick` has something to do.
+    pub fn next_timer(&self) -> Option<u64> {
+        let own = self.timers.first().map(|(at, _)| *at);
+        own.into_iter().chain(self.planner.next_timer()).min()
+    }
+
+    pub fn planner(&self) -> &Planner {
+        &self.planner
+    }
+
+    /// The planner's number of a run that goes on.
+    pub fn run_number(&self, run: &str) -> Option<RunNo> {
+        self.runs.get(run).map(|run| run.number)
+    }
+
+    /// Sends a transaction of the leader, which fails when another leads.
+    fn send(&mut self, sent: Sent, mut txn: Txn) {
+        let (key, revision) = self.leader.clone();
+        txn.compares.insert(0, Compare::ChangedAt(key.clone(), revision));
+        txn.otherwise.insert(0, super::store::Op::Get(key));
+        self.next_txn += 1;
+        self.sent.insert(self.next_txn, sent);
+        self.requests.push(Request::Try(self.next_txn, txn));
+    }
+
+    fn done(&mut self, sent: Sent) {
+        match sent {
+            Sent::Books { run } => {
+                if let Some(run) = self.runs.get_mut(&run) {
+                    run.is_writing = false;
+                    // The rest waits for it.
+                    self.is_books_due |= run.is_over || run.is_behind;
+                }
+            }
+            Sent::Close { run } => self.closed(&run),
+            Sent::Claim { .. } | Sent::Reclaim { .. } | Sent::Other => {}
+        }
+    }
+
+    /// Though this one leads, something else had changed. What, the watch tells; what was not
+    /// given out goes back.
+    fn refused(&mut self, now: u64, sent: Sent) {
+        match sent {
+            Sent::Claim { key } => self.claim_refused(now, &key),
+            Sent::Reclaim { key } => {
+                if let Some(claim) = self.claims.get_mut(&key) {
+                    claim.is_reclaiming = false;
+                }
+                self.maybe_reclaim(now, &key);
+            }
+            // It compares the leader's key only, which holds.
+            Sent::Books { .. } | Sent::Close { .. } => self.requests.push(Request::Rebuild),
+            Sent::Other => {}
+        }
+    }
+}
+
+/// The word for how a run ended.
+fn verdict(totals: &Totals, control: Control) -> &'static str {
+    if control == Control::Canceled {
+        "canceled"
+    } else if totals.failures > 0 {
+        "failed"
+    } else if totals.get(Status::Skipped) > 0 {
+        "incomplete"
+    } else {
+        "passed"
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(kv: &Kv) -> Option<T> {
+    serde_json::from_slice(&kv.value).ok()
+}
+
+fn last_part(key: &str) -> &str {
+    key.rsplit('/').next().unwrap_or(key)
+}

@@ -1,0 +1,163 @@
+//! Runs from submit to end: read from the store, started, paused, canceled, closed.
+
+use super::{Control, Coordinator, Run, parse};
+use crate::scheduler::keys;
+use crate::scheduler::model::{
+    Environment, LaneCheckpoint, Row, RunPlan, RunSpec, Segment, Status, TestCase, expand,
+};
+use crate::scheduler::planner::{LaneId, RunNo, RunSetup};
+use crate::scheduler::store::Kv;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Copies of definitions that a run was submitted with: the value of `run/{run}/def/{first}`.
+///
+/// The cases of a run are numbered, and lane n is case n mod `total` in environment n div `total`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Definitions {
+    /// All cases of the run.
+    pub total: u32,
+    pub cases: Vec<TestCase>,
+    /// With the first cases only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub environments: Vec<Environment>,
+}
+
+/// Checkpoints of lanes: the value of `run/{run}/lane/{n}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LanePack {
+    /// The revision up to which results are counted.
+    pub folded: i64,
+    pub lanes: BTreeMap<u32, LaneCheckpoint>,
+}
+
+impl Coordinator {
+    /// All keys of a run, read at one revision, in answer to `Request::ReadRun`.
+    pub fn run_read(&mut self, now: u64, run: &str, kvs: &[Kv]) {
+        if self.runs.contains_key(run) {
+            return;
+        }
+        if let Some(number) = self.add_run(now, run, kvs) {
+            self.planner.start_run(now, number);
+            self.apply_control(now, run);
+        }
+    }
+
+    /// Hands a run to the planner with what is known of it, without starting it.
+    pub(super) fn add_run(&mut self, now: u64, name: &str, kvs: &[Kv]) -> Option<RunNo> {
+        let spec_key = keys::run(name);
+        let kv = kvs.iter().find(|kv| kv.key == spec_key)?;
+        let spec: RunSpec = parse(kv)?;
+        let submitted = spec.submitted;
+        let plan = plan_of(&spec, name, kvs)?;
+        let lanes = plan.lanes.len() as u32;
+        let queue = spec.queue.as_str().into();
+        let setup = RunSetup {
+            name: name.into(),
+            plan,
+            queue,
+            priority: spec.priority,
+            deadline: spec.deadline_ms.map(|deadline| submitted.saturating_add(deadline)),
+            no_worker_timeout: spec.no_worker_timeout_ms,
+            failures_max: spec.failures_max,
+        };
+        let number = self.planner.add_run(now, setup);
+        self.restore_lanes(number, name, kvs);
+        let control = keys::control(name);
+        let control = kvs.iter().find(|kv| kv.key == control);
+        let run = Run {
+            number,
+            control: control.and_then(parse).unwrap_or_default(),
+            started: submitted,
+            dirty: Default::default(),
+            is_over: false,
+            is_behind: false,
+            is_writing: false,
+            lanes,
+        };
+        self.runs.insert(name.to_owned(), run);
+        self.run_names.insert(number, name.to_owned());
+        Some(number)
+    }
+
+    /// Checkpoints, and then results that they do not hold yet.
+    fn restore_lanes(&mut self, run: RunNo, name: &str, kvs: &[Kv]) {
+        let mut folded: BTreeMap<u32, i64> = BTreeMap::new();
+        let prefix = format!("{}lane/", keys::run_parts(name));
+        for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
+            let Some(pack) = parse::<LanePack>(kv) else { continue };
+            for (lane, known) in pack.lanes {
+                folded.insert(lane / keys::LANES_PER_KEY, pack.folded);
+                self.planner.restore_lane(LaneId { run, lane }, known);
+            }
+        }
+        let prefix = keys::segments(name);
+        let mut segments: Vec<&Kv> = kvs.iter().filter(|kv| kv.key.starts_with(&prefix)).collect();
+        segments.sort_by_key(|kv| kv.mod_revision);
+        for kv in segments {
+            let Some((_, worker, _)) = keys::parse_segment(&kv.key) else { continue };
+            let worker: Arc<str> = worker.into();
+            let Some(segment) = parse::<Segment>(kv) else { continue };
+            let is_new = |row: &&Row| {
+                let folded = folded.get(&(row.lane / keys::LANES_PER_KEY)).copied();
+                kv.mod_revision > folded.unwrap_or(0)
+            };
+            for row in segment.rows.iter().filter(is_new) {
+                self.planner.restore_row(run, row, &worker);
+            }
+        }
+    }
+
+    pub(super) fn control(&mut self, now: u64, run: &str, control: Control) {
+        let Some(found) = self.runs.get_mut(run) else { return };
+        // There is no way back from canceled.
+        if found.control != Control::Canceled {
+            found.control = control;
+            self.apply_control(now, run);
+        }
+    }
+
+    pub(super) fn apply_control(&mut self, now: u64, name: &str) {
+        let Some(run) = self.runs.get(name) else { return };
+        match run.control {
+            Control::Running => self.planner.resume_run(now, run.number),
+            Control::Paused => self.planner.pause_run(run.number),
+            Control::Canceled => {
+                self.planner.stop_run(now, run.number, Status::Canceled);
+                let claims = self.planner.claims_of(run.number);
+                let keys = claims.iter().filter_map(|claim| self.claim_keys.get(claim));
+                for key in keys.cloned().collect::<Vec<_>>() {
+                    let is_there = |claim: &super::Claim| claim.mod_revision != 0;
+                    if self.claims.get(&key).is_some_and(is_there) {
+                        self.cancel(now, &key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A run is no longer open: nothing of it is needed here.
+    pub(super) fn closed(&mut self, name: &str) {
+        let Some(run) = self.runs.get(name).filter(|run| run.is_over) else { return };
+        self.planner.remove_run(run.number);
+        self.run_names.remove(&run.number);
+        self.runs.remove(name);
+    }
+}
+
+/// The lanes of a run from the copies of its definitions. Whoever submits has done the same with the
+/// same result, so that it cannot fail for a run that exists.
+fn plan_of(spec: &RunSpec, name: &str, kvs: &[Kv]) -> Option<RunPlan> {
+    let prefix = format!("{}def/", keys::run_parts(name));
+    let mut cases = BTreeMap::new();
+    let mut environments = BTreeMap::new();
+    for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
+        let definitions: Definitions = parse(kv)?;
+        cases.extend(definitions.cases.into_iter().map(|case| (case.id.clone(), case)));
+        let found = definitions.environments.into_iter();
+        environments.extend(found.map(|found| (found.id.clone(), found)));
+    }
+    expand(spec, &cases, &environments).ok()
+}

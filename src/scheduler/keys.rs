@@ -1,0 +1,157 @@
+//! Where everything is kept in the store. The layout is stable: other clients read and write it too.
+
+/// All that the scheduler keeps for itself.
+pub const PREFIX: &str = "/tcss/v1/";
+
+/// Candidates for leadership, each by its lease; the lowest create revision leads.
+pub const LEADERS: &str = "/tcss/v1/leader/";
+/// Runs that have not ended, by id: written with the run, removed with its last result.
+pub const OPEN: &str = "/tcss/v1/open/";
+pub const RUNS: &str = "/tcss/v1/run/";
+pub const WORKERS: &str = "/tcss/v1/worker/";
+pub const BEATS: &str = "/tcss/v1/beat/";
+pub const CLAIMS: &str = "/tcss/v1/claim/";
+/// Tags that are held: `tag/{tag}/{unit}`.
+pub const TAGS: &str = "/tcss/v1/tag/";
+/// Capacities of tags that have more than one unit: `tagdef/{tag}`.
+pub const TAG_DEFINITIONS: &str = "/tcss/v1/tagdef/";
+pub const SEGMENTS: &str = "/tcss/v1/rseg/";
+pub const COMMANDS: &str = "/tcss/v1/cmd/";
+pub const QUEUES: &str = "/tcss/v1/queue/";
+pub const STATS: &str = "/tcss/v1/stats/";
+pub const REQUESTS: &str = "/tcss/v1/req/";
+pub const LATE: &str = "/tcss/v1/late/";
+
+/// What test teams see and write themselves.
+pub const CASES: &str = "/testcases/";
+pub const ENVIRONMENTS: &str = "/environments/";
+pub const RESULTS: &str = "/results/";
+pub const REPORTS: &str = "/reports/";
+pub const SERVICES: &str = "/services/";
+
+/// Lanes whose checkpoints share a key.
+pub const LANES_PER_KEY: u32 = 512;
+
+pub fn leader(lease: i64) -> String {
+    format!("{LEADERS}{lease:016x}")
+}
+
+pub fn open(run: &str) -> String {
+    format!("{OPEN}{run}")
+}
+
+pub fn run(run: &str) -> String {
+    format!("{RUNS}{run}")
+}
+
+/// All but the spec of a run.
+pub fn run_parts(run: &str) -> String {
+    format!("{RUNS}{run}/")
+}
+
+/// Definitions of a run's cases, those from this one on.
+pub fn definitions(run: &str, first: u32) -> String {
+    format!("{RUNS}{run}/def/{first:010}")
+}
+
+/// What somebody wants of a run that goes on: paused, canceled.
+pub fn control(run: &str) -> String {
+    format!("{RUNS}{run}/control")
+}
+
+pub fn status(run: &str) -> String {
+    format!("{RUNS}{run}/status")
+}
+
+/// The checkpoint that holds a lane.
+pub fn lanes(run: &str, lane: u32) -> String {
+    format!("{RUNS}{run}/lane/{:010}", lane / LANES_PER_KEY)
+}
+
+pub fn worker(worker: &str) -> String {
+    format!("{WORKERS}{worker}")
+}
+
+pub fn beat(worker: &str) -> String {
+    format!("{BEATS}{worker}")
+}
+
+/// All claims of a worker.
+pub fn claims(worker: &str) -> String {
+    format!("{CLAIMS}{worker}/")
+}
+
+/// A claim. Its number is the leader's epoch and a count, so that no key comes twice.
+pub fn claim(worker: &str, epoch: i64, number: u64) -> String {
+    format!("{CLAIMS}{worker}/{epoch:x}-{number:x}")
+}
+
+/// The worker and the name of a claim, from its key.
+pub fn parse_claim(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(CLAIMS)?.rsplit_once('/')
+}
+
+/// A tag's unit; `tag` may have further parts for its scope.
+pub fn tag(tag: &str, unit: u32) -> String {
+    format!("{TAGS}{tag}/{unit}")
+}
+
+/// The tag and its unit, from the key.
+pub fn parse_tag(key: &str) -> Option<(&str, u32)> {
+    let (tag, unit) = key.strip_prefix(TAGS)?.rsplit_once('/')?;
+    Some((tag, unit.parse().ok()?))
+}
+
+/// Results of a claim of a worker, by the claim's name; a claim that is delivered in parts has several.
+pub fn segment(run: &str, worker: &str, claim: &str, part: u32) -> String {
+    format!("{SEGMENTS}{run}/{worker}-{claim}-{part}")
+}
+
+/// Results of a run.
+pub fn segments(run: &str) -> String {
+    format!("{SEGMENTS}{run}/")
+}
+
+/// The run, the worker and the claim's name of a segment, from its key.
+pub fn parse_segment(key: &str) -> Option<(&str, &str, &str)> {
+    let (run, name) = key.strip_prefix(SEGMENTS)?.split_once('/')?;
+    let (name, _part) = name.rsplit_once('-')?;
+    // The claim's name has a dash as well, and the worker's may have more.
+    let (at, _) = name.rmatch_indices('-').nth(1)?;
+    Some((run, &name[..at], &name[at + 1..]))
+}
+
+/// Commands to a worker.
+pub fn commands(worker: &str) -> String {
+    format!("{COMMANDS}{worker}/")
+}
+
+pub fn command(worker: &str, name: &str) -> String {
+    format!("{COMMANDS}{worker}/{name}")
+}
+
+/// The first key behind all that start with a prefix.
+pub fn range_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn keys_are_taken_apart_as_they_were_made() {
+        let claim = super::claim("a-b", 255, 16);
+        assert_eq!(super::parse_claim(&claim), Some(("a-b", "ff-10")));
+        let segment = super::segment("r1", "a-b", "ff-10", 2);
+        assert_eq!(super::parse_segment(&segment), Some(("r1", "a-b", "ff-10")));
+        let tag = super::tag("printer/env/lab", 3);
+        assert_eq!(super::parse_tag(&tag), Some(("printer/env/lab", 3)));
+        assert_eq!(super::range_end("a/"), b"a0");
+    }
+}
