@@ -42,10 +42,24 @@ pub enum Bug {
     ChangeCommitForgotten,
     /// A removed member goes when it has applied that, though others may need its vote to.
     RemovedLeavesAtOnce,
+    /// The test scheduler's worker delivers results whatever became of its claim.
+    LateResultCounted,
+    /// It compares that the claim is the one it was given, but not that it is as it was.
+    ResultComparesCreation,
+    /// A leader of the test scheduler does not look which tags are held when it begins.
+    TagGivenTwice,
+    /// What waits for a case starts when the last task of it has.
+    BarrierCrossed,
+    /// A new leader overlooks claims of workers that are gone.
+    ClaimLostAtLeaderChange,
+    /// A leader that was deposed writes on.
+    LeaderNotCompared,
+    /// A worker's slot is not free again when its task is lost or ends.
+    SlotLeaked,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 24] = [
         Bug::ApplyBeforePersist,
         Bug::AnswerBeforeCommit,
         Bug::ReusedReadContext,
@@ -63,7 +77,19 @@ impl Bug {
         Bug::StrangersIgnored,
         Bug::ChangeCommitForgotten,
         Bug::RemovedLeavesAtOnce,
+        Bug::LateResultCounted,
+        Bug::ResultComparesCreation,
+        Bug::TagGivenTwice,
+        Bug::BarrierCrossed,
+        Bug::ClaimLostAtLeaderChange,
+        Bug::LeaderNotCompared,
+        Bug::SlotLeaked,
     ];
+
+    /// Whether it is in the test scheduler, which is simulated by itself.
+    pub const fn is_of_scheduler(self) -> bool {
+        self as u8 >= Bug::LateResultCounted as u8
+    }
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -84,6 +110,13 @@ impl Bug {
             Bug::StrangersIgnored => "strangers-ignored",
             Bug::ChangeCommitForgotten => "change-commit-forgotten",
             Bug::RemovedLeavesAtOnce => "removed-leaves-at-once",
+            Bug::LateResultCounted => "late-result-counted",
+            Bug::ResultComparesCreation => "result-compares-creation",
+            Bug::TagGivenTwice => "tag-given-twice",
+            Bug::BarrierCrossed => "barrier-crossed",
+            Bug::ClaimLostAtLeaderChange => "claim-lost-at-leader-change",
+            Bug::LeaderNotCompared => "leader-not-compared",
+            Bug::SlotLeaked => "slot-leaked",
         }
     }
 }

@@ -10,6 +10,7 @@ use super::coordinator::{Command, TxnNo};
 use super::keys;
 use super::model::{Claim, Item, Ordinals, Row, Segment, Status};
 use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
+use crate::planted::{self, Bug};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -397,8 +398,14 @@ impl Agent {
         let segment_key = keys::segment(&held.run, &self.name, name, held.parts);
         held.parts += 1;
         let segment = Segment { claim: held.fence, rows };
+        let mut unchanged = vec![Compare::ChangedAt(key.to_string(), held.mod_revision)];
+        if planted::has(Bug::ResultComparesCreation) {
+            unchanged = vec![Compare::CreatedAt(key.to_string(), held.fence)];
+        } else if planted::has(Bug::LateResultCounted) {
+            unchanged.clear();
+        }
         let mut body = Txn {
-            compares: vec![Compare::ChangedAt(key.to_string(), held.mod_revision)],
+            compares: unchanged,
             then: vec![Op::put(segment_key.clone(), &segment)],
             otherwise: vec![Op::Get(segment_key), Op::Get(key.to_string())],
         };

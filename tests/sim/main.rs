@@ -40,7 +40,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const TWICE_EVERY: u64 = 100;
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
+    #[cfg_attr(not(feature = "planted-bugs"), expect(unused_mut, reason = "set by planted bugs"))]
+    let mut options = match Options::parse(std::env::args().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => return ExitCode::SUCCESS,
         Err(text) => {
@@ -55,9 +56,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
         #[cfg(feature = "planted-bugs")]
-        if let Err(text) = qualify::plant(options.bug.as_deref()) {
-            println!("{text}");
-            return ExitCode::FAILURE;
+        match qualify::plant(options.bug.as_deref()) {
+            Ok(is_of_scheduler) => options.scheduler |= is_of_scheduler,
+            Err(text) => {
+                println!("{text}");
+                return ExitCode::FAILURE;
+            }
         }
     }
     if let Some(seed) = options.seed {

@@ -9,13 +9,13 @@ use std::time::Instant;
 /// A planted bug must be found within so many seeds.
 const QUALIFYING_SEEDS: u64 = 5000;
 
-/// Switches the named bug on.
-pub fn plant(name: Option<&str>) -> Result<(), String> {
-    let Some(name) = name else { return Ok(()) };
+/// Switches the named bug on; whether it is one of the test scheduler.
+pub fn plant(name: Option<&str>) -> Result<bool, String> {
+    let Some(name) = name else { return Ok(false) };
     match Bug::ALL.into_iter().find(|bug| bug.name() == name) {
         Some(bug) => {
             switch(Some(bug));
-            Ok(())
+            Ok(bug.is_of_scheduler())
         }
         None => {
             let names: Vec<_> = Bug::ALL.into_iter().map(Bug::name).collect();
@@ -31,7 +31,8 @@ pub fn all(options: &Options) -> ExitCode {
     for bug in Bug::ALL {
         switch(Some(bug));
         let started = Instant::now();
-        let result = many(&Options { seeds: QUALIFYING_SEEDS, ..options.clone() });
+        let scheduler = bug.is_of_scheduler();
+        let result = many(&Options { seeds: QUALIFYING_SEEDS, scheduler, ..options.clone() });
         let took = started.elapsed().as_secs_f64();
         match result {
             Err((seed, violation)) => {

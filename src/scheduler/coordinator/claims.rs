@@ -1,6 +1,7 @@
 //! Giving tasks out and taking them back: claims, reclaims of lost workers, tags, deadlines.
 
 use super::{Claim, Command, Coordinator, Request, Sent, TagHold, Timer};
+use crate::planted::{self, Bug};
 use crate::scheduler::keys;
 use crate::scheduler::model::{self, Item, Row, Segment, Status};
 use crate::scheduler::planner::{Assignment, LaneId, Tags};
@@ -64,7 +65,9 @@ impl Coordinator {
         };
         for (tag, unit) in &made.tags {
             let tag_key = keys::tag(tag, *unit);
-            txn.compares.push(Compare::Absent(tag_key.clone()));
+            if !planted::has(Bug::TagGivenTwice) {
+                txn.compares.push(Compare::Absent(tag_key.clone()));
+            }
             txn.then.push(Op::put(tag_key, &hold));
         }
         self.timers.insert((deadline + self.settings.grace, Timer::Claim(key.clone())));

@@ -1,6 +1,7 @@
 //! A new leader: builds itself from what the store holds at one revision.
 
 use super::{Coordinator, Settings, Timer};
+use crate::planted::{self, Bug};
 use crate::scheduler::keys;
 use crate::scheduler::planner::Planner;
 use crate::scheduler::store::Kv;
@@ -53,9 +54,12 @@ impl Coordinator {
             }
         }
         for kv in below(keys::CLAIMS) {
+            if planted::has(Bug::ClaimLostAtLeaderChange) && !new.is_claimer_there(kv) {
+                continue;
+            }
             new.restore_claim(kv);
         }
-        for kv in below(keys::TAGS) {
+        for kv in below(keys::TAGS).filter(|_| !planted::has(Bug::TagGivenTwice)) {
             new.tag_held(now, kv);
         }
         for (run, number) in started {

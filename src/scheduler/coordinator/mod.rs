@@ -18,6 +18,7 @@ pub use runs::{Definitions, LanePack};
 use super::model::{Item, Status, Totals};
 use super::planner::{ClaimNo, Planner, RunNo, WorkerNo};
 use super::store::{Commit, Compare, Kv, Outcome, Txn};
+use crate::planted::{self, Bug};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -279,7 +280,9 @@ impl Coordinator {
     /// Sends a transaction of the leader, which fails when another leads.
     fn send(&mut self, sent: Sent, mut txn: Txn) {
         let (key, revision) = self.leader.clone();
-        txn.compares.insert(0, Compare::ChangedAt(key.clone(), revision));
+        if !planted::has(Bug::LeaderNotCompared) {
+            txn.compares.insert(0, Compare::ChangedAt(key.clone(), revision));
+        }
         txn.otherwise.insert(0, super::store::Op::Get(key));
         self.next_txn += 1;
         self.sent.insert(self.next_txn, sent);

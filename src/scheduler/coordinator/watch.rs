@@ -193,6 +193,13 @@ impl Coordinator {
         }
     }
 
+    /// Whether the worker of a claim is registered as it was when it got it.
+    pub(super) fn is_claimer_there(&self, kv: &Kv) -> bool {
+        let worker = keys::parse_claim(&kv.key).and_then(|(worker, _)| self.workers.get(worker));
+        let value = parse::<model::Claim>(kv);
+        worker.zip(value).is_some_and(|(worker, value)| worker.registration == value.registration)
+    }
+
     /// A claim that was out when this one began to lead.
     pub(super) fn restore_claim(&mut self, kv: &Kv) {
         let Some((worker, _)) = keys::parse_claim(&kv.key) else { return };

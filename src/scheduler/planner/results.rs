@@ -3,6 +3,7 @@
 
 use super::lane::{Place, Verdict};
 use super::{CaseNo, ClaimNo, LaneId, Note, OpenClaim, Planner, Run, RunNo, RunState, Timer};
+use crate::planted::{self, Bug};
 use crate::scheduler::model::{Item, Ordinals, Row, Scope, Status};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -108,7 +109,9 @@ impl Planner {
             };
             lane.open -= count;
             let (slots, locks) = (lane.plan.slots, lane.locks.clone());
-            self.workers.take_back(open.worker, slots, count, *estimate);
+            if !planted::has(Bug::SlotLeaked) {
+                self.workers.take_back(open.worker, slots, count, *estimate);
+            }
             for lock in locks {
                 let lock = self.locks.get_mut(lock);
                 if !lock.is_tag() {
@@ -197,7 +200,8 @@ impl Planner {
     /// Sees whether a lane has ended, and puts it where it belongs.
     fn after(&mut self, now: u64, id: LaneId) {
         let Some(lane) = self.lane(id) else { return };
-        if lane.has_ended() && lane.open == 0 {
+        let is_crossed = planted::has(Bug::BarrierCrossed) && lane.claimable() == 0;
+        if lane.has_ended() && lane.open == 0 || is_crossed {
             self.lane_ended(now, id);
         } else {
             self.place(now, id);

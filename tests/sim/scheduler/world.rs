@@ -11,6 +11,7 @@ use quoin::scheduler::keys;
 use quoin::scheduler::model::{Row, Status};
 use quoin::scheduler::store::{Commit, Compare, Kv, Op, Outcome, Txn};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const LEADER_TTL: u64 = 2_000;
 const WORKER_TTL: u64 = 5_000;
@@ -85,6 +86,8 @@ struct Worker {
     agent: Option<Agent>,
     watched: i64,
     running: BTreeMap<Task, (u32, Status, u64)>,
+    /// Of each claim that it was given.
+    runs: BTreeMap<Arc<str>, String>,
     fenced_at: Option<u64>,
     was_paused: bool,
 }
@@ -100,6 +103,9 @@ pub struct World {
     leaders: Vec<Leader>,
     workers: Vec<Worker>,
     paused: BTreeMap<Proc, u64>,
+    /// The next time that each process is woken.
+    wakes: BTreeMap<Proc, (u64, u64)>,
+    broken: Option<String>,
     load: Load,
     checked: usize,
     capacity: u32,
@@ -127,6 +133,8 @@ impl World {
             leaders: Vec::new(),
             workers: Vec::new(),
             paused: BTreeMap::new(),
+            wakes: BTreeMap::new(),
+            broken: None,
             load: Load::new(seed),
             checked: 0,
             capacity,
@@ -151,6 +159,7 @@ impl World {
                 agent: None,
                 watched: 0,
                 running: BTreeMap::new(),
+                runs: BTreeMap::new(),
                 fenced_at: None,
                 was_paused: false,
             });
@@ -186,6 +195,9 @@ impl World {
             }
             self.happen(event);
             self.check()?;
+            if let Some(text) = self.broken.take() {
+                return Err(text);
+            }
             if !self.is_stormy() && self.load.is_done() && self.is_calm() {
                 return Ok(());
             }
@@ -551,9 +563,7 @@ impl World {
                         }
                     }
                 }
-                if let Some(timer) = timer {
-                    self.after(timer.saturating_sub(now).max(1), Event::Wake { who, life });
-                }
+                self.wake_at(who, life, timer);
             }
             Proc::Worker(place) => {
                 let Some(agent) = &mut self.workers[place].agent else { return };
@@ -564,9 +574,7 @@ impl World {
                 for request in requests {
                     self.worker_request(place, request);
                 }
-                if let Some(timer) = timer {
-                    self.after(timer.saturating_sub(now).max(1), Event::Wake { who, life });
-                }
+                self.wake_at(who, life, timer);
                 if is_fenced {
                     let worker = &mut self.workers[place];
                     let since = *worker.fenced_at.get_or_insert(now);
@@ -583,13 +591,39 @@ impl World {
         }
     }
 
+    /// That nothing runs beside what excludes it, and no more than there are slots. A worker that was
+    /// paused cannot know that others took its place: the fence tells the system under test.
+    fn check_start(&mut self, place: usize, run: &str, lane: u32) {
+        let tags = &self.ledger.runs[run].plan.lanes[lane as usize].tags;
+        for (other, worker) in self.workers.iter().enumerate() {
+            if worker.was_paused || self.workers[place].was_paused {
+                continue;
+            }
+            for task in worker.running.keys() {
+                let Some(run) = &worker.runs.get(&task.claim) else { continue };
+                let held = &self.ledger.runs[*run].plan.lanes[task.lane as usize].tags;
+                if let Some(tag) = held.iter().find(|tag| tags.contains(tag)) {
+                    let text = format!("{tag} is used by w{place} beside {task:?} of w{other}");
+                    self.broken.get_or_insert(text);
+                }
+            }
+        }
+        let running = self.workers[place].running.len() as u32;
+        if running >= self.capacity {
+            let text = format!("w{place} runs {running} and starts one more");
+            self.broken.get_or_insert(text);
+        }
+    }
+
     fn worker_request(&mut self, place: usize, request: agent::Request) {
         let life = self.workers[place].life;
         match request {
             agent::Request::Try(no, txn) => self.send(Proc::Worker(place), no, txn),
             agent::Request::Start { task, run, attempt, .. } => {
                 let (duration, status) = self.load.draw(&run, task.lane);
+                self.check_start(place, &run, task.lane);
                 let worker = &mut self.workers[place];
+                worker.runs.insert(task.claim.clone(), run.to_string());
                 worker.running.insert(task.clone(), (attempt, status, self.now));
                 self.after(duration, Event::TaskEnds { worker: place, life, task });
             }
@@ -600,6 +634,16 @@ impl World {
                 }
             }
         }
+    }
+
+    fn wake_at(&mut self, who: Proc, life: u64, timer: Option<u64>) {
+        let Some(at) = timer.map(|timer| timer.max(self.now + 1)) else { return };
+        let known = self.wakes.get(&who).copied();
+        if known.is_some_and(|(known, of)| of == life && known > self.now && known <= at) {
+            return;
+        }
+        self.wakes.insert(who, (at, life));
+        self.after(at - self.now, Event::Wake { who, life });
     }
 
     fn send(&mut self, from: Proc, no: TxnNo, txn: Txn) {
@@ -635,6 +679,9 @@ impl World {
             let long = self.random.skewed(100, 20_000);
             self.say(|| format!("{who:?} is paused for {long} ms"));
             self.paused.insert(who, self.now + long);
+            if let Proc::Worker(place) = who {
+                self.workers[place].was_paused = true;
+            }
         } else {
             self.crashes += 1;
             self.say(|| format!("{who:?} crashes"));
