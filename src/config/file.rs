@@ -90,9 +90,6 @@ fn add(
             }
             continue;
         }
-        if files::REFUSED.contains(&key.as_str()) && value != Value::List(Vec::new()) {
-            return Err(at(line, &format!("{key} is not offered by this version")));
-        }
         let Some(flag) = files::find(&key) else {
             file.unknown.push(key);
             continue;

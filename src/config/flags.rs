@@ -6,7 +6,7 @@
 //! the exit codes.
 
 use crate::config::error::{ConfigError, Notice};
-use crate::config::table::{FLAGS, Flag, Kind, Role, all_gates, find, is_open};
+use crate::config::table::{FLAGS, Flag, Kind, Role, all_gates, files, find, is_open};
 use crate::config::url::MemberUrl;
 use crate::config::value;
 use std::collections::BTreeMap;
@@ -98,6 +98,27 @@ impl Flags {
             .filter(|path| !path.is_empty())
     }
 
+    /// Takes over what etcd has no word for, from a command line and variables, where these flags
+    /// do not say it. A file that was written for etcd cannot.
+    ///
+    /// # Errors
+    /// Those of [`Flags::add_environment`].
+    pub(super) fn add_own(
+        &mut self,
+        mut others: Self,
+        environment: Vec<(OsString, OsString)>,
+    ) -> Result<Vec<Notice>, ConfigError> {
+        others.given.retain(|name, _| files::OURS.contains(name));
+        let ours: Vec<OsString> =
+            files::OURS.iter().filter_map(|name| Some(find(name)?.variable().into())).collect();
+        let environment = environment.into_iter().filter(|(name, _)| ours.contains(name));
+        let notices = others.add_environment(environment)?;
+        for (name, value) in others.given {
+            self.given.entry(name).or_insert(value);
+        }
+        Ok(notices)
+    }
+
     /// Adds what variables set. `environment` may hold others; those are left alone.
     pub(super) fn add_environment(
         &mut self,
@@ -171,7 +192,7 @@ impl Flags {
     pub(super) fn text(&self, name: &str) -> &str {
         match self.given.get(name) {
             Some(text) => text,
-            None => find(name).map_or("", |flag| flag.default),
+            None => files::named(name).map_or("", |flag| flag.default),
         }
     }
 

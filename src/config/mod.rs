@@ -222,8 +222,9 @@ pub fn read_as(
     };
     let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
     if let Some(path) = flags.config_file(&environment) {
-        let file = file::read(&path)?;
+        let mut file = file::read(&path)?;
         let mut notices = file.notices(path);
+        notices.extend(file.flags.add_own(flags, environment)?);
         let config = validate::config(&file.flags, &mut notices)?;
         return Ok(Invocation::Start(Box::new(config), notices));
     }

@@ -73,8 +73,7 @@ pub(super) enum Group {
 
 impl Flag {
     pub(super) fn variable(&self) -> String {
-        let is_ours = ["engine", "range-memory-bytes"].contains(&self.name);
-        let prefix = if is_ours { "QUOIN" } else { "ETCD" };
+        let prefix = if files::OURS.contains(&self.name) { "QUOIN" } else { "ETCD" };
         format!("{prefix}_{}", self.name.to_ascii_uppercase().replace('-', "_"))
     }
 
@@ -236,7 +235,7 @@ pub(super) static FLAGS: &[Flag] = &{
             Name of this member, different from the names of all others."),
         effective("config-file", Text, "", Member, "path", "\
             File with all that flags say otherwise, in YAML or JSON: see docs/operations.md. All \
-            other flags and variables are ignored with it."),
+            other flags and variables are ignored with it, but for those that etcd does not have."),
         effective("data-dir", Text, "", Member, "path", "\
             Folder for all that this member stores; <name>.etcd if not given. It is created with \
             mode 0700. Once it holds a member, the --initial-* flags are ignored."),

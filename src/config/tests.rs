@@ -654,6 +654,39 @@ fn what_no_listener_can_have_is_refused_as_it_is_by_one() {
     }
 }
 
+#[test]
+fn a_file_says_more_of_clients_than_flags_can() {
+    let text =
+        "client-transport-security: {allowed-cn: [a, b], skip-client-san-verification: true}";
+    let tls = of_file(text).unwrap().0.tls;
+    let names = vec!["a".to_owned(), "b".to_owned()];
+    assert_eq!((tls.client.allowed_cns, tls.client.skips_origin), (names, true));
+    assert_eq!(tls.peer, TlsSide::default());
+}
+
+#[test]
+fn what_etcd_has_no_word_for_counts_beside_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("etcd.conf");
+    let path = path.to_str().unwrap();
+    let flag = format!("--config-file={path}");
+    let memory = ("QUOIN_ENGINE", "memory");
+    std::fs::write(path, "name: a").unwrap();
+    let (config, notices) = start_in(&[&flag], &[memory, ("ETCD_NAME", "b")]).unwrap();
+    assert_eq!((config.name.as_str(), config.engine), ("a", Engine::Memory));
+    let used = "recognized and used environment variable";
+    let fields = &[("variable-name", "QUOIN_ENGINE"), ("variable-value", "memory")];
+    assert!(has(&notices, LogLevel::Info, used, fields), "{notices:?}");
+    let (config, _) = start_in(&[&flag, "--engine=memory", "--name=b"], &[]).unwrap();
+    assert_eq!((config.name.as_str(), config.engine), ("a", Engine::Memory));
+    let error = start_in(&[&flag, "--engine=memory"], &[memory]).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::ShadowedVariable("QUOIN_ENGINE".into()));
+    // The file goes before.
+    std::fs::write(path, "range-memory-bytes: 1000000").unwrap();
+    let (config, _) = start_in(&[&flag, "--range-memory-bytes=2000000"], &[]).unwrap();
+    assert_eq!(config.range_memory_bytes, 1_000_000);
+}
+
 /// What a file with this text comes to.
 fn of_file(text: &str) -> Result<(Config, Vec<Notice>), ConfigError> {
     let folder = tempfile::tempdir().unwrap();
@@ -762,10 +795,6 @@ fn a_fault_in_a_file_is_named_with_file_line_and_key() {
              switch, not a list",
         ),
         ("peer-transport-security: x", "line 1: peer-transport-security must have keys of its own"),
-        (
-            "client-transport-security:\n  allowed-cn: [a]",
-            "line 2: client-transport-security.allowed-cn is not offered by this version",
-        ),
         ("[1]", "line 1: it must have keys and values"),
         (
             "discovery-config: {client: {auth: {password: 5}}}",
@@ -788,13 +817,17 @@ fn a_fault_in_a_file_is_named_with_file_line_and_key() {
 #[test]
 fn every_key_of_a_file_is_a_flag() {
     for (key, name) in table::files::KEYS {
-        assert!(table::find(name).is_some(), "{name}");
+        assert!(table::files::named(name).is_some(), "{name}");
         assert_eq!(table::files::find(key).map(|flag| flag.name), Some(name));
         let (group, _) = key.rsplit_once('.').unwrap();
         assert!(table::files::GROUPS.contains(&group), "{group}");
         assert!(table::files::find(name).is_none(), "{name} has one place");
     }
     for name in table::files::NOT_IN_FILES.iter().chain(&table::files::LISTS) {
-        assert!(table::find(name).is_some(), "{name}");
+        assert!(table::files::named(name).is_some(), "{name}");
+    }
+    for flag in &table::files::ONLY_IN_FILES {
+        let error = start(&[&format!("--{}=true", flag.name)]).unwrap_err();
+        assert_eq!((error.exit_code, table::find(flag.name).is_none()), (2, true));
     }
 }

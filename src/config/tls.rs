@@ -56,12 +56,14 @@ impl TlsSide {
 pub(super) fn read(flags: &Flags) -> TlsConfig {
     TlsConfig {
         client: TlsSide {
+            allowed_cns: list(flags, "client-cert-allowed-cn"),
             allowed_hostnames: list(flags, "client-cert-allowed-hostname"),
             auto: flags.switch("auto-tls"),
             client_cert_auth: flags.switch("client-cert-auth"),
             crl_file: file(flags, "client-crl-file"),
             client_cert_file: file(flags, "client-cert-file"),
             client_key_file: file(flags, "client-key-file"),
+            skips_origin: flags.switch("client-skip-client-san-verification"),
             ..side(flags, "")
         },
         peer: TlsSide {

@@ -22,9 +22,9 @@ type Checked = Result<(), RequestError>;
 /// Who asks. The default is nobody: refused wherever auth matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Caller<'a> {
-    /// Empty: nobody.
+    /// Empty: nobody, or somebody without a name.
     pub user: &'a str,
-    /// The auth revision that vouches for the user.
+    /// The auth revision that vouches for the user; 0 for nobody.
     pub revision: u64,
 }
 
@@ -154,9 +154,7 @@ impl AuthState {
     }
 
     fn current_grants(&self, caller: Caller<'_>) -> Result<&Grants, RequestError> {
-        if caller.revision == 0 || caller.user.is_empty() {
-            return Err(RequestError::UserEmpty);
-        }
+        self.check_user(caller)?;
         if caller.revision < self.revision() {
             return Err(RequestError::AuthOldRevision);
         }
@@ -168,19 +166,22 @@ impl AuthState {
     /// # Errors
     /// `UserEmpty` or `PermissionDenied`.
     pub fn check_admin(&self, caller: Caller<'_>) -> Checked {
-        self.check_user(caller)?;
+        if self.is_enabled() && caller.user.is_empty() {
+            return Err(RequestError::UserEmpty);
+        }
         match !self.is_enabled() || self.grants(caller.user).is_some_and(|grants| grants.is_root) {
             true => Ok(()),
             false => Err(RequestError::PermissionDenied),
         }
     }
 
-    /// Checks that there is a caller: for what every user may do.
+    /// Checks that there is a caller: for what every user may do. A caller without a name has shown
+    /// a certificate that has none.
     ///
     /// # Errors
     /// `UserEmpty`.
     pub fn check_user(&self, caller: Caller<'_>) -> Checked {
-        match self.is_enabled() && caller.user.is_empty() {
+        match self.is_enabled() && caller.revision == 0 {
             true => Err(RequestError::UserEmpty),
             false => Ok(()),
         }

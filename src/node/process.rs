@@ -1,4 +1,5 @@
-//! What a node asks of the operating system about its own process: signals, and memory that stays.
+//! What a node asks of the operating system about its own process: signals, memory that stays, and
+//! as many open files as it may have.
 
 use super::start::Exit;
 use crate::error::Fatal;
@@ -8,6 +9,18 @@ pub(super) fn lock_memory() -> Result<(), Fatal> {
     use rustix::mm::{MlockAllFlags, mlockall};
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
         .map_err(|e| Fatal::with("lock memory, as --memory-mlock asks for", e))
+}
+
+/// Takes all open files that the process may have: each connection is one. The lower limit that
+/// shells and supervisors set is for programs that cannot count beyond 1024, and etcd raises it too.
+pub(super) fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+    {
+        tracing::warn!(%error, "failed to raise the limit of open files");
+    }
 }
 
 /// SIGTERM and SIGINT.

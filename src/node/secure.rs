@@ -6,6 +6,7 @@ use crate::server::listener::{Gate, Security};
 use crate::tls::{
     Allowed, DialOptions, Dialer, ServerOptions, ServerTls, Suites, TlsError, Version, self_signed,
 };
+use std::path::PathBuf;
 
 /// What was read for TLS at the start. A side without certificates has none.
 pub(super) struct Secure {
@@ -45,14 +46,14 @@ impl Secure {
                 .map_err(|error| Fatal::new(format!("set up {name} TLS: {error}")))
         };
         let metrics = match config.listen_metrics_urls.iter().any(MemberUrl::is_tls) {
-            true => open(&client, true, "metrics")?,
+            true => open(&client, !client.skips_origin, "metrics")?,
             false => None,
         };
         let opened = open(&client, false, "client")?;
+        let opened_peer = open(&peer, !peer.skips_origin, "peer")?;
         let dialer = Dialer::new(dial_options(&peer, &suites))
             .map_err(|error| Fatal::new(format!("set up peer TLS: {error}")))?;
-        let peer = open(&peer, !peer.skips_origin, "peer")?;
-        Ok(Self { client: opened, metrics, peer, dialer })
+        Ok(Self { client: opened, metrics, peer: opened_peer, dialer })
     }
 
     /// For a client URL; one that another URL shares with the other scheme speaks both.
@@ -185,9 +186,6 @@ fn log_start(name: &str, side: &TlsSide, tls: &TlsConfig) {
     if side.is_empty() {
         return;
     }
-    let shown = |path: &Option<std::path::PathBuf>| {
-        path.as_ref().map_or(String::new(), |path| path.display().to_string())
-    };
     let info = format!(
         "cert = {}, key = {}, client-cert={}, client-key={}, trusted-ca = {}, \
          client-cert-auth = {}, crl-file = {}",
@@ -212,9 +210,6 @@ fn open(
         (None, None) => return Ok(None),
         (Some(cert), Some(key)) => (cert.clone(), key.clone()),
         (cert, key) => {
-            let shown = |path: &Option<std::path::PathBuf>| {
-                path.as_ref().map_or(String::new(), |path| path.display().to_string())
-            };
             return Err(TlsError::new(format!(
                 "KeyFile and CertFile must both be present[key: {}, cert: {}]",
                 shown(key),
@@ -222,6 +217,7 @@ fn open(
             )));
         }
     };
+    check_for_dialling(side, suites)?;
     let allowed = allowed(side)?;
     ServerTls::open(ServerOptions {
         cert_file,
@@ -236,16 +232,48 @@ fn open(
     .map(Some)
 }
 
+/// What is shown to servers in the place of the first certificate must be in order too, also where
+/// nobody is dialled.
+fn check_for_dialling(side: &TlsSide, suites: &Suites) -> Result<(), TlsError> {
+    let (cert, key) = (&side.client_cert_file, &side.client_key_file);
+    if cert.is_some() != key.is_some() {
+        return Err(TlsError::new(format!(
+            "ClientKeyFile and ClientCertFile must both be present or both absent: key: {}, cert: {}]",
+            shown(key),
+            shown(cert)
+        )));
+    }
+    Dialer::new(DialOptions {
+        cert_file: cert.clone(),
+        key_file: key.clone(),
+        skips_verification: true,
+        suites: suites.clone(),
+        ..DialOptions::default()
+    })
+    .map(drop)
+}
+
+fn shown(path: &Option<PathBuf>) -> String {
+    path.as_ref().map_or(String::new(), |path| path.display().to_string())
+}
+
 fn allowed(side: &TlsSide) -> Result<Allowed, TlsError> {
     match (side.allowed_cns.is_empty(), side.allowed_hostnames.is_empty()) {
         (true, true) => Ok(Allowed::Anybody),
         (false, true) => Ok(Allowed::CommonNames(side.allowed_cns.clone())),
         (true, false) => Ok(Allowed::Hosts(side.allowed_hostnames.clone())),
         (false, false) => Err(TlsError::new(format!(
-            "AllowedCNs and AllowedHostnames are mutually exclusive (cns={:?}, hostnames={:?})",
-            side.allowed_cns, side.allowed_hostnames
+            "AllowedCNs and AllowedHostnames are mutually exclusive (cns={}, hostnames={})",
+            quoted(&side.allowed_cns),
+            quoted(&side.allowed_hostnames)
         ))),
     }
+}
+
+/// As Go prints a list.
+fn quoted(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    format!("[{}]", names.join(" "))
 }
 
 /// A member shows its server's certificate to others unless it has another one for that.

@@ -5,7 +5,7 @@ use super::corruption::Checks;
 use super::folder::Folder;
 use super::open::{Opened, open_state};
 use super::parts::{connection_limits, driver_parts, limits, peers_of, settings};
-use super::process::{Signals, lock_memory};
+use super::process::{Signals, lock_memory, raise_open_files};
 use super::publish::publish;
 use super::secure::{Secure, Speaks};
 use super::sockets::{Bound, bind_all};
@@ -58,6 +58,7 @@ pub enum Exit {
 /// Whatever makes starting or going on impossible.
 pub async fn run(config: Config) -> Result<Exit, Fatal> {
     let mut signals = Signals::install()?;
+    raise_open_files();
     if config.memory_mlock {
         lock_memory()?;
     }

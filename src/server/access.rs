@@ -25,11 +25,12 @@ pub enum Credentials {
     Off,
     /// A token, if one was sent.
     Sent(Option<Arc<str>>),
-    /// No token, but a certificate that says who it is.
+    /// No token, but a certificate that may say who it is.
     Named(CommonName),
 }
 
-/// The user's name in the certificate of a client, where certificates name users. It comes with a
+/// The user's name in the certificate of a client, where certificates name users; empty if there is
+/// none in it. It comes with a
 /// request from the connection, never from what the client sends.
 #[derive(Clone, Debug)]
 pub struct CommonName(pub Arc<str>);

@@ -180,7 +180,8 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
         if self.traffic == Traffic::Grpc {
             return Box::pin(ready(Ok(pages::only_grpc().map(Body::new))));
         }
-        let (web, is_tls, is_named) = (self.web.clone(), self.is_tls, self.name.is_some());
+        let is_named = self.name.as_ref().is_some_and(|CommonName(name)| !name.is_empty());
+        let (web, is_tls) = (self.web.clone(), self.is_tls);
         Box::pin(
             async move { web.serve(request.map(axum::body::Body::new), is_tls, is_named).await },
         )

@@ -107,7 +107,7 @@ pub struct ServerTls {
 /// A connection whose handshake is done.
 pub struct Accepted<S> {
     pub stream: TlsStream<S>,
-    /// The common name of the client's certificate, if it showed one that has any.
+    /// The common name of the client's certificate, if it showed one; empty if that has none.
     pub common_name: Option<String>,
 }
 
@@ -199,10 +199,7 @@ impl ServerTls {
             revoked => revoked,
         };
         match checked {
-            Ok(()) => {
-                let common_name = Some(certificate.common_name).filter(|name| !name.is_empty());
-                Ok(Accepted { stream, common_name })
-            }
+            Ok(()) => Ok(Accepted { stream, common_name: Some(certificate.common_name) }),
             Err(text) => {
                 let certificate = Some(certificate);
                 Err(Refused { server_name, certificate, ..Refused::new(text) })
@@ -281,4 +278,58 @@ fn check_revoked(chain: &[CertificateDer<'_>], revoked: &[Vec<u8>]) -> Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::self_signed;
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    #[tokio::test]
+    async fn no_more_handshakes_than_the_bound_are_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = self_signed(folder.path(), &["localhost"], 1).unwrap();
+        let tls = ServerTls::open(ServerOptions {
+            cert_file: made.cert_file,
+            key_file: made.key_file,
+            trusted_ca_file: None,
+            crl_file: None,
+            demands_certificate: false,
+            allowed: Allowed::Anybody,
+            checks_origin: false,
+            suites: Suites::default(),
+        })
+        .unwrap();
+        let mut clients = Vec::new();
+        let mut accepting = tokio::task::JoinSet::new();
+        let mut connect = || {
+            let (client, server) = duplex(1024);
+            clients.push(client);
+            server
+        };
+        for _ in 0..HANDSHAKES_MAX {
+            accepting.spawn(tls.clone().accept(connect(), None));
+        }
+        while tls.inner.handshakes.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        // One more is told to go, at once and without a byte.
+        let Err(refused) = tls.clone().accept(connect(), None).await else {
+            panic!("there was no place for it");
+        };
+        assert_eq!(refused.text, "too many handshakes are under way");
+        let mut last = clients.pop().unwrap();
+        assert_eq!(last.read(&mut [0; 16]).await.unwrap(), 0, "its connection is closed");
+        // Somebody leaves, and there is a place.
+        drop(clients.pop());
+        let left = accepting.join_next().await.unwrap().unwrap();
+        assert_eq!(left.err().map(|refused| refused.text).as_deref(), Some("EOF"));
+        let (_client, server) = duplex(1024);
+        let next = tokio::spawn(tls.clone().accept(server, None));
+        while tls.inner.handshakes.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!next.is_finished(), "it waits for its client");
+    }
 }

@@ -1,7 +1,8 @@
-# Sourced by scripts/compat: the steps of scenario.json, done by each client on each server.
+# Sourced by scripts/compat: the steps of a scenario, done by each client on each server.
 #
-# It expects what scripts/compat has prepared: `root`, `cache`, `work`, `endpoints`, `servers`,
-# `failures`, `skipped`, `say`, start_cluster and stop_cluster. A client writes one line for each
+# scenario.json and tls.json hold the steps; a scenario is named after its file. It expects what
+# scripts/compat has prepared: `root`, `cache`, `work`, `endpoints`, `servers`,
+# `failures`, `skipped`, `say`, retry, start_cluster and stop_cluster. A client writes one line for each
 # step; the lines of one client must be the same for all servers.
 # shellcheck shell=bash disable=SC2154
 
@@ -27,7 +28,8 @@ prepare_scenario() {
 prepare_go() {
     if ! command -v go >/dev/null; then
         skipped+=("the scenario with Go's clientv3: Go is not installed")
-    elif (cd "$root/tests/compat/go" && CGO_ENABLED=0 go build -trimpath -o "$cache/compat/go-scenario" .)
+    elif (cd "$root/tests/compat/go" && retry go mod download &&
+        CGO_ENABLED=0 go build -trimpath -o "$cache/compat/go-scenario" .)
     then
         scenario_clients+=(clientv3)
     else
@@ -60,7 +62,7 @@ prepare_node() {
     if ! cmp -s "$from/package-lock.json" "$to/installed-lock.json"; then
         say "installing Node's etcd3"
         cp "$from/package.json" "$from/package-lock.json" "$to/"
-        if ! (cd "$to" && npm ci --ignore-scripts --no-fund --no-audit >npm.log 2>&1); then
+        if ! (cd "$to" && retry npm ci --ignore-scripts --no-fund --no-audit >npm.log 2>&1); then
             tail -n 5 "$to/npm.log"
             failures+=("Node is there, but its etcd3 could not be installed")
             return
@@ -85,18 +87,12 @@ scenario_command() {
 
 # run_scenario SERVER: all clients, one after the other
 run_scenario() {
-    local server=$1 client command
+    local server=$1 client
     [ ${#scenario_clients[@]} -gt 0 ] || return 0
     # No member is added before the others have been connected for five seconds.
     until [ $((SECONDS - started)) -ge 7 ]; do sleep 0.2; done
     for client in "${scenario_clients[@]}"; do
-        mapfile -t command < <(scenario_command "$client")
-        say "$server: the scenario with $client"
-        if ! TMPDIR=$work timeout 240 "${command[@]}" "$root/tests/compat/scenario.json" \
-            "$endpoints" >"$work/$server.$client.steps" 2>"$work/$server.$client.errors"
-        then
-            tail -n 5 "$work/$server.$client.errors"
-            failures+=("$server: the scenario with $client broke off")
+        if ! run_client "$server" "$client" scenario "$endpoints"; then
             # What it left half done must not be the next one's.
             stop_cluster
             start_cluster "$server" || return 1
@@ -104,24 +100,51 @@ run_scenario() {
     done
 }
 
-# compare_scenario: one table of all clients, and one of the steps that differ
+# run_steps SERVER SCENARIO ENDPOINTS CA CERT KEY: all clients; it ends where one breaks off
+run_steps() {
+    local server=$1 client
+    shift
+    for client in "${scenario_clients[@]}"; do
+        run_client "$server" "$client" "$@" || return 1
+    done
+}
+
+# run_client SERVER CLIENT SCENARIO ARGUMENT...: one line a step into SERVER.CLIENT.SCENARIO
+run_client() {
+    local server=$1 client=$2 scenario=$3 command
+    shift 3
+    mapfile -t command < <(scenario_command "$client")
+    say "$server: $scenario.json with $client"
+    # Authorities of the machine would take the place of those that a client is given.
+    if ! env -u REQUESTS_CA_BUNDLE -u CURL_CA_BUNDLE TMPDIR="$work" \
+        timeout 240 "${command[@]}" "$root/tests/compat/$scenario.json" "$@" \
+        >"$work/$server.$client.$scenario" 2>"$work/$server.$client.$scenario.errors"
+    then
+        tail -n 5 "$work/$server.$client.$scenario.errors"
+        failures+=("$server: $scenario.json with $client broke off")
+        return 1
+    fi
+}
+
+# compare_scenario SCENARIO: one table of all clients, and one of the steps that differ
 compare_scenario() {
-    local server client cell steps
+    local scenario=$1 server client cell steps
     local differing=$work/differing
+    say "$scenario.json against each server:"
     : >"$differing"
     printf 'compat: %-12s %6s %8s' client steps skipped
     for server in $servers; do [ "$server" = etcd ] || printf ' %14s' "$server"; done
     echo
     for client in "${scenario_clients[@]}"; do
-        steps=$work/etcd.$client.steps
+        steps=$work/etcd.$client.$scenario
         printf 'compat: %-12s %6d %8d' "$client" "$(wc -l <"$steps")" "$(grep -c ': SKIPPED' "$steps")"
         for server in $servers; do
             [ "$server" != etcd ] || continue
             cell=equal
-            if ! cmp -s "$steps" "$work/$server.$client.steps"; then
+            if ! cmp -s "$steps" "$work/$server.$client.$scenario"; then
                 cell=$(differing_steps "$client" "$server" | tee -a "$differing" | grep -c "^$client ")
                 cell="$cell differ"
-                failures+=("$server: the scenario with $client differs from etcd's")
+                failures+=("$server: $scenario.json with $client differs from etcd's")
             fi
             printf ' %14s' "$cell"
         done
@@ -129,19 +152,16 @@ compare_scenario() {
     done
     [ ! -s "$differing" ] || cat "$differing"
     for client in "${scenario_clients[@]}"; do
-        grep ': SKIPPED' "$work/etcd.$client.steps" | sed -E "s/^([0-9]+) ([^:]+): SKIPPED (.*)/\2: \3/" |
+        { grep ': SKIPPED' "$work/etcd.$client.$scenario" || :; } | sed -E "s/^([0-9]+) ([^:]+): SKIPPED (.*)/\2: \3/" |
             sort | uniq -c | sed "s/^/compat: $client left out /"
     done
-    if command -v go >/dev/null && [[ " ${scenario_clients[*]} " != *" clientv3 "* ]]; then
-        failures+=("Go is there, but its part was skipped")
-    fi
 }
 
-# differing_steps CLIENT SERVER: each step that differs, and both outcomes
+# differing_steps CLIENT SERVER, of the scenario that is compared: each step that differs, and both outcomes
 differing_steps() {
     local number expected found
     while IFS=$'\t' read -r number expected found; do
         printf '%s %s step %s\n    etcd:  %s\n    quoin: %s\n' "$1" "$2" "$number" "$expected" "$found"
-    done < <(paste -d '\t' "$work/etcd.$1.steps" "$work/$2.$1.steps" |
+    done < <(paste -d '\t' "$work/etcd.$1.$scenario" "$work/$2.$1.$scenario" |
         awk -F '\t' '$1 != $2 { n = $1 == "" ? $2 : $1; sub(/ .*/, "", n); print n "\t" ($1 == "" ? "-" : $1) "\t" ($2 == "" ? "-" : $2) }')
 }

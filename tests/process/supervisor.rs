@@ -5,12 +5,14 @@ use crate::on_each_engine;
 use std::ffi::OsString;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 on_each_engine![
     a_supervisor_hears_of_start_life_and_stop,
     lines_go_to_all_outputs_in_the_form_asked_for,
     two_processes_share_a_port_if_both_ask_for_it,
     a_gateway_passes_on_to_members_that_live,
+    all_files_that_may_be_open_are_used,
 ];
 
 /// What the next message says.
@@ -44,6 +46,29 @@ async fn a_supervisor_hears_of_start_life_and_stop(engine: Engine) {
         while heard(&socket) != "STOPPING=1" {}
         assert_eq!(process.end().await, Exit::Signal(15));
     }
+}
+
+async fn all_files_that_may_be_open_are_used(engine: Engine) {
+    let mut cluster = Cluster::prepare(&Setup::new(engine, 1)).await;
+    let wrapper = ["prlimit", "--nofile=256:4000"].map(str::to_owned);
+    cluster.members[0].wrap_command(wrapper.to_vec());
+    cluster.start_all().await.expect("a member with few files");
+    let pid = cluster.members[0].pid().expect("a process");
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers, ["4000", "4000"]);
+    // More connections than the lower limit allows, all of them served.
+    let address = cluster.members[0].endpoint.replace("http://", "");
+    let mut open = Vec::new();
+    for _ in 0..300 {
+        open.push(tokio::net::TcpStream::connect(&address).await.expect("a connection"));
+    }
+    let last = open.last_mut().expect("the last one");
+    last.write_all(b"GET /health HTTP/1.0\r\n\r\n").await.expect("a request");
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.contains(r#""health":"true""#), "{answer}");
 }
 
 async fn lines_go_to_all_outputs_in_the_form_asked_for(engine: Engine) {

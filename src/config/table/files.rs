@@ -1,6 +1,7 @@
-//! Where the flags of the table stand in a configuration file, and which of them are lists there.
+//! Where the flags of the table stand in a configuration file, which of them are lists there, and
+//! what only a file can say.
 
-use crate::config::table::{self, Flag, Role};
+use crate::config::table::{self, Flag, Group, Kind, Role};
 
 /// Groups of keys in a configuration file.
 pub(in crate::config) const GROUPS: [&str; 7] = [
@@ -13,12 +14,28 @@ pub(in crate::config) const GROUPS: [&str; 7] = [
     "socket-options",
 ];
 
-/// Keys of a file that no flag has, and that guard something: to start without them would open a
-/// door.
-pub(in crate::config) const REFUSED: [&str; 1] = ["client-transport-security.allowed-cn"];
+/// Flags that etcd does not have: a file that was made for it cannot say these.
+pub(in crate::config) const OURS: [&str; 2] = ["engine", "range-memory-bytes"];
+
+/// What only a file can say: etcd has keys for these, and no flags.
+pub(in crate::config) static ONLY_IN_FILES: [Flag; 2] = [
+    Flag {
+        name: "client-cert-allowed-cn",
+        kind: Kind::Text,
+        default: "",
+        role: Role::Effective(Group::ClientTls, "names", ""),
+    },
+    Flag {
+        name: "client-skip-client-san-verification",
+        kind: Kind::Switch,
+        default: "false",
+        role: Role::Effective(Group::ClientTls, "", ""),
+    },
+];
 
 /// Where flags stand in a file, if not under their own names.
-pub(in crate::config) const KEYS: [(&str, &str); 33] = [
+pub(in crate::config) const KEYS: [(&str, &str); 35] = [
+    ("client-transport-security.allowed-cn", "client-cert-allowed-cn"),
     ("client-transport-security.allowed-hostname", "client-cert-allowed-hostname"),
     ("client-transport-security.auto-tls", "auto-tls"),
     ("client-transport-security.cert-file", "cert-file"),
@@ -26,6 +43,10 @@ pub(in crate::config) const KEYS: [(&str, &str); 33] = [
     ("client-transport-security.client-cert-file", "client-cert-file"),
     ("client-transport-security.client-key-file", "client-key-file"),
     ("client-transport-security.key-file", "key-file"),
+    (
+        "client-transport-security.skip-client-san-verification",
+        "client-skip-client-san-verification",
+    ),
     ("client-transport-security.trusted-ca-file", "trusted-ca-file"),
     ("discovery-config.client.auth.password", "discovery-password"),
     ("discovery-config.client.auth.username", "discovery-user"),
@@ -68,8 +89,9 @@ pub(in crate::config) const NOT_IN_FILES: [&str; 6] = [
 ];
 
 /// Flags that a file gives as lists.
-pub(in crate::config) const LISTS: [&str; 6] = [
+pub(in crate::config) const LISTS: [&str; 7] = [
     "cipher-suites",
+    "client-cert-allowed-cn",
     "client-cert-allowed-hostname",
     "discovery-endpoints",
     "log-outputs",
@@ -80,11 +102,16 @@ pub(in crate::config) const LISTS: [&str; 6] = [
 /// The flag that a key of a file sets; groups and keys are joined by dots.
 pub(in crate::config) fn find(key: &str) -> Option<&'static Flag> {
     if let Some((_, name)) = KEYS.iter().find(|(path, _)| *path == key) {
-        return table::find(name);
+        return named(name);
     }
     let is_elsewhere = NOT_IN_FILES.contains(&key) || KEYS.iter().any(|(_, name)| *name == key);
     table::find(key)
         .filter(|flag| !is_elsewhere && !matches!(flag.role, Role::Dropped | Role::Version))
+}
+
+/// A flag of the table, or what stands for one in files alone.
+pub(in crate::config) fn named(name: &str) -> Option<&'static Flag> {
+    table::find(name).or_else(|| ONLY_IN_FILES.iter().find(|flag| flag.name == name))
 }
 
 pub(in crate::config) fn is_list(flag: &Flag) -> bool {

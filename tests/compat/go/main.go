@@ -28,12 +28,16 @@ import (
 // patience bounds each call; all of them answer at once from a healthy cluster.
 const patience = 20 * time.Second
 
+// shortPatience is the same for a client whom no server may answer.
+const shortPatience = 4 * time.Second
+
 type step struct {
 	Do, Key, Value, End, Lease, ID, Name, Unlock, As string
 	Role, Perm, Password, Peer, Filter, Version      string
 	Prev, Prefix, Serializable, Physical, Keys       bool
 	IgnoreValue                                      bool `json:"ignore_value"`
 	IgnoreLease                                      bool `json:"ignore_lease"`
+	Trusts, Shows                                    bool
 	KeysOnly                                         bool `json:"keys_only"`
 	CountOnly                                        bool `json:"count_only"`
 	Rev, Limit, TTL, Number                          int64
@@ -115,6 +119,38 @@ func (r *runner) connect(endpoint, user, password string) (*clientv3.Client, err
 		config.TLS = tls
 	}
 	return clientv3.New(config)
+}
+
+// DoDial says whether a client is served that may lack trust or a certificate; how it says that it
+// is not depends on when it hears of it.
+func (r *runner) DoDial(ctx context.Context, _ *clientv3.Client, s step) (string, error) {
+	if r.tls == nil {
+		return "", errors.New("there are no certificates")
+	}
+	info := transport.TLSInfo{}
+	if s.Trusts {
+		info.TrustedCAFile = r.tls.TrustedCAFile
+	}
+	if s.Shows {
+		info.CertFile, info.KeyFile = r.tls.CertFile, r.tls.KeyFile
+	}
+	tls, err := info.ClientConfig()
+	if err != nil {
+		return "", err
+	}
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: []string{r.endpoints[0]}, DialTimeout: shortPatience, TLS: tls, Logger: zap.NewNop(),
+	})
+	if err != nil {
+		return "", err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, shortPatience)
+	defer cancel()
+	if _, err := client.Get(ctx, s.Key); err != nil {
+		return "refused", nil
+	}
+	return "served", nil
 }
 
 // outcome is what came of a step: what the method named after it says, or the error.

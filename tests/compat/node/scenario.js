@@ -12,6 +12,8 @@ const { Etcd3 } = require('etcd3');
 
 // Milliseconds that a step may take; all of them answer at once from a healthy cluster.
 const PATIENCE = 20000;
+// The same for a client whom no server may answer.
+const SHORT_PATIENCE = 4000;
 
 class Skipped extends Error {}
 
@@ -25,10 +27,25 @@ class Scenario {
     this.members = new Map();
   }
 
-  connect(endpoint, auth) {
-    const [rootCertificate, certChain, privateKey] = this.tls.map(path => fs.readFileSync(path));
-    const credentials = rootCertificate && { rootCertificate, certChain, privateKey };
+  connect(endpoint, auth, tls = this.tls) {
+    const [rootCertificate, certChain, privateKey] = tls.map(path => path && fs.readFileSync(path));
+    const credentials = tls.length && { rootCertificate, certChain, privateKey };
     return new Etcd3({ hosts: [endpoint], auth, ...(credentials && { credentials }) });
+  }
+
+  // Whether a client is served that may lack trust or a certificate; how it says that it is not
+  // depends on when it hears of it.
+  async dial(step) {
+    const [authority, certificate, key] = this.tls;
+    const tls = [step.trusts ? authority : null, ...(step.shows ? [certificate, key] : [null, null])];
+    const client = this.connect(this.endpoints[0], undefined, tls);
+    let timer;
+    const late = new Promise(resolve => { timer = setTimeout(resolve, SHORT_PATIENCE, 'refused'); });
+    const served = client.get(step.key).exec().then(() => 'served', () => 'refused');
+    const outcome = await Promise.race([served, late]);
+    clearTimeout(timer);
+    client.close();
+    return outcome;
   }
 
   revision(revision) {

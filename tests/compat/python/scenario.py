@@ -11,6 +11,8 @@ import time
 
 # Seconds that a call may take; all of them answer at once from a healthy cluster.
 PATIENCE = 20
+# The same for a client whom no server may answer.
+SHORT_PATIENCE = 4
 
 
 class Skipped(Exception):
@@ -36,6 +38,20 @@ class Steps:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
+
+    def dial(self, step):
+        """Whether a client is served that may lack trust or a certificate; how each of them says
+        that it is not depends on when it hears of it."""
+        authority, certificate, key = self.tls
+        trusted = authority if step["trusts"] else None
+        shown = (certificate, key) if step["shows"] else (None, None)
+        try:
+            self.read_with((trusted, *shown), step["key"])
+        except Skipped:
+            raise
+        except Exception:
+            return "refused"
+        return "served"
 
     def only(self, step, *known):
         """Skips a step with an argument that the client's call does not take."""

@@ -11,7 +11,7 @@ import etcd3
 import grpc
 from etcd3 import etcdrpc
 
-from scenario import PATIENCE, Skipped, Steps, left_of, main, prefix_end
+from scenario import PATIENCE, SHORT_PATIENCE, Skipped, Steps, left_of, main, prefix_end
 
 
 class Etcd3(Steps):
@@ -28,6 +28,17 @@ class Etcd3(Steps):
             host=address.hostname, port=address.port, timeout=PATIENCE,
             ca_cert=authority, cert_cert=certificate, cert_key=key, user=user, password=password,
         )
+
+    def read_with(self, tls, key):
+        authority, certificate, private = tls
+        if not authority:
+            raise Skipped("etcd3 speaks no TLS unless an authority is named")
+        address = urllib.parse.urlsplit(self.endpoints[0])
+        client = etcd3.client(
+            host=address.hostname, port=address.port, timeout=SHORT_PATIENCE,
+            ca_cert=authority, cert_cert=certificate, cert_key=private,
+        )
+        client.get(key)
 
     def at(self, step):
         """The client for a step: a new one for a user, with today's rights."""

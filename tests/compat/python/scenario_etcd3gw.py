@@ -10,7 +10,7 @@ import urllib.parse
 import etcd3gw
 import requests
 
-from scenario import PATIENCE, Skipped, Steps, left_of, main, prefix_end
+from scenario import PATIENCE, SHORT_PATIENCE, Skipped, Steps, left_of, main, prefix_end
 
 
 def encoded(text):
@@ -35,6 +35,14 @@ class Gateway(Steps):
             host=address.hostname, port=address.port, protocol=address.scheme, timeout=PATIENCE,
             ca_cert=authority, cert_cert=certificate, cert_key=key,
         )
+
+    def read_with(self, tls, key):
+        address = urllib.parse.urlsplit(self.endpoints[0])
+        client = etcd3gw.client(
+            host=address.hostname, port=address.port, protocol=address.scheme,
+            timeout=SHORT_PATIENCE, ca_cert=tls[0], cert_cert=tls[1], cert_key=tls[2],
+        )
+        client.get(key)
 
     def post(self, step, path, body, client=None):
         headers = {}

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 
-from scenario import PATIENCE, Skipped, Steps, left_of, main
+from scenario import PATIENCE, SHORT_PATIENCE, Skipped, Steps, left_of, main
 
 # Differ from run to run, or say who answered.
 VARYING = {"cluster_id", "member_id", "raft_term", "ID", "memberID"}
@@ -26,6 +26,13 @@ class Etcdctl(Steps):
 
     def start(self):
         self.base = self.current()
+
+    def read_with(self, tls, key):
+        command = [os.environ["ETCDCTL"], "--endpoints", self.endpoints[0]]
+        command += [f"--dial-timeout={SHORT_PATIENCE}s", f"--command-timeout={SHORT_PATIENCE}s"]
+        for flag, file in zip(("--cacert", "--cert", "--key"), tls):
+            command += [flag, file] if file else []
+        subprocess.run([*command, "get", key], capture_output=True, timeout=PATIENCE, check=True)
 
     def command(self, step, *arguments, endpoints=None):
         command = [os.environ["ETCDCTL"], "--endpoints", endpoints or self.endpoints[0]]

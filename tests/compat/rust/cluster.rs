@@ -2,7 +2,8 @@
 
 use super::{Failure, Outcome, Runner, Step};
 use etcd_client::{
-    AlarmAction, AlarmType, Client, DowngradeOptions, Member, MemberAddOptions, StatusResponse,
+    AlarmAction, AlarmType, Client, ConnectOptions, DowngradeOptions, Member, MemberAddOptions,
+    StatusResponse,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,7 +40,7 @@ impl Runner {
     }
 
     async fn at(&self, endpoint: &str) -> Result<(Client, StatusResponse), Failure> {
-        let mut client = Client::connect([endpoint], None).await?;
+        let mut client = self.connect(endpoint, ConnectOptions::new()).await?;
         let status = client.status().await?;
         Ok((client, status))
     }

@@ -12,13 +12,15 @@ mod cluster;
 mod keys;
 mod people;
 
-use etcd_client::{Client, Error};
+use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Bounds each call; all of them answer at once from a healthy cluster.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The same for a client whom no server may answer.
+const SHORT_PATIENCE: Duration = Duration::from_secs(4);
 
 type Outcome = Result<String, Failure>;
 
@@ -56,8 +58,42 @@ impl Step {
     }
 }
 
+/// The texts of an authority's certificate, and of a certificate and its key.
+#[derive(Clone)]
+struct Tls {
+    authority: String,
+    certificate: String,
+    key: String,
+}
+
+impl Tls {
+    fn options(&self, trusts: bool, shows: bool) -> TlsOptions {
+        let mut options = TlsOptions::new();
+        if trusts {
+            options = options.ca_certificate(Certificate::from_pem(&self.authority));
+        }
+        if shows {
+            options = options.identity(Identity::from_pem(&self.certificate, &self.key));
+        }
+        options
+    }
+}
+
+async fn connect(
+    endpoint: &str,
+    tls: Option<&Tls>,
+    options: ConnectOptions,
+) -> Result<Client, Error> {
+    let options = match tls {
+        Some(tls) => options.with_tls(tls.options(true, true)),
+        None => options,
+    };
+    Client::connect([endpoint], Some(options)).await
+}
+
 struct Runner {
     endpoints: Vec<String>,
+    tls: Option<Tls>,
     client: Client,
     base: i64,
     leases: BTreeMap<String, i64>,
@@ -69,16 +105,23 @@ struct Runner {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [file, endpoints] = &arguments[..] else {
-        return Err("usage: scenario SCENARIO ENDPOINT[,ENDPOINT...]".into());
+    let (file, endpoints, tls) = match &arguments[..] {
+        [file, endpoints] => (file, endpoints, None),
+        [file, endpoints, files @ ..] if files.len() == 3 => {
+            let text = |index: usize| std::fs::read_to_string(&files[index]);
+            let tls = Tls { authority: text(0)?, certificate: text(1)?, key: text(2)? };
+            (file, endpoints, Some(tls))
+        }
+        _ => return Err("usage: scenario SCENARIO ENDPOINT[,ENDPOINT...] [CA CERT KEY]".into()),
     };
     let scenario: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
     let endpoints: Vec<String> = endpoints.split(',').map(str::to_owned).collect();
-    let mut client = Client::connect([&endpoints[0]], None).await?;
+    let mut client = connect(&endpoints[0], tls.as_ref(), ConnectOptions::new()).await?;
     let first = client.get("nothing", None).await?;
     let mut runner = Runner {
         base: first.header().map_or(0, |header| header.revision()),
         endpoints,
+        tls,
         client,
         // A lease that nobody granted.
         leases: BTreeMap::from([("nonexistent".to_owned(), 0x7abc)]),
@@ -95,13 +138,34 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 impl Runner {
+    async fn connect(&self, endpoint: &str, options: ConnectOptions) -> Result<Client, Error> {
+        connect(endpoint, self.tls.as_ref(), options).await
+    }
+
+    /// Whether a client is served that may lack trust or a certificate; how it says that it is not
+    /// depends on when it hears of it.
+    async fn dial(&self, step: &Step) -> Outcome {
+        let Some(tls) = &self.tls else {
+            return Err(Failure::Skipped("there are no certificates".to_owned()));
+        };
+        let tls = tls.options(step.has("trusts"), step.has("shows"));
+        let options = ConnectOptions::new().with_tls(tls).with_timeout(SHORT_PATIENCE);
+        let read = async {
+            let mut client = Client::connect([&self.endpoints[0]], Some(options)).await?;
+            client.get(step.text("key"), None).await
+        };
+        let served =
+            tokio::time::timeout(SHORT_PATIENCE, read).await.is_ok_and(|read| read.is_ok());
+        Ok(if served { "served" } else { "refused" }.to_owned())
+    }
+
     async fn outcome(&mut self, step: &Step) -> String {
         let (client, own) = match step.0["as"].as_str().and_then(|user| user.split_once(':')) {
             None => (self.client.clone(), None),
             // A client for each step: it authenticates anew, with today's rights.
             Some((name, password)) => {
-                let options = etcd_client::ConnectOptions::new().with_user(name, password);
-                match Client::connect([&self.endpoints[0]], Some(options)).await {
+                let options = ConnectOptions::new().with_user(name, password);
+                match self.connect(&self.endpoints[0], options).await {
                     Ok(client) => (client.clone(), Some(client)),
                     Err(error) => return format!("cannot connect: {}", describe(&error)),
                 }
@@ -127,6 +191,7 @@ impl Runner {
             "election" => self.election(step, client).await,
             "auth" | "role" | "user" => self.auth(step, client).await,
             "member" => self.member(step, client).await,
+            "dial" => self.dial(step).await,
             _ => self.maintenance(step, client).await,
         }
     }
