@@ -29,7 +29,7 @@ prepare_go() {
     if ! command -v go >/dev/null; then
         skipped+=("the scenario with Go's clientv3: Go is not installed")
     elif (cd "$root/tests/compat/go" && retry go mod download &&
-        CGO_ENABLED=0 go build -trimpath -o "$cache/compat/go-scenario" .)
+        CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$cache/compat/go-scenario" .)
     then
         scenario_clients+=(clientv3)
     else
