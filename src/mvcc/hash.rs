@@ -18,6 +18,9 @@ use crate::types::{KeyEnd, KeyRange, Revision};
 use bytes::Bytes;
 use prost::Message;
 
+/// Where etcd's database has versions: with this name each hash begins.
+const BUCKET: &[u8] = b"key";
+
 /// A hash and what it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKv {
@@ -31,7 +34,7 @@ pub struct HashKv {
 }
 
 impl View {
-    /// Hashes the versions up to `requested` (the present revision if not positive).
+    /// Hashes the versions up to `requested`, the present revision if it is 0. Up to a negative one there are none.
     ///
     /// # Errors
     /// `FutureRevision`, `Compacted`.
@@ -48,14 +51,17 @@ impl View {
                 continue;
             }
             let current = self.revision();
-            let revision = if requested > 0 { requested } else { current };
+            let revision = if requested == 0 { current } else { requested };
             if revision > current {
                 return Ok(Err(RequestError::FutureRevision));
             }
-            if revision < compacted {
+            if revision > 0 && revision < compacted {
                 return Ok(Err(RequestError::Compacted));
             }
-            let hash = self.hash_versions(revision, compacted)?;
+            let hash = match revision {
+                ..0 => Some(crc32c::crc32c(BUCKET)),
+                _ => self.hash_versions(revision, compacted)?,
+            };
             if self.replacements() != replacements {
                 continue;
             }
@@ -72,7 +78,7 @@ impl View {
     fn hash_versions(&self, until: i64, compacted: i64) -> Result<Option<u32>, Fatal> {
         let engine = &*self.shared().engine;
         let holds_at = if exists_any(self.shared().source(), until)? { until } else { compacted };
-        let mut hash = crc32c::crc32c(b"key");
+        let mut hash = crc32c::crc32c(BUCKET);
         let mut next = Some(Revision::new(0, 0));
         while next.is_some() {
             for (revision, user_key) in next_changes(engine, &mut next, until)? {

@@ -251,6 +251,15 @@ async fn hashes_are_those_of_etcd(engine: Engine) {
         refusal(future),
         (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision".to_owned())
     );
+    // Before the first revision there is nothing.
+    let nothing = async |revision| {
+        let answer = hash_kv(&cluster, 0, revision).await;
+        assert_eq!((answer.hash, answer.hash_revision), (0x40A4_756D, revision), "{revision}");
+        answer.compact_revision
+    };
+    for revision in [-1, -7, i64::MIN] {
+        assert_eq!(nothing(revision).await, -1);
+    }
     // At 8 there is a tombstone.
     for compacted in [4, 8, 10] {
         kv.compact(CompactionRequest { revision: compacted, physical: true }).await.unwrap();
@@ -264,6 +273,7 @@ async fn hashes_are_those_of_etcd(engine: Engine) {
         refusal(past),
         (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted".to_owned())
     );
+    assert_eq!(nothing(-1).await, 10);
     // No key exists.
     kv.delete_range(delete_range("a", "\0")).await.unwrap();
     all.push(seen(12).await);
