@@ -103,6 +103,8 @@ pub struct Config {
 
     /// All calls as JSON over HTTP.
     pub enable_grpc_gateway: bool,
+    /// The pages of profiles, which are shown at log level debug too.
+    pub enable_pprof: bool,
     /// Origins of web pages that may see answers; `None` for all.
     pub cors: Option<BTreeSet<String>>,
     /// Names by which plain-text requests may call this server; `None` for all.
@@ -123,6 +125,8 @@ pub struct Config {
     /// 2 hours of silence on a connection before a ping: only the dead are to be found. `None`
     /// for never.
     pub grpc_keepalive_interval: Option<Duration>,
+    /// 5 seconds: what a client with calls under way keeps between its pings, or it is sent away.
+    pub grpc_keepalive_min_time: Duration,
     /// 20 seconds for the answer to a ping.
     pub grpc_keepalive_timeout: Duration,
     /// 10 minutes: only to let clients forget old revisions.

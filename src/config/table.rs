@@ -309,6 +309,8 @@ pub(super) static FLAGS: &[Flag] = &{
 
         effective("enable-grpc-gateway", Switch, "true", Http, "", "\
             Offer all calls as POST requests with JSON bodies below /v3/."),
+        effective("enable-pprof", Switch, "false", Http, "", "\
+            Show the pages below /debug/pprof/."),
         effective("cors", Origins, "*", Http, "urls", "\
             Origins of web pages that may see answers: http://host:port, or * for all."),
         effective("host-whitelist", Text, "*", Http, "names", "\
@@ -335,6 +337,9 @@ pub(super) static FLAGS: &[Flag] = &{
             Listen on ports whose last connections are still closing; here that is always so."),
         effective("memory-mlock", Switch, "false", Member, "", "\
             Keep all memory from being swapped out. Needs the right to lock as much."),
+        effective("grpc-keepalive-min-time", Duration, "5s", Limits, "time", "\
+            How long a client with calls under way waits between its pings, or it is sent away; 0 \
+            is 5m."),
         effective("grpc-keepalive-interval", Duration, "2h", Limits, "time", "\
             How long a client's connection may be silent before it is pinged; 0 is never."),
         effective("grpc-keepalive-timeout", Duration, "20s", Limits, "time", "\
@@ -465,8 +470,6 @@ pub(super) static FLAGS: &[Flag] = &{
         accepted("distributed-tracing-service-name", Text, "etcd"),
         accepted("downgrade-check-time", Duration, "5s"),
         accepted("enable-distributed-tracing", Switch, "false"),
-        accepted("enable-pprof", Switch, "false"),
-        accepted("grpc-keepalive-min-time", Duration, "5s"),
         accepted("logger", Text, "zap"),
         accepted("max-wals", Unsigned, "5"),
         accepted("raft-read-timeout", Duration, "5s"),

@@ -62,6 +62,7 @@ fn defaults_are_those_of_etcd() {
         strict_reconfig_check: true,
         max_learners: 1,
         enable_grpc_gateway: true,
+        enable_pprof: false,
         cors: None,
         host_whitelist: None,
         max_txn_ops: 128,
@@ -69,6 +70,7 @@ fn defaults_are_those_of_etcd() {
         max_concurrent_streams: u32::MAX,
         range_memory_bytes: 536_870_912,
         quota_backend_bytes: 2_147_483_648,
+        grpc_keepalive_min_time: Duration::from_secs(5),
         grpc_keepalive_interval: Some(Duration::from_secs(7200)),
         grpc_keepalive_timeout: Duration::from_secs(20),
         watch_progress_notify_interval: Duration::from_secs(600),
@@ -160,11 +162,13 @@ fn values_reach_their_fields() {
         "--quota-backend-bytes=-1",
         "--grpc-keepalive-timeout=1m",
         "--grpc-keepalive-interval=0",
+        "--grpc-keepalive-min-time=0",
         "--initial-election-tick-advance=false",
         "--watch-progress-notify-interval=1.5s",
         "--listen-client-http-urls=http://127.0.0.1:1,http://127.0.0.1:2",
         "--listen-metrics-urls=http://127.0.0.1:3",
         "--enable-grpc-gateway=false",
+        "--enable-pprof",
         "--cors=http://a:1,https://b:2",
         "--host-whitelist=a,b.example",
         "--log-level=WARN",
@@ -186,6 +190,8 @@ fn values_reach_their_fields() {
     assert_eq!((config.max_request_bytes, config.max_concurrent_streams), (1000, 4));
     assert_eq!((config.quota_backend_bytes, config.grpc_keepalive_interval), (-1, None));
     assert_eq!(config.grpc_keepalive_timeout, Duration::from_secs(60));
+    assert_eq!(config.grpc_keepalive_min_time, Duration::from_secs(300));
+    assert!(config.enable_pprof);
     let urls = joined(&config.listen_client_http_urls);
     assert_eq!(urls, "http://127.0.0.1:1,http://127.0.0.1:2");
     assert_eq!(joined(&config.listen_metrics_urls), "http://127.0.0.1:3");

@@ -23,6 +23,8 @@ const SNAPSHOT_COUNT: u64 = 10_000;
 const AUTH_TOKEN_TTL_SECONDS: u64 = 300;
 const BCRYPT_COST: u32 = 10;
 const QUOTA_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+/// What etcd's gRPC library takes where nothing was said.
+const GRPC_KEEPALIVE_MIN_TIME: Duration = Duration::from_secs(300);
 const WARNING_UNARY_REQUEST: Duration = Duration::from_millis(300);
 const WATCH_PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -84,6 +86,7 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         strict_reconfig_check: flags.switch("strict-reconfig-check"),
         max_learners: u32::try_from(flags.signed("max-learners")).unwrap_or_default(),
         enable_grpc_gateway: flags.switch("enable-grpc-gateway"),
+        enable_pprof: flags.switch("enable-pprof"),
         cors: names(flags, "cors"),
         host_whitelist: names(flags, "host-whitelist"),
         max_txn_ops: size(flags.unsigned("max-txn-ops")),
@@ -94,6 +97,8 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
             .unwrap_or(u32::MAX),
         range_memory_bytes: size(flags.unsigned("range-memory-bytes")),
         quota_backend_bytes: or_default(flags.signed("quota-backend-bytes"), QUOTA_BYTES),
+        grpc_keepalive_min_time: positive(flags, "grpc-keepalive-min-time")
+            .unwrap_or(GRPC_KEEPALIVE_MIN_TIME),
         grpc_keepalive_interval: positive(flags, "grpc-keepalive-interval")
             .filter(|_| keepalive_timeout.is_some()),
         grpc_keepalive_timeout: keepalive_timeout.unwrap_or_default(),

@@ -12,7 +12,8 @@ use crate::pb::etcdserverpb::Member;
 use crate::peer::{Links, send_snapshot};
 use crate::replica::{DriverParts, Handle, Settings};
 use crate::server::limits::Limits;
-use crate::server::listener::ConnectionLimits;
+use crate::server::listener::{ClientPings, ConnectionLimits};
+use crate::server::routes::Traffic;
 use crate::storage::Engine;
 use crate::storage::snapshot_file::SnapshotStore;
 use crate::types::{ClusterId, MemberId};
@@ -185,5 +186,13 @@ pub(super) fn connection_limits(config: &Config, concurrent_streams_max: u32) ->
         ping: config
             .grpc_keepalive_interval
             .map(|interval| (interval, config.grpc_keepalive_timeout)),
+        client_pings: None,
     }
+}
+
+/// What is asked of clients' pings: as in etcd nothing where Go's own HTTP/2 server takes the calls, which is
+/// where TLS leads to both gRPC and HTTP.
+pub(super) fn client_pings(config: &Config, traffic: Traffic) -> Option<ClientPings> {
+    let min = config.grpc_keepalive_min_time;
+    (traffic != Traffic::Http).then_some(ClientPings { min, over_tls: traffic == Traffic::Grpc })
 }

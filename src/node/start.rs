@@ -4,7 +4,7 @@ use super::auto_compaction;
 use super::corruption::Checks;
 use super::folder::Folder;
 use super::open::{Opened, open_state};
-use super::parts::{connection_limits, driver_parts, limits, peers_of, settings};
+use super::parts::{client_pings, connection_limits, driver_parts, limits, peers_of, settings};
 use super::process::{Signals, lock_memory, raise_open_files};
 use super::publish::publish;
 use super::secure::{Secure, Speaks};
@@ -20,7 +20,7 @@ use crate::replica::{Driver, Handle, Replica};
 use crate::server::access::Access;
 use crate::server::backup::Backups;
 use crate::server::cluster::ClusterService;
-use crate::server::listener::serve;
+use crate::server::listener::{ConnectionLimits, serve};
 use crate::server::password::Passwords;
 use crate::server::peer_pages::PeerPages;
 use crate::server::readings::{self, Sources};
@@ -271,6 +271,7 @@ impl Running {
             metrics: self.metrics.clone(),
             warnings: (config.insight.warning_apply, config.warning_unary_request_duration),
             is_debugging: config.log_level == LogLevel::Debug,
+            with_profiles: config.enable_pprof || config.log_level == LogLevel::Debug,
             tokens: self.tokens.clone(),
             passwords: Passwords::new(config.bcrypt_cost),
             stop: self.stop.subscribe(),
@@ -279,7 +280,10 @@ impl Running {
         let clients = clients.into_iter().map(|socket| (of_clients, socket));
         let http = http.into_iter().map(|socket| (Traffic::Http, socket));
         for (traffic, Bound { url, speaks, listener }) in clients.chain(http) {
-            let limits = connection_limits(config, config.max_concurrent_streams);
+            let limits = ConnectionLimits {
+                client_pings: client_pings(config, traffic),
+                ..connection_limits(config, config.max_concurrent_streams)
+            };
             let (service, security) = (service.clone(), secure.of_client(speaks));
             let service = move |connected| service.serving(traffic, connected);
             self.servers.spawn(serve(listener, security, service, limits, self.stop.subscribe()));

@@ -1,38 +1,53 @@
-//! Mends the `:authority` of clients that put a URL or the path of a socket there.
+//! Mends the `:authority` of clients that put a URL, the path of a socket, or nothing there.
 //!
 //! Some releases of etcdctl and of the gRPC libraries do that, and etcd's HTTP/2 library does not mind. Ours resets such
 //! a stream before anybody of ours sees it. Nothing here uses the name, so what may not stand in it is replaced in
-//! the bytes that arrive, by characters whose codes are as long: all lengths, and with them the
-//! state that HPACK (RFC 7541) keeps on both sides, stay what they are.
+//! what arrives, and a field without a value is left out.
 //!
-//! Only connections whose first request needs it are looked at beyond that request.
+//! Only connections whose first request needs it are looked at beyond that request: their header blocks are
+//! written anew, each by itself, so that nothing that is replaced must be remembered on the other side.
 
-use bytes::Buf as _;
+use super::hpack::{Field, Reader};
+use super::listener::HEADERS_MAX;
+use bytes::{Buf as _, BytesMut};
 use http::uri::Authority;
-use std::ops::Range;
 
 /// What an HTTP/2 client sends first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD: usize = 9;
 const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 0x01;
+const END_HEADERS: u8 = 0x04;
 const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
 /// The largest frame that a client may send to us.
 const FRAME_MAX: usize = 16 << 10;
-/// Where `:authority` stands in HPACK's table of known names.
-const AUTHORITY: usize = 1;
 
 /// What arrives on one connection, on its way to the HTTP library.
 #[derive(Debug, Default)]
 pub(super) struct Mender {
-    held: bytes::BytesMut,
+    held: BytesMut,
     /// Of what is held, how much may go on.
     ready: usize,
     /// Bytes to come of a frame that is not looked into.
     passing: usize,
+    /// The header block behind what is ready, as far as it has come.
+    block: Option<Block>,
+    reader: Reader,
     has_preface: bool,
     has_mended: bool,
     is_done: bool,
+}
+
+/// A header block in one or several frames.
+#[derive(Debug)]
+struct Block {
+    stream: [u8; 4],
+    ends_stream: bool,
+    bytes: Vec<u8>,
+    /// Bytes of its frames.
+    frames_len: usize,
 }
 
 impl Mender {
@@ -61,6 +76,11 @@ impl Mender {
         self.has_preface || self.is_done
     }
 
+    /// Whether that is HTTP/2.
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.has_preface
+    }
+
     /// Takes out at most `max` bytes that may go on.
     pub(super) fn pop(&mut self, max: usize) -> bytes::Bytes {
         let length = self.ready.min(max);
@@ -85,266 +105,161 @@ impl Mender {
             self.ready += length;
             return length > 0;
         }
-        let Some((mut head, _)) = next.split_at_checked(FRAME_HEAD) else { return false };
+        let next = &next[self.block.as_ref().map_or(0, |block| block.frames_len)..];
+        let Some((mut head, rest)) = next.split_at_checked(FRAME_HEAD) else { return false };
         let length = head.get_uint(3) as usize;
-        let (kind, flags) = (head[0], head[1]);
-        if kind != HEADERS {
-            self.passing = FRAME_HEAD + length;
-            return true;
-        }
-        if length > FRAME_MAX {
+        let (kind, flags) = (head.get_u8(), head.get_u8());
+        let stream = head.get_u32().to_be_bytes();
+        let is_expected = match &self.block {
+            None if kind != HEADERS => {
+                self.passing = FRAME_HEAD + length;
+                return true;
+            }
+            None => true,
+            Some(block) => kind == CONTINUATION && stream == block.stream,
+        };
+        let held = self.block.as_ref().map_or(0, |block| block.bytes.len());
+        if !is_expected || length > FRAME_MAX || held > HEADERS_MAX as usize {
+            // The library knows what to say to that.
             self.is_done = true;
             return false;
         }
-        if next.len() < FRAME_HEAD + length {
+        let Some(frame) = rest.get(..length) else { return false };
+        let ends_stream = flags & END_STREAM != 0;
+        let block = self.block.get_or_insert_with(|| Block {
+            stream,
+            ends_stream,
+            bytes: Vec::new(),
+            frames_len: 0,
+        });
+        block.frames_len += FRAME_HEAD + length;
+        block.bytes.extend_from_slice(if kind == HEADERS { fragment(frame, flags) } else { frame });
+        if flags & END_HEADERS != 0
+            && let Some(block) = self.block.take()
+        {
+            self.is_done = !self.mend(&block);
+        }
+        !self.is_done
+    }
+
+    /// Puts a block that is complete among what is ready. False if there is nothing to look at
+    /// any more.
+    fn mend(&mut self, block: &Block) -> bool {
+        let Some(mut fields) = self.reader.read(&block.bytes, HEADERS_MAX as usize) else {
+            return false;
+        };
+        self.has_mended |= mend(&mut fields);
+        if !self.has_mended {
             return false;
         }
-        let start = self.ready + FRAME_HEAD;
-        self.ready = start + length;
-        let has_mended = mend_block(&mut self.held[start..start + length], flags);
-        self.has_mended |= has_mended;
-        self.is_done = !self.has_mended;
-        !self.is_done
+        let mut bytes = Vec::with_capacity(block.bytes.len());
+        fields.iter().for_each(|field| field.write(&mut bytes));
+        let rest = self.held.split_off(self.ready + block.frames_len);
+        self.held.truncate(self.ready);
+        put_frames(block, &bytes, &mut self.held);
+        self.ready = self.held.len();
+        self.held.unsplit(rest);
+        true
     }
 }
 
-/// Mends the fields of one frame. A field that goes on in the next frame is left as it is.
-fn mend_block(frame: &mut [u8], flags: u8) -> bool {
+/// The part of a block that a HEADERS frame holds.
+fn fragment(frame: &[u8], flags: u8) -> &[u8] {
     let padding = if flags & PADDED != 0 { frame.first().copied().unwrap_or(0) } else { 0 };
     let start = usize::from(flags & PADDED != 0) + if flags & PRIORITY != 0 { 5 } else { 0 };
     let end = frame.len().saturating_sub(usize::from(padding));
-    let Some(block) = frame.get_mut(start..end) else { return false };
-    let mut at = 0;
-    let mut has_mended = false;
-    while let Some(found) = next_field(block, &mut at) {
-        if let Some((value, is_huffman)) = found {
-            has_mended |= mend_value(&mut block[value], is_huffman);
+    frame.get(start..end).unwrap_or_default()
+}
+
+/// Puts a block's new bytes into frames.
+fn put_frames(block: &Block, mut bytes: &[u8], frames: &mut BytesMut) {
+    let mut kind = HEADERS;
+    loop {
+        let piece = bytes.split_off(..bytes.len().min(FRAME_MAX)).unwrap_or_default();
+        let mut flags = if bytes.is_empty() { END_HEADERS } else { 0 };
+        if kind == HEADERS && block.ends_stream {
+            flags |= END_STREAM;
         }
+        frames.extend_from_slice(&(piece.len() as u32).to_be_bytes()[1..]);
+        frames.extend_from_slice(&[kind, flags]);
+        frames.extend_from_slice(&block.stream);
+        frames.extend_from_slice(piece);
+        if bytes.is_empty() {
+            return;
+        }
+        kind = CONTINUATION;
     }
+}
+
+fn is_authority(value: &[u8]) -> bool {
+    Authority::try_from(value).is_ok()
+}
+
+/// Mends the fields that need it; whether any did.
+fn mend(fields: &mut Vec<Field>) -> bool {
+    let mut has_mended = false;
+    fields.retain_mut(|field| {
+        if !field.is_authority() {
+            return true;
+        }
+        // What is known of it has no value.
+        let Field::Pair(_, value) = field else {
+            has_mended = true;
+            return false;
+        };
+        if !is_authority(value) {
+            has_mended = true;
+            *value = plain(value).into();
+        }
+        !value.is_empty()
+    });
     has_mended
 }
 
-/// The next field of a header block: where its value stands and whether that is Huffman-coded, if the
-/// field is a literal `:authority`.
-fn next_field(block: &[u8], at: &mut usize) -> Option<Option<(Range<usize>, bool)>> {
-    let first = *block.get(*at)?;
-    let prefix = match first {
-        // From the table whole; or the table's size.
-        0x80.. => return integer(block, at, 7).map(|_| None),
-        0x20..0x40 => return integer(block, at, 5).map(|_| None),
-        0x40..0x80 => 6,
-        0..0x20 => 4,
-    };
-    let is_authority = match integer(block, at, prefix)? {
-        0 => {
-            let (name, is_huffman) = string(block, at)?;
-            let name = &block[name];
-            match is_huffman {
-                true => decode(name).is_some_and(|codes| symbols(&codes) == b":authority"),
-                false => name == b":authority",
-            }
-        }
-        known => known == AUTHORITY,
-    };
-    let value = string(block, at)?;
-    Some(is_authority.then_some(value))
-}
-
-/// An integer in the lowest bits of a byte and in those that follow (RFC 7541, 5.1).
-fn integer(block: &[u8], at: &mut usize, prefix: u32) -> Option<usize> {
-    let max = (1 << prefix) - 1;
-    let mut value = usize::from(*block.get(*at)?) & max;
-    *at += 1;
-    if value < max {
-        return Some(value);
-    }
-    for shift in [0, 7, 14, 21] {
-        let byte = usize::from(*block.get(*at)?);
-        *at += 1;
-        value += (byte & 0x7F) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-/// A string's place and whether it is Huffman-coded (RFC 7541, 5.2).
-fn string(block: &[u8], at: &mut usize) -> Option<(Range<usize>, bool)> {
-    let is_huffman = *block.get(*at)? >= 0x80;
-    let length = integer(block, at, 7)?;
-    let range = *at..at.checked_add(length)?;
-    block.get(range.clone())?;
-    *at = range.end;
-    Some((range, is_huffman))
-}
-
-/// Mends a value if it can be no authority; whether it did.
-fn mend_value(value: &mut [u8], is_huffman: bool) -> bool {
-    let codes = if is_huffman { decode(value) } else { None };
-    let text = match (&codes, is_huffman) {
-        (Some(codes), _) => symbols(codes),
-        (None, true) => return false,
-        (None, false) => value.to_vec(),
-    };
-    if text.is_empty() || Authority::try_from(&text[..]).is_ok() {
-        return false;
-    }
-    let colon = text.iter().rposition(|byte| *byte == b':');
-    let port = colon.filter(|at| text[at + 1..].iter().all(u8::is_ascii_digit));
-    for (place, &symbol) in text.iter().enumerate() {
-        if symbol.is_ascii_alphanumeric() || b"-._".contains(&symbol) || port == Some(place) {
-            continue;
-        }
-        match &codes {
-            None => value[place] = b'-',
-            Some(codes) => codes[place].replace(value),
-        }
-    }
-    true
-}
-
-/// A symbol in a Huffman-coded string (RFC 7541, appendix B).
-#[derive(Clone, Copy, Debug)]
-struct Code {
-    symbol: u8,
-    bits: u32,
-    /// Of its first bit.
-    place: usize,
-}
-
-/// The symbols of URLs in the order of their codes: bits, first code, symbols. All others have codes
-/// of other lengths.
-const CODES: [(u32, u16, &[u8]); 7] = [
-    (5, 0x00, b"012aceiost"),
-    (6, 0x14, b" %-./3456789=A_bdfghlmnpru"),
-    (7, 0x5C, b":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz"),
-    (8, 0xF8, b"&*,;XZ"),
-    (10, 0x3F8, b"!\"()?"),
-    (11, 0x7FA, b"'+|"),
-    (13, 0x1FF8, b"\0$@[]~"),
-];
-
-/// The bits from a place on, with ones behind the end, as the padding has.
-fn bits_at(bytes: &[u8], place: usize, bits: u32) -> u16 {
-    let byte = |at: usize| u32::from(bytes.get(place / 8 + at).copied().unwrap_or(0xFF));
-    let three = byte(0) << 24 | byte(1) << 16 | byte(2) << 8;
-    ((three << (place % 8)) >> (32 - bits)) as u16
-}
-
-/// The symbols of a string, or nothing if it has longer codes or ends wrongly.
-fn decode(bytes: &[u8]) -> Option<Vec<Code>> {
-    let mut codes = Vec::new();
-    let mut place = 0;
-    'symbols: while place < bytes.len() * 8 {
-        for (bits, first, symbols) in CODES {
-            let offset = bits_at(bytes, place, bits).checked_sub(first).map(usize::from);
-            let Some(&symbol) = offset.and_then(|offset| symbols.get(offset)) else { continue };
-            codes.push(Code { symbol, bits, place });
-            place += bits as usize;
-            continue 'symbols;
-        }
-        let is_padding = bytes.len() * 8 - place < 8 && bits_at(bytes, place, 8) == 0xFF;
-        return is_padding.then_some(codes);
-    }
-    (place == bytes.len() * 8).then_some(codes)
-}
-
-fn symbols(codes: &[Code]) -> Vec<u8> {
-    codes.iter().map(|code| code.symbol).collect()
-}
-
-impl Code {
-    /// Puts a character with a code of the same length in this one's place.
-    fn replace(self, bytes: &mut [u8]) {
-        let code: u16 = match self.bits {
-            5 => return, // Only letters and digits are as short.
-            6 => 0x16,   // -
-            7 => 0x5D,   // B
-            8 => 0xFC,   // X
-            10 => 0x3F8, // !
-            11 => 0x7FB, // +
-            _ => 0x1FFD, // ~
+/// A name that is none, with all replaced that is not a letter, a digit, or the colon before a port.
+fn plain(value: &[u8]) -> Vec<u8> {
+    let colon = value.iter().rposition(|byte| *byte == b':');
+    let port = colon.filter(|at| value[at + 1..].iter().all(u8::is_ascii_digit));
+    let without = |port: Option<usize>| {
+        let is_kept = |place: usize, byte: u8| {
+            byte.is_ascii_alphanumeric() || b"-._".contains(&byte) || port == Some(place)
         };
-        for bit in 0..self.bits {
-            let place = self.place + bit as usize;
-            let mask = 0x80 >> (place % 8);
-            let is_set = code >> (self.bits - 1 - bit) & 1 == 1;
-            bytes[place / 8] = bytes[place / 8] & !mask | if is_set { mask } else { 0 };
-        }
-    }
+        let bytes = value.iter().enumerate();
+        bytes.map(|(place, byte)| if is_kept(place, *byte) { *byte } else { b'-' }).collect()
+    };
+    let with_port: Vec<u8> = without(port);
+    if is_authority(&with_port) { with_port } else { without(None) }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::hpack::tests::encode;
     use super::*;
 
-    fn encode(text: &str) -> Vec<u8> {
-        let mut bits = String::new();
-        for symbol in text.bytes() {
-            let code = CODES.iter().find_map(|(bits, first, symbols)| {
-                let offset = symbols.iter().position(|known| *known == symbol)?;
-                Some(format!("{:0width$b}", *first as usize + offset, width = *bits as usize))
-            });
-            bits.push_str(&code.expect("a symbol of the table"));
-        }
-        while !bits.len().is_multiple_of(8) {
-            bits.push('1');
-        }
-        let byte = |bits: &[u8]| {
-            u8::from_str_radix(std::str::from_utf8(bits).unwrap(), 2).expect("eight bits")
-        };
-        bits.as_bytes().chunks(8).map(byte).collect()
-    }
-
-    fn text(bytes: &[u8]) -> String {
-        let codes = decode(bytes).expect("symbols of the table");
-        String::from_utf8(symbols(&codes)).expect("letters")
-    }
-
     #[test]
-    fn the_codes_are_those_of_the_standard() {
-        // RFC 7541, C.4.1 and C.6.1.
-        let name = [0xF1, 0xE3, 0xC2, 0xE5, 0xF2, 0x3A, 0x6B, 0xA0, 0xAB, 0x90, 0xF4, 0xFF];
-        assert_eq!(text(&name), "www.example.com");
-        let url = [
-            0x9D, 0x29, 0xAD, 0x17, 0x18, 0x63, 0xC7, 0x8F, 0x0B, 0x97, 0xC8, 0xE9, 0xAE, 0x82,
-            0xAE, 0x43, 0xD3,
-        ];
-        assert_eq!(text(&url), "https://www.example.com");
-        assert_eq!(encode("https://www.example.com"), url);
-        assert!(decode(&[0xFF, 0xFF]).is_none(), "padding of more than seven bits");
-        let short = CODES.iter().filter(|(bits, ..)| *bits <= 8);
-        let counted: usize = short.map(|(bits, _, symbols)| symbols.len() << (8 - bits)).sum();
-        assert_eq!(
-            counted, 254,
-            "all that eight bits can say, but for two beginnings of longer codes"
-        );
-    }
-
-    #[test]
-    fn what_can_be_no_authority_is_replaced_by_as_many_bits() {
+    fn what_can_be_no_authority_is_replaced() {
         for (before, after) in [
-            ("http://localhost:2379", "httpB--localhost:2379"),
-            ("http://[::1]:2379", "httpB--~BB1~:2379"),
+            ("http://localhost:2379", "http---localhost:2379"),
+            ("http://[::1]:2379", "http------1-:2379"),
             ("/tmp/quoin/sock", "-tmp-quoin-sock"),
             ("%2Ftmp%2Fsock", "-2Ftmp-2Fsock"),
-            ("a:b:1", "aBb:1"),
-            ("a,b;c", "a,b;c"),
-            ("/a b+c(x)\"|", "-a-b+c!x!!+"),
-            ("localhost:2379", "localhost:2379"),
-            ("localhost", "localhost"),
+            ("a:b:1", "a-b:1"),
+            ("/a b+c(x)\"|", "-a-b-c-x---"),
+            ("#>^<{}", "------"),
+            ("h\u{e9}", "h--"),
+            ("@:", "-:"),
         ] {
-            let mut value = encode(before);
-            assert_eq!(mend_value(&mut value, true), before != after, "{before}");
-            assert_eq!(text(&value), after);
-            let mut value = before.as_bytes().to_vec();
-            assert_eq!(mend_value(&mut value, false), before != after, "{before}");
-            assert!(Authority::try_from(&value[..]).is_ok(), "{before}");
-            assert_eq!(value.len(), before.len());
+            assert!(!is_authority(before.as_bytes()), "{before}");
+            let plain = plain(before.as_bytes());
+            assert_eq!(String::from_utf8(plain.clone()).expect("a text"), after);
+            assert!(is_authority(&plain), "{before}");
         }
-        let mut empty = [];
-        assert!(!mend_value(&mut empty, false), "nothing to mend");
+        for byte in 0..=u8::MAX {
+            for value in [vec![byte], vec![byte; 3], vec![b'/', byte, b':', b'1'], vec![b':', byte]]
+            {
+                assert!(is_authority(&plain(&value)), "{value:?}");
+            }
+        }
     }
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -352,36 +267,21 @@ mod tests {
         [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
     }
 
-    /// `:method POST`, a field with a name of its own, `:authority`, and one from the table.
-    fn headers(authority: &str) -> Vec<u8> {
-        let value = encode(authority);
+    /// `:method POST`, a field with a name of its own, `:authority` as given, and one that is known.
+    fn headers(authority: &[u8]) -> Vec<u8> {
         let own = [&[0x00, 0x01, b'x', 0x02][..], b"yz"].concat();
-        [&[0x83], &own[..], &[0x41, 0x80 | value.len() as u8], &value, &[0x86]].concat()
+        [&[0x83], &own[..], authority, &[0x86]].concat()
     }
 
-    #[test]
-    fn the_field_is_found_by_its_number_and_by_its_name() {
-        let name = encode(":authority");
-        let by_huffman_name = [&[0x40, 0x80 | name.len() as u8][..], &name, &[3], b"a/b"].concat();
-        for block in [
-            &b"\x41\x03a/b"[..],
-            b"\x01\x03a/b",
-            b"\x11\x03a/b",
-            b"\x40\x0a:authority\x03a/b",
-            b"\x82\x3f\x01\x86\x40\x05:path\x03a/b\x40\x0a:authority\x03a/b",
-            &by_huffman_name,
-        ] {
-            let mut mended = block.to_vec();
-            assert!(mend_block(&mut mended, 0), "{block:?}");
-            assert!(mended.ends_with(b"a-b"), "{block:?}");
-            assert_eq!(mended[..block.len() - 3], block[..block.len() - 3], "only the value");
-        }
-        for block in [&b"\x44\x03a/b"[..], b"\x40\x05:path\x03a/b", b"\x41\x04a/b", b"\x41\x03a.b"]
-        {
-            let mut same = block.to_vec();
-            assert!(!mend_block(&mut same, 0), "{block:?}");
-            assert_eq!(same, block);
-        }
+    /// An `:authority` to be remembered, Huffman-coded.
+    fn field(value: &str) -> Vec<u8> {
+        let value = encode(value.as_bytes());
+        [&[0x41, 0x80 | value.len() as u8], &value[..]].concat()
+    }
+
+    /// The same, as it is written anew.
+    fn written(value: &str) -> Vec<u8> {
+        [&[0x01, value.len() as u8], value.as_bytes()].concat()
     }
 
     fn pass(mender: &mut Mender, bytes: &[u8], piece: usize) -> Vec<u8> {
@@ -395,24 +295,31 @@ mod tests {
 
     #[test]
     fn a_connection_is_looked_at_for_as_long_as_it_needs_it_however_its_bytes_come() {
-        let good = frame(HEADERS, 4, &headers("localhost:2379"));
-        let bad = frame(HEADERS, 4, &headers("http://localhost:2379"));
-        let mended = frame(HEADERS, 4, &headers("httpB--localhost:2379"));
-        let padded = |block: &str| {
-            frame(
-                HEADERS,
-                4 | PADDED | PRIORITY,
-                &[&[3, 0, 0, 0, 0, 9], &headers(block)[..], &[0; 3]].concat(),
-            )
-        };
+        let good = frame(HEADERS, END_HEADERS, &headers(&field("localhost:2379")));
+        let bad = frame(HEADERS, END_HEADERS, &headers(&field("http://localhost:2379")));
+        let same = frame(HEADERS, END_HEADERS, &headers(&written("localhost:2379")));
+        let mended = frame(HEADERS, END_HEADERS, &headers(&written("http---localhost:2379")));
+        let flags = END_HEADERS | PADDED | PRIORITY | END_STREAM;
+        let padded = [&[3, 0, 0, 0, 0, 9], &headers(&field("a://b"))[..], &[0; 3]].concat();
+        let padded = frame(HEADERS, flags, &padded);
+        let unpadded = frame(HEADERS, END_HEADERS | END_STREAM, &headers(&written("a---b")));
+        // What was remembered second, and a value for the name that was remembered first.
+        let recalled = frame(HEADERS, END_HEADERS, &headers(&[0xBF]));
+        let named = [&[0x7F, 0x01, 3], &b"x/y"[..]].concat();
+        let named = frame(HEADERS, END_HEADERS, &headers(&named));
+        let by_name = frame(HEADERS, END_HEADERS, &headers(&written("x-y")));
         let data = frame(0, 1, &[0x41; 40_000]);
         let settings = frame(4, 0, &[]);
         for piece in [1, 7, 100, 1 << 20] {
             let mut mender = Mender::default();
-            let bytes = [PREFACE, &settings, &bad, &data, &padded("a://b"), &good, &bad].concat();
+            let bytes = [PREFACE, &settings, &bad, &data, &padded, &good, &recalled, &named];
             let expected =
-                [PREFACE, &settings, &mended, &data, &padded("aB--b"), &good, &mended].concat();
-            assert!(pass(&mut mender, &bytes, piece) == expected, "in pieces of {piece}");
+                [PREFACE, &settings, &mended, &data, &unpadded, &same, &unpadded, &by_name];
+            let mut expected = expected.concat();
+            let recalled = frame(HEADERS, END_HEADERS, &headers(&written("a---b")));
+            let at = expected.len() - by_name.len() - unpadded.len();
+            expected.splice(at..at + unpadded.len(), recalled);
+            assert!(pass(&mut mender, &bytes.concat(), piece) == expected, "in pieces of {piece}");
             assert!(!mender.is_done());
 
             let mut mender = Mender::default();
@@ -423,11 +330,82 @@ mod tests {
     }
 
     #[test]
+    fn an_authority_may_be_empty_and_in_any_form() {
+        let empty = headers(&[]);
+        let mended = headers(&written("a-b"));
+        let name = encode(b":authority");
+        let by_huffman_name = [&[0x40, 0x80 | name.len() as u8][..], &name, &[3], b"a/b"].concat();
+        let by_name = [&[0x00, 10], &b":authority\x03a-b"[..]].concat();
+        let by_name = headers(&by_name);
+        for (authority, expected) in [
+            (&b"\x41\x00"[..], &empty),
+            (b"\x41\x80", &empty),
+            (b"\x01\x00", &empty),
+            (b"\x81", &empty),
+            (b"\x00\x0A:authority\x00", &empty),
+            (b"\x41\x03a/b", &mended),
+            (b"\x01\x03a/b", &mended),
+            (b"\x11\x03a/b", &mended),
+            (b"\x40\x0A:authority\x03a/b", &by_name),
+            (&by_huffman_name, &by_name),
+            (&field("a>b"), &mended),
+            (&field("a{b"), &mended),
+            (&field("a\u{1}b"), &mended),
+        ] {
+            let request = frame(HEADERS, END_HEADERS, &headers(authority));
+            let expected = [PREFACE, &frame(HEADERS, END_HEADERS, expected)].concat();
+            let passed = pass(&mut Mender::default(), &[PREFACE, &request].concat(), 1000);
+            assert_eq!(passed, expected, "{authority:?}");
+        }
+        for authority in [&b"\x41\x03a.b"[..], b"\x44\x03a/b", b"\x40\x05:path\x03a/b", b""] {
+            let bytes = [PREFACE, &frame(HEADERS, END_HEADERS, &headers(authority))].concat();
+            let mut mender = Mender::default();
+            assert_eq!(pass(&mut mender, &bytes, 1000), bytes, "{authority:?}");
+            assert!(mender.is_done());
+        }
+    }
+
+    #[test]
+    fn a_block_may_come_in_several_frames() {
+        let block = headers(&field("http://localhost:2379"));
+        let long = [&[0x00, 1, b'l', 0x7F, 0xA1, 0x9B, 0x01], &[b'v'; 20_000][..]].concat();
+        let whole = [&headers(&written("http---localhost:2379")), &long[..]].concat();
+        for cut in [0, 8, 10, block.len()] {
+            let (first, second) = block.split_at(cut);
+            let bytes = [
+                PREFACE,
+                &frame(HEADERS, END_STREAM, first),
+                &frame(CONTINUATION, 0, &[]),
+                &frame(CONTINUATION, 0, second),
+                &frame(CONTINUATION, 0, &long[..9_000]),
+                &frame(CONTINUATION, END_HEADERS, &long[9_000..]),
+                &frame(0, 0, b"data"),
+            ]
+            .concat();
+            let expected = [
+                PREFACE,
+                &frame(HEADERS, END_STREAM, &whole[..FRAME_MAX]),
+                &frame(CONTINUATION, END_HEADERS, &whole[FRAME_MAX..]),
+                &frame(0, 0, b"data"),
+            ]
+            .concat();
+            for piece in [1, 1000, 1 << 20] {
+                assert!(pass(&mut Mender::default(), &bytes, piece) == expected, "{cut}, {piece}");
+            }
+        }
+        // What may not come in between is for the library to refuse.
+        let bytes = [PREFACE, &frame(HEADERS, 0, &block), &frame(6, 0, &[0; 8])].concat();
+        let mut mender = Mender::default();
+        assert_eq!(pass(&mut mender, &bytes, 1000), bytes);
+        assert!(mender.is_done());
+    }
+
+    #[test]
     fn settings_go_on_before_a_request_comes_and_what_is_cut_short_goes_on_in_the_end() {
         let mut mender = Mender::default();
         let start = [PREFACE, &frame(4, 0, &[])].concat();
         assert_eq!(pass(&mut mender, &start, 5), start);
-        let request = frame(HEADERS, 4, &headers("http://localhost:2379"));
+        let request = frame(HEADERS, END_HEADERS, &headers(&field("http://localhost:2379")));
         let (early, _) = request.split_at(20);
         assert!(pass(&mut mender, early, 20).is_empty());
         mender.end();
@@ -442,17 +420,13 @@ mod tests {
             assert_eq!(pass(&mut mender, bytes.as_bytes(), 1), bytes.as_bytes());
             assert!(mender.is_done());
         }
-        // Every value of every byte of a short block: no field ends behind it, nothing panics.
-        let block = headers("http://l");
-        for at in 0..block.len() {
-            for byte in 0..=u8::MAX {
-                let mut damaged = block.clone();
-                damaged[at] = byte;
-                for flags in [0, PADDED, PRIORITY, PADDED | PRIORITY] {
-                    let mut mender = Mender::default();
-                    let bytes = [PREFACE, &frame(HEADERS, flags, &damaged)].concat();
-                    assert_eq!(pass(&mut mender, &bytes, bytes.len()).len(), bytes.len());
-                }
+        for block in [&[0x80][..], &[0x41, 0x81, 0x00], &[0x41, 9, b'/'], &[0xFF]] {
+            for flags in [0, PADDED, PRIORITY, PADDED | PRIORITY] {
+                let mut mender = Mender::default();
+                let bytes = [PREFACE, &frame(HEADERS, flags | END_HEADERS, block)].concat();
+                let passed = pass(&mut mender, &bytes, bytes.len());
+                assert_eq!(passed, bytes, "{block:?} {flags}");
+                assert!(mender.is_done());
             }
         }
     }

@@ -133,13 +133,21 @@ impl<C: Future, S: AsyncWrite + Unpin> Connection<C, S> {
         self.http.as_mut()
     }
 
+    /// Drops all but the end that sends.
+    pub(super) fn into_outlet(self) -> Outlet<S> {
+        self.outlet
+    }
+
     /// Takes in, runs what can go on, and sends. Returns the connection's result once it
     /// has one and all is sent.
     fn turn(&mut self) -> Option<C::Output> {
         let cx = &mut Context::from_waker(&self.waker);
         if self.result.is_none() {
             match self.http.as_mut().poll(cx) {
-                Poll::Ready(result) => self.result = Some(result),
+                Poll::Ready(result) => {
+                    self.result = Some(result);
+                    self.outlet.end_turns();
+                }
                 Poll::Pending => {
                     self.calls.extend(self.begun.inner.lock().calls.drain(..));
                     while coop::has_budget_remaining()
@@ -150,8 +158,8 @@ impl<C: Future, S: AsyncWrite + Unpin> Connection<C, S> {
             }
         }
         // Sending must not wait because the calls have used up the task's budget.
-        let outlet = &self.outlet;
-        let send = std::pin::pin!(coop::unconstrained(poll_fn(|cx| outlet.poll_send(cx))));
+        let (outlet, calls) = (&self.outlet, self.calls.len());
+        let send = std::pin::pin!(coop::unconstrained(poll_fn(|cx| outlet.poll_send(calls, cx))));
         match send.poll(cx) {
             // A connection that could not send ends with its own error.
             Poll::Ready(_) => self.result.take(),
@@ -267,7 +275,7 @@ mod tests {
         let (client, stream) = tokio::io::duplex(1 << 20);
         let writes = Arc::new(AtomicUsize::new(0));
         let (socket, outlet) =
-            gathering(Counted { stream, writes: writes.clone() }, Duration::from_secs(60));
+            gathering(Counted { stream, writes: writes.clone() }, Duration::from_secs(60), None);
         let (begun, answers) = (Begun::default(), Arc::<Mutex<Answers>>::default());
         let mut tellers = Vec::new();
         for _ in 0..calls {

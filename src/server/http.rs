@@ -53,12 +53,13 @@ impl FromRef<Ground> for Probes {
 }
 
 /// The pages of the client listener. Unknown paths are answered as Go's HTTP server does.
-pub(super) fn pages(handle: Handle, metrics: Arc<Metrics>) -> Router {
+pub(super) fn pages(handle: Handle, metrics: Arc<Metrics>, with_profiles: bool) -> Router {
     let others = Router::new()
         .route("/version", any(version))
         .route("/debug/vars", any(super::vars::vars))
         .with_state(handle.clone());
-    probes(handle, metrics).merge(others)
+    let pages = probes(handle, metrics).merge(others);
+    if with_profiles { pages.merge(super::profiles::pages()) } else { pages }
 }
 
 /// What probes and collectors ask for: all that a listener for metrics has.
@@ -70,7 +71,7 @@ pub(super) fn probes(handle: Handle, metrics: Arc<Metrics>) -> Router {
         .route("/livez/{check}", any(livez_check))
         .route("/readyz", any(readyz))
         .route("/readyz/{check}", any(readyz_check))
-        .fallback(not_found)
+        .fallback(async || not_found())
         .with_state(Ground { handle, metrics })
 }
 
@@ -86,7 +87,7 @@ async fn metrics_page(State(metrics): State<Arc<Metrics>>) -> Response {
 }
 
 /// The answer to any other path.
-async fn not_found() -> Response {
+fn not_found() -> Response {
     text_page(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
@@ -94,7 +95,7 @@ async fn not_found() -> Response {
 pub(super) async fn other(request: axum::extract::Request) -> Response {
     match is_grpc(&request) {
         true => unknown_call(request.uri().clone()).await,
-        false => not_found().await,
+        false => not_found(),
     }
 }
 
@@ -330,6 +331,6 @@ async fn one_check(
     }
     match checks.iter().find(|check| **check == name) {
         Some(check) => run_checks(ground.parts(), query, (page, &[check])).await,
-        None => not_found().await,
+        None => not_found(),
     }
 }

@@ -32,7 +32,7 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// deadlines is honest; at the library's 20 all else on the connection would end with it.
 const RESETS_MAX: usize = 32 << 10;
 /// Bytes of a call's headers: a few long tokens.
-const HEADERS_MAX: u32 = 1 << 20;
+pub(super) const HEADERS_MAX: u32 = 1 << 20;
 /// Bytes of answers that one stream may hold for a client that reads slowly.
 const SEND_BUFFER: usize = 256 << 10;
 /// How long a client may take to say what it speaks, and one of HTTP/1 over its request head.
@@ -41,6 +41,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE: u8 = 22;
 /// How long calls in flight may go on after a stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a client that is sent away may take to read why.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait after a failed accept: the process may be short of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -88,6 +90,15 @@ enum Accepted {
     Unix(UnixStream),
 }
 
+impl Accepted {
+    fn remote(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_, remote) => Some(*remote),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 /// What is spoken on a listener.
 #[derive(Clone)]
 pub enum Security {
@@ -111,6 +122,8 @@ pub struct Connected {
     pub is_tls: bool,
     /// The common name of the certificate that the client has shown and that was checked.
     pub common_name: Option<Arc<str>>,
+    /// Where the client is; a socket in the file system has no address.
+    pub remote: Option<SocketAddr>,
 }
 
 /// What a listener grants each connection.
@@ -119,6 +132,17 @@ pub struct ConnectionLimits {
     pub concurrent_streams_max: u32,
     /// Interval and timeout of the server's own pings, if it sends any.
     pub ping: Option<(Duration, Duration)>,
+    /// What is asked of the client's pings, if anything is.
+    pub client_pings: Option<ClientPings>,
+}
+
+/// What is asked of clients that send pings.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientPings {
+    /// The shortest time between two, while calls are under way.
+    pub min: Duration,
+    /// Whether that holds for connections with TLS too.
+    pub over_tls: bool,
 }
 
 /// What can be served on a connection.
@@ -178,13 +202,14 @@ pub async fn serve<S: HttpService>(
         let stop = stop.clone();
         let (is_choice, gate) = match &security {
             Security::Plain => {
-                let service = service(Connected::default());
+                let service =
+                    service(Connected { remote: accepted.remote(), ..Connected::default() });
                 match accepted {
                     Accepted::Tcp(stream, _) => {
-                        connections.spawn(connection(stream, service, limits, stop))
+                        connections.spawn(connection(stream, service, limits, false, stop))
                     }
                     Accepted::Unix(stream) => {
-                        connections.spawn(connection(stream, service, limits, stop))
+                        connections.spawn(connection(stream, service, limits, false, stop))
                     }
                 };
                 continue;
@@ -254,7 +279,9 @@ fn admit(stream: AnySocket, remote: Option<SocketAddr>, is_choice: bool, gate: G
         if is_choice {
             match tokio::time::timeout(HEADER_TIMEOUT, stream.fill_buf()).await {
                 Ok(Ok([HANDSHAKE])) => {}
-                Ok(Ok([_, ..])) => return Some((any(stream), Connected::default())),
+                Ok(Ok([_, ..])) => {
+                    return Some((any(stream), Connected { remote, ..Connected::default() }));
+                }
                 // It has left, or says nothing.
                 _ => return None,
             }
@@ -262,7 +289,7 @@ fn admit(stream: AnySocket, remote: Option<SocketAddr>, is_choice: bool, gate: G
         match gate.tls.accept(stream, remote).await {
             Ok(accepted) => {
                 let common_name = accepted.common_name.map(Arc::from);
-                let connected = Connected { is_tls: true, common_name };
+                let connected = Connected { is_tls: true, common_name, remote };
                 Some((any(accepted.stream), connected))
             }
             Err(refused) => {
@@ -285,7 +312,8 @@ async fn admitted<S: HttpService>(
         () = stopped(&mut stop) => return,
     };
     if let Some((stream, connected)) = admitted {
-        connection(stream, service(connected), limits, stop).await;
+        let is_tls = connected.is_tls;
+        connection(stream, service(connected), limits, is_tls, stop).await;
     }
 }
 
@@ -293,10 +321,12 @@ async fn connection<S: HttpService>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     service: S,
     limits: ConnectionLimits,
+    is_tls: bool,
     mut stop: watch::Receiver<bool>,
 ) {
     let begun = Begun::default();
-    let (socket, outlet) = gathering(stream, HEADER_TIMEOUT);
+    let client_pings = limits.client_pings.filter(|pings| pings.over_tls || !is_tls);
+    let (socket, outlet) = gathering(stream, HEADER_TIMEOUT, client_pings.map(|pings| pings.min));
     let mut builder = auto::Builder::new(begun.clone());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
@@ -313,17 +343,21 @@ async fn connection<S: HttpService>(
         builder.http2().keep_alive_timeout(timeout);
     }
     let service = Ending { service, begun: begun.clone() };
-    let http = builder.serve_connection(TokioIo::new(socket), service);
+    let http = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
     let mut connection = Connection::new(http, begun, outlet);
     let result = tokio::select! {
         result = &mut connection => result,
         () = stopped(&mut stop) => {
             connection.http().graceful_shutdown();
-            connection.await
+            (&mut connection).await
         }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended with an error");
+        let outlet = connection.into_outlet();
+        if outlet.is_refused() {
+            let _elapsed = tokio::time::timeout(LEAVE_TIMEOUT, outlet.leave()).await;
+        }
     }
 }
 

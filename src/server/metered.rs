@@ -14,17 +14,23 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use tonic::body::Body;
 use tonic::codegen::StdError;
 
+/// Where a client is, as far as its socket has an address.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Remote(pub(super) Option<SocketAddr>);
+
 /// What is counted where, and what is worth a line in the log.
 #[derive(Clone)]
 pub(super) struct Meter {
     pub(super) metrics: Arc<Metrics>,
     pub(super) slow: Slow,
+    pub(super) remote: Remote,
 }
 
 /// What a client says of itself.
@@ -76,7 +82,7 @@ impl Call {
     /// The answer is made: all of it is in the response, or will follow without a failure.
     pub(super) fn end<B>(mut self, response: &http::Response<B>) {
         let took = self.begun.end(early_code(response.headers()).unwrap_or(0));
-        self.meter.slow.look(self.begun.call(), took, &self.recorded, &self.meter.metrics);
+        self.meter.slow.look(self.begun.call(), took, &self.recorded, &self.meter);
     }
 }
 
@@ -237,7 +243,7 @@ fn finish(meter: &Meter, begun: &mut Begun, code: usize, recorded: &Recorded) {
     let took = begun.end(code);
     let row = begun.call().row();
     if row.kind == Kind::Unary {
-        meter.slow.look(begun.call(), took, recorded, &meter.metrics);
+        meter.slow.look(begun.call(), took, recorded, meter);
         return;
     }
     let is_usual = [tonic::Code::Ok, tonic::Code::Cancelled, tonic::Code::Unavailable]
@@ -291,10 +297,11 @@ where
 
 /// Counts the calls of the gateway, which reach their services without HTTP/2.
 pub(super) async fn count(
-    State(meter): State<Meter>,
+    State(mut meter): State<Meter>,
     request: axum::extract::Request,
     next: Next,
 ) -> axum::response::Response {
+    meter.remote = request.extensions().get().copied().unwrap_or_default();
     let through = async |request: http::Request<Body>| {
         let response = next.run(request.map(axum::body::Body::new)).await;
         Ok::<_, Infallible>(response.map(Body::new))
@@ -329,7 +336,7 @@ mod tests {
 
     fn meter() -> Meter {
         let slow = Slow::new(Duration::from_secs(60), Duration::from_secs(60), false);
-        Meter { metrics: Arc::new(Metrics::new(false)), slow }
+        Meter { metrics: Arc::new(Metrics::new(false)), slow, remote: Remote::default() }
     }
 
     fn lines<'p>(page: &'p str, begin: &str) -> Vec<&'p str> {

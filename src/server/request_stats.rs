@@ -1,7 +1,7 @@
 //! The log lines about calls and reads that take too long; of values no more than the size is told.
 
+use super::metered::{Meter, Remote};
 use crate::describe;
-use crate::metrics::Metrics;
 use crate::metrics::calls::CallId;
 use crate::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, RangeRequest, RangeResponse, TxnRequest,
@@ -42,17 +42,17 @@ impl Slow {
     }
 
     /// Looks at a call that took so long.
-    pub(super) fn look(&self, call: CallId, took: Duration, of: &Recorded, metrics: &Metrics) {
+    pub(super) fn look(&self, call: CallId, took: Duration, of: &Recorded, meter: &Meter) {
         if took <= self.unary && took <= self.apply && !self.logs_all {
             return;
         }
         let is_read = call == CallId::RANGE || (call == CallId::TXN && of.is_read);
         if took > self.apply && is_read && !of.request.is_empty() {
-            metrics.state.slow_applies.add(1);
+            meter.metrics.state.slow_applies.add(1);
             self.warn_of_read(call, took, of);
         }
         if took > self.unary || self.logs_all {
-            self.tell(call, took, of);
+            self.tell(call, took, of, meter.remote);
         }
     }
 
@@ -75,13 +75,15 @@ impl Slow {
         );
     }
 
-    fn tell(&self, call: CallId, took: Duration, of: &Recorded) {
+    fn tell(&self, call: CallId, took: Duration, of: &Recorded, Remote(remote): Remote) {
         let row = call.row();
         let (count, size, request) = content(call, of);
         let (response_count, response_size) = match count {
             -1 => (-1, -1),
             _ => (pairs(call, of), of.response_len as i64),
         };
+        // So Go writes the address of a client of a socket in the file system.
+        let remote = remote.map_or("@".to_owned(), |remote| remote.to_string());
         let begun = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
         // The level is a part of where the line stands in the code.
         macro_rules! line {
@@ -89,7 +91,7 @@ impl Slow {
                 tracing::$level!(
                     "start time" = humantime::format_rfc3339_micros(begun).to_string(),
                     "time spent" = describe::duration(took),
-                    remote = "",
+                    remote,
                     "response type" = format!("/{}/{}", row.service, row.method),
                     "request count" = count,
                     "request size" = size,

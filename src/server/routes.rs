@@ -6,7 +6,7 @@ use super::gateway::Gateway;
 use super::header::Headers;
 use super::limits::Limits;
 use super::listener::Connected;
-use super::metered::{self, Meter};
+use super::metered::{self, Meter, Remote};
 use super::ownership::Queues;
 use super::password::Passwords;
 use super::peer_pages::{PeerPages, peer_pages};
@@ -67,6 +67,8 @@ pub struct Services {
     pub warnings: (Duration, Duration),
     /// Every call is logged.
     pub is_debugging: bool,
+    /// Whether the pages of profiles are shown; etcd's `--enable-pprof`.
+    pub with_profiles: bool,
     pub tokens: Arc<Tokens>,
     pub passwords: Passwords,
     /// Turns true when the node stops.
@@ -111,9 +113,10 @@ pub struct ClientService {
 impl ClientService {
     /// The same for a connection to a listener that serves this traffic.
     pub fn serving(&self, traffic: Traffic, connected: Connected) -> Self {
-        let Connected { is_tls, common_name } = connected;
+        let Connected { is_tls, common_name, remote } = connected;
         let name = common_name.filter(|_| self.names_users).map(CommonName);
-        Self { traffic, is_tls, name, ..self.clone() }
+        let meter = Meter { remote: Remote(remote), ..self.meter.clone() };
+        Self { traffic, is_tls, name, meter, ..self.clone() }
     }
 }
 
@@ -162,10 +165,9 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
         let has_grpc = self.traffic != Traffic::Http && request.version() == http::Version::HTTP_2;
-        if has_grpc && let Some(refused) = unary::refuse_foreign(&request) {
-            let mut response = http::Response::new(Body::empty());
-            *response.status_mut() = refused;
-            return Box::pin(ready(Ok(response)));
+        let beside_http = self.is_tls && self.traffic == Traffic::GrpcAndHttp;
+        if has_grpc && let Some(refused) = unary::refuse_foreign(&request, beside_http) {
+            return Box::pin(ready(Ok(refused)));
         }
         if has_grpc && pages::is_grpc(&request) {
             http2_debug::show_authority(&request);
@@ -180,6 +182,7 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
         if self.traffic == Traffic::Grpc {
             return Box::pin(ready(Ok(pages::only_grpc().map(Body::new))));
         }
+        request.extensions_mut().insert(self.meter.remote);
         let is_named = self.name.as_ref().is_some_and(|CommonName(name)| !name.is_empty());
         let (web, is_tls) = (self.web.clone(), self.is_tls);
         Box::pin(
@@ -191,7 +194,7 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
 /// Puts the client listener's services together.
 pub fn client_service(services: Services) -> ClientService {
     let Services { handle, metrics, stop, tokens, limits, .. } = &services;
-    let (handle, metrics) = (handle.clone(), metrics.clone());
+    let (handle, metrics, stop) = (handle.clone(), metrics.clone(), stop.clone());
     tokio::spawn(sweep(tokens.clone(), handle.auth().clone(), stop.clone()));
     let access = Access::new(handle.clone(), tokens.clone());
     let frequent =
@@ -200,19 +203,19 @@ pub fn client_service(services: Services) -> ClientService {
     let (apply, unary) = services.warnings;
     let slow = Slow::new(apply, unary, services.is_debugging);
     let (visitors, with_gateway) = (services.visitors.clone(), services.with_gateway);
-    let names_users = services.names_users;
+    let (names_users, with_profiles) = (services.names_users, services.with_profiles);
     let auth = handle.auth().clone();
     let rest = grpc_routes(services, frequent.clone(), access);
-    let meter = Meter { metrics: metrics.clone(), slow };
+    let meter = Meter { metrics: metrics.clone(), slow, remote: Remote::default() };
     let counted = axum::middleware::from_fn_with_state(meter.clone(), metered::count);
     let gateway =
-        with_gateway.then(|| Gateway::new(rest.clone().layer(counted), message_bytes_max));
+        with_gateway.then(|| Gateway::new(rest.clone().layer(counted), message_bytes_max, stop));
     ClientService {
         kv: frequent,
         message_bytes_max,
         rest,
         meter,
-        web: Web::new(visitors, gateway, auth, pages::pages(handle, metrics)),
+        web: Web::new(visitors, gateway, auth, pages::pages(handle, metrics, with_profiles)),
         traffic: Traffic::GrpcAndHttp,
         is_tls: false,
         names_users,

@@ -4,12 +4,15 @@
 //! the answer. So a flush is taken as a wish, and [`Outlet::poll_send`] carries it out once for all that
 //! a turn of the connection's task has written. What is large goes to the socket at once.
 
-use super::authority::Mender;
-use parking_lot::Mutex;
+use super::authority::{Mender, PREFACE};
+use super::pings::Pings;
+use parking_lot::{Mutex, MutexGuard};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,6 +30,8 @@ struct Inner<S> {
     gathered: Vec<u8>,
     /// Of the gathered bytes, those already sent.
     sent: usize,
+    /// Looks at pings, where they are limited and the client speaks HTTP/2.
+    pings: Option<Pings>,
 }
 
 impl<S: AsyncWrite + Unpin> Inner<S> {
@@ -57,44 +62,124 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         if self.gathered.len() + length > GATHERED_MAX {
             ready!(self.poll_send(cx))?;
         }
-        if length > GATHERED_MAX {
-            return Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let taken = if length > GATHERED_MAX {
+            ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?
+        } else {
+            self.gathered.reserve(length);
+            slices.iter().for_each(|slice| self.gathered.extend_from_slice(slice));
+            length
+        };
+        if let Some(pings) = &mut self.pings {
+            let mut left = taken;
+            for slice in slices {
+                let length = slice.len().min(left);
+                pings.send(&slice[..length]);
+                left -= length;
+            }
         }
-        self.gathered.reserve(length);
-        slices.iter().for_each(|slice| self.gathered.extend_from_slice(slice));
-        Poll::Ready(Ok(length))
+        Poll::Ready(Ok(taken))
+    }
+}
+
+impl<S> Inner<S> {
+    /// Takes note of what has come.
+    ///
+    /// # Errors
+    /// Too many pings are in it: the client has been told, and nothing more is taken from it.
+    fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(pings) = &mut self.pings else { return Ok(()) };
+        pings.receive(bytes);
+        if !pings.are_too_many() {
+            return Ok(());
+        }
+        if let Some(farewell) = pings.farewell() {
+            self.gathered.extend_from_slice(&farewell);
+        }
+        Err(io::Error::other("got too many pings from the client"))
+    }
+}
+
+struct Shared<S> {
+    inner: Mutex<Inner<S>>,
+    /// No turn will end any more: the socket was handed to somebody else.
+    has_no_turns: AtomicBool,
+}
+
+impl<S> Shared<S> {
+    fn lock(&self) -> MutexGuard<'_, Inner<S>> {
+        self.inner.lock()
     }
 }
 
 /// The connection's end of the socket.
 pub(super) struct Socket<S> {
-    inner: Arc<Mutex<Inner<S>>>,
+    inner: Arc<Shared<S>>,
     /// Looks at what arrives, until that is known to be in order.
     mender: Option<Box<Mender>>,
     /// When the client must have said what it speaks; `None` once it has.
     begin_by: Option<Pin<Box<Sleep>>>,
+    /// The shortest time between two pings.
+    ping_min: Option<Duration>,
 }
 
 /// The end that sends.
 pub(super) struct Outlet<S> {
-    inner: Arc<Mutex<Inner<S>>>,
+    inner: Arc<Shared<S>>,
 }
 
-/// Wraps a stream, whose client has so long to say what it speaks.
-pub(super) fn gathering<S>(stream: S, begin_within: Duration) -> (Socket<S>, Outlet<S>) {
-    let inner = Arc::new(Mutex::new(Inner { stream, gathered: Vec::new(), sent: 0 }));
+/// Wraps a stream, whose client has so long to say what it speaks, and keeps so long between pings.
+pub(super) fn gathering<S>(
+    stream: S,
+    begin_within: Duration,
+    ping_min: Option<Duration>,
+) -> (Socket<S>, Outlet<S>) {
+    let inner = Inner { stream, gathered: Vec::new(), sent: 0, pings: None };
+    let inner = Arc::new(Shared { inner: Mutex::new(inner), has_no_turns: AtomicBool::new(false) });
     let socket = Socket {
         inner: inner.clone(),
         mender: Some(Box::default()),
         begin_by: Some(Box::pin(sleep(begin_within))),
+        ping_min,
     };
     (socket, Outlet { inner })
 }
 
 impl<S: AsyncWrite + Unpin> Outlet<S> {
-    /// Ready once all that was written is with the operating system.
-    pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner.lock().poll_send(cx)
+    /// From now on what is written is sent: the socket goes on without turns, as one that was handed over does.
+    pub(super) fn end_turns(&self) {
+        self.inner.has_no_turns.store(true, Ordering::SeqCst);
+    }
+
+    /// Ready once all that was written is with the operating system. So many calls are under way.
+    pub(super) fn poll_send(&self, calls: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner.lock();
+        if let Some(pings) = &mut inner.pings {
+            pings.calls = calls;
+        }
+        inner.poll_send(cx)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Outlet<S> {
+    /// Whether the client has pinged too often.
+    pub(super) fn is_refused(&self) -> bool {
+        self.inner.lock().pings.as_ref().is_some_and(Pings::are_too_many)
+    }
+
+    /// Ends the sending side, then takes in what the client still says and throws it away: a socket that is closed
+    /// before takes back what the client has not read yet.
+    pub(super) async fn leave(&self) -> io::Result<()> {
+        poll_fn(|cx| Pin::new(&mut self.inner.lock().stream).poll_shutdown(cx)).await?;
+        let mut bytes = [0; PIECE];
+        loop {
+            let mut piece = ReadBuf::new(&mut bytes);
+            let read =
+                poll_fn(|cx| Pin::new(&mut self.inner.lock().stream).poll_read(cx, &mut piece));
+            read.await?;
+            if piece.filled().is_empty() {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -104,8 +189,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { inner, mender, begin_by } = &mut *self;
-        let stream = &mut inner.lock().stream;
+        let Self { inner, mender, begin_by, ping_min } = &mut *self;
+        let mut inner = inner.lock();
+        let before = buffer.filled().len();
         while let Some(looking) = mender {
             let arrived = looking.pop(buffer.remaining());
             buffer.put_slice(&arrived);
@@ -114,7 +200,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
             } else if arrived.is_empty() && buffer.remaining() > 0 {
                 let mut bytes = [MaybeUninit::uninit(); PIECE];
                 let mut piece = ReadBuf::uninit(&mut bytes);
-                let read = Pin::new(&mut *stream).poll_read(cx, &mut piece);
+                let read = Pin::new(&mut inner.stream).poll_read(cx, &mut piece);
                 if read.is_pending()
                     && let Some(sleep) = begin_by
                     && sleep.as_mut().poll(cx).is_ready()
@@ -129,13 +215,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
                 if looking.has_begun() {
                     *begin_by = None;
                 }
+                if looking.speaks_http2()
+                    && let Some(min) = ping_min.take()
+                {
+                    inner.pings = Some(Pings::new(min, PREFACE.len()));
+                }
                 continue;
             }
             if !arrived.is_empty() || buffer.remaining() == 0 {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(inner.received(&buffer.filled()[before..]));
             }
         }
-        Pin::new(stream).poll_read(cx, buffer)
+        ready!(Pin::new(&mut inner.stream).poll_read(cx, buffer))?;
+        Poll::Ready(inner.received(&buffer.filled()[before..]))
     }
 }
 
@@ -145,7 +237,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.inner.lock().poll_take(cx, &[IoSlice::new(bytes)])
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -153,15 +245,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.inner.lock().poll_take(cx, slices)
+        let mut inner = self.inner.lock();
+        if !self.inner.has_no_turns.load(Ordering::SeqCst) {
+            return inner.poll_take(cx, slices);
+        }
+        ready!(inner.poll_send(cx))?;
+        Pin::new(&mut inner.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.inner.has_no_turns.load(Ordering::SeqCst) {
+            true => self.inner.lock().poll_send(cx),
+            false => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -174,14 +274,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::poll_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test]
     async fn what_nobody_reads_is_bounded_and_comes_in_order() {
         // The stream holds a tenth of what is gathered at most.
         let (mut client, stream) = tokio::io::duplex(GATHERED_MAX / 10);
-        let (mut socket, outlet) = gathering(stream, Duration::from_secs(60));
+        let (mut socket, outlet) = gathering(stream, Duration::from_secs(60), None);
         let all: Vec<u8> = (0..3 * GATHERED_MAX + 77).map(|n| (n % 251) as u8).collect();
         let mut taken = 0;
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -198,7 +297,7 @@ mod tests {
         let rest = all[taken..].to_vec();
         let writer = tokio::spawn(async move {
             socket.write_all(&rest).await.expect("a write");
-            poll_fn(|cx| outlet.poll_send(cx)).await.expect("the rest");
+            poll_fn(|cx| outlet.poll_send(0, cx)).await.expect("the rest");
             socket.shutdown().await.expect("an end");
         });
         let mut received = Vec::new();
@@ -216,7 +315,7 @@ mod tests {
             (b"G", true),
         ] {
             let (mut client, stream) = tokio::io::duplex(1000);
-            let (mut socket, _outlet) = gathering(stream, Duration::from_millis(10));
+            let (mut socket, _outlet) = gathering(stream, Duration::from_millis(10), None);
             client.write_all(said).await.expect("a write");
             let mut received = vec![0; said.len()];
             let read = socket.read_exact(&mut received).await;
@@ -233,15 +332,22 @@ mod tests {
     #[tokio::test]
     async fn a_flush_waits_for_the_end_of_the_turn() {
         let (mut client, stream) = tokio::io::duplex(1000);
-        let (mut socket, outlet) = gathering(stream, Duration::from_secs(60));
+        let (mut socket, outlet) = gathering(stream, Duration::from_secs(60), None);
         socket.write_all(b"one").await.expect("a write");
         socket.flush().await.expect("a flush");
         let mut received = [0; 3];
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let early = Pin::new(&mut client).poll_read(&mut cx, &mut ReadBuf::new(&mut received));
         assert!(early.is_pending(), "nothing has left yet");
-        poll_fn(|cx| outlet.poll_send(cx)).await.expect("the turn's end");
+        poll_fn(|cx| outlet.poll_send(0, cx)).await.expect("the turn's end");
         client.read_exact(&mut received).await.expect("what was written");
         assert_eq!(&received, b"one");
+
+        // Without turns nothing waits for their end.
+        outlet.end_turns();
+        drop(outlet);
+        socket.write_all(b"two").await.expect("a write");
+        client.read_exact(&mut received).await.expect("what was written");
+        assert_eq!(&received, b"two");
     }
 }

@@ -5,6 +5,7 @@
 //! encoded and is sent as it is.
 
 use super::budget::Share;
+use super::http::text_page;
 use super::kv::{KvService, LongRange, RangeAnswer};
 use super::metered;
 use super::validate::is_read_only_txn;
@@ -13,8 +14,8 @@ use crate::mvcc::EncodedRange;
 use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::pb::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, TxnRequest};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use prost::Message;
@@ -77,15 +78,58 @@ impl Call {
 
 /// What is answered to an HTTP/2 request for a gRPC method that is no gRPC call: nothing of it is
 /// carried out. A page on the web can send such requests from the browser of somebody who trusts it.
-pub(super) fn refuse_foreign<B>(request: &http::Request<B>) -> Option<StatusCode> {
-    let service = request.uri().path().split('/').nth(1)?;
-    if !SERVICES.contains(&service) {
+///
+/// etcd has two servers for them: where TLS leads to HTTP as well as gRPC (`beside_http`) Go's own, which takes what
+/// is of no gRPC kind for a request for a page, elsewhere that of its gRPC library.
+pub(super) fn refuse_foreign<B>(
+    request: &http::Request<B>,
+    beside_http: bool,
+) -> Option<http::Response<Body>> {
+    let (is_grpc, is_post) = (super::http::is_grpc(request), request.method() == Method::POST);
+    if is_grpc && is_post {
         return None;
     }
-    if request.method() != http::Method::POST {
-        return Some(StatusCode::METHOD_NOT_ALLOWED);
+    let (kind, method) = (content_type(request), request.method().as_str());
+    if beside_http && !kind.contains("application/grpc") {
+        return None;
     }
-    (!super::http::is_grpc(request)).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+    if beside_http {
+        let mut refused = match is_post {
+            false => text_page(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("invalid gRPC request method {method:?}\n"),
+            ),
+            true => text_page(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                format!("invalid gRPC request content-type {kind:?}\n"),
+            ),
+        };
+        if !is_post {
+            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        }
+        return Some(refused.map(Body::new));
+    }
+    let (status, refused) = if is_grpc {
+        let text = format!("Received a HEADERS frame with :method {method:?} which should be POST");
+        (StatusCode::METHOD_NOT_ALLOWED, Status::internal(text))
+    } else if is_call(request) {
+        let text = format!("invalid gRPC request content-type {kind:?}");
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, Status::invalid_argument(text))
+    } else {
+        return None;
+    };
+    let mut refused = refused.into_http();
+    *refused.status_mut() = status;
+    Some(refused)
+}
+
+/// Whether the path is that of a call.
+fn is_call<B>(request: &http::Request<B>) -> bool {
+    request.uri().path().split('/').nth(1).is_some_and(|service| SERVICES.contains(&service))
+}
+
+fn content_type<B>(request: &http::Request<B>) -> &str {
+    request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default()
 }
 
 /// Serves one of the calls, and notes what it says. `bytes_max` bounds the request's message.
@@ -344,7 +388,8 @@ mod tests {
     fn noted() -> metered::Call {
         let forever = std::time::Duration::MAX;
         let slow = Slow::new(forever, forever, false);
-        let meter = metered::Meter { metrics: Arc::new(Metrics::new(false)), slow };
+        let metrics = Arc::new(Metrics::new(false));
+        let meter = metered::Meter { metrics, slow, remote: metered::Remote::default() };
         metered::Call::begin(&meter, CallId::PUT, &HeaderMap::new())
     }
 

@@ -68,7 +68,9 @@ impl Web {
             }
             _ => self.pages.clone().oneshot(request).await?.map(Body::new),
         };
-        self.visitors.allow(&asked, response.headers_mut());
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            self.visitors.allow(&asked, response.headers_mut());
+        }
         Ok(response)
     }
 

@@ -15,6 +15,7 @@ on_each_engine![
     only_grpc_calls_are_carried_out,
     pages_look_as_they_do_from_etcd,
     hosts_and_origins_are_checked,
+    profiles_are_shown_where_they_are_asked_for,
     http_can_have_addresses_of_its_own,
     variables_of_the_process_are_shown,
     members_are_listed_for_members,
@@ -153,6 +154,27 @@ async fn pages_look_as_they_do_from_etcd(engine: Engine) {
         assert_eq!(methods, Some("POST, GET, OPTIONS, PUT, DELETE"), "{path}");
         let headers = asked.header("access-control-allow-headers");
         assert_eq!(headers, Some("accept, content-type, authorization"), "{path}");
+    }
+}
+
+async fn profiles_are_shown_where_they_are_asked_for(engine: Engine) {
+    let cluster = Setup::new(engine, 1).flag("--enable-pprof").start().await;
+    let page = http(&cluster, 0, "GET", "/debug/pprof/cmdline").await;
+    assert_eq!((page.status, page.header("x-content-type-options")), (200, Some("nosniff")));
+    assert!(page.body.split('\0').any(|argument| argument == "--enable-pprof"), "{}", page.body);
+    let index = http(&cluster, 0, "GET", "/debug/pprof/").await;
+    assert!(index.status == 200 && index.body.contains("cmdline"), "{}", index.body);
+    let unknown = http(&cluster, 0, "GET", "/debug/pprof/nothing").await;
+    assert_eq!((unknown.status, &unknown.body[..]), (404, "Unknown profile\n"));
+    assert_eq!(unknown.header("x-go-pprof"), Some("1"));
+    if product().ours {
+        let heap = http(&cluster, 0, "GET", "/debug/pprof/heap").await;
+        assert_eq!((heap.status, heap.header("x-go-pprof")), (501, Some("1")));
+        assert!(heap.body.contains("perf record"), "{}", heap.body);
+    }
+    let cluster = Cluster::start(engine, 1).await;
+    for path in ["/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/heap"] {
+        assert_eq!(http(&cluster, 0, "GET", path).await.status, 404, "{path}");
     }
 }
 

@@ -30,7 +30,7 @@ on_each_engine![
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// An answer with what differs from run to run taken out.
-fn normal(text: &str) -> String {
+pub fn normal(text: &str) -> String {
     let mut text = text.replace('\u{a0}', " ");
     for (spaced, tight) in [(", \"", ",\""), ("}, {", "},{")] {
         text = text.replace(spaced, tight);
@@ -47,7 +47,7 @@ fn normal(text: &str) -> String {
     text.replace(r#""cluster_id":"N","member_id":"N""#, "IDS").replace(r#","raft_term":"N""#, "")
 }
 
-async fn post(cluster: &Cluster, path: &str, body: &str) -> Page {
+pub async fn post(cluster: &Cluster, path: &str, body: &str) -> Page {
     send(&address(cluster, 0), "POST", path, &[], body.as_bytes()).await
 }
 
@@ -63,7 +63,7 @@ async fn all_answer(cluster: &Cluster, table: &[(&str, &str, u16, &str)]) {
     }
 }
 
-const FOO: &str = r#"{"key":"Zm9v"}"#;
+pub const FOO: &str = r#"{"key":"Zm9v"}"#;
 
 async fn requests_are_answered_as_by_etcd(engine: Engine) {
     let cluster = Cluster::start(engine, 1).await;

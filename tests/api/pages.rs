@@ -87,7 +87,7 @@ fn head(
 }
 
 /// Status and headers, and what follows them, once they are there.
-fn page(answer: &[u8]) -> Option<(Page, &[u8])> {
+pub fn page(answer: &[u8]) -> Option<(Page, &[u8])> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).unwrap();
     let (first, headers) = head.split_once("\r\n").unwrap_or((head, ""));

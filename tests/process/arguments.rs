@@ -11,6 +11,7 @@ on_each_engine![
     a_log_that_cannot_be_opened_is_a_line_of_json,
     a_file_starts_a_member_and_its_faults_are_named,
     a_link_named_etcd_speaks_of_etcd,
+    a_proxy_of_calls_is_not_offered,
 ];
 
 /// What is given, the exit code, and what is said.
@@ -213,4 +214,14 @@ async fn a_link_named_etcd_speaks_of_etcd(_engine: Engine) {
     assert!(said.contains("\n  etcd [flags]\n"), "{said}");
     let (_, by_its_name) = end_of(&["help".into()], &[], folder.path()).await;
     assert!(by_its_name.contains("  quoin --data-dir"), "{by_its_name}");
+}
+
+async fn a_proxy_of_calls_is_not_offered(_engine: Engine) {
+    if !product().ours {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (exit, said) = end_of(&["grpc-proxy".into(), "start".into()], &[], folder.path()).await;
+    assert_eq!(exit, Exit::Code(1));
+    assert!(said.contains("grpc-proxy is not offered; see 'gateway start --help'"), "{said}");
 }

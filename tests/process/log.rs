@@ -100,6 +100,7 @@ async fn what_tools_wait_for_is_said(engine: Engine) {
     let stats: Value = serde_json::from_str(stats).unwrap();
     assert_eq!(stats["level"], "warn");
     assert!(stats["time spent"].is_string() && stats["start time"].is_string(), "{stats}");
+    assert!(stats["remote"].as_str().unwrap().starts_with("127.0.0.1:"), "{stats}");
     assert!(!said.contains("secret value"), "{said}");
 }
 

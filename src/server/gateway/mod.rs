@@ -4,15 +4,18 @@
 //! router that gRPC clients reach, protobuf to JSON. So a call behaves here as it does there, and
 //! a new one needs a row in [`schema`] at most. A stream answers one object a line, at once.
 //!
-//! It leaves out WebSockets, and the `Grpc-Timeout` header: a call ends with its connection.
+//! A client that asks for a WebSocket gets one. The gateway leaves out the `Grpc-Timeout` header: a call ends with its
+//! connection.
 
 mod read;
 mod schema;
 mod stream;
 mod values;
+mod websocket;
 mod write;
 
 use super::long_work::apart;
+use super::metered::Remote;
 use axum::Router;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, TE, WWW_AUTHENTICATE};
@@ -20,6 +23,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use prost_reflect::MessageDescriptor;
 use schema::Method;
+use tokio::sync::watch::Receiver;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
@@ -42,12 +46,14 @@ const METADATA_PREFIX: &str = "grpc-metadata-";
 pub(super) struct Gateway {
     services: Router,
     message_bytes_max: usize,
+    /// Turns true when the node stops.
+    stop: Receiver<bool>,
 }
 
 impl Gateway {
     /// `message_bytes_max` bounds a request's message in its wire form.
-    pub(super) fn new(services: Router, message_bytes_max: usize) -> Self {
-        Self { services, message_bytes_max }
+    pub(super) fn new(services: Router, message_bytes_max: usize, stop: Receiver<bool>) -> Self {
+        Self { services, message_bytes_max, stop }
     }
 
     /// Answers a request whose path begins with [`PREFIX`].
@@ -55,6 +61,9 @@ impl Gateway {
         &self,
         request: http::Request<axum::body::Body>,
     ) -> http::Response<Body> {
+        if websocket::is_asked_for(request.headers()) {
+            return websocket::open(self, request);
+        }
         let Some(method) = request.uri().path().strip_prefix(PREFIX).and_then(schema::method)
         else {
             return refusal(&Status::not_found("Not Found"));
@@ -66,14 +75,14 @@ impl Gateway {
         let body = Body::new(body);
         if method.takes_stream {
             let requests = stream::Requests::new(body, self.values(), &method.input);
-            let call = self.call(method, &parts.headers, Body::new(requests)).await;
+            let call = self.call(method, &parts, Body::new(requests)).await;
             return stream::answer(call, &method.output).await;
         }
         let message = match self.one_message(body, &method.input).await {
             Ok(message) => message,
             Err(status) => return refusal(&status),
         };
-        let call = self.call(method, &parts.headers, Body::new(Full::new(message))).await;
+        let call = self.call(method, &parts, Body::new(Full::new(message))).await;
         if method.gives_stream {
             return stream::answer(call, &method.output).await;
         }
@@ -105,7 +114,7 @@ impl Gateway {
     async fn call(
         &self,
         method: &Method,
-        headers: &HeaderMap,
+        parts: &http::request::Parts,
         body: Body,
     ) -> http::Response<axum::body::Body> {
         let mut request = http::Request::new(body);
@@ -115,7 +124,10 @@ impl Gateway {
         if let Ok(path) = method.path.parse() {
             *request.uri_mut() = path;
         }
-        *request.headers_mut() = metadata(headers);
+        *request.headers_mut() = metadata(&parts.headers);
+        if let Some(remote) = parts.extensions.get::<Remote>() {
+            request.extensions_mut().insert(*remote);
+        }
         match self.services.clone().oneshot(request).await {
             Ok(response) => super::status::oversize_as_exhausted(response),
             Err(never) => match never {},
