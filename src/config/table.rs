@@ -338,8 +338,7 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("memory-mlock", Switch, "false", Member, "", "\
             Keep all memory from being swapped out. Needs the right to lock as much."),
         effective("grpc-keepalive-min-time", Duration, "5s", Limits, "time", "\
-            How long a client with calls under way waits between its pings, or it is sent away; 0 \
-            is 5m."),
+            How long a client with calls under way waits between its pings; 0 is 5m."),
         effective("grpc-keepalive-interval", Duration, "2h", Limits, "time", "\
             How long a client's connection may be silent before it is pinged; 0 is never."),
         effective("grpc-keepalive-timeout", Duration, "20s", Limits, "time", "\

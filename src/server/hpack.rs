@@ -273,33 +273,29 @@ fn bits_at(bytes: &[u8], place: usize) -> u32 {
     (u64::from_be_bytes(ahead) << (place % 8) >> 32) as u32
 }
 
+/// The Huffman codes of a text.
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// The Huffman codes of a text.
-    pub(in crate::server) fn encode(text: &[u8]) -> Vec<u8> {
-        let mut bits = String::new();
-        for symbol in text {
-            let (mut first, mut bits_before) = (0, 0);
-            for (length, symbols) in CODES {
-                first <<= length - bits_before;
-                bits_before = length;
-                if let Some(offset) = symbols.iter().position(|known| known == symbol) {
-                    let code = first + offset as u32;
-                    bits.push_str(&format!("{code:0width$b}", width = length as usize));
-                }
-                first += symbols.len() as u32;
+pub(super) fn encode(text: &[u8]) -> Vec<u8> {
+    let mut bits = Vec::new();
+    for symbol in text {
+        let (mut first, mut bits_before) = (0, 0);
+        for (length, symbols) in CODES {
+            first <<= length - bits_before;
+            bits_before = length;
+            if let Some(offset) = symbols.iter().position(|known| known == symbol) {
+                let code = first + offset as u32;
+                bits.extend((0..length).rev().map(|bit| code >> bit & 1 == 1));
             }
+            first += symbols.len() as u32;
         }
-        while !bits.len().is_multiple_of(8) {
-            bits.push('1');
-        }
-        let byte = |bits: &[u8]| {
-            u8::from_str_radix(std::str::from_utf8(bits).unwrap(), 2).expect("eight bits")
-        };
-        bits.as_bytes().chunks(8).map(byte).collect()
     }
+    bits.resize(bits.len().next_multiple_of(8), true);
+    bits.chunks(8).map(|bits| bits.iter().fold(0, |byte, bit| byte << 1 | u8::from(*bit))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn the_codes_are_those_of_the_standard() {

@@ -35,8 +35,11 @@ const RESETS_MAX: usize = 32 << 10;
 pub(super) const HEADERS_MAX: u32 = 1 << 20;
 /// Bytes of answers that one stream may hold for a client that reads slowly.
 const SEND_BUFFER: usize = 256 << 10;
-/// How long a client may take to say what it speaks, and one of HTTP/1 over its request head.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to say what it speaks.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client of HTTP/1 may take over a request's head, as in etcd, and rest between two requests: longer than
+/// proxies and pools of connections do, so that none sends a request on one that we are about to close.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// What a client of TLS says first: a record of a handshake.
 const HANDSHAKE: u8 = 22;
 /// How long calls in flight may go on after a stop.
@@ -277,7 +280,7 @@ fn admit(stream: AnySocket, remote: Option<SocketAddr>, is_choice: bool, gate: G
         // One byte: what follows goes past the buffer.
         let mut stream = BufReader::with_capacity(1, stream);
         if is_choice {
-            match tokio::time::timeout(HEADER_TIMEOUT, stream.fill_buf()).await {
+            match tokio::time::timeout(BEGIN_TIMEOUT, stream.fill_buf()).await {
                 Ok(Ok([HANDSHAKE])) => {}
                 Ok(Ok([_, ..])) => {
                     return Some((any(stream), Connected { remote, ..Connected::default() }));
@@ -326,9 +329,9 @@ async fn connection<S: HttpService>(
 ) {
     let begun = Begun::default();
     let client_pings = limits.client_pings.filter(|pings| pings.over_tls || !is_tls);
-    let (socket, outlet) = gathering(stream, HEADER_TIMEOUT, client_pings.map(|pings| pings.min));
+    let (socket, outlet) = gathering(stream, BEGIN_TIMEOUT, client_pings.map(|pings| pings.min));
     let mut builder = auto::Builder::new(begun.clone());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())

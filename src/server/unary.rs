@@ -353,6 +353,30 @@ mod tests {
     use http_body_util::Full;
     use std::sync::Arc;
 
+    #[test]
+    fn beside_http_only_what_claims_to_be_grpc_is_refused_as_such() {
+        let refused = |method: &str, kind: &str| {
+            let request = http::Request::builder()
+                .version(http::Version::HTTP_2)
+                .method(method)
+                .uri("/etcdserverpb.KV/Range")
+                .header(CONTENT_TYPE, kind)
+                .body(());
+            refuse_foreign(&request.expect("a request"), true)
+        };
+        for (method, kind) in
+            [("POST", "application/grpc"), ("POST", "text/plain"), ("GET", "text/plain")]
+        {
+            assert!(refused(method, kind).is_none(), "{method} {kind}");
+        }
+        let refusal = refused("POST", "application/grpc-web").expect("no call");
+        assert_eq!((refusal.status().as_u16(), refusal.headers().get(ALLOW)), (415, None));
+        assert_eq!(refusal.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+        let refusal = refused("PUT", "application/grpc").expect("no call");
+        assert_eq!(refusal.status(), 405);
+        assert_eq!(refusal.headers()[ALLOW], "POST");
+    }
+
     async fn collect(body: Body) -> (Bytes, HeaderMap) {
         let collected = body.collect().await.unwrap();
         let trailers = collected.trailers().cloned().unwrap();
