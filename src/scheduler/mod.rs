@@ -5,7 +5,10 @@
 //! reaches as any client does.
 
 pub mod agent;
+pub mod analysis;
 pub mod coordinator;
+pub mod execute;
+pub mod junit;
 pub mod keys;
 pub mod model;
 pub mod planner;

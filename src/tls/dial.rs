@@ -196,14 +196,32 @@ impl Dialer {
         if !place.is_tls {
             return Ok(Dialled::Plain(stream));
         }
-        let dialer = self.clone();
-        let config = tokio::task::spawn_blocking(move || dialer.loaded()?.current());
-        let config: Result<Arc<ClientConfig>, TlsError> = config.await.map_err(io::Error::other)?;
-        let config = config.map_err(io::Error::other)?;
+        let config = self.current().await?;
         let name = self.options.server_name.as_deref().unwrap_or(&place.host).to_owned();
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
         let shaken = TlsConnector::from(config).connect(name, stream).await;
         shaken.map(|stream| Dialled::Tls(Box::new(stream)))
+    }
+
+    /// Speaks TLS, and HTTP/1.1 within it, on a connection that the caller made, with a server that
+    /// must prove to be `host`.
+    ///
+    /// # Errors
+    /// When the server is not taken, and when a file that the options name cannot be read.
+    pub async fn secure(&self, stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
+        let mut config = ClientConfig::clone(&*self.current().await?);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let name = self.options.server_name.as_deref().unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name).map_err(io::Error::other)?;
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    /// The files as they are now.
+    async fn current(&self) -> io::Result<Arc<ClientConfig>> {
+        let dialer = self.clone();
+        let config = tokio::task::spawn_blocking(move || dialer.loaded()?.current());
+        let config: Result<Arc<ClientConfig>, TlsError> = config.await.map_err(io::Error::other)?;
+        config.map_err(io::Error::other)
     }
 }
 

@@ -1,0 +1,307 @@
+//! Which results of a run deserve a look: new failures before old ones, what differs from an earlier
+//! run, what is slow, and where numbers are going.
+
+use super::flake::FlakeRule;
+use super::history::{Stats, Verdict, percentile};
+use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// A case that became slower by less than this part is as quick as it was.
+const SLOWER_SHARE: f64 = 0.25;
+/// Nor does anybody notice less than this.
+const SLOWER_MS_MIN: u64 = 50;
+/// Half of the points each side of the comparison that makes a trend.
+const TREND_POINTS_MIN: usize = 4;
+const TREND_SHARE: f64 = 0.1;
+
+/// The history of a case in an environment, by name.
+#[derive(Clone, Copy, Debug)]
+pub struct CaseStats<'a> {
+    pub case: &'a str,
+    pub environment: &'a str,
+    pub stats: &'a Stats,
+}
+
+/// The slowest first, by what nine of ten tasks do not exceed. Cases that never came to a verdict
+/// are left out.
+pub fn slowest<'a>(cases: &[CaseStats<'a>], max: usize) -> Vec<CaseStats<'a>> {
+    let mut known: Vec<CaseStats<'a>> =
+        cases.iter().filter(|case| case.stats.estimate().is_some()).copied().collect();
+    known.sort_by_key(|case| (Reverse(case.stats.p90), case.case, case.environment));
+    known.truncate(max);
+    known
+}
+
+/// All that a run did with a case in an environment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trial {
+    pub case: String,
+    pub environment: String,
+    pub passed: u64,
+    /// Failed, timed out, error or lost.
+    pub failed: u64,
+    /// Median, in milliseconds.
+    pub median_ms: u64,
+    /// Of one of its failures.
+    pub fingerprint: String,
+}
+
+impl Trial {
+    /// From the ends of its tasks: verdict, duration in milliseconds, and fingerprint of a failure.
+    pub fn of<'t>(
+        case: &str,
+        environment: &str,
+        ends: impl IntoIterator<Item = (Verdict, u64, &'t str)>,
+    ) -> Self {
+        let mut trial =
+            Self { case: case.into(), environment: environment.into(), ..Self::default() };
+        let mut durations = Vec::new();
+        for (verdict, duration, fingerprint) in ends {
+            if verdict.is_pass() {
+                trial.passed += 1;
+            } else {
+                trial.failed += 1;
+                trial.fingerprint = fingerprint.to_owned();
+            }
+            durations.push(duration);
+        }
+        durations.sort_unstable();
+        trial.median_ms = percentile(&durations, 50);
+        trial
+    }
+
+    fn name(&self) -> (&str, &str) {
+        (&self.case, &self.environment)
+    }
+}
+
+/// Failures of a run by what was known before it; each list in the order of its names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Failures<'a> {
+    /// The case passed when it ran last, or never ran: most likely what the run is for.
+    pub new: Vec<&'a Trial>,
+    /// It failed before, but in another way.
+    pub changed: Vec<&'a Trial>,
+    /// The case comes and goes; nothing may be wrong with what was tested.
+    pub flaky: Vec<&'a Trial>,
+    /// It failed before in the same way.
+    pub known: Vec<&'a Trial>,
+}
+
+/// Sorts failures by the histories as they were before the run; `now` is in milliseconds since 1970.
+pub fn failures<'a>(
+    trials: &'a [Trial],
+    before: &[CaseStats<'_>],
+    rule: &FlakeRule,
+    now: u64,
+) -> Failures<'a> {
+    let histories: BTreeMap<(&str, &str), &Stats> =
+        before.iter().map(|case| ((case.case, case.environment), case.stats)).collect();
+    let mut failed: Vec<&Trial> = trials.iter().filter(|trial| trial.failed > 0).collect();
+    failed.sort_by_key(|trial| trial.name());
+    let mut found = Failures::default();
+    for trial in failed {
+        let stats = histories.get(&trial.name());
+        let list = match stats {
+            Some(stats) if rule.score(stats, now).is_flaky => &mut found.flaky,
+            Some(stats) if stats.failing_since.is_none() => &mut found.new,
+            Some(stats) if stats.failure == trial.fingerprint => &mut found.known,
+            Some(_) => &mut found.changed,
+            None => &mut found.new,
+        };
+        list.push(trial);
+    }
+    found
+}
+
+/// What differs between two runs; names are of case and environment, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Difference {
+    /// Passed in the first, failed in the second.
+    pub broken: Vec<(String, String)>,
+    pub fixed: Vec<(String, String)>,
+    /// Passed in both, with the medians in milliseconds: at least a quarter and 50 ms slower.
+    pub slower: Vec<(String, String, u64, u64)>,
+    pub quicker: Vec<(String, String, u64, u64)>,
+    /// Only in the second.
+    pub added: Vec<(String, String)>,
+    /// Only in the first.
+    pub gone: Vec<(String, String)>,
+}
+
+/// Compares two runs.
+pub fn compare(first: &[Trial], second: &[Trial]) -> Difference {
+    let first: BTreeMap<_, _> = first.iter().map(|trial| (trial.name(), trial)).collect();
+    let second: BTreeMap<_, _> = second.iter().map(|trial| (trial.name(), trial)).collect();
+    let mut found = Difference::default();
+    for (name, after) in &second {
+        let owned = (name.0.to_owned(), name.1.to_owned());
+        let Some(before) = first.get(name) else {
+            found.added.push(owned);
+            continue;
+        };
+        match (before.failed > 0, after.failed > 0) {
+            (false, true) => found.broken.push(owned),
+            (true, false) => found.fixed.push(owned),
+            (true, true) => {}
+            (false, false) => {
+                let (old, new) = (before.median_ms, after.median_ms);
+                let line = (owned.0, owned.1, old, new);
+                if is_slower(old, new) {
+                    found.slower.push(line);
+                } else if is_slower(new, old) {
+                    found.quicker.push(line);
+                }
+            }
+        }
+    }
+    let gone = first.keys().filter(|name| !second.contains_key(*name));
+    found.gone =
+        gone.map(|(case, environment)| (case.to_string(), environment.to_string())).collect();
+    found
+}
+
+fn is_slower(before: u64, after: u64) -> bool {
+    after >= before + SLOWER_MS_MIN && after as f64 >= before as f64 * (1.0 + SLOWER_SHARE)
+}
+
+/// Where a number is going.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trend {
+    /// By this part of what it was.
+    Rising(f64),
+    Falling(f64),
+    Steady,
+    /// Fewer than four points.
+    Unknown,
+}
+
+/// Compares the median of the newer half of the points with that of the older half; less than a
+/// tenth of it is no trend. Points are in the order of time; what lies in the middle of an odd number
+/// counts for neither half. Medians, since one run on a busy machine is no trend.
+pub fn trend(points: &[f64]) -> Trend {
+    if points.len() < TREND_POINTS_MIN {
+        return Trend::Unknown;
+    }
+    let half = points.len() / 2;
+    let (old, new) = (median(&points[..half]), median(&points[points.len() - half..]));
+    let change = match (old, new) {
+        (0.0, 0.0) => 0.0,
+        // From nothing to something: as if it had doubled.
+        (0.0, new) => new.signum(),
+        (old, new) => (new - old) / old.abs(),
+    };
+    if change >= TREND_SHARE {
+        Trend::Rising(change)
+    } else if change <= -TREND_SHARE {
+        Trend::Falling(-change)
+    } else {
+        Trend::Steady
+    }
+}
+
+fn median(points: &[f64]) -> f64 {
+    let mut sorted = points.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Ended;
+    use super::*;
+
+    fn trial(case: &str, passed: u64, failed: u64, median_ms: u64) -> Trial {
+        let (case, environment, fingerprint) = (case.into(), "e".into(), "why #".into());
+        Trial { case, environment, passed, failed, median_ms, fingerprint }
+    }
+
+    fn history(letters: &str, fingerprint: &str) -> Stats {
+        let mut stats = Stats::default();
+        for (at, letter) in letters.chars().enumerate() {
+            let verdict = if letter == 'P' { Verdict::Passed } else { Verdict::Failed };
+            stats.add(&Ended { verdict, run: "r", at: at as u64, duration_ms: 100, fingerprint });
+        }
+        stats
+    }
+
+    #[test]
+    fn a_trial_counts_its_tasks() {
+        let ends = [(Verdict::Passed, 30, ""), (Verdict::Lost, 10, "x"), (Verdict::Flaky, 20, "")];
+        let trial = Trial::of("a", "e", ends);
+        assert_eq!((trial.passed, trial.failed, trial.median_ms), (2, 1, 20));
+        assert_eq!(trial.fingerprint, "x");
+    }
+
+    #[test]
+    fn new_failures_are_told_from_old_ones() {
+        let trials = ["new", "changed", "flaky", "known", "first"].map(|case| trial(case, 0, 1, 1));
+        let histories = [
+            ("new", history("FPPP", "why #")),
+            ("changed", history("PFF", "other")),
+            ("flaky", history("PFPFPF", "why #")),
+            ("known", history("PFFFFFFFFFFFFFFFFFFFFFFF", "why #")),
+        ];
+        let before: Vec<CaseStats<'_>> = histories
+            .iter()
+            .map(|(case, stats)| CaseStats { case, environment: "e", stats })
+            .collect();
+        let found = failures(&trials, &before, &FlakeRule::default(), 0);
+        let names = |list: &[&Trial]| list.iter().map(|t| t.case.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&found.new), ["first", "new"]);
+        assert_eq!(names(&found.changed), ["changed"]);
+        assert_eq!(names(&found.flaky), ["flaky"]);
+        assert_eq!(names(&found.known), ["known"]);
+    }
+
+    #[test]
+    fn runs_are_compared_case_by_case() {
+        let first = [
+            trial("a", 1, 0, 100),
+            trial("b", 0, 1, 100),
+            trial("c", 1, 0, 1000),
+            trial("d", 1, 0, 10),
+            trial("old", 1, 0, 1),
+        ];
+        let second = [
+            trial("a", 9, 1, 100),
+            trial("b", 1, 0, 900),
+            trial("c", 1, 0, 1250),
+            trial("d", 1, 0, 55),
+            trial("young", 1, 0, 1),
+        ];
+        let found = compare(&first, &second);
+        let pair = |case: &str| vec![(case.to_owned(), "e".to_owned())];
+        assert_eq!((found.broken, found.fixed), (pair("a"), pair("b")));
+        assert_eq!((found.added, found.gone), (pair("young"), pair("old")));
+        assert_eq!(found.slower, [("c".to_owned(), "e".to_owned(), 1000, 1250)]);
+        let back = compare(&second, &first);
+        assert_eq!(back.quicker, [("c".to_owned(), "e".to_owned(), 1250, 1000)]);
+    }
+
+    #[test]
+    fn the_slowest_come_first() {
+        let (mut slow, mut quick) = (history("P", ""), history("P", ""));
+        (slow.p90, quick.p90) = (9, 1);
+        let unknown = Stats::default();
+        let named = |case, stats| CaseStats { case, environment: "e", stats };
+        let cases = [named("q", &quick), named("u", &unknown), named("s", &slow)];
+        let names: Vec<&str> = slowest(&cases, 5).iter().map(|case| case.case).collect();
+        assert_eq!(names, ["s", "q"]);
+        assert_eq!(slowest(&cases, 1).len(), 1);
+    }
+
+    #[test]
+    fn trends_are_of_medians() {
+        assert_eq!(trend(&[1.0, 1.0, 9.0]), Trend::Unknown);
+        assert_eq!(trend(&[10.0, 10.0, 10.0, 99.0, 10.0, 10.0]), Trend::Steady);
+        assert_eq!(trend(&[10.0, 10.0, 77.0, 15.0, 15.0]), Trend::Rising(0.5));
+        assert_eq!(trend(&[10.0, 10.0, 5.0, 5.0]), Trend::Falling(0.5));
+        assert_eq!(trend(&[0.0, 0.0, 0.0, 0.0]), Trend::Steady);
+        assert_eq!(trend(&[0.0, 0.0, 2.0, 2.0]), Trend::Rising(1.0));
+    }
+}
