@@ -61,6 +61,13 @@ enum Tool {
     Bench(quoin::bench::BenchArgs),
     /// Passes connections on to a cluster
     Gateway(quoin::gateway::GatewayArgs),
+    /// Serves as a test scheduler beside others
+    Scheduler(quoin::scheduler::tool::SchedulerArgs),
+    /// Serves as a worker of the test scheduler
+    Worker(quoin::scheduler::tool::WorkerArgs),
+    /// Submits runs of test cases and looks at them
+    #[command(subcommand)]
+    Run(quoin::scheduler::tool::RunAction),
     /// Prints a script with which a shell completes command lines
     Completion(CompletionArgs),
 }
@@ -132,6 +139,9 @@ fn tool(args: Vec<OsString>) -> ExitCode {
             Ok(code) => code,
             Err(error) => complain(&*error),
         },
+        Tool::Scheduler(args) => runtime.block_on(quoin::scheduler::tool::schedule(args, &options)),
+        Tool::Worker(args) => runtime.block_on(quoin::scheduler::tool::work(args, &options)),
+        Tool::Run(action) => runtime.block_on(quoin::scheduler::tool::run(action, &options)),
         Tool::Completion(CompletionArgs { shell }) => complete(shell),
     };
     // A thread may still read standard input.

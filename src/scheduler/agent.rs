@@ -269,7 +269,10 @@ impl Agent {
             return;
         };
         match outcome {
-            Outcome::Unknown => delivery.again = Some(now + self.settings.retry_ms),
+            // Whatever the reason is, it may pass, and results are not thrown away.
+            Outcome::Unknown | Outcome::Failed(_) => {
+                delivery.again = Some(now + self.settings.retry_ms)
+            }
             Outcome::Committed { revision } => {
                 let revision = *revision;
                 self.delivered(&key, revision);

@@ -6,10 +6,18 @@
 
 pub mod agent;
 pub mod analysis;
+pub mod client;
+mod clock;
 pub mod coordinator;
+mod definitions;
 pub mod execute;
 pub mod junit;
 pub mod keys;
+pub mod leader;
+mod lease;
 pub mod model;
 pub mod planner;
 pub mod store;
+pub mod submit;
+pub mod tool;
+pub mod worker;

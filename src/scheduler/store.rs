@@ -73,6 +73,8 @@ pub enum Outcome {
         revision: i64,
         found: Vec<Option<Kv>>,
     },
+    /// It did not happen and will not: the store refuses such a thing now, in these words.
+    Failed(String),
     /// It may have happened, may not, and may yet.
     Unknown,
 }

@@ -36,6 +36,7 @@ impl Coordinator {
             revision,
             requests: Vec::new(),
             is_books_due: false,
+            resting_until: 0,
         };
         let below = |prefix: &'static str| kvs.iter().filter(move |kv| kv.key.starts_with(prefix));
         for kv in below(keys::TAG_DEFINITIONS).chain(below(keys::QUEUES)) {

@@ -15,6 +15,7 @@ mod watch;
 
 pub use runs::{Definitions, LanePack};
 
+use super::keys;
 use super::model::{Item, Status, Totals};
 use super::planner::{ClaimNo, Planner, RunNo, WorkerNo};
 use super::store::{Commit, Compare, Kv, Outcome, Txn};
@@ -37,11 +38,13 @@ pub struct Settings {
     pub eviction: u64,
     /// Between two writings of what has been counted.
     pub checkpoint: u64,
+    /// After the store has refused something, before more is given out.
+    pub rest: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { hold_off: 2_000, grace: 5_000, eviction: 60_000, checkpoint: 1_000 }
+        Self { hold_off: 2_000, grace: 5_000, eviction: 60_000, checkpoint: 1_000, rest: 500 }
     }
 }
 
@@ -187,6 +190,7 @@ enum Sent {
 enum Timer {
     ReleaseTag(String),
     Books,
+    Rest,
     Claim(String),
 }
 
@@ -212,6 +216,8 @@ pub struct Coordinator {
     revision: i64,
     requests: Vec<Request>,
     is_books_due: bool,
+    /// Nothing is given out before.
+    resting_until: u64,
 }
 
 impl Coordinator {
@@ -235,6 +241,12 @@ impl Coordinator {
                     _ => self.requests.push(Request::Deposed),
                 }
             }
+            Outcome::Failed(_) => {
+                // Nothing more is given out until it may have passed.
+                self.resting_until = now + self.settings.rest;
+                self.timers.insert((self.resting_until, Timer::Rest));
+                self.refused(now, sent);
+            }
             Outcome::Unknown => self.requests.push(Request::Rebuild),
         }
     }
@@ -249,6 +261,7 @@ impl Coordinator {
             match timer {
                 Timer::ReleaseTag(key) => self.release_tag(&key),
                 Timer::Books => self.is_books_due = true,
+                Timer::Rest => {}
                 Timer::Claim(key) => self.overdue(now, &key),
             }
         }
@@ -257,7 +270,9 @@ impl Coordinator {
     /// What shall be done now. To be called after each input, or each handful.
     pub fn work(&mut self, now: u64) -> Vec<Request> {
         self.take_notes(now);
-        self.assign(now);
+        if now >= self.resting_until {
+            self.assign(now);
+        }
         self.maybe_write_books(now);
         std::mem::take(&mut self.requests)
     }
@@ -314,8 +329,13 @@ impl Coordinator {
                 }
                 self.maybe_reclaim(now, &key);
             }
-            // It compares the leader's key only, which holds.
-            Sent::Books { .. } | Sent::Close { .. } => self.requests.push(Request::Rebuild),
+            Sent::Books { run } | Sent::Close { run } => {
+                if let Some(run) = self.runs.get_mut(&run) {
+                    run.is_writing = false;
+                    // All of it is written again.
+                    run.dirty = (0..run.lanes.div_ceil(keys::LANES_PER_KEY)).collect();
+                }
+            }
             Sent::Other => {}
         }
     }

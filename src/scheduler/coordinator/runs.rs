@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub struct Definitions {
     /// All cases of the run.
     pub total: u32,
+    /// The number of the first of these.
+    pub first: u32,
     pub cases: Vec<TestCase>,
     /// With the first cases only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -112,7 +112,7 @@ impl Load {
         ledger.runs.insert(id.clone(), RunLedger { plan: plan.clone(), ..Default::default() });
         self.plans.insert(id.clone(), plan);
         let total = cases.len() as u32;
-        let definitions = Definitions { total, cases, environments: Vec::new() };
+        let definitions = Definitions { total, first: 0, cases, environments: Vec::new() };
         let definitions = Op::put(keys::definitions(&id, 0), &definitions);
         vec![
             Txn { then: vec![definitions], ..Default::default() },

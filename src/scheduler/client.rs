@@ -1,0 +1,235 @@
+//! The store as the scheduler sees it, through the crate etcd-client: transactions, consistent reads
+//! and watches, in the words of `store`.
+
+use super::keys;
+use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
+use etcd_client::{
+    CompareOp, ConnectOptions, Error, EventType, GetOptions, PutOptions, TxnOp, TxnOpResponse,
+    WatchOptions, WatchResponse, WatchStream,
+};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// After which it is not known what became of a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(7);
+/// Keys in one page of a long read.
+const PAGE: i64 = 1_000;
+
+/// How to reach the store.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    pub endpoints: Vec<String>,
+    pub user: Option<(String, String)>,
+}
+
+#[derive(Clone)]
+pub struct Client {
+    inner: etcd_client::Client,
+}
+
+impl Client {
+    /// # Errors
+    ///
+    /// When no endpoint can be used at all; that none answers now is seen at the first call.
+    pub async fn connect(access: &Access) -> Result<Self, Error> {
+        let mut options = ConnectOptions::new()
+            .with_keep_alive(Duration::from_secs(2), Duration::from_secs(2))
+            .with_connect_timeout(Duration::from_secs(3));
+        if let Some((name, password)) = &access.user {
+            options = options.with_user(name, password);
+        }
+        Ok(Self { inner: etcd_client::Client::connect(&access.endpoints, Some(options)).await? })
+    }
+
+    /// Tries a transaction.
+    pub async fn txn(&self, txn: &Txn) -> Outcome {
+        let mut client = self.inner.kv_client();
+        let asked = etcd_client::Txn::new()
+            .when(txn.compares.iter().map(compare).collect::<Vec<_>>())
+            .and_then(txn.then.iter().map(op).collect::<Vec<_>>())
+            .or_else(txn.otherwise.iter().map(op).collect::<Vec<_>>());
+        let answer = match timeout(CALL_TIMEOUT, client.txn(asked)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return failed(&error),
+            Err(_) => return Outcome::Unknown,
+        };
+        let revision = answer.header().map_or(0, |header| header.revision());
+        if answer.succeeded() {
+            return Outcome::Committed { revision };
+        }
+        let found = answer.op_responses().into_iter().map(|response| match response {
+            TxnOpResponse::Get(mut found) => found.take_kvs().first().map(kv),
+            _ => None,
+        });
+        Outcome::Refused { revision, found: found.collect() }
+    }
+
+    /// One key, as it is now.
+    pub async fn get(&self, key: &str) -> Result<Option<Kv>, Error> {
+        let answer = self.inner.kv_client().get(key, None).await?;
+        Ok(answer.kvs().first().map(kv))
+    }
+
+    /// All keys with a prefix, at one revision: the given one, or the newest. Returns that too.
+    pub async fn prefix(&self, prefix: &str, revision: i64) -> Result<(Vec<Kv>, i64), Error> {
+        let end = keys::range_end(prefix);
+        let (mut found, mut from, mut revision) =
+            (Vec::new(), prefix.as_bytes().to_vec(), revision);
+        loop {
+            let options =
+                GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            let answer = self.inner.kv_client().get(from, Some(options)).await?;
+            if revision == 0 {
+                revision = answer.header().map_or(0, |header| header.revision());
+            }
+            found.extend(answer.kvs().iter().map(kv));
+            match answer.kvs().last() {
+                Some(last) if answer.more() => {
+                    from = last.key().to_vec();
+                    from.push(0);
+                }
+                _ => return Ok((found, revision)),
+            }
+        }
+    }
+
+    /// The last key below `end` that has the prefix.
+    pub async fn last_below(&self, prefix: &str, end: &str) -> Result<Option<Kv>, Error> {
+        let options = GetOptions::new()
+            .with_range(end)
+            .with_sort(etcd_client::SortTarget::Key, etcd_client::SortOrder::Descend)
+            .with_limit(1);
+        let answer = self.inner.kv_client().get(prefix, Some(options)).await?;
+        Ok(answer.kvs().first().map(kv))
+    }
+
+    pub async fn grant(&self, ttl: i64) -> Result<i64, Error> {
+        Ok(self.inner.lease_client().grant(ttl, None).await?.id())
+    }
+
+    pub async fn revoke(&self, lease: i64) -> Result<(), Error> {
+        self.inner.lease_client().revoke(lease).await.map(drop)
+    }
+
+    /// A stream that prolongs a lease.
+    pub async fn keep_alive(
+        &self,
+        lease: i64,
+    ) -> Result<(etcd_client::LeaseKeeper, etcd_client::LeaseKeepAliveStream), Error> {
+        self.inner.lease_client().keep_alive(lease).await
+    }
+
+    /// Commits on keys with a prefix, from a revision on.
+    pub async fn watch(&self, prefix: &str, from: i64) -> Result<Commits, Error> {
+        let options = WatchOptions::new()
+            .with_range(keys::range_end(prefix))
+            .with_start_revision(from)
+            .with_progress_notify();
+        let stream = self.inner.watch_client().watch(prefix, Some(options)).await?;
+        Ok(Commits { stream, left: Vec::new() })
+    }
+}
+
+/// A watch, commit by commit.
+pub struct Commits {
+    stream: WatchStream,
+    /// The last revision's changes, until it is certain that there are no more of them.
+    left: Vec<Commit>,
+}
+
+impl Commits {
+    /// The next commits, at least one. All changes of a revision come together.
+    ///
+    /// # Errors
+    ///
+    /// When the watch has ended, for example because its revision was compacted.
+    pub async fn next(&mut self) -> Result<Vec<Commit>, Error> {
+        loop {
+            let Some(response) = self.stream.message().await? else {
+                return Err(Error::WatchError("the watch has ended".into()));
+            };
+            if response.canceled() || response.compact_revision() != 0 {
+                return Err(Error::WatchError(response.cancel_reason().to_owned()));
+            }
+            // Without fragments a message holds whole revisions only.
+            self.take_in(&response);
+            if !self.left.is_empty() {
+                return Ok(std::mem::take(&mut self.left));
+            }
+        }
+    }
+
+    fn take_in(&mut self, response: &WatchResponse) {
+        for event in response.events() {
+            let Some(found) = event.kv() else { continue };
+            let revision = found.mod_revision();
+            let change = match event.event_type() {
+                EventType::Put => Change::Put(kv(found)),
+                EventType::Delete => Change::Delete { key: text(found.key()) },
+            };
+            match self.left.last_mut() {
+                Some(commit) if commit.revision == revision => commit.changes.push(change),
+                _ => self.left.push(Commit { revision, changes: vec![change] }),
+            }
+        }
+    }
+}
+
+/// Keys of the scheduler are text; others are not its own.
+fn text(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
+fn kv(found: &etcd_client::KeyValue) -> Kv {
+    Kv {
+        key: text(found.key()),
+        value: found.value().to_vec(),
+        create_revision: found.create_revision(),
+        mod_revision: found.mod_revision(),
+        lease: found.lease(),
+    }
+}
+
+fn compare(compare: &Compare) -> etcd_client::Compare {
+    use etcd_client::Compare as Asked;
+    match compare {
+        Compare::Absent(key) => Asked::create_revision(key.as_str(), CompareOp::Equal, 0),
+        Compare::CreatedAt(key, at) => Asked::create_revision(key.as_str(), CompareOp::Equal, *at),
+        Compare::NotCreatedAt(key, at) => {
+            Asked::create_revision(key.as_str(), CompareOp::NotEqual, *at)
+        }
+        Compare::ChangedAt(key, at) => Asked::mod_revision(key.as_str(), CompareOp::Equal, *at),
+    }
+}
+
+fn op(op: &Op) -> TxnOp {
+    match op {
+        Op::Put { key, value, lease } => {
+            let options = (*lease != 0).then(|| PutOptions::new().with_lease(*lease));
+            TxnOp::put(key.as_str(), value.clone(), options)
+        }
+        Op::Delete(key) => TxnOp::delete(key.as_str(), None),
+        Op::Get(key) => TxnOp::get(key.as_str(), None),
+    }
+}
+
+/// What an error says of a transaction: that it cannot have happened, or nothing.
+fn failed(error: &Error) -> Outcome {
+    use tonic::Code;
+    match error {
+        Error::GRpcStatus(status)
+            if matches!(
+                status.code(),
+                Code::InvalidArgument
+                    | Code::NotFound
+                    | Code::ResourceExhausted
+                    | Code::PermissionDenied
+                    | Code::Unauthenticated
+                    | Code::FailedPrecondition
+            ) =>
+        {
+            Outcome::Failed(status.message().to_owned())
+        }
+        _ => Outcome::Unknown,
+    }
+}

@@ -1,0 +1,190 @@
+//! Leads the scheduler, or waits to: election, and a coordinator fed from the store while this one
+//! leads.
+
+use super::client::{Access, Client};
+use super::clock::Clock;
+use super::coordinator::{Coordinator, Request, Settings, TxnNo};
+use super::keys;
+use super::lease::Lease;
+use super::store::{Compare, Kv, Op, Outcome, Txn};
+use etcd_client::Error;
+use serde_json::json;
+use std::future::Future;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// A leader that dies is replaced after so many seconds at most.
+const TTL_S: i64 = 2;
+/// After an error, before the store is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What comes back from what was asked.
+enum Answer {
+    Txn(TxnNo, Outcome),
+    Run(String, Vec<Kv>),
+    /// A read failed.
+    Lost(Error),
+}
+
+/// Why a term of leadership is over.
+enum End {
+    /// Another leads, or may.
+    Deposed,
+    /// It is not known what happened: read everything again.
+    Rebuild,
+}
+
+/// Serves as a scheduler until `stop` is done. Errors of the store are waited out.
+pub async fn run(access: Access, id: String, settings: Settings, stop: impl Future<Output = ()>) {
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let serve = serve(&access, &id, &settings);
+        tokio::select! {
+            ended = serve => {
+                if let Err(error) = ended {
+                    tracing::warn!(error = %error, "scheduler lost the store");
+                }
+            }
+            () = &mut stop => return,
+        }
+        tokio::select! {
+            () = sleep(PAUSE) => {}
+            () = &mut stop => return,
+        }
+    }
+}
+
+/// Stands for election and leads, once.
+async fn serve(access: &Access, id: &str, settings: &Settings) -> Result<(), Error> {
+    let client = Client::connect(access).await?;
+    let clock = Clock::new();
+    let mut lease = Lease::grant(&client, TTL_S).await?;
+    let key = keys::leader(lease.id());
+    let value = serde_json::to_vec(&json!({ "id": id })).unwrap_or_default();
+    let put = Op::Put { key: key.clone(), value, lease: lease.id() };
+    let txn = Txn { then: vec![put.clone()], ..Default::default() };
+    let Outcome::Committed { revision: created } = client.txn(&txn).await else { return Ok(()) };
+    loop {
+        tokio::select! {
+            () = lease.lost() => return Ok(()),
+            waited = wait_for_turn(&client, &key, created) => waited?,
+        }
+        let compares = vec![Compare::CreatedAt(key.clone(), created)];
+        let again = Txn { compares, then: vec![put.clone()], ..Default::default() };
+        let Outcome::Committed { revision } = client.txn(&again).await else { return Ok(()) };
+        let (kvs, revision_read) = read_all(&client).await?;
+        tracing::info!(runs = open_runs(&kvs), revision = revision_read, "leading the scheduler");
+        let leader = (key.clone(), revision);
+        let coordinator =
+            Coordinator::load(clock.now(), settings.clone(), leader, &kvs, revision_read);
+        match lead(&client, &clock, &mut lease, coordinator, revision_read).await? {
+            End::Rebuild => {}
+            End::Deposed => return Ok(()),
+        }
+    }
+}
+
+fn open_runs(kvs: &[Kv]) -> usize {
+    kvs.iter().filter(|kv| kv.key.starts_with(keys::OPEN)).count()
+}
+
+/// Waits until no key of a leader is older than this one.
+async fn wait_for_turn(client: &Client, key: &str, created: i64) -> Result<(), Error> {
+    loop {
+        let (leaders, revision) = client.prefix(keys::LEADERS, 0).await?;
+        let older = leaders.iter().filter(|kv| kv.create_revision < created && kv.key != key);
+        // The next older one is enough to watch: when it goes it is looked again.
+        let Some(before) = older.max_by_key(|kv| kv.create_revision) else { return Ok(()) };
+        let mut commits = client.watch(&before.key, revision + 1).await?;
+        commits.next().await?;
+    }
+}
+
+/// Everything that a leader must know, at one revision.
+async fn read_all(client: &Client) -> Result<(Vec<Kv>, i64), Error> {
+    let (mut kvs, revision) = client.prefix(keys::OPEN, 0).await?;
+    let runs: Vec<String> =
+        kvs.iter().filter_map(|kv| kv.key.strip_prefix(keys::OPEN)).map(str::to_owned).collect();
+    for prefix in [keys::WORKERS, keys::CLAIMS, keys::TAGS, keys::TAG_DEFINITIONS, keys::QUEUES] {
+        kvs.extend(client.prefix(prefix, revision).await?.0);
+    }
+    for run in runs {
+        kvs.extend(read_run(client, &run, revision).await?);
+    }
+    Ok((kvs, revision))
+}
+
+async fn read_run(client: &Client, run: &str, revision: i64) -> Result<Vec<Kv>, Error> {
+    // The run itself and its parts share this prefix, and so may runs with longer names.
+    let (spec, revision) = client.prefix(&keys::run(run), revision).await?;
+    let parts = keys::run_parts(run);
+    let mut kvs: Vec<Kv> = spec
+        .into_iter()
+        .filter(|kv| kv.key == keys::run(run) || kv.key.starts_with(&parts))
+        .collect();
+    kvs.extend(client.prefix(&keys::segments(run), revision).await?.0);
+    Ok(kvs)
+}
+
+/// Leads for one term.
+async fn lead(
+    client: &Client,
+    clock: &Clock,
+    lease: &mut Lease,
+    mut coordinator: Coordinator,
+    revision: i64,
+) -> Result<End, Error> {
+    let mut commits = client.watch(keys::PREFIX, revision + 1).await?;
+    let (sender, mut answers) = mpsc::unbounded_channel();
+    loop {
+        for request in coordinator.work(clock.now()) {
+            match request {
+                Request::Rebuild => return Ok(End::Rebuild),
+                Request::Deposed => return Ok(End::Deposed),
+                request => ask(client, request, sender.clone()),
+            }
+        }
+        let timer = coordinator.next_timer().map_or(Duration::from_secs(60), |at| clock.until(at));
+        tokio::select! {
+            () = lease.lost() => return Ok(End::Deposed),
+            found = commits.next() => {
+                for commit in found? {
+                    coordinator.commit(clock.now(), &commit);
+                }
+            }
+            Some(answer) = answers.recv() => match answer {
+                Answer::Txn(number, outcome) => {
+                    if let Outcome::Failed(text) = &outcome {
+                        tracing::warn!(error = %text, "the store refuses what the scheduler asks");
+                    }
+                    coordinator.outcome(clock.now(), number, &outcome);
+                }
+                Answer::Run(run, kvs) => coordinator.run_read(clock.now(), &run, &kvs),
+                Answer::Lost(error) => return Err(error),
+            },
+            () = sleep_until(Instant::now() + timer) => coordinator.tick(clock.now()),
+        }
+    }
+}
+
+/// Does what the coordinator wants, beside it.
+fn ask(client: &Client, request: Request, answers: mpsc::UnboundedSender<Answer>) {
+    let client = client.clone();
+    tokio::spawn(async move {
+        let answer = match request {
+            Request::Try(number, txn) => Answer::Txn(number, client.txn(&txn).await),
+            Request::ReadRun { run } => match read_run(&client, &run, 0).await {
+                Ok(kvs) => Answer::Run(run, kvs),
+                Err(error) => Answer::Lost(error),
+            },
+            Request::Revoke { lease } => match client.revoke(lease).await {
+                Ok(()) => return,
+                Err(error) => Answer::Lost(error),
+            },
+            Request::Rebuild | Request::Deposed => return,
+        };
+        // Nobody listens when the term is over.
+        let _over = answers.send(answer);
+    });
+}

@@ -1,0 +1,379 @@
+//! Serves as a worker: registers under a lease, takes claims, runs their tasks and delivers results.
+//!
+//! When its lease may have ended it stops everything and begins anew under another registration;
+//! what it had is taken back by the leader, or was delivered before.
+
+use super::agent::{self, Agent, Task};
+use super::client::{Access, Client};
+use super::clock::Clock;
+use super::coordinator::{TxnNo, WorkerInfo};
+use super::definitions::{Definition, Library};
+use super::execute::{Attempt, Executor};
+use super::keys;
+use super::lease::Lease;
+use super::model::{Labels, Row, Status};
+use super::store::{Compare, Op, Outcome, Txn};
+use etcd_client::Error;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// After an error, before the store is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// What has ended when the lease is lost may be delivered for so long.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What a worker is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// No two workers of a cluster share one.
+    pub name: String,
+    /// Where it can be reached, for people and tools that look for services.
+    pub address: String,
+    /// Slots.
+    pub capacity: u32,
+    /// Tasks that it takes ahead for each slot, at most.
+    pub prefetch: u32,
+    pub labels: Labels,
+    /// Seconds without a sign of life after which others take it for dead, 2 to 60.
+    pub ttl: u32,
+}
+
+/// Why a registration is over.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Lost,
+    Drained,
+    /// Somebody with this name is there already.
+    Taken,
+}
+
+/// What comes back from what was begun.
+enum Answer {
+    Txn(TxnNo, Outcome),
+    Ended(Task, Row),
+}
+
+/// Serves until `stop` is done, and then ends what it has begun, taking nothing more. Errors of the
+/// store are waited out.
+pub async fn run(
+    access: Access,
+    settings: Settings,
+    executor: Arc<Executor>,
+    stop: impl Future<Output = ()>,
+) {
+    let (drain, is_draining) = tokio::sync::watch::channel(false);
+    let mut stop = std::pin::pin!(stop);
+    let mut was_taken = false;
+    loop {
+        let served = {
+            let mut serve =
+                std::pin::pin!(serve(&access, &settings, &executor, is_draining.clone()));
+            loop {
+                tokio::select! {
+                    served = &mut serve => break served,
+                    () = &mut stop, if !*drain.borrow() => {
+                        drain.send_replace(true);
+                    }
+                }
+            }
+        };
+        match served {
+            Ok(End::Drained) => return,
+            Ok(End::Taken) if !was_taken => {
+                was_taken = true;
+                let name = &settings.name;
+                tracing::warn!(
+                    name,
+                    "a worker of this name is there already: waiting for it to go"
+                );
+            }
+            Ok(End::Taken) => {}
+            Ok(End::Lost) => tracing::warn!(name = settings.name, "lost its lease, registers anew"),
+            Err(error) => tracing::warn!(error = %error, "worker lost the store"),
+        }
+        if *drain.borrow() {
+            return;
+        }
+        tokio::select! {
+            () = sleep(PAUSE) => {}
+            () = &mut stop => return,
+        }
+    }
+}
+
+/// Registers and serves under one lease.
+async fn serve(
+    access: &Access,
+    settings: &Settings,
+    executor: &Arc<Executor>,
+    drain: tokio::sync::watch::Receiver<bool>,
+) -> Result<End, Error> {
+    let client = Client::connect(access).await?;
+    let lease = Lease::grant(&client, settings.ttl.clamp(2, 60).into()).await?;
+    let worker_key = keys::worker(&settings.name);
+    let info = WorkerInfo {
+        labels: settings.labels.clone(),
+        max_task_num: settings.capacity,
+        prefetch: settings.prefetch,
+        draining: false,
+    };
+    let service = json!({
+        "id": settings.name, "name": settings.name, "url": settings.address,
+        "max_task_num": settings.capacity, "labels": settings.labels,
+    });
+    let put = |key: String, value: Vec<u8>| Op::Put { key, value, lease: lease.id() };
+    let service_key = format!("{}{}/{}", keys::SERVICES, settings.name, settings.address);
+    let txn = Txn {
+        compares: vec![Compare::Absent(worker_key.clone())],
+        then: vec![
+            put(worker_key.clone(), serde_json::to_vec(&info).unwrap_or_default()),
+            put(service_key, serde_json::to_vec(&service).unwrap_or_default()),
+        ],
+        otherwise: vec![Op::Get(worker_key)],
+    };
+    let registration = match client.txn(&txn).await {
+        Outcome::Committed { revision } => revision,
+        Outcome::Refused { .. } => return Ok(End::Taken),
+        Outcome::Failed(text) => return Err(Error::InvalidArgs(text)),
+        // The lease goes with this registration, whether it was made or not.
+        Outcome::Unknown => return Ok(End::Lost),
+    };
+    tracing::info!(name = settings.name, registration, "registered as a worker");
+    let claims = client.watch(&keys::claims(&settings.name), registration + 1).await?;
+    let commands = client.watch(&keys::commands(&settings.name), registration + 1).await?;
+    let registered = Registered::new(client, settings, executor.clone(), lease, registration);
+    registered.work(claims, commands, drain).await
+}
+
+/// A worker while it is registered.
+struct Registered {
+    client: Client,
+    clock: Clock,
+    executor: Arc<Executor>,
+    library: Arc<Library>,
+    info: WorkerInfo,
+    name: String,
+    lease: Lease,
+    agent: Agent,
+    /// Ends a task early when it is used.
+    cancels: BTreeMap<Task, oneshot::Sender<()>>,
+    tasks: tokio::task::JoinSet<()>,
+    answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
+    beat: Vec<Task>,
+}
+
+impl Registered {
+    fn new(
+        client: Client,
+        settings: &Settings,
+        executor: Arc<Executor>,
+        mut lease: Lease,
+        registration: i64,
+    ) -> Self {
+        let clock = Clock::new();
+        let ends = clock.at(lease.ends());
+        let agent_settings = agent::Settings { capacity: settings.capacity, ..Default::default() };
+        Self {
+            library: Arc::new(Library::new(client.clone())),
+            client,
+            clock,
+            executor,
+            info: WorkerInfo {
+                labels: settings.labels.clone(),
+                max_task_num: settings.capacity,
+                prefetch: settings.prefetch,
+                draining: false,
+            },
+            name: settings.name.clone(),
+            agent: Agent::new(&settings.name, registration, agent_settings, ends),
+            lease,
+            cancels: BTreeMap::new(),
+            tasks: tokio::task::JoinSet::new(),
+            answers: mpsc::unbounded_channel(),
+            beat: Vec::new(),
+        }
+    }
+
+    async fn work(
+        mut self,
+        mut claims: super::client::Commits,
+        mut commands: super::client::Commits,
+        mut drain: tokio::sync::watch::Receiver<bool>,
+    ) -> Result<End, Error> {
+        let mut beats = tokio::time::interval(Duration::from_secs(1));
+        let mut fenced: Option<Instant> = None;
+        loop {
+            let now = self.clock.now();
+            for request in self.agent.work(now) {
+                self.obey(request);
+            }
+            if self.agent.is_fenced() {
+                // Tasks end without grace: others may run in their place already.
+                self.tasks.abort_all();
+                let since = *fenced.get_or_insert_with(Instant::now);
+                if self.agent.is_idle() || since.elapsed() > LAST_WORDS {
+                    return Ok(End::Lost);
+                }
+            } else if (self.agent.is_draining() || *drain.borrow()) && self.agent.is_idle() {
+                // Nothing came between: the leader knows that it takes nothing more.
+                if self.info.draining {
+                    self.client.revoke(self.lease.id()).await?;
+                    return Ok(End::Drained);
+                }
+                self.say_draining().await;
+            } else if self.agent.is_draining() && !self.info.draining {
+                self.say_draining().await;
+            }
+            let timer = self.agent.next_timer();
+            let timer = timer.map_or(Duration::from_secs(1), |at| self.clock.until(at));
+            tokio::select! {
+                found = claims.next() => self.take_in(&found?),
+                found = commands.next() => self.take_in(&found?),
+                Some(answer) = self.answers.1.recv() => self.answered(answer),
+                () = self.lease.renewed() => {
+                    let ends = self.clock.at(self.lease.ends());
+                    self.agent.lease_renewed(ends);
+                }
+                _ = drain.changed() => self.say_draining().await,
+                _ = beats.tick() => self.beat(),
+                () = sleep_until(Instant::now() + timer) => self.agent.tick(self.clock.now()),
+                Some(_) = self.tasks.join_next() => {}
+            }
+            // Many end at once: one round for all of them.
+            while let Ok(answer) = self.answers.1.try_recv() {
+                self.answered(answer);
+            }
+            self.agent.tick(self.clock.now());
+        }
+    }
+
+    fn take_in(&mut self, commits: &[super::store::Commit]) {
+        for commit in commits {
+            self.agent.commit(self.clock.now(), commit);
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let now = self.clock.now();
+        match answer {
+            Answer::Txn(number, outcome) => self.agent.outcome(now, number, &outcome),
+            Answer::Ended(task, row) => {
+                self.cancels.remove(&task);
+                self.agent.finished(now, &task, row);
+            }
+        }
+    }
+
+    fn obey(&mut self, request: agent::Request) {
+        match request {
+            agent::Request::Try(number, txn) => {
+                let (client, answers) = (self.client.clone(), self.answers.0.clone());
+                tokio::spawn(async move {
+                    // Nobody listens when the registration is over.
+                    let _over = answers.send(Answer::Txn(number, client.txn(&txn).await));
+                });
+            }
+            agent::Request::Start { task, run, attempt, fence } => {
+                let (cancel, canceled) = oneshot::channel();
+                self.cancels.insert(task.clone(), cancel);
+                let (library, executor) = (self.library.clone(), self.executor.clone());
+                let (answers, start) = (self.answers.0.clone(), self.clock.now());
+                self.tasks.spawn(async move {
+                    let definition = library.find(&run, task.lane).await;
+                    let row = match definition {
+                        Ok(definition) => {
+                            let of = (&*run, &task, attempt, fence);
+                            execute(&executor, &definition, of, start, canceled).await
+                        }
+                        Err(error) => Row {
+                            lane: task.lane,
+                            ordinal: task.ordinal,
+                            attempt,
+                            status: Status::Error,
+                            start,
+                            duration: 0,
+                            detail: Some(json!({ "message": format!("no definition: {error}") })),
+                        },
+                    };
+                    let _over = answers.send(Answer::Ended(task, row));
+                });
+            }
+            agent::Request::Stop { task } => {
+                if let Some(cancel) = self.cancels.remove(&task) {
+                    // It may have ended by itself.
+                    let _ended = cancel.send(());
+                }
+            }
+        }
+    }
+
+    /// Tells the leader that this worker takes nothing more.
+    async fn say_draining(&mut self) {
+        self.info.draining = true;
+        let key = keys::worker(&self.name);
+        let value = serde_json::to_vec(&self.info).unwrap_or_default();
+        let put = Op::Put { key, value, lease: self.lease.id() };
+        // If it does not get through, the lease ends anyway.
+        let _said = self.client.txn(&Txn { then: vec![put], ..Default::default() }).await;
+    }
+
+    /// Shows what runs now, if that has changed.
+    fn beat(&mut self) {
+        let running: Vec<Task> = self.agent.running().cloned().collect();
+        if running == self.beat || self.agent.is_fenced() {
+            return;
+        }
+        let shown: Vec<_> =
+            running.iter().map(|task| json!([&*task.claim, task.lane, task.ordinal])).collect();
+        self.beat = running;
+        let value = serde_json::to_vec(&shown).unwrap_or_default();
+        let put = Op::Put { key: keys::beat(&self.name), value, lease: self.lease.id() };
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            // The next one comes in a second.
+            let _lost = client.txn(&Txn { then: vec![put], ..Default::default() }).await;
+        });
+    }
+}
+
+/// Runs an attempt and makes a row of what came of it.
+async fn execute(
+    executor: &Executor,
+    definition: &Definition,
+    (run, task, attempt, fence): (&str, &Task, u32, i64),
+    start: u64,
+    canceled: oneshot::Receiver<()>,
+) -> Row {
+    let timeout = Duration::from_millis(definition.case.timeout_ms);
+    let tried = Attempt {
+        case: &definition.case,
+        environment: definition.environment.as_deref(),
+        run,
+        lane: task.lane,
+        ordinal: task.ordinal,
+        attempt,
+        fence,
+        deadline: Instant::now() + timeout,
+    };
+    let cancel = async {
+        // A sender that is gone asks for nothing.
+        if canceled.await.is_err() {
+            std::future::pending().await
+        }
+    };
+    let outcome = executor.run(tried, cancel).await;
+    Row {
+        lane: task.lane,
+        ordinal: task.ordinal,
+        attempt,
+        status: outcome.status,
+        start,
+        duration: outcome.duration.as_micros() as u64,
+        detail: outcome.detail,
+    }
+}

@@ -1,0 +1,220 @@
+//! The test scheduler as its users have it: processes on a real cluster, calls of a real service.
+//!
+//! With `QUOIN_TEST_BINARY` the store is another server, for example etcd.
+
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
+
+#[path = "../cluster/mod.rs"]
+mod cluster;
+
+mod refusals;
+mod service;
+mod team;
+
+use cluster::{Engine, Setup};
+use quoin::scheduler::model::Status;
+use serde_json::{Value, json};
+use service::{Call, Service};
+use std::collections::BTreeMap;
+use team::Team;
+
+on_each_engine![
+    cases_run_in_order_and_apart,
+    what_a_killed_worker_had_is_run_by_another,
+    a_killed_leader_is_replaced,
+    a_killed_member_loses_nothing,
+    a_worker_that_was_paused_for_long_is_not_heard,
+    failures_are_tried_again_and_told,
+    a_canceled_run_stops_what_runs,
+    a_worker_that_is_asked_to_end_finishes_first,
+];
+
+/// A case that calls the service.
+fn case(service: &Service, id: &str, ms: u64, more: Value) -> Value {
+    let mut case = json!({"id": id, "url": service.url(id, ms), "output": "ok", "est_ms": ms});
+    case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    case
+}
+
+fn plan(cases: Vec<Value>, repeats: u32) -> Value {
+    let selected: Vec<Value> = cases.iter().map(|case| json!({"case": case["id"]})).collect();
+    json!({"cases": cases, "run": {"cases": selected, "repeats": repeats}})
+}
+
+async fn team(engine: Engine, members: usize, workers: &[(&str, u32)]) -> (Team, Service) {
+    let cluster = Setup::new(engine, members).fast_elections().start().await;
+    let mut team = Team::new(cluster);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    for (name, capacity) in workers {
+        team.start_worker(name, *capacity, &[]).await;
+    }
+    (team, Service::start().await)
+}
+
+fn of_case<'a>(calls: &'a [Call], case: &str) -> Vec<&'a Call> {
+    calls.iter().filter(|call| call.case == case).collect()
+}
+
+async fn cases_run_in_order_and_apart(engine: Engine) {
+    let (team, service) = team(engine, 1, &[("w1", 5), ("w2", 5)]).await;
+    let cases = vec![
+        case(&service, "first", 20, json!({})),
+        case(&service, "second", 20, json!({"case_pre": "first"})),
+        case(&service, "alone", 10, json!({"mutual_tag": "printer"})),
+        case(&service, "apart", 10, json!({"mutual_tag": ["printer", "scanner"]})),
+    ];
+    let run = team.submit(&plan(cases, 30)).await;
+    let status = team.ended(&run).await;
+    assert_eq!((status.state.as_str(), status.totals.get(Status::Passed)), ("passed", 120));
+    team.audit(&run, 120).await;
+    let calls = service.calls();
+    assert_eq!(calls.len(), 120, "each task is run once where nothing fails");
+    let last = of_case(&calls, "first").iter().map(|call| call.end.unwrap()).max().unwrap();
+    assert!(of_case(&calls, "second").iter().all(|call| call.start >= last));
+    let mut held: Vec<&Call> = of_case(&calls, "alone");
+    held.extend(of_case(&calls, "apart"));
+    held.sort_by_key(|call| call.start);
+    for pair in held.windows(2) {
+        assert!(pair[0].end.unwrap() <= pair[1].start, "{pair:?} hold one tag at a time");
+    }
+}
+
+async fn what_a_killed_worker_had_is_run_by_another(engine: Engine) {
+    let (mut team, service) = team(engine, 1, &[("w1", 4), ("w2", 4)]).await;
+    let cases = vec![
+        case(&service, "plain", 30, json!({})),
+        case(&service, "tagged", 30, json!({"mutual_tag": "printer"})),
+    ];
+    let run = team.submit(&plan(cases, 60)).await;
+    team.has_results(&run, 10).await;
+    team.workers.get_mut("w1").unwrap().kill();
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Passed), 120, "{status:?}");
+    let results = team.audit(&run, 120).await;
+    let lost = results.values().flatten().filter(|(_, status, _)| *status == Status::Lost);
+    let lost: Vec<_> = lost.collect();
+    assert!(lost.iter().all(|(.., worker)| worker == "w1") && !lost.is_empty(), "{lost:?}");
+    let again = results.values().filter(|attempts| attempts.len() > 1);
+    assert!(again.clone().all(|attempts| attempts.last().unwrap().2 == "w2"));
+}
+
+async fn a_killed_leader_is_replaced(engine: Engine) {
+    let (mut team, service) = team(engine, 1, &[("w1", 4)]).await;
+    team.start_scheduler();
+    let cases = vec![
+        case(&service, "first", 20, json!({})),
+        case(&service, "second", 20, json!({"case_pre": "first", "mutual_tag": "printer"})),
+    ];
+    let run = team.submit(&plan(cases, 100)).await;
+    team.has_results(&run, 20).await;
+    team.schedulers[0].kill();
+    team.schedulers[1].says("leading the scheduler").await.unwrap();
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Passed), 200, "{status:?}");
+    team.audit(&run, 200).await;
+    assert_eq!(service.calls().len(), 200, "what ran goes on without a leader");
+}
+
+async fn a_killed_member_loses_nothing(engine: Engine) {
+    let (mut team, service) = team(engine, 3, &[("w1", 4), ("w2", 4)]).await;
+    let cases = vec![
+        case(&service, "plain", 20, json!({})),
+        case(&service, "tagged", 20, json!({"mutual_tag": "printer"})),
+    ];
+    let run = team.submit(&plan(cases, 150)).await;
+    team.has_results(&run, 20).await;
+    let leader = team.cluster.leader().await;
+    team.cluster.members[leader].kill();
+    team.cluster.members[leader].spawn();
+    team.cluster.members[leader].ready().await.unwrap();
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Passed), 300, "{status:?}");
+    team.audit(&run, 300).await;
+}
+
+async fn a_worker_that_was_paused_for_long_is_not_heard(engine: Engine) {
+    let (mut team, service) = team(engine, 1, &[("w1", 1)]).await;
+    let slow = case(&service, "slow", 1_000, json!({"mutual_tag": "printer"}));
+    let run = team.submit(&plan(vec![slow], 1)).await;
+    cluster::eventually("a call", async || match service.calls().len() {
+        0 => Err("none yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    team.workers.get_mut("w1").unwrap().pause();
+    team.start_worker("w2", 1, &[]).await;
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Passed), 1, "{status:?}");
+    // It wakes with a result in its hand.
+    let paused = team.workers.get_mut("w1").unwrap();
+    paused.resume();
+    paused.says("registers anew").await.unwrap();
+    let results = team.audit(&run, 1).await;
+    let attempts: Vec<_> = results[&(0, 0)].iter().map(|(_, s, w)| (*s, w.as_str())).collect();
+    assert_eq!(attempts, [(Status::Lost, "w1"), (Status::Passed, "w2")]);
+    let fences: Vec<i64> = service.calls().iter().map(|call| call.fence).collect();
+    assert!(fences[0] < fences[1], "the service can tell who is late: {fences:?}");
+}
+
+async fn failures_are_tried_again_and_told(engine: Engine) {
+    let (team, service) = team(engine, 1, &[("w1", 4)]).await;
+    let retries = json!({"retries": {"test": 2, "infra": 1, "backoff_ms": 10}});
+    let mut unreachable = case(&service, "unreachable", 1, retries.clone());
+    unreachable["url"] = json!("http://127.0.0.1:1/");
+    let cases = vec![
+        case(&service, "bad", 1, retries),
+        case(&service, "good", 1, json!({})),
+        case(&service, "badmuted", 1, json!({"state": "muted"})),
+        unreachable,
+        case(&service, "after", 1, json!({"case_pre": {"case": "bad", "policy": "passed"}})),
+    ];
+    let run = team.submit(&plan(cases, 2)).await;
+    let status = team.ended(&run).await;
+    assert_eq!(status.state, "failed");
+    let counts: BTreeMap<_, _> = status.totals.by_status.iter().map(|(s, n)| (*s, *n)).collect();
+    let wanted =
+        [(Status::Passed, 2), (Status::Failed, 4), (Status::Error, 2), (Status::Skipped, 2)];
+    assert_eq!(counts, BTreeMap::from(wanted));
+    assert_eq!(status.totals.failures, 4, "muted cases do not fail a run");
+    let calls = service.calls();
+    assert_eq!(of_case(&calls, "bad").len(), 6, "three attempts of each");
+    assert!(of_case(&calls, "after").is_empty());
+    let shown = team.run(&["show", &run]).await;
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(
+        shown.starts_with("failed: 10 of 10 ended, 2 passed, 4 failed, 2 error, 2 skipped"),
+        "{shown}"
+    );
+}
+
+async fn a_canceled_run_stops_what_runs(engine: Engine) {
+    let (team, service) = team(engine, 1, &[("w1", 2)]).await;
+    let cases =
+        vec![case(&service, "long", 20_000, json!({})), case(&service, "next", 1, json!({}))];
+    let run = team.submit(&plan(cases, 50)).await;
+    cluster::eventually("two calls", async || match service.calls().len() {
+        2.. => Ok(()),
+        calls => Err(format!("{calls}")),
+    })
+    .await;
+    assert!(team.run(&["cancel", &run]).await.status.success());
+    let status = team.ended(&run).await;
+    assert_eq!(status.state, "canceled");
+    assert_eq!(status.totals.get(Status::Canceled), 100, "{status:?}");
+    let again = team.run(&["cancel", &run]).await;
+    assert_eq!(again.status.code(), Some(2));
+    assert_eq!(String::from_utf8_lossy(&again.stderr), format!("Error: run {run} has ended\n"));
+}
+
+async fn a_worker_that_is_asked_to_end_finishes_first(engine: Engine) {
+    let (mut team, service) = team(engine, 1, &[("w1", 2)]).await;
+    let run = team.submit(&plan(vec![case(&service, "case", 300, json!({}))], 6)).await;
+    team.has_results(&run, 1).await;
+    let worker = team.workers.get_mut("w1").unwrap();
+    worker.ask_to_stop();
+    assert_eq!(worker.end().await, cluster::Exit::Code(0));
+    team.start_worker("w2", 2, &[]).await;
+    team.ended(&run).await;
+    let results = team.audit(&run, 6).await;
+    assert!(results.values().all(|attempts| attempts.len() == 1), "nothing is lost: {results:?}");
+}

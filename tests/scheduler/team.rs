@@ -1,0 +1,159 @@
+//! A test team's set-up: a cluster, schedulers and workers as processes, and the command line.
+
+use crate::cluster::{Cluster, Exit, Folder, Process, eventually};
+use etcd_client::{Client, GetOptions};
+use quoin::scheduler::coordinator::RunStatus;
+use quoin::scheduler::keys;
+use quoin::scheduler::model::{Segment, Status};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+
+pub struct Team {
+    pub cluster: Cluster,
+    pub schedulers: Vec<Process>,
+    pub workers: BTreeMap<String, Process>,
+    // After those that write to it.
+    folder: Folder,
+}
+
+/// Ends of attempts of each task, in the order of their revisions: attempt, status and worker.
+pub type Results = BTreeMap<(u32, u32), Vec<(u32, Status, String)>>;
+
+impl Team {
+    pub fn new(cluster: Cluster) -> Team {
+        let folder = Folder::new();
+        Team { cluster, schedulers: Vec::new(), workers: BTreeMap::new(), folder }
+    }
+
+    fn endpoints(&self) -> String {
+        self.cluster.endpoints().join(",")
+    }
+
+    fn process(&self, log: &str, words: &[&str]) -> Process {
+        let mut command = vec![env!("CARGO_BIN_EXE_quoin").to_owned()];
+        command.extend(words.iter().map(|word| (*word).to_owned()));
+        command.extend(["--endpoints".to_owned(), self.endpoints()]);
+        Process::start(&command, &[], &self.folder.path().join(log))
+    }
+
+    /// Starts one more scheduler. The first leads.
+    pub fn start_scheduler(&mut self) -> &mut Process {
+        let name = format!("s{}", self.schedulers.len());
+        let process = self.process(&format!("{name}.log"), &["scheduler", "--name", &name]);
+        self.schedulers.push(process);
+        self.schedulers.last_mut().unwrap()
+    }
+
+    pub async fn start_worker(&mut self, name: &str, capacity: u32, more: &[&str]) {
+        let artifacts = self.folder.path().join(format!("{name}-artifacts"));
+        let (artifacts, capacity) = (artifacts.to_str().unwrap().to_owned(), capacity.to_string());
+        let mut words = vec!["worker", "--name", name, "--capacity", &capacity];
+        words.extend(["--allow-loopback", "--ttl", "2", "--artifacts", &artifacts]);
+        words.extend(more);
+        let mut process = self.process(&format!("{name}.log"), &words);
+        process.says("registered as a worker").await.unwrap();
+        self.workers.insert(name.to_owned(), process);
+    }
+
+    /// Runs `quoin run ...`.
+    pub async fn run(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quoin"));
+        command.arg("run").args(words).args(["--endpoints", &self.endpoints()]);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    fn write_plan(&self, plan: &Value) -> String {
+        let file = self.folder.path().join("plan.json");
+        std::fs::write(&file, plan.to_string()).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
+    /// Submits a plan that is taken; the run's id.
+    pub async fn submit(&self, plan: &Value) -> String {
+        let output = self.run(&["submit", &self.write_plan(plan)]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Submits a plan that is refused: exit code and text.
+    pub async fn submit_refused(&self, plan: &Value) -> (Exit, String) {
+        let output = self.run(&["submit", &self.write_plan(plan)]).await;
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        (output.status.into(), text.trim_start_matches("Error: ").to_owned())
+    }
+
+    pub async fn client(&self) -> Client {
+        self.cluster.client_of(0).await
+    }
+
+    /// Waits for the end of a run.
+    pub async fn ended(&self, run: &str) -> RunStatus {
+        let mut client = self.client().await;
+        crate::cluster::within(std::time::Duration::from_secs(120), "end of a run", async || {
+            let found = client.get(keys::status(run), None).await.map_err(|e| e.to_string())?;
+            let kv = found.kvs().first().ok_or("no status yet")?;
+            let status: RunStatus = serde_json::from_slice(kv.value()).unwrap();
+            match status.ended {
+                Some(_) => Ok(status),
+                None => Err(format!("{status:?}")),
+            }
+        })
+        .await
+    }
+
+    /// Waits until so many tasks of a run have results.
+    pub async fn has_results(&self, run: &str, count: usize) {
+        eventually("results", async || match self.results(run).await.len() {
+            found if found >= count => Ok(()),
+            found => Err(format!("{found} of {count}")),
+        })
+        .await;
+    }
+
+    /// All results of a run, as the store has them.
+    pub async fn results(&self, run: &str) -> Results {
+        let mut client = self.client().await;
+        let options = GetOptions::new().with_prefix();
+        let found = client.get(keys::segments(run), Some(options)).await.unwrap();
+        let mut kvs = found.kvs().to_vec();
+        kvs.sort_by_key(|kv| kv.mod_revision());
+        let mut results = Results::new();
+        for kv in kvs {
+            let (_, worker, _) = keys::parse_segment(kv.key_str().unwrap()).unwrap();
+            let segment: Segment = serde_json::from_slice(kv.value()).unwrap();
+            for row in segment.rows {
+                let of_task = results.entry((row.lane, row.ordinal)).or_default();
+                of_task.push((row.attempt, row.status, worker.to_owned()));
+            }
+        }
+        results
+    }
+
+    /// That each of so many tasks has exactly one last result, that attempts are numbered without
+    /// gaps, and that nothing is left behind.
+    pub async fn audit(&self, run: &str, tasks: usize) -> Results {
+        let results = self.results(run).await;
+        assert_eq!(results.len(), tasks, "tasks with results");
+        for (task, attempts) in &results {
+            let numbers: Vec<u32> = attempts.iter().map(|(attempt, ..)| *attempt).collect();
+            let wanted: Vec<u32> = (1..=attempts.len() as u32).collect();
+            assert_eq!(numbers, wanted, "attempts of {task:?}: {attempts:?}");
+            let passed = attempts.iter().filter(|(_, status, _)| *status == Status::Passed);
+            assert!(passed.count() <= 1, "{task:?} passed twice: {attempts:?}");
+        }
+        let mut client = self.client().await;
+        eventually("an empty store", async || {
+            for prefix in [keys::CLAIMS, keys::TAGS, keys::OPEN] {
+                let options = GetOptions::new().with_prefix().with_keys_only();
+                let found = client.get(prefix, Some(options)).await.map_err(|e| e.to_string())?;
+                if let Some(kv) = found.kvs().first() {
+                    return Err(format!("{} is left", kv.key_str().unwrap()));
+                }
+            }
+            Ok(())
+        })
+        .await;
+        results
+    }
+}
