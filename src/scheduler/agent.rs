@@ -271,7 +271,7 @@ impl Agent {
         match outcome {
             // Whatever the reason is, it may pass, and results are not thrown away.
             Outcome::Unknown | Outcome::Failed(_) => {
-                delivery.again = Some(now + self.settings.retry_ms)
+                delivery.again = Some(now + self.settings.retry_ms);
             }
             Outcome::Committed { revision } => {
                 let revision = *revision;

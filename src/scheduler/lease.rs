@@ -9,14 +9,14 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 /// A lease of this process.
-pub struct Lease {
+pub(super) struct Lease {
     id: i64,
     ends: watch::Receiver<Instant>,
     task: AbortHandle,
 }
 
 impl Lease {
-    pub async fn grant(client: &Client, ttl_s: i64) -> Result<Self, Error> {
+    pub(super) async fn grant(client: &Client, ttl_s: i64) -> Result<Self, Error> {
         let asked = Instant::now();
         let id = client.grant(ttl_s).await?;
         let ttl = Duration::from_secs(ttl_s.unsigned_abs());
@@ -25,24 +25,24 @@ impl Lease {
         Ok(Self { id, ends, task })
     }
 
-    pub fn id(&self) -> i64 {
+    pub(super) fn id(&self) -> i64 {
         self.id
     }
 
     /// By then it may have ended.
-    pub fn ends(&mut self) -> Instant {
+    pub(super) fn ends(&mut self) -> Instant {
         *self.ends.borrow_and_update()
     }
 
     /// Done when it was prolonged.
-    pub async fn renewed(&mut self) {
+    pub(super) async fn renewed(&mut self) {
         if self.ends.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
     /// Done when it may have ended.
-    pub async fn lost(&mut self) {
+    pub(super) async fn lost(&mut self) {
         loop {
             let ends = self.ends();
             tokio::select! {

@@ -144,7 +144,7 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
     }
     let stop = async {
         if asked_to_end().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     leader::run(access(options), args.name, coordinator::Settings::default(), stop).await;
@@ -177,7 +177,7 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
     };
     let stop = async {
         if asked_to_end().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     worker::run(access(options), settings, executor, stop).await;

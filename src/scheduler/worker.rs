@@ -220,12 +220,16 @@ impl Registered {
                     return Ok(End::Lost);
                 }
             } else if (self.agent.is_draining() || *drain.borrow()) && self.agent.is_idle() {
-                // Nothing came between: the leader knows that it takes nothing more.
-                if self.info.draining {
+                // No claim is made after that was said; what was made before is in the store.
+                if !self.info.draining {
+                    self.say_draining().await;
+                }
+                if self.info.draining
+                    && self.client.prefix(&keys::claims(&self.name), 0).await?.0.is_empty()
+                {
                     self.client.revoke(self.lease.id()).await?;
                     return Ok(End::Drained);
                 }
-                self.say_draining().await;
             } else if self.agent.is_draining() && !self.info.draining {
                 self.say_draining().await;
             }
@@ -314,12 +318,13 @@ impl Registered {
 
     /// Tells the leader that this worker takes nothing more.
     async fn say_draining(&mut self) {
-        self.info.draining = true;
+        let info = WorkerInfo { draining: true, ..self.info.clone() };
         let key = keys::worker(&self.name);
-        let value = serde_json::to_vec(&self.info).unwrap_or_default();
+        let value = serde_json::to_vec(&info).unwrap_or_default();
         let put = Op::Put { key, value, lease: self.lease.id() };
-        // If it does not get through, the lease ends anyway.
-        let _said = self.client.txn(&Txn { then: vec![put], ..Default::default() }).await;
+        let said = self.client.txn(&Txn { then: vec![put], ..Default::default() }).await;
+        // If it is not known it is said again.
+        self.info.draining = matches!(said, Outcome::Committed { .. });
     }
 
     /// Shows what runs now, if that has changed.
@@ -363,7 +368,7 @@ async fn execute(
     let cancel = async {
         // A sender that is gone asks for nothing.
         if canceled.await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     let outcome = executor.run(tried, cancel).await;

@@ -15,7 +15,7 @@ use cluster::{Engine, Setup};
 use quoin::scheduler::model::Status;
 use serde_json::{Value, json};
 use service::{Call, Service};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use team::Team;
 
 on_each_engine![
@@ -68,7 +68,9 @@ async fn cases_run_in_order_and_apart(engine: Engine) {
     assert_eq!((status.state.as_str(), status.totals.get(Status::Passed)), ("passed", 120));
     team.audit(&run, 120).await;
     let calls = service.calls();
-    assert_eq!(calls.len(), 120, "each task is run once where nothing fails");
+    let tasks: BTreeSet<&str> = calls.iter().map(|call| call.task.as_str()).collect();
+    assert_eq!((calls.len(), tasks.len()), (120, 120), "each task is run once where nothing fails");
+    assert!(calls.iter().all(|call| call.run == run && call.attempt == 1));
     let last = of_case(&calls, "first").iter().map(|call| call.end.unwrap()).max().unwrap();
     assert!(of_case(&calls, "second").iter().all(|call| call.start >= last));
     let mut held: Vec<&Call> = of_case(&calls, "alone");

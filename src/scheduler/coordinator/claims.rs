@@ -23,7 +23,7 @@ impl Coordinator {
             self.planner.deliver(now, made.claim, &[], &[], Tags::Free);
             return;
         };
-        let run = run.clone();
+        let (run, mod_revision) = (run.clone(), found.mod_revision);
         self.next_claim += 1;
         let key = keys::claim(&worker, self.leader.1, self.next_claim);
         let deadline = self.deadline(now, &worker, &made);
@@ -52,7 +52,8 @@ impl Coordinator {
         };
         let worker_key = keys::worker(&worker);
         let mut txn = Txn {
-            compares: vec![Compare::CreatedAt(worker_key.clone(), claim.registration)],
+            // Not only that it is there: one that has said that it leaves gets nothing more.
+            compares: vec![Compare::ChangedAt(worker_key.clone(), mod_revision)],
             then: vec![Op::put(key.clone(), &value)],
             otherwise: vec![Op::Get(worker_key)],
         };

@@ -148,6 +148,8 @@ struct Worker {
     number: WorkerNo,
     /// Create revision of its key.
     registration: i64,
+    /// When its key was last written: a claim is made only for what is known of it.
+    mod_revision: i64,
     lease: i64,
 }
 

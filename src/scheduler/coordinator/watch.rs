@@ -150,12 +150,17 @@ impl Coordinator {
             self.worker_gone(now, name);
             let (capacity, ahead) = (info.max_task_num, info.prefetch);
             let number = self.planner.worker_joins(name.into(), &info.labels, capacity, ahead);
-            let worker = Worker { number, registration: kv.create_revision, lease: kv.lease };
+            let worker = Worker {
+                number,
+                registration: kv.create_revision,
+                mod_revision: kv.mod_revision,
+                lease: kv.lease,
+            };
             self.workers.insert(name.to_owned(), worker);
         }
-        if info.draining
-            && let Some(worker) = self.workers.get(name)
-        {
+        let Some(worker) = self.workers.get_mut(name) else { return };
+        worker.mod_revision = kv.mod_revision;
+        if info.draining {
             self.planner.worker_leaves(worker.number);
         }
     }
