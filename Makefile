@@ -26,7 +26,7 @@ run: build ## Start a three-member cluster on loopback until Ctrl-C
 test: deps ## Run all tests
 	$(CARGO) test --locked
 
-verify: deps fmt-check clippy test sim sim-scheduler docs ## All checks; changes nothing
+verify: deps fmt-check clippy test sim sim-scheduler docs compat-test ## All checks; changes nothing
 	@echo "verify: all checks passed"
 
 fmt-check:
