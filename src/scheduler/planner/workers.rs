@@ -17,7 +17,7 @@ const AHEAD_US: u64 = 100_000;
 const AHEAD_TASKS_MAX: u64 = 64;
 /// Tasks are given ahead only while the rest of the work takes this many times as long as one of
 /// them: near the end whoever is free first shall take the next.
-const AHEAD_ROUNDS_MIN: u64 = 20;
+const AHEAD_ROUNDS_MIN: u64 = 4;
 
 #[derive(Debug)]
 pub(super) struct Worker {
