@@ -3,10 +3,12 @@
 //! Names, variables and defaults are etcdctl's. A flag wins over its variable; etcdctl refuses to
 //! start when both are set. Left out: finding servers by DNS.
 
+use super::client::User;
 use super::dial::Dialing;
 use super::failure::Failure;
 use super::go;
 use super::look::Look;
+use super::password;
 use crate::tls::DialOptions;
 use clap::Args;
 use std::path::PathBuf;
@@ -163,15 +165,38 @@ impl Options {
         self.command_timeout
     }
 
+    /// The files of a TLS client as named: authorities, certificate and key.
+    ///
+    /// # Errors
+    /// When a name is empty.
+    pub fn tls_files(&self) -> Result<[Option<PathBuf>; 3], Failure> {
+        Ok([file("cacert", &self.cacert)?, file("cert", &self.cert)?, file("key", &self.key)?])
+    }
+
+    /// Name and password of who asks; a missing password is asked for.
+    ///
+    /// # Errors
+    /// When no password can be asked for, or a token is given, which cannot be renewed.
+    pub fn name_and_password(&self) -> Result<Option<(String, String)>, Failure> {
+        match password::user(self)? {
+            Some(User::Password { name, password }) => Ok(Some((name, password))),
+            Some(User::Token(_)) => {
+                Err(Failure::args("--auth-jwt-token is not taken here: use --user"))
+            }
+            None => Ok(None),
+        }
+    }
+
     /// How connections are made.
     ///
     /// # Errors
     /// When a certificate or key is named and is not what it should be.
     pub(super) fn dialing(&self) -> Result<Dialing, Failure> {
+        let [ca_file, cert_file, key_file] = self.tls_files()?;
         let security = DialOptions {
-            ca_file: file("cacert", &self.cacert)?,
-            cert_file: file("cert", &self.cert)?,
-            key_file: file("key", &self.key)?,
+            ca_file,
+            cert_file,
+            key_file,
             skips_verification: self.insecure_skip_tls_verify,
             ..DialOptions::default()
         };

@@ -4,8 +4,8 @@
 use super::keys;
 use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
 use etcd_client::{
-    CompareOp, ConnectOptions, Error, EventType, GetOptions, PutOptions, TxnOp, TxnOpResponse,
-    WatchOptions, WatchResponse, WatchStream,
+    Certificate, CompareOp, ConnectOptions, Error, EventType, GetOptions, Identity, PutOptions,
+    TlsOptions, TxnOp, TxnOpResponse, WatchOptions, WatchResponse, WatchStream,
 };
 use std::time::Duration;
 use tokio::time::timeout;
@@ -19,7 +19,27 @@ const PAGE: i64 = 1_000;
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     pub endpoints: Vec<String>,
+    /// Name and password.
     pub user: Option<(String, String)>,
+    /// In PEM form: whom to trust; those whom the system trusts if there is nothing.
+    pub authorities: Option<Vec<u8>>,
+    /// Certificate and key to show, in PEM form.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Access {
+    fn tls(&self) -> Option<TlsOptions> {
+        let is_meant = self.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+        let mut tls = TlsOptions::new();
+        tls = match &self.authorities {
+            Some(authorities) => tls.ca_certificate(Certificate::from_pem(authorities)),
+            None => tls.with_enabled_roots(),
+        };
+        if let Some((certificate, key)) = &self.identity {
+            tls = tls.identity(Identity::from_pem(certificate, key));
+        }
+        is_meant.then_some(tls)
+    }
 }
 
 #[derive(Clone)]
@@ -37,6 +57,9 @@ impl Client {
             .with_connect_timeout(Duration::from_secs(3));
         if let Some((name, password)) = &access.user {
             options = options.with_user(name, password);
+        }
+        if let Some(tls) = access.tls() {
+            options = options.with_tls(tls);
         }
         Ok(Self { inner: etcd_client::Client::connect(&access.endpoints, Some(options)).await? })
     }

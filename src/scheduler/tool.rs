@@ -112,8 +112,29 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn access(options: &ctl::Options) -> Access {
-    Access { endpoints: options.endpoints(), user: None }
+/// How the options say the store is reached. Without a scheme an endpoint is plain, unless files
+/// for TLS are named.
+fn access(options: &ctl::Options) -> Result<Access, String> {
+    let [ca, cert, key] = options.tls_files().map_err(|error| error.to_string())?;
+    let wants_tls = ca.is_some() || cert.is_some();
+    let read = |file: PathBuf| {
+        std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))
+    };
+    let identity = match (cert, key) {
+        (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+        (None, None) => None,
+        _ => return Err("--cert and --key belong together".into()),
+    };
+    let scheme = if wants_tls { "https" } else { "http" };
+    let endpoints = options.endpoints().into_iter().map(|endpoint| {
+        if endpoint.contains("://") { endpoint } else { format!("{scheme}://{endpoint}") }
+    });
+    Ok(Access {
+        endpoints: endpoints.collect(),
+        user: options.name_and_password().map_err(|error| error.to_string())?,
+        authorities: ca.map(read).transpose()?,
+        identity,
+    })
 }
 
 /// Done when the process is asked to end.
@@ -147,7 +168,11 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
             std::future::pending::<()>().await;
         }
     };
-    leader::run(access(options), args.name, coordinator::Settings::default(), stop).await;
+    let access = match access(options) {
+        Ok(access) => access,
+        Err(error) => return complain(error, USAGE),
+    };
+    leader::run(access, args.name, coordinator::Settings::default(), stop).await;
     ExitCode::SUCCESS
 }
 
@@ -180,12 +205,20 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
             std::future::pending::<()>().await;
         }
     };
-    worker::run(access(options), settings, executor, stop).await;
+    let access = match access(options) {
+        Ok(access) => access,
+        Err(error) => return complain(error, USAGE),
+    };
+    worker::run(access, settings, executor, stop).await;
     ExitCode::SUCCESS
 }
 
 pub async fn run(action: RunAction, options: &ctl::Options) -> ExitCode {
-    let client = match Client::connect(&access(options)).await {
+    let access = match access(options) {
+        Ok(access) => access,
+        Err(error) => return complain(error, USAGE),
+    };
+    let client = match Client::connect(&access).await {
         Ok(client) => client,
         Err(error) => return complain(error, INFRASTRUCTURE),
     };

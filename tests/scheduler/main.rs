@@ -11,7 +11,7 @@ mod refusals;
 mod service;
 mod team;
 
-use cluster::{Engine, Setup};
+use cluster::{Cluster, Engine, Setup};
 use quoin::scheduler::model::Status;
 use serde_json::{Value, json};
 use service::{Call, Service};
@@ -27,6 +27,7 @@ on_each_engine![
     failures_are_tried_again_and_told,
     a_canceled_run_stops_what_runs,
     a_worker_that_is_asked_to_end_finishes_first,
+    the_example_passes_on_a_store_with_users,
 ];
 
 /// A case that calls the service.
@@ -219,4 +220,37 @@ async fn a_worker_that_is_asked_to_end_finishes_first(engine: Engine) {
     team.ended(&run).await;
     let results = team.audit(&run, 6).await;
     assert!(results.values().all(|attempts| attempts.len() == 1), "nothing is lost: {results:?}");
+}
+
+async fn the_example_passes_on_a_store_with_users(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let mut client = cluster.client_of(0).await;
+    client.role_add("team").await.unwrap();
+    for prefix in ["/tcss/", "/testcases/", "/environments/", "/services/"] {
+        let whole = etcd_client::Permission::read_write(prefix).with_prefix();
+        client.role_grant_permission("team", whole).await.unwrap();
+    }
+    for (user, role) in [("root", "root"), ("tester", "team")] {
+        client.user_add(user, "secret", None).await.unwrap();
+        client.user_grant_role(user, role).await.unwrap();
+    }
+    client.auth_enable().await.unwrap();
+    let mut team = Team::new(cluster);
+    team.access = vec!["--user".into(), "tester:secret".into()];
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    team.start_worker("w1", 4, &["--allow-command"]).await;
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shop.json");
+    let run = team.submit_file(example).await;
+    cluster::eventually("end of the run", async || {
+        let shown = team.run(&["show", &run]).await;
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        match shown.starts_with("passed: 31 of 31 ended, 31 passed in ") {
+            true => Ok(()),
+            false => Err(shown),
+        }
+    })
+    .await;
+    team.access = Vec::new();
+    let nobody = team.run(&["show", &run]).await;
+    assert_eq!(nobody.status.code(), Some(3), "{}", String::from_utf8_lossy(&nobody.stderr));
 }

@@ -13,6 +13,8 @@ pub struct Team {
     pub cluster: Cluster,
     pub schedulers: Vec<Process>,
     pub workers: BTreeMap<String, Process>,
+    /// Flags with which the store is reached, beside the endpoints.
+    pub access: Vec<String>,
     // After those that write to it.
     folder: Folder,
 }
@@ -23,7 +25,8 @@ pub type Results = BTreeMap<(u32, u32), Vec<(u32, Status, String)>>;
 impl Team {
     pub fn new(cluster: Cluster) -> Team {
         let folder = Folder::new();
-        Team { cluster, schedulers: Vec::new(), workers: BTreeMap::new(), folder }
+        let (schedulers, workers, access) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Team { cluster, schedulers, workers, access, folder }
     }
 
     fn endpoints(&self) -> String {
@@ -34,6 +37,7 @@ impl Team {
         let mut command = vec![env!("CARGO_BIN_EXE_quoin").to_owned()];
         command.extend(words.iter().map(|word| (*word).to_owned()));
         command.extend(["--endpoints".to_owned(), self.endpoints()]);
+        command.extend(self.access.clone());
         Process::start(&command, &[], &self.folder.path().join(log))
     }
 
@@ -59,7 +63,7 @@ impl Team {
     /// Runs `quoin run ...`.
     pub async fn run(&self, words: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quoin"));
-        command.arg("run").args(words).args(["--endpoints", &self.endpoints()]);
+        command.arg("run").args(words).args(["--endpoints", &self.endpoints()]).args(&self.access);
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
@@ -71,7 +75,11 @@ impl Team {
 
     /// Submits a plan that is taken; the run's id.
     pub async fn submit(&self, plan: &Value) -> String {
-        let output = self.run(&["submit", &self.write_plan(plan)]).await;
+        self.submit_file(&self.write_plan(plan)).await
+    }
+
+    pub async fn submit_file(&self, file: &str) -> String {
+        let output = self.run(&["submit", file]).await;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
