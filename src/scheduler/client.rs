@@ -12,6 +12,9 @@ use tokio::time::timeout;
 
 /// After which it is not known what became of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(7);
+/// Silence after which the server is pinged while calls wait: servers send clients away that ping more often than
+/// each 5 seconds, or without a call.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
 /// Keys in one page of a long read.
 const PAGE: i64 = 1_000;
 
@@ -53,7 +56,8 @@ impl Client {
     /// When no endpoint can be used at all; that none answers now is seen at the first call.
     pub async fn connect(access: &Access) -> Result<Self, Error> {
         let mut options = ConnectOptions::new()
-            .with_keep_alive(Duration::from_secs(2), Duration::from_secs(2))
+            .with_keep_alive(PING_INTERVAL, Duration::from_secs(2))
+            .with_keep_alive_while_idle(false)
             .with_connect_timeout(Duration::from_secs(3));
         if let Some((name, password)) = &access.user {
             options = options.with_user(name, password);

@@ -347,7 +347,8 @@ mod tests {
         outlet.end_turns();
         drop(outlet);
         socket.write_all(b"two").await.expect("a write");
-        client.read_exact(&mut received).await.expect("what was written");
+        let read = tokio::time::timeout(Duration::from_secs(20), client.read_exact(&mut received));
+        read.await.expect("an answer in time").expect("what was written");
         assert_eq!(&received, b"two");
     }
 }
