@@ -176,8 +176,7 @@ impl<L: LogStore> Replica<L> {
             commit_index: raft.raft_log.committed,
             applied_index: self.machine.applied_index(),
             last_index: raft.raft_log.last_index(),
-            is_removed: self.told_removed
-                || planted::has(Bug::RemovedLeavesAtOnce) && self.is_leaving(),
+            is_removed: self.told_removed,
             reads_at_once: is_leader && self.is_sole_voter() && raft.commit_to_current_term(),
         }
     }
