@@ -36,6 +36,10 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 use std::collections::BTreeMap;
 
+/// A client that does not read holds old revisions against removal for a minute, and no longer.
+const PIN_STEP_MS: Millis = 10_000;
+const PIN_STEPS: u32 = 6;
+
 /// See the module's comment.
 pub struct Replica<L: LogStore> {
     pub(super) settings: Settings,
@@ -47,6 +51,8 @@ pub struct Replica<L: LogStore> {
     pub(super) lessor: Lessor,
     pub(super) retention: Retention,
     pub(super) now: Millis,
+    /// When readers' holds on revisions were last found still there.
+    pins_aged: Millis,
     pub(super) output: Output,
     /// A snapshot that has arrived and that raft has not taken or refused yet.
     pub(super) received: Option<ReceivedSnapshot>,
@@ -122,6 +128,7 @@ impl<L: LogStore> Replica<L> {
             lessor: Lessor::default(),
             retention,
             now: 0,
+            pins_aged: 0,
             output: Output::default(),
             received: None,
             forwards_held: Vec::new(),
@@ -259,6 +266,10 @@ impl<L: LogStore> Replica<L> {
         self.raft.tick();
         self.reads.tick(now);
         self.retention.tick(now);
+        if now.saturating_sub(self.pins_aged) >= PIN_STEP_MS {
+            self.pins_aged = now;
+            self.machine.age_pins(PIN_STEPS);
+        }
         for waiter in self.reads.overdue(now) {
             self.fail(&waiter, RequestError::Timeout);
         }

@@ -9,7 +9,7 @@ use super::coordinator::{self, Control, RunStatus};
 use super::execute::{self, Executor, Rule};
 use super::keys;
 use super::leader;
-use super::model::{Environment, Labels, Refusal, RunSpec, Status, TestCase};
+use super::model::{Environment, Labels, Refusal, RunSpec, Status, TestCase, check_id};
 use super::submit::{self, SubmitError};
 use super::worker;
 use crate::ctl;
@@ -70,9 +70,10 @@ pub struct WorkerArgs {
     /// Seconds without a sign of life after which its tasks are given to others
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=60))]
     ttl: u32,
-    /// Where outputs that are too long for a record are kept
-    #[arg(long, default_value = "quoin-artifacts")]
-    artifacts: PathBuf,
+    /// Folder for outputs that are too long for a record, of this worker alone [default:
+    /// NAME-artifacts]
+    #[arg(long)]
+    artifacts: Option<PathBuf>,
 }
 
 /// Submits runs and looks at them.
@@ -180,7 +181,11 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
     if let Err(error) = log() {
         return complain(error, INFRASTRUCTURE);
     }
-    let mut settings = execute::Settings::new(args.artifacts);
+    if let Err(error) = check_id("worker", &args.name) {
+        return complain(error, USAGE);
+    }
+    let artifacts = args.artifacts.unwrap_or_else(|| format!("{}-artifacts", args.name).into());
+    let mut settings = execute::Settings::new(artifacts);
     settings.allows_commands = args.allow_command;
     settings.targets.loopback = args.allow_loopback;
     settings.targets.allowed = args.allow_targets;

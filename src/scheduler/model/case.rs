@@ -358,7 +358,7 @@ impl TestCase {
 }
 
 /// Refuses names that cannot be part of a key and of a path.
-pub(super) fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
+pub fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
     if id.is_empty() {
         return Err(Refusal::malformed(format!("{what} without an id")));
     }

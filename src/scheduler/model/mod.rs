@@ -12,7 +12,7 @@ mod status;
 
 pub use case::{
     CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
-    TestCase,
+    TestCase, check_id,
 };
 pub use environment::{Environment, Health};
 pub use ordinals::Ordinals;
