@@ -5,6 +5,7 @@ use super::replica::Replica;
 use super::{Effect, Input, LeaseCall, Output, ReceivedSnapshot, Reply, Settings, SnapshotBlocks};
 use crate::error::Fatal;
 use crate::machine::{Capture, Machine, Response, encode_command};
+use crate::mvcc::RangeStream;
 use crate::pb::etcdserverpb::{
     CompactionRequest, LeaseGrantRequest, Member, PutRequest, RangeRequest,
 };
@@ -92,6 +93,11 @@ enum Command {
         revision: i64,
         #[arg(key, optional)]
         physical: bool,
+    },
+    /// Begins to answer a range at the newest revision to a client that does not read.
+    Stream {
+        id: u64,
+        key: String,
     },
     Transfer {
         id: u64,
@@ -181,6 +187,8 @@ struct Runner {
     catch_up: u64,
     /// What each request asked, to name it in replies; for reads the key.
     asked: BTreeMap<RequestId, (String, Option<String>)>,
+    /// Answers that nobody reads.
+    unread: Vec<RangeStream>,
     out: String,
 }
 
@@ -355,6 +363,14 @@ impl Runner {
             Some(kv) => format!("{}@{}", String::from_utf8_lossy(&kv.value), kv.mod_revision),
             None => "none".to_owned(),
         })
+    }
+
+    fn stream(&mut self, id: u64, key: &str) -> Result<(), Box<dyn Error>> {
+        let member = self.members.get(&id).and_then(|m| m.replica.as_ref()).ok_or("down")?;
+        let request = RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() };
+        let stream = member.machine().view().range_stream(&request, 1)?;
+        self.unread.push(stream.map_err(|error| format!("{error:?}"))?);
+        Ok(())
     }
 
     fn perform(&mut self, id: u64, effect: Effect) -> Result<(), Box<dyn Error>> {
@@ -553,6 +569,7 @@ impl goldenscript::Runner for Runner {
                 let deadline = self.deadline(*id);
                 self.step(*id, Input::Lease { id: request, call, deadline })?;
             }
+            Command::Stream { id, key } => self.stream(*id, key)?,
             Command::Compact { id, revision, physical } => {
                 let request = CompactionRequest { revision: *revision, physical: *physical };
                 let what = format!("compact {revision}");
