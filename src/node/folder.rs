@@ -12,9 +12,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The layout of the folder. Another number is refused.
 const FORMAT: u32 = 1;
+/// How long a process that is going may still hold the folder.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who a folder belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +129,13 @@ impl Folder {
     /// Named by folder: not creatable, readable by others, locked by another process.
     pub fn open(data: &Path, wal: Option<&Path>) -> Result<Self, Fatal> {
         let lock = lock_file(data)?;
-        match lock.try_lock() {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        let mut taken = lock.try_lock();
+        while matches!(taken, Err(fs::TryLockError::WouldBlock)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+            taken = lock.try_lock();
+        }
+        match taken {
             Ok(()) => Self::locked(data, wal, lock),
             Err(fs::TryLockError::WouldBlock) => Err(Fatal::new(format!(
                 "lock {}: another process uses this data directory",

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Segments by sequence, and files that a crash left behind.
 pub(super) fn list(folder: &Path) -> Result<(BTreeMap<u64, PathBuf>, Vec<PathBuf>), Fatal> {
@@ -24,19 +25,30 @@ pub(super) fn list(folder: &Path) -> Result<(BTreeMap<u64, PathBuf>, Vec<PathBuf
     Ok((segments, spares))
 }
 
+/// How long a process that is going may still hold the folder: one that was killed, or a child that
+/// was forked off another a moment ago and has not become what it is to be.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Holds the folder for this process as long as the file is open.
 pub(super) fn lock(folder: &Path) -> Result<File, Fatal> {
     let path = folder.join("lock");
     let failed = |e: io::Error| Fatal::with(format!("lock {}", path.display()), e);
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Fatal::new(format!(
-            "data directory is locked by another process: {}",
-            folder.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let folder = folder.display();
+                let text = format!("data directory is locked by another process: {folder}");
+                return Err(Fatal::new(text));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
     }
 }
 

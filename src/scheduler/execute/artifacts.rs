@@ -12,12 +12,13 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::io::AsyncWriteExt as _;
 
 /// Files under this ending are being written, or were when the process ended.
 const UNFINISHED: &str = ".unfinished";
 const DIGEST_CHARS: usize = 64;
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The folder. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -76,6 +77,20 @@ pub(super) struct Artifact {
     pub(super) bytes: u64,
 }
 
+/// Locks a file. A process that is going, or a child that has not become what it is to be, may
+/// hold it for a moment more.
+fn take(lock: &File) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
 impl Artifacts {
     /// Takes the folder over, making it if need be, with at most so many bytes of files in it.
     ///
@@ -84,7 +99,7 @@ impl Artifacts {
     pub fn open(folder: &Path, bytes_max: u64) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let lock = File::create(folder.join("lock"))?;
-        lock.try_lock().map_err(|error| match error {
+        take(&lock).map_err(|error| match error {
             TryLockError::WouldBlock => {
                 io::Error::other(format!("{} belongs to another process", folder.display()))
             }
