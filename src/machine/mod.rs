@@ -440,11 +440,6 @@ impl Machine {
         }))
     }
 
-    /// Time has passed: see `Mvcc::age_pins`.
-    pub fn age_pins(&self, ages_max: u32) {
-        self.mvcc.age_pins(ages_max);
-    }
-
     /// One bounded step of physical compaction, in a batch of its own.
     pub fn compaction_step(&mut self, entries_max: usize) -> Result<CompactionProgress, Fatal> {
         let mut batch = WriteBatch::new();

@@ -93,6 +93,11 @@ pub trait Observer: Send {
 }
 
 impl Machine {
+    /// Whoever looks on says that time has passed: see `Mvcc::age_pins`.
+    pub fn age_pins(&self, ages_max: u32) {
+        self.mvcc.age_pins(ages_max);
+    }
+
     /// What was done since the machine was opened.
     pub fn tally(&self) -> Tally {
         self.mvcc.tally()
