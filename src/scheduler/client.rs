@@ -153,15 +153,13 @@ impl Client {
             .with_start_revision(from)
             .with_progress_notify();
         let stream = self.inner.watch_client().watch(prefix, Some(options)).await?;
-        Ok(Commits { stream, left: Vec::new() })
+        Ok(Commits { stream })
     }
 }
 
 /// A watch, commit by commit.
 pub struct Commits {
     stream: WatchStream,
-    /// The last revision's changes, until it is certain that there are no more of them.
-    left: Vec<Commit>,
 }
 
 impl Commits {
@@ -178,28 +176,30 @@ impl Commits {
             if response.canceled() || response.compact_revision() != 0 {
                 return Err(Error::WatchError(response.cancel_reason().to_owned()));
             }
-            // Without fragments a message holds whole revisions only.
-            self.take_in(&response);
-            if !self.left.is_empty() {
-                return Ok(std::mem::take(&mut self.left));
+            let found = commits(&response);
+            if !found.is_empty() {
+                return Ok(found);
             }
         }
     }
+}
 
-    fn take_in(&mut self, response: &WatchResponse) {
-        for event in response.events() {
-            let Some(found) = event.kv() else { continue };
-            let revision = found.mod_revision();
-            let change = match event.event_type() {
-                EventType::Put => Change::Put(kv(found)),
-                EventType::Delete => Change::Delete { key: text(found.key()) },
-            };
-            match self.left.last_mut() {
-                Some(commit) if commit.revision == revision => commit.changes.push(change),
-                _ => self.left.push(Commit { revision, changes: vec![change] }),
-            }
+/// The commits of a message: without fragments it holds whole revisions only.
+fn commits(response: &WatchResponse) -> Vec<Commit> {
+    let mut commits: Vec<Commit> = Vec::new();
+    for event in response.events() {
+        let Some(found) = event.kv() else { continue };
+        let revision = found.mod_revision();
+        let change = match event.event_type() {
+            EventType::Put => Change::Put(kv(found)),
+            EventType::Delete => Change::Delete { key: text(found.key()) },
+        };
+        match commits.last_mut() {
+            Some(commit) if commit.revision == revision => commit.changes.push(change),
+            _ => commits.push(Commit { revision, changes: vec![change] }),
         }
     }
+    commits
 }
 
 /// Keys of the scheduler are text; others are not its own.

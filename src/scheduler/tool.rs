@@ -138,15 +138,14 @@ fn access(options: &ctl::Options) -> Result<Access, String> {
     })
 }
 
-/// Done when the process is asked to end.
-async fn asked_to_end() -> io::Result<()> {
-    let mut end = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// Done when the process is asked to end; never, if it cannot hear of that: its default ends it then.
+async fn asked_to_end() {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut end), Ok(mut interrupt)) = signals else { return std::future::pending().await };
     tokio::select! {
         _ = end.recv() => {}
         _ = interrupt.recv() => {}
     }
-    Ok(())
 }
 
 fn log() -> Result<(), Box<dyn std::error::Error>> {
@@ -164,16 +163,11 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
     if let Err(error) = log() {
         return complain(error, INFRASTRUCTURE);
     }
-    let stop = async {
-        if asked_to_end().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
     let access = match access(options) {
         Ok(access) => access,
         Err(error) => return complain(error, USAGE),
     };
-    leader::run(access, args.name, coordinator::Settings::default(), stop).await;
+    leader::run(access, args.name, coordinator::Settings::default(), asked_to_end()).await;
     ExitCode::SUCCESS
 }
 
@@ -205,16 +199,11 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
         labels: Labels::from_iter(args.labels),
         ttl: args.ttl,
     };
-    let stop = async {
-        if asked_to_end().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
     let access = match access(options) {
         Ok(access) => access,
         Err(error) => return complain(error, USAGE),
     };
-    worker::run(access, settings, executor, stop).await;
+    worker::run(access, settings, executor, asked_to_end()).await;
     ExitCode::SUCCESS
 }
 

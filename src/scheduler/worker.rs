@@ -146,7 +146,7 @@ async fn serve(
     tracing::info!(name = settings.name, registration, "registered as a worker");
     let claims = client.watch(&keys::claims(&settings.name), registration + 1).await?;
     let commands = client.watch(&keys::commands(&settings.name), registration + 1).await?;
-    let registered = Registered::new(client, settings, executor.clone(), lease, registration);
+    let registered = Registered::new(client, settings, info, executor.clone(), lease, registration);
     registered.work(claims, commands, drain).await
 }
 
@@ -171,6 +171,7 @@ impl Registered {
     fn new(
         client: Client,
         settings: &Settings,
+        info: WorkerInfo,
         executor: Arc<Executor>,
         mut lease: Lease,
         registration: i64,
@@ -183,12 +184,7 @@ impl Registered {
             client,
             clock,
             executor,
-            info: WorkerInfo {
-                labels: settings.labels.clone(),
-                max_task_num: settings.capacity,
-                prefetch: settings.prefetch,
-                draining: false,
-            },
+            info,
             name: settings.name.clone(),
             agent: Agent::new(&settings.name, registration, agent_settings, ends),
             lease,

@@ -211,6 +211,7 @@ async fn pings_without_a_call_have_hours_between_them(engine: Engine) {
     client.first(|frame| frame.kind == SETTINGS && frame.flags & ACK != 0).await;
     for _ in 0..3 {
         client.ping().await;
+        // Far enough apart, if there were a call.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     client.send(&ping()).await;

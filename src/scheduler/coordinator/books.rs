@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 const PACKS_MAX: usize = 8;
 
 impl Coordinator {
-    pub(super) fn take_notes(&mut self, _now: u64) {
+    pub(super) fn take_notes(&mut self) {
         for note in self.planner.take_notes() {
             let run = match note {
                 Note::LaneChanged(id) | Note::LaneEnded(id) => id.run,

@@ -271,7 +271,7 @@ impl Coordinator {
 
     /// What shall be done now. To be called after each input, or each handful.
     pub fn work(&mut self, now: u64) -> Vec<Request> {
-        self.take_notes(now);
+        self.take_notes();
         if now >= self.resting_until {
             self.assign(now);
         }
@@ -283,15 +283,6 @@ impl Coordinator {
     pub fn next_timer(&self) -> Option<u64> {
         let own = self.timers.first().map(|(at, _)| *at);
         own.into_iter().chain(self.planner.next_timer()).min()
-    }
-
-    pub fn planner(&self) -> &Planner {
-        &self.planner
-    }
-
-    /// The planner's number of a run that goes on.
-    pub fn run_number(&self, run: &str) -> Option<RunNo> {
-        self.runs.get(run).map(|run| run.number)
     }
 
     /// Sends a transaction of the leader, which fails when another leads.

@@ -327,11 +327,6 @@ impl Planner {
         self.lane(id).is_some_and(|lane| lane.ended.contains(ordinal))
     }
 
-    /// How many lanes a run has.
-    pub fn lanes(&self, run: RunNo) -> u32 {
-        self.runs.get(&run).map_or(0, |run| run.lanes.len() as u32)
-    }
-
     pub fn lane_plan(&self, id: LaneId) -> Option<&LanePlan> {
         self.lane(id).map(|lane| &lane.plan)
     }
