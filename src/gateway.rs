@@ -2,8 +2,9 @@
 //!
 //! Connections go to the endpoints in turn and are passed on byte for byte, so whatever is spoken
 //! on them, TLS too, is between client and member. An endpoint that cannot be reached is left out
-//! and tried again after a while. Left out: endpoints from DNS.
+//! and tried again after a while. Endpoints that come from DNS have priorities and weights.
 
+use crate::dns;
 use crate::logging;
 use clap::{Args, Subcommand};
 use std::error::Error;
@@ -47,14 +48,16 @@ struct StartArgs {
     /// How long an endpoint that failed is left out
     #[arg(long, default_value = "1m", value_parser = duration)]
     retry_delay: Duration,
-    /// Not offered: a DNS domain to find the members by
-    #[arg(long, default_value = "", hide = true)]
+    /// A domain whose SRV records name the members
+    #[arg(long, default_value = "")]
     discovery_srv: String,
-    #[arg(long, default_value = "", hide = true)]
+    /// A suffix of the service's name in these records
+    #[arg(long, default_value = "")]
     discovery_srv_name: String,
-    #[arg(long, hide = true)]
+    /// Take members from DNS that have no TLS, or cannot be reached
+    #[arg(long)]
     insecure_discovery: bool,
-    /// Concerns members found by DNS only
+    /// Taken, as etcd takes it: nothing is encrypted here
     #[arg(long, default_value = "", hide = true)]
     trusted_ca_file: String,
 }
@@ -73,18 +76,19 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// What makes a start impossible, in words.
 pub async fn run(args: GatewayArgs) -> Result<ExitCode, Box<dyn Error>> {
     let Kind::Start(args) = args.kind;
-    if !args.discovery_srv.is_empty() {
-        return Err("--discovery-srv is not offered by this version".into());
-    }
     logging::install(LevelFilter::INFO, true, logging::Format::Json, vec![Box::new(io::stderr())])?;
     logging::end_on_panic();
-    let endpoints: Vec<String> = args.endpoints.iter().map(|one| bare(one).to_owned()).collect();
+    let mut found = discover(&args).await?;
+    if found.is_empty() {
+        found = args.endpoints.iter().map(|one| Endpoint::new(bare(one))).collect();
+    }
+    let endpoints: Vec<String> = found.iter().map(|one| one.address.clone()).collect();
     refuse_itself(&args.listen_addr, &endpoints).await?;
     let listener = TcpListener::bind(&args.listen_addr)
         .await
         .map_err(|error| format!("listen tcp {}: {error}", args.listen_addr))?;
     let proxy = Arc::new(Proxy {
-        endpoints: endpoints.iter().map(|address| Endpoint::new(address)).collect(),
+        endpoints: found,
         turn: AtomicUsize::new(0),
         pause: Some(args.retry_delay).filter(|pause| !pause.is_zero()).unwrap_or(RETRY_PAUSE),
     });
@@ -93,6 +97,55 @@ pub async fn run(args: GatewayArgs) -> Result<ExitCode, Box<dyn Error>> {
         tracing::error!(%error, "failed to notify systemd for readiness");
     }
     proxy.serve(listener).await
+}
+
+/// The members that DNS knows; without leave for others, those with TLS that can be reached.
+async fn discover(args: &StartArgs) -> Result<Vec<Endpoint>, String> {
+    let domain = &args.discovery_srv;
+    if domain.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = dns::clients(&args.discovery_srv_name, domain).await?;
+    let urls = |found: &[(String, dns::Srv)]| {
+        found.iter().map(|(url, _)| url.as_str()).collect::<Vec<_>>().join(",")
+    };
+    let endpoints = urls(&found);
+    tracing::info!("srv-server" = domain, endpoints, "discovered cluster from SRV");
+    let endpoint = |srv: &dns::Srv| {
+        let (priority, weight) = (srv.priority, srv.weight);
+        Endpoint { priority, weight, ..Endpoint::new(&srv.address()) }
+    };
+    if args.insecure_discovery {
+        return Ok(found.iter().map(|(_, srv)| endpoint(srv)).collect());
+    }
+    tracing::info!("srv-server" = domain, endpoints, "validating discovered SRV endpoints");
+    let (mut valid, mut errors) = (Vec::new(), Vec::new());
+    for (url, srv) in found {
+        if !url.starts_with("https://") {
+            errors.push(format!("{url:?} is insecure"));
+            continue;
+        }
+        match endpoint(&srv).connect().await {
+            Ok(_) => valid.push((url, srv)),
+            Err(error) => errors.push(format!("{url:?} failed to dial ({error})")),
+        }
+    }
+    let (endpoints, error) = (urls(&valid), errors.join(","));
+    if error.is_empty() {
+        tracing::info!(
+            "srv-server" = domain,
+            endpoints,
+            "using validated discovered SRV endpoints"
+        );
+    } else {
+        tracing::warn!(
+            "srv-server" = domain,
+            endpoints,
+            error,
+            "failed to validate discovered endpoints"
+        );
+    }
+    Ok(valid.iter().map(|(_, srv)| endpoint(srv)).collect())
 }
 
 /// An endpoint without scheme and path.
@@ -124,11 +177,16 @@ async fn refuse_itself(listen: &str, endpoints: &[String]) -> Result<(), String>
 struct Endpoint {
     address: String,
     is_active: AtomicBool,
+    /// Those with a lower one are taken first.
+    priority: u16,
+    /// How often, beside the others of its priority; all in turn where nobody has any.
+    weight: u16,
 }
 
 impl Endpoint {
     fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), is_active: AtomicBool::new(true) }
+        let (address, is_active) = (address.to_owned(), AtomicBool::new(true));
+        Self { address, is_active, priority: 0, weight: 0 }
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
@@ -159,11 +217,23 @@ impl Proxy {
         }
     }
 
-    /// The next endpoint in turn that is not left out.
+    /// The next endpoint of those that are not left out.
     fn pick(&self) -> Option<&Endpoint> {
-        let turns = (0..self.endpoints.len()).map(|_| self.turn.fetch_add(1, Ordering::Relaxed));
-        let mut picked = turns.map(|turn| &self.endpoints[turn % self.endpoints.len()]);
-        picked.find(|endpoint| endpoint.is_active.load(Ordering::Relaxed))
+        let is_active = |endpoint: &&Endpoint| endpoint.is_active.load(Ordering::Relaxed);
+        let active: Vec<&Endpoint> = self.endpoints.iter().filter(is_active).collect();
+        let priority = active.iter().map(|endpoint| endpoint.priority).min()?;
+        let mut first = active.into_iter().filter(|endpoint| endpoint.priority == priority);
+        let weights: u64 = first.clone().map(|endpoint| u64::from(endpoint.weight)).sum();
+        if weights > 0 {
+            let mut place = rand::random_range(0..weights);
+            return first.find(|endpoint| {
+                let is_it = place < u64::from(endpoint.weight);
+                place = place.saturating_sub(u64::from(endpoint.weight));
+                is_it
+            });
+        }
+        let count = first.clone().count();
+        first.nth(self.turn.fetch_add(1, Ordering::Relaxed) % count)
     }
 
     async fn pass_on(self: Arc<Self>, mut client: TcpStream) {
@@ -224,9 +294,28 @@ mod tests {
         };
         assert_eq!(picks(4), ["a:1", "b:1", "c:1", "a:1"]);
         proxy.endpoints[1].is_active.store(false, Ordering::Relaxed);
-        assert_eq!(picks(3), ["c:1", "a:1", "c:1"]);
+        let two = picks(4);
+        assert!(two[0] != two[1] && two[..2] == two[2..] && !two.contains(&"b:1"), "{two:?}");
         proxy.endpoints.iter().for_each(|one| one.is_active.store(false, Ordering::Relaxed));
         assert!(proxy.pick().is_none());
+    }
+
+    #[test]
+    fn endpoints_from_dns_are_taken_by_priority_and_weight() {
+        let endpoint =
+            |address, priority, weight| Endpoint { priority, weight, ..Endpoint::new(address) };
+        let endpoints =
+            vec![endpoint("last:1", 2, 9), endpoint("much:1", 1, 9), endpoint("little:1", 1, 1)];
+        let proxy = Proxy { endpoints, turn: AtomicUsize::new(0), pause: RETRY_PAUSE };
+        let much = (0..1000).filter(|_| {
+            let address = &proxy.pick().unwrap().address;
+            assert_ne!(address, "last:1");
+            address == "much:1"
+        });
+        let much = much.count();
+        assert!((800..1000).contains(&much), "{much} of 1000");
+        proxy.endpoints[1..].iter().for_each(|one| one.is_active.store(false, Ordering::Relaxed));
+        assert_eq!(proxy.pick().unwrap().address, "last:1");
     }
 
     #[test]

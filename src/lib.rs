@@ -19,6 +19,7 @@ pub mod raft_log;
 pub mod replica;
 pub mod watch;
 pub mod tls;
+pub mod dns;
 pub mod peer;
 pub mod server;
 pub mod node;

@@ -40,6 +40,14 @@ pub enum Bug {
     StrangersIgnored,
     /// The commit of a change of members is told before it is durable.
     ChangeCommitForgotten,
+    /// A caller's rights are checked by the member that was asked, not where they are used.
+    CheckedWhereProposed,
+    /// Credentials from before the last change of rights are good for reads and writes.
+    OldCredentials,
+    /// A password that was right before the last change of rights still brings a token.
+    PasswordCheckedEarlier,
+    /// A user with a new password keeps the tokens of the old one.
+    TokensOutlivePassword,
     /// The test scheduler's worker delivers results whatever became of its claim.
     LateResultCounted,
     /// It compares that the claim is the one it was given, but not that it is as it was.
@@ -57,7 +65,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 27] = [
         Bug::ApplyBeforePersist,
         Bug::AnswerBeforeCommit,
         Bug::ReusedReadContext,
@@ -74,6 +82,10 @@ impl Bug {
         Bug::HandedOverAgain,
         Bug::StrangersIgnored,
         Bug::ChangeCommitForgotten,
+        Bug::CheckedWhereProposed,
+        Bug::OldCredentials,
+        Bug::PasswordCheckedEarlier,
+        Bug::TokensOutlivePassword,
         Bug::LateResultCounted,
         Bug::ResultComparesCreation,
         Bug::TagGivenTwice,
@@ -106,6 +118,10 @@ impl Bug {
             Bug::HandedOverAgain => "handed-over-again",
             Bug::StrangersIgnored => "strangers-ignored",
             Bug::ChangeCommitForgotten => "change-commit-forgotten",
+            Bug::CheckedWhereProposed => "checked-where-proposed",
+            Bug::OldCredentials => "old-credentials",
+            Bug::PasswordCheckedEarlier => "password-checked-earlier",
+            Bug::TokensOutlivePassword => "tokens-outlive-password",
             Bug::LateResultCounted => "late-result-counted",
             Bug::ResultComparesCreation => "result-compares-creation",
             Bug::TagGivenTwice => "tag-given-twice",

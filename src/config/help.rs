@@ -104,8 +104,6 @@ pub(super) fn help(program: &str) -> String {
         "\nAccepted so that command lines written for etcd work, but without effect yet:\n",
     );
     page.push_str(&names(|role| role == Role::Accepted));
-    page.push_str("\nRefused, because to start without their effect would do harm:\n");
-    page.push_str(&names(|role| role == Role::Refused));
     page.push_str("\nOf older versions, accepted with a warning:\n");
     page.push_str(&names(|role| matches!(role, Role::Deprecated(_) | Role::Dropped)));
     page

@@ -2,8 +2,7 @@
 //!
 //! [`read`] takes arguments and variables as values and touches nothing but the configuration file
 //! that they name, so that every rule can be tested. Flags, defaults, texts and exit codes are
-//! etcd's; its flags that have no effect here are taken all the same and named in one notice. What
-//! is left out: discovery by DNS, refused in words.
+//! etcd's; its flags that have no effect here are taken all the same and named in one notice.
 
 mod accepted;
 mod bootstrap;
@@ -26,7 +25,7 @@ mod yaml;
 
 pub use bootstrap::{Bootstrap, InitialMember, are_same_addresses};
 pub use compaction::AutoCompaction;
-pub use discovery::Discovery;
+pub use discovery::{Discovery, DiscoveryTls, SrvDomain};
 pub use error::{ConfigError, ErrorKind, Notice};
 pub use help::usage;
 pub use log::{LogFormat, LogLevel, LogOutput, LogRotation};
@@ -78,6 +77,8 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
     /// Where first members find each other, in the place of `initial_cluster`.
     pub discovery: Option<Discovery>,
+    /// The same, by DNS.
+    pub discovery_srv: Option<SrvDomain>,
     /// Start what is there as a cluster of one: the others are lost for good.
     pub force_new_cluster: bool,
 

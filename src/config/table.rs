@@ -48,8 +48,6 @@ pub(super) enum Role {
     Accepted,
     /// As [`Role::Accepted`], with etcd's warning when it is used.
     Deprecated(&'static str),
-    /// Starting without its effect would do harm, so any value but the default is refused.
-    Refused,
     /// Warned of and dropped.
     Dropped,
     Version,
@@ -217,10 +215,6 @@ const fn accepted(name: &'static str, kind: Kind, default: &'static str) -> Flag
     Flag { name, kind, default, role: Role::Accepted }
 }
 
-const fn refused(name: &'static str, kind: Kind, default: &'static str) -> Flag {
-    Flag { name, kind, default, role: Role::Refused }
-}
-
 const fn dropped(name: &'static str) -> Flag {
     Flag { name, kind: Kind::Legacy, default: "", role: Role::Dropped }
 }
@@ -291,6 +285,21 @@ pub(super) static FLAGS: &[Flag] = &{
             How long the connection may be silent before it is pinged."),
         effective("discovery-keepalive-timeout", Duration, "6s", Cluster, "time", "\
             How long to wait for the answer to a ping."),
+        effective("discovery-insecure-transport", Switch, "true", Cluster, "", "\
+            Speak plain text with endpoints of the registry that name neither http:// nor https://."),
+        effective("discovery-insecure-skip-tls-verify", Switch, "false", Cluster, "", "\
+            Believe any certificate of the registry: for tests alone."),
+        effective("discovery-cert", Text, "", Cluster, "file", "\
+            The certificate to show to the registry."),
+        effective("discovery-key", Text, "", Cluster, "file", "\
+            The private key of that certificate."),
+        effective("discovery-cacert", Text, "", Cluster, "file", "\
+            Certificates of authorities that may vouch for the registry."),
+        effective("discovery-srv", Text, "", Cluster, "domain", "\
+            In the place of --initial-cluster: the first members find each other by SRV records of \
+            this domain."),
+        effective("discovery-srv-name", Text, "", Cluster, "text", "\
+            A suffix of the services' names in these records."),
 
         effective("heartbeat-interval", Unsigned, "100", Consensus, "ms", "\
             Milliseconds between heartbeats of the leader. About the round trip between members."),
@@ -448,21 +457,13 @@ pub(super) static FLAGS: &[Flag] = &{
 
         Flag { name: "version", kind: Switch, default: "false", role: Role::Version },
 
-        refused("discovery-srv", Text, ""),
-
         accepted("backend-batch-interval", Duration, "0s"),
         accepted("backend-batch-limit", Signed, "0"),
         accepted("backend-bbolt-freelist-type", Text, "map"),
         accepted("bootstrap-defrag-threshold-megabytes", Unsigned, "0"),
         accepted("compaction-batch-limit", Signed, "1000"),
         accepted("compaction-sleep-interval", Duration, "10ms"),
-        accepted("discovery-cacert", Text, ""),
-        accepted("discovery-cert", Text, ""),
         accepted("discovery-fallback", OneOf(&["exit", "proxy"]), "exit"),
-        accepted("discovery-insecure-skip-tls-verify", Switch, "false"),
-        accepted("discovery-insecure-transport", Switch, "true"),
-        accepted("discovery-key", Text, ""),
-        accepted("discovery-srv-name", Text, ""),
         accepted("distributed-tracing-address", Text, "localhost:4317"),
         accepted("distributed-tracing-instance-id", Text, ""),
         accepted("distributed-tracing-sampling-rate", Signed, "0"),

@@ -52,6 +52,7 @@ fn defaults_are_those_of_etcd() {
         initial_cluster_token: "etcd-cluster".into(),
         initial_cluster_state: ClusterState::New,
         discovery: None,
+        discovery_srv: None,
         force_new_cluster: false,
         heartbeat_interval_ms: 100,
         election_timeout_ms: 1000,
@@ -280,7 +281,7 @@ fn unreadable_flags_are_answered_with_usage_and_exit_code_2() {
     }
 }
 
-const IMPOSSIBLE: [(&[&str], &str); 41] = [
+const IMPOSSIBLE: [(&[&str], &str); 42] = [
     (&["foo"], r#""foo" is not a valid flag"#),
     (&["-"], r#""-" is not a valid flag"#),
     (&["--pre-vote", "false"], r#""false" is not a valid flag"#),
@@ -376,6 +377,10 @@ const IMPOSSIBLE: [(&[&str], &str); 41] = [
     ),
     (&["--discovery-token=x"], "both --discovery-token and --discovery-endpoints must be set"),
     (
+        &["--discovery-token=t", "--discovery-endpoints=http://a:1,"],
+        "--discovery-endpoints must not contain empty endpoints",
+    ),
+    (
         &["--discovery-srv=x", "--initial-cluster=default=http://localhost:2380"],
         r#"multiple discovery or bootstrap flags are set. Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv""#,
     ),
@@ -398,22 +403,7 @@ fn impossible_values_are_logged_and_answered_with_exit_code_1() {
 }
 
 #[test]
-fn what_would_do_harm_without_its_effect_is_refused() {
-    let table: [(&[&str], &str); 3] = [
-        (&["--discovery-srv=example.org"], "--discovery-srv is not offered by this version"),
-        (
-            &["--discovery-token=t", "--discovery-endpoints=https://a:1"],
-            "TLS is not offered by this version: --discovery-endpoints has https://a:1",
-        ),
-        (
-            &["--discovery-token=t", "--discovery-endpoints=http://a:1,"],
-            "--discovery-endpoints must not contain empty endpoints",
-        ),
-    ];
-    for (args, message) in table {
-        let error = start(args).unwrap_err();
-        assert_eq!((error.exit_code, error.message.as_str()), (1, message), "{args:?}");
-    }
+fn an_engine_that_is_not_in_this_build_is_refused() {
     assert!(start(&["--force-new-cluster=false", "--config-file="]).is_ok());
     if !cfg!(feature = "rocksdb") {
         let error = start(&["--engine=rocksdb"]).unwrap_err();
@@ -568,6 +558,7 @@ fn discovery_takes_the_place_of_the_first_members() {
         keepalive_time: 2 * second,
         keepalive_timeout: 6 * second,
         user: None,
+        tls: DiscoveryTls::default(),
     };
     assert_eq!(config(&flags).discovery, Some(expected.clone()));
     let user = |more: &[&str]| config(&[&flags, more].concat()).discovery.unwrap().user;
@@ -576,6 +567,37 @@ fn discovery_takes_the_place_of_the_first_members() {
     assert_eq!(user(&["--discovery-user=u", "--discovery-password=p:q"]), both);
     let shown = format!("{:?}", Discovery { user: both, ..expected });
     assert!(!shown.contains("p:q"), "{shown}");
+}
+
+#[test]
+fn a_registry_may_be_behind_tls() {
+    let tls = |more: &[&str]| {
+        let flags = ["--discovery-token=t", "--discovery-endpoints=https://a:1"];
+        config(&[&flags, more].concat()).discovery.unwrap().tls
+    };
+    let plain = DiscoveryTls::default();
+    assert_eq!(tls(&[]), plain);
+    let secure = DiscoveryTls { is_secure_by_default: true, ..plain.clone() };
+    assert_eq!(tls(&["--discovery-insecure-transport=false"]), secure);
+    // Where TLS is not asked for, etcd's client demands a certificate all the same.
+    assert_eq!(tls(&["--discovery-insecure-skip-tls-verify"]), plain);
+    let unseen = ["--discovery-insecure-skip-tls-verify", "--discovery-insecure-transport=false"];
+    assert_eq!(tls(&unseen), DiscoveryTls { skips_verification: true, ..secure.clone() });
+    let files = ["--discovery-cert=c", "--discovery-key=k", "--discovery-cacert=a"];
+    let [cert_file, key_file, ca_file] = ["c", "k", "a"].map(|file| Some(file.into()));
+    assert_eq!(tls(&files), DiscoveryTls { cert_file, key_file, ca_file, ..secure });
+}
+
+#[test]
+fn a_domain_takes_the_place_of_the_first_members() {
+    assert_eq!(config(&[]).discovery_srv, None);
+    let (domain, service_name) = ("example.org".to_owned(), "x".to_owned());
+    assert_eq!(
+        config(&["--discovery-srv=example.org", "--discovery-srv-name=x"]).discovery_srv,
+        Some(SrvDomain { domain, service_name })
+    );
+    let suffix_alone = config(&["--discovery-srv-name=x"]);
+    assert_eq!((suffix_alone.discovery_srv, &suffix_alone.initial_cluster[..]), (None, ""));
 }
 
 #[test]

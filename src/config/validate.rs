@@ -50,11 +50,7 @@ fn check(flags: &Flags) -> Result<(), ConfigError> {
     check_discovery(flags)?;
     check_times(flags)?;
     check_advertised(flags)?;
-    accepted::check(flags)?;
-    if let Some(flag) = flags.changed(Role::Refused).next() {
-        return Err(not_offered(flag.name));
-    }
-    Ok(())
+    accepted::check(flags)
 }
 
 fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError> {
@@ -75,7 +71,8 @@ fn build(flags: &Flags, notices: &mut Vec<Notice>) -> Result<Config, ConfigError
         advertise_peer_urls,
         initial_cluster_token: flags.text("initial-cluster-token").to_string(),
         initial_cluster_state: cluster_state(flags),
-        discovery: discovery::read(flags)?,
+        discovery: discovery::read(flags),
+        discovery_srv: discovery::srv(flags),
         force_new_cluster: flags.switch("force-new-cluster"),
         heartbeat_interval_ms: flags.unsigned("heartbeat-interval"),
         election_timeout_ms: flags.unsigned("election-timeout"),
@@ -275,6 +272,10 @@ fn data_dir(flags: &Flags, name: &str, notices: &mut Vec<Notice>) -> PathBuf {
 /// Follows the name when nothing else is said, so that `--name a` alone starts a member.
 fn initial_cluster(flags: &Flags, name: &str, peer_urls: &[MemberUrl]) -> String {
     let given = flags.text("initial-cluster");
+    // A domain's suffix without a domain: etcd forgets its default then.
+    if !flags.text("discovery-srv-name").is_empty() && !flags.is_given("initial-cluster") {
+        return String::new();
+    }
     if given != INITIAL_CLUSTER || name == "default" {
         return given.to_string();
     }
@@ -301,10 +302,6 @@ fn bcrypt_cost(flags: &Flags, notices: &mut Vec<Notice>) -> u32 {
             BCRYPT_COST
         }
     }
-}
-
-fn not_offered(name: &str) -> ConfigError {
-    ConfigError::flags(format!("--{name} is not offered by this version"))
 }
 
 fn add_notices(flags: &Flags, config: &Config, notices: &mut Vec<Notice>) {

@@ -108,7 +108,8 @@ impl Client {
 
     /// A client of all endpoints for a command that goes on until it is told to stop.
     pub(super) async fn endless(options: &Options) -> Result<Self, Failure> {
-        Self::of(options.endpoints(), options, password::user(options)?, Patience::Endless).await
+        let (endpoints, user) = (options.endpoints().await?, password::user(options)?);
+        Self::of(endpoints, options, user, Patience::Endless).await
     }
 
     /// The same with another time for its calls.

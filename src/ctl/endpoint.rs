@@ -67,7 +67,7 @@ pub(super) async fn endpoints(
     user: Option<User>,
     of_cluster: bool,
 ) -> Result<Vec<String>, Failure> {
-    let given = options.endpoints();
+    let given = options.endpoints().await?;
     if !of_cluster {
         return Ok(given);
     }

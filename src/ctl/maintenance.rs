@@ -120,7 +120,7 @@ pub(super) async fn move_leader(options: &Options, args: &MoveLeaderArgs) -> Res
     let target_id = go::parse_uint(target, 16).map_err(Failure::args)?;
     let look = options.look()?;
     let user = password::user(options)?;
-    let servers = Servers { options, user, endpoints: options.endpoints() };
+    let servers = Servers { options, user, endpoints: options.endpoints().await? };
     for endpoint in &servers.endpoints {
         let client = servers.client(endpoint).await?;
         let status = client.call(&STATUS, StatusRequest {}).await?;

@@ -4,8 +4,8 @@
 //! that scripts move by changing one name; help texts are our own. What etcdctl writes to its log
 //! on standard error is not written here.
 //!
-//! Left out: `make-mirror` and `check`, which are programs of their own, `version` and `options`,
-//! which `--version` and `--help` tell, and finding servers by DNS.
+//! Left out: `make-mirror` and `check`, which are programs of their own, and `version` and `options`,
+//! which `--version` and `--help` tell.
 
 /// Appends formatted text to bytes, which cannot fail.
 macro_rules! put {

@@ -1,14 +1,15 @@
 //! What every command takes: where the servers are, who asks, how long it may take, how to print.
 //!
 //! Names, variables and defaults are etcdctl's. A flag wins over its variable; etcdctl refuses to
-//! start when both are set. Left out: finding servers by DNS.
+//! start when both are set.
 
 use super::client::User;
 use super::dial::Dialing;
-use super::failure::Failure;
+use super::failure::{ERROR, Failure};
 use super::go;
-use super::look::Look;
+use super::look::{Look, warn};
 use super::password;
+use crate::dns;
 use crate::tls::DialOptions;
 use clap::Args;
 use std::path::PathBuf;
@@ -129,6 +130,31 @@ pub struct Options {
     /// Believe any certificate of a server: for tests alone
     #[arg(long, global = true, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", hide_short_help = true)]
     pub(super) insecure_skip_tls_verify: bool,
+    /// A domain whose SRV records name the servers
+    #[arg(
+        short = 'd',
+        long,
+        global = true,
+        env = "ETCDCTL_DISCOVERY_SRV",
+        value_name = "DOMAIN",
+        hide_short_help = true
+    )]
+    pub(super) discovery_srv: Option<String>,
+    /// A suffix of the service's name in these records
+    #[arg(
+        long,
+        global = true,
+        env = "ETCDCTL_DISCOVERY_SRV_NAME",
+        value_name = "TEXT",
+        hide_short_help = true
+    )]
+    pub(super) discovery_srv_name: Option<String>,
+    /// Take servers without TLS from DNS, and with TLS any name in their certificates that fits
+    #[arg(long, global = true, env = "ETCDCTL_INSECURE_DISCOVERY", value_name = "BOOL",
+          default_value = "true", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = go::parse_bool,
+          action = clap::ArgAction::Set, hide_short_help = true)]
+    pub(super) insecure_discovery: bool,
 }
 
 /// A short command's time, unless another is given.
@@ -136,8 +162,35 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 const ENDPOINT: &str = "127.0.0.1:2379";
 
 impl Options {
-    /// The servers, without what is empty around commas.
-    pub fn endpoints(&self) -> Vec<String> {
+    /// The servers: those that DNS names, if a domain is given and has any, else those of the flag.
+    ///
+    /// # Errors
+    /// When DNS does not say.
+    pub async fn endpoints(&self) -> Result<Vec<String>, Failure> {
+        let found = match &self.domain() {
+            None => Vec::new(),
+            Some(domain) => {
+                let name = self.discovery_srv_name.as_deref().unwrap_or_default();
+                dns::clients(name, domain).await.map_err(|error| Failure::new(ERROR, error))?
+            }
+        };
+        let urls = found.into_iter().map(|(url, _)| url).filter(|url| {
+            let is_taken = self.insecure_discovery || !url.starts_with("http://");
+            if !is_taken {
+                warn(&format!("ignoring discovered insecure endpoint {url:?}"));
+            }
+            is_taken
+        });
+        let urls: Vec<String> = urls.collect();
+        Ok(if urls.is_empty() { self.given_endpoints() } else { urls })
+    }
+
+    fn domain(&self) -> Option<String> {
+        self.discovery_srv.clone().filter(|domain| !domain.is_empty())
+    }
+
+    /// The servers of the flag, without what is empty around commas.
+    fn given_endpoints(&self) -> Vec<String> {
         let given = self.endpoints.iter().map(|endpoint| endpoint.trim());
         let given: Vec<String> =
             given.filter(|endpoint| !endpoint.is_empty()).map(str::to_owned).collect();
@@ -198,6 +251,7 @@ impl Options {
             cert_file,
             key_file,
             skips_verification: self.insecure_skip_tls_verify,
+            server_name: self.domain().filter(|_| !self.insecure_discovery),
             ..DialOptions::default()
         };
         let keepalive = (self.keepalive_time, self.keepalive_timeout);

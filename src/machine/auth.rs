@@ -17,6 +17,7 @@ use crate::pb::etcdserverpb::{
     AuthUserChangePasswordRequest,
 };
 use crate::pb::quoinpb::{AuthenticateUser, command::Request};
+use crate::planted::{self, Bug};
 use crate::storage::{Engine, Space, WriteBatch};
 use crate::types::Index;
 use base64::Engine as _;
@@ -284,7 +285,9 @@ impl AuthTable {
         if !user.options.unwrap_or_default().no_password {
             user.password = decode_hash(&request.hashed_password)?;
         }
-        self.tokens.push(TokenChange::DropUser(request.name));
+        if !planted::has(Bug::TokensOutlivePassword) {
+            self.tokens.push(TokenChange::DropUser(request.name));
+        }
         self.put_user(user, batch)
     }
 
@@ -388,7 +391,8 @@ impl AuthTable {
         if !self.state.enabled {
             return Err(RequestError::AuthNotEnabled);
         }
-        if request.checked_revision != self.state.revision {
+        let is_late = request.checked_revision != self.state.revision;
+        if is_late && !planted::has(Bug::PasswordCheckedEarlier) {
             return Err(RequestError::AuthOldRevision);
         }
         if !self.state.users.contains_key(&request.name) {

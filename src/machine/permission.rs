@@ -6,7 +6,9 @@
 //! previous values, or the keys of a lease that a put joins. What needs a clock (tokens'
 //! ends) or a socket (who calls) is left out.
 
+use super::Machine;
 use super::auth::{AuthState, ROOT};
+use super::command::decode_parts;
 use super::lease::LeaseTable;
 use crate::error::RequestError;
 use crate::pb::authpb::{Permission, permission::Type};
@@ -14,6 +16,7 @@ use crate::pb::etcdserverpb::{
     DeleteRangeRequest, PutRequest, RequestOp, TxnRequest, request_op::Request as Op,
 };
 use crate::pb::quoinpb::command::Request;
+use crate::planted::{self, Bug};
 use crate::types::{KeyEnd, KeyRange};
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -155,7 +158,7 @@ impl AuthState {
 
     fn current_grants(&self, caller: Caller<'_>) -> Result<&Grants, RequestError> {
         self.check_user(caller)?;
-        if caller.revision < self.revision() {
+        if caller.revision < self.revision() && !planted::has(Bug::OldCredentials) {
             return Err(RequestError::AuthOldRevision);
         }
         self.grants(caller.user).ok_or(RequestError::PermissionDenied)
@@ -284,9 +287,13 @@ impl AuthState {
         request: &Request,
         leases: &LeaseTable,
     ) -> Checked {
-        if !self.is_enabled() {
+        if !self.is_enabled() || planted::has(Bug::CheckedWhereProposed) {
             return Ok(());
         }
+        self.check_request(caller, request, leases)
+    }
+
+    fn check_request(&self, caller: Caller<'_>, request: &Request, leases: &LeaseTable) -> Checked {
         match request {
             Request::Put(put) => self.check_put(caller, put, leases),
             Request::DeleteRange(delete) => self.check_delete(caller, delete),
@@ -320,6 +327,18 @@ impl AuthState {
             | Request::MemberRemove(_)
             | Request::Authenticate(_) => Ok(()),
         }
+    }
+}
+
+impl Machine {
+    /// A planted bug: see there. Why a command would be refused now.
+    pub fn refuses(&self, command: Bytes) -> Option<RequestError> {
+        let parts = decode_parts(command).ok()?;
+        let state = self.auth();
+        if !state.is_enabled() {
+            return None;
+        }
+        state.check_request(parts.caller(), &parts.request, self.leases()).err()
     }
 }
 

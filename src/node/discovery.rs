@@ -15,11 +15,12 @@ use crate::pb::etcdserverpb::{
     watch_request::RequestUnion,
 };
 use crate::pb::mvccpb::KeyValue;
+use crate::tls::{DialOptions, Dialer, endpoint_url};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio_stream::StreamExt as _;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 const PREFIX: &str = "/_etcd/registry";
@@ -153,7 +154,17 @@ struct Registry<'a> {
 
 impl<'a> Registry<'a> {
     fn open(settings: &'a Discovery) -> Result<Self, String> {
-        let channels = settings.endpoints.iter().map(|endpoint| channel(settings, endpoint));
+        let tls = &settings.tls;
+        let dialer = Dialer::new(DialOptions {
+            ca_file: tls.ca_file.clone(),
+            cert_file: tls.cert_file.clone(),
+            key_file: tls.key_file.clone(),
+            skips_verification: tls.skips_verification,
+            ..DialOptions::default()
+        });
+        let dialer = dialer.map_err(|error| error.to_string())?;
+        let channels =
+            settings.endpoints.iter().map(|endpoint| channel(settings, &dialer, endpoint));
         let channels = channels.collect::<Result<Vec<_>, _>>()?;
         let base = format!("{PREFIX}/{}", settings.token);
         Ok(Self { settings, channels, base, failures: 0 })
@@ -358,17 +369,14 @@ async fn in_time<T>(
     }
 }
 
-fn channel(settings: &Discovery, endpoint: &str) -> Result<Channel, String> {
-    let url = match endpoint.contains("://") {
-        true => endpoint.to_owned(),
-        false => format!("http://{endpoint}"),
-    };
-    let endpoint = Endpoint::from_shared(url).map_err(|error| format!("{endpoint}: {error}"))?;
-    Ok(endpoint
-        .connect_timeout(settings.dial_timeout)
-        .http2_keep_alive_interval(settings.keepalive_time)
-        .keep_alive_timeout(settings.keepalive_timeout)
-        .connect_lazy())
+fn channel(settings: &Discovery, dialer: &Dialer, endpoint: &str) -> Result<Channel, String> {
+    let url = endpoint_url(endpoint, settings.tls.is_secure_by_default);
+    dialer.lazy(&url, |channel| {
+        channel
+            .connect_timeout(settings.dial_timeout)
+            .http2_keep_alive_interval(settings.keepalive_time)
+            .keep_alive_timeout(settings.keepalive_timeout)
+    })
 }
 
 /// The end of the range of all keys that begin with a prefix, whose last byte is never 255.

@@ -1,7 +1,7 @@
 //! Joining a running cluster: who is there, and who this member is to be among them.
 
 use super::folder::{Folder, Founder, Identity};
-use crate::config::{Config, MemberUrl, are_same_addresses};
+use crate::config::{Config, ETCD_VERSION, MemberUrl, are_same_addresses};
 use crate::error::Fatal;
 use crate::pb::etcdserverpb::Member;
 use crate::pb::quoinpb::MembersAnswer;
@@ -9,6 +9,10 @@ use crate::peer::ask_members;
 use crate::tls::Dialer;
 use crate::types::{ClusterId, MemberId};
 use std::collections::BTreeMap;
+use tokio::task::JoinSet;
+
+/// The least that a cluster may have.
+const LEAST_VERSION: (u64, u64) = (3, 0);
 
 /// The identity of a member that was added to the cluster whose peer URLs `--initial-cluster` gives
 /// by name.
@@ -27,6 +31,9 @@ pub(super) async fn identity(
     let has_started = |member: &Member| member.id == own.0 && !member.client_ur_ls.is_empty();
     if answer.members.iter().any(has_started) {
         return Err(Fatal::new(format!("member {own} has already been bootstrapped")));
+    }
+    if !is_compatible(&answers(own, &answer.members, dialer).await) {
+        return Err(Fatal::new("incompatible with current running cluster"));
     }
     folder.begin_first_start()?;
     let founders = answer.founders.iter().map(Founder::of).collect();
@@ -56,6 +63,89 @@ async fn ask_around(
         "cannot fetch cluster info from peer urls: could not retrieve cluster information from the \
          given URLs",
     ))
+}
+
+/// What the other members say, by their ids. Who does not answer says nothing.
+async fn answers(
+    own: MemberId,
+    members: &[Member],
+    dialer: &Dialer,
+) -> Vec<(MemberId, MembersAnswer)> {
+    let others = members.iter().filter(|member| member.id != own.0);
+    let mut asked = JoinSet::new();
+    for member in others.cloned() {
+        let (id, dialer) = (MemberId(member.id), dialer.clone());
+        asked.spawn(async move {
+            for url in &member.peer_ur_ls {
+                match ask_members(&dialer, url).await {
+                    Ok(answer) => return Some((id, answer)),
+                    Err(error) => tracing::warn!(
+                        address = url,
+                        "remote-member-id" = %id,
+                        error,
+                        "failed to reach the peer URL"
+                    ),
+                }
+            }
+            None
+        });
+    }
+    let mut answers = Vec::new();
+    while let Some(answer) = asked.join_next().await {
+        answers.extend(answer.ok().flatten());
+    }
+    answers
+}
+
+/// Whether a member of this version has a place in a cluster of theirs: somebody must say, and nobody
+/// must say otherwise.
+fn is_compatible(answers: &[(MemberId, MembersAnswer)]) -> bool {
+    let is_downgrading = answers.iter().any(|(_, answer)| answer.is_downgrading);
+    let (major, minor) = parse_version(ETCD_VERSION).unwrap_or(LEAST_VERSION);
+    // While a cluster goes down, it is those of the version below that may join.
+    let own = (major, minor + u64::from(is_downgrading));
+    let least = if is_downgrading { own } else { LEAST_VERSION };
+    let mut is_known = false;
+    for (id, answer) in answers {
+        // One of an older version of ours does not say.
+        let text = answer.cluster_version.as_deref().unwrap_or("3.0.0");
+        let Some(version) = parse_version(text) else {
+            let version = if text.is_empty() { "not_decided" } else { text };
+            tracing::warn!(
+                "remote-member-id" = %id,
+                "remote-member-cluster-version" = version,
+                "failed to parse cluster version of remote member"
+            );
+            continue;
+        };
+        let (field, bound, what) = match version {
+            version if version < least => ("minimum", least, "low"),
+            version if version > own => ("maximum", own, "high"),
+            _ => {
+                is_known = true;
+                continue;
+            }
+        };
+        let fields = serde_json::json!({
+            "remote-member-id": id.to_string(),
+            "remote-member-cluster-version": text,
+            format!("{field}-cluster-version-supported"): format!("{}.{}.0", bound.0, bound.1),
+        });
+        tracing::warn!(
+            zap_fields = fields.to_string(),
+            "cluster version of remote member is not compatible; too {what}"
+        );
+        return false;
+    }
+    is_known
+}
+
+/// The first two numbers of three.
+fn parse_version(text: &str) -> Option<(u64, u64)> {
+    let mut numbers = text.split('.').map(|number| number.parse::<u64>().ok());
+    let version = (numbers.next()??, numbers.next()??);
+    numbers.next()??;
+    numbers.next().is_none().then_some(version)
 }
 
 /// Matches the members by their peer URLs, of which each set must be the same on both sides.
@@ -99,4 +189,37 @@ fn sorted<'a>(urls: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut urls: Vec<&str> = urls.collect();
     urls.sort_unstable();
     urls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_of_this_version_or_an_earlier_one_is_compatible() {
+        let table: [(&[Option<&str>], bool, bool); 12] = [
+            (&[Some("3.7.0")], false, true),
+            (&[Some("3.6.0"), Some("3.7.0")], false, true),
+            (&[Some("3.0.0")], false, true),
+            (&[None], false, true),
+            (&[], false, false),
+            (&[Some("")], false, false),
+            (&[Some("")], true, false),
+            (&[Some(""), Some("3.7.0")], false, true),
+            (&[Some("3.7.0"), Some("3.8.0")], false, false),
+            (&[Some("2.9.0"), Some("3.7.0")], false, false),
+            (&[Some("3.7.0")], true, false),
+            (&[Some("3.8.0")], true, true),
+        ];
+        for (versions, is_downgrading, expected) in table {
+            let answer = |version: &Option<&str>| MembersAnswer {
+                cluster_version: version.map(str::to_owned),
+                is_downgrading,
+                ..MembersAnswer::default()
+            };
+            let answers: Vec<_> =
+                versions.iter().map(|version| (MemberId(1), answer(version))).collect();
+            assert_eq!(is_compatible(&answers), expected, "{versions:?} {is_downgrading}");
+        }
+    }
 }

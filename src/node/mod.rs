@@ -14,6 +14,7 @@ mod process;
 mod publish;
 mod secure;
 mod sockets;
+mod srv;
 mod start;
 mod supervisor;
 

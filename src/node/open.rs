@@ -5,7 +5,7 @@
 
 use super::folder::{Folder, Founder, Identity};
 use super::measured::Measured;
-use super::{discovery, join, new_cluster};
+use super::{discovery, join, new_cluster, srv};
 use crate::config::{Bootstrap, Config, Engine as EngineKind, InitialMember};
 use crate::error::Fatal;
 use crate::machine::Machine;
@@ -116,9 +116,17 @@ async fn first_identity(
     folder: &Folder,
     dialer: &Dialer,
 ) -> Result<Identity, Fatal> {
-    let bootstrap = match &config.discovery {
-        Some(registry) => discovery::join(config, registry).await?,
-        None => config.bootstrap().map_err(|e| Fatal::new(e.message))?,
+    let bootstrap = match (&config.discovery, &config.discovery_srv) {
+        (Some(registry), _) => discovery::join(config, registry).await?,
+        (None, Some(of)) => {
+            let found = srv::join(config, of).await?;
+            if found.with_tls {
+                // Else any certificate that the system trusts would do.
+                dialer.name_servers(&of.domain);
+            }
+            found.bootstrap
+        }
+        (None, None) => config.bootstrap().map_err(|e| Fatal::new(e.message))?,
     };
     let (cluster_id, own_id, members) = match bootstrap {
         Bootstrap::Found { cluster_id, own_id, members } => (cluster_id, own_id, members),

@@ -149,10 +149,11 @@ impl Running {
         checks.spawn(&config.data_checks, &mut servers, &stopping);
         let tokens = Arc::new(tokens);
         let is_comparable = Arc::new(AtomicBool::new(compare_at.is_none()));
+        let access = Access::new(handle.clone(), tokens.clone());
         let pages = PeerPages {
             handle: handle.clone(),
-            cluster: cluster_service(&handle, &links, config, &metrics),
-            access: Access::new(handle.clone(), tokens.clone()),
+            cluster: cluster_service(&handle, &links, config, &access, &metrics),
+            access,
             is_comparable: is_comparable.clone(),
         };
         let (is_kept, numbers) = (engine.is_volatile(), metrics.clone());
@@ -379,9 +380,11 @@ fn cluster_service(
     handle: &Handle,
     links: &Links,
     config: &Config,
+    access: &Access,
     metrics: &Metrics,
 ) -> ClusterService {
-    ClusterService::new(handle.clone(), links.clone(), limits(config), metrics.probes.clone())
+    let (handle, links, numbers) = (handle.clone(), links.clone(), metrics.probes.clone());
+    ClusterService::new(handle, links, limits(config), access.clone(), numbers)
 }
 
 /// What comes before clients are served.

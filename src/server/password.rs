@@ -1,9 +1,11 @@
 //! Passwords, made into hashes and compared with them away from the tasks that serve calls.
 //!
 //! A hash takes tens of milliseconds on purpose. So that nobody can take the whole machine with
-//! it, no more are made at one time than there are processors, and the rest waits. Clear text
-//! goes no further than this module.
+//! it, no more are made at one time than there are processors, and the rest waits; and a password
+//! that was right a short while ago is not hashed again, see [`super::verified`]. Clear text goes
+//! no further than these two modules.
 
+use super::verified::Verified;
 use crate::error::RequestError;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -18,13 +20,15 @@ const PASSWORD_BYTES_MAX: usize = 72;
 pub struct Passwords {
     cost: u32,
     turns: Arc<Semaphore>,
+    verified: Arc<Verified>,
 }
 
 impl Passwords {
     /// `cost`: of new hashes, from 4 to 31; each step doubles the time.
     pub fn new(cost: u32) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { cost, turns: Arc::new(Semaphore::new(processors)) }
+        let turns = Arc::new(Semaphore::new(processors));
+        Self { cost, turns, verified: Arc::new(Verified::new()) }
     }
 
     /// The hash as requests carry it.
@@ -42,8 +46,8 @@ impl Passwords {
         Ok(BASE64_STANDARD.encode(hash.format_for_version(bcrypt::Version::TwoA)))
     }
 
-    /// Whether the password has this hash. Takes as long where there is no hash, so that time does
-    /// not tell which users exist.
+    /// Whether the password has this hash, which was the user's at this auth revision. Takes as long
+    /// where there is no hash, so that time does not tell which users exist.
     ///
     /// # Errors
     /// `Stopped` when the node stops.
@@ -51,10 +55,25 @@ impl Passwords {
         &self,
         password: String,
         hash: Option<Vec<u8>>,
+        revision: u64,
     ) -> Result<bool, RequestError> {
+        let verified = self.verified.clone();
+        if verified.contains(&password, hash.as_deref().unwrap_or_default(), revision) {
+            return Ok(true);
+        }
         let cost = self.cost;
         self.run(move || match hash.map(String::from_utf8) {
-            Some(Ok(hash)) => bcrypt::verify(password, &hash).unwrap_or(false),
+            Some(Ok(hash)) => {
+                // Somebody may have hashed it while this waited for its turn.
+                if verified.contains(&password, hash.as_bytes(), revision) {
+                    return true;
+                }
+                let is_right = bcrypt::verify(&password, &hash).unwrap_or(false);
+                if is_right {
+                    verified.insert(&password, hash.as_bytes(), revision);
+                }
+                is_right
+            }
             _ => {
                 let _in_vain = bcrypt::hash(password, cost);
                 false
@@ -97,14 +116,38 @@ mod tests {
         let again = passwords.hash("right".to_owned()).await.unwrap();
         assert_ne!(hash, again, "each hash has a salt of its own");
         for (password, expected) in [("right", true), ("wrong", false), ("", false)] {
-            let verified = passwords.verify(password.to_owned(), Some(stored.clone())).await;
-            assert_eq!(verified, Ok(expected), "{password}");
+            // The second time it may be known already.
+            for _ in 0..2 {
+                let verified = passwords.verify(password.to_owned(), Some(stored.clone()), 1).await;
+                assert_eq!(verified, Ok(expected), "{password}");
+            }
         }
-        assert_eq!(passwords.verify("right".to_owned(), None).await, Ok(false));
-        assert_eq!(passwords.verify("right".to_owned(), Some(b"right".to_vec())).await, Ok(false));
+        for none in [None, Some(b"right".to_vec()), Some(vec![])] {
+            assert_eq!(passwords.verify("right".to_owned(), none, 1).await, Ok(false));
+        }
         let long = passwords.hash("x".repeat(73)).await;
         assert_eq!(long, Err(RequestError::PasswordTooLong));
         assert!(passwords.hash("x".repeat(72)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_password_that_was_right_is_not_hashed_again_until_auth_changes() {
+        let passwords = Passwords::new(4);
+        let hash = passwords.hash("right".to_owned()).await.unwrap();
+        let stored = Some(BASE64_STANDARD.decode(&hash).unwrap());
+        let right = |revision| passwords.verify("right".to_owned(), stored.clone(), revision);
+        assert_eq!(right(3).await, Ok(true));
+        // Without a turn nothing is hashed.
+        let processors = passwords.turns.available_permits() as u32;
+        let all = passwords.turns.acquire_many(processors).await.unwrap();
+        assert_eq!(right(3).await, Ok(true));
+        let soon = std::time::Duration::from_millis(50);
+        let other = tokio::time::timeout(soon, right(4)).await;
+        assert!(other.is_err(), "waits for its turn to be hashed");
+        let wrong = passwords.verify("wrong".to_owned(), stored.clone(), 3);
+        assert!(tokio::time::timeout(soon, wrong).await.is_err(), "waits too");
+        drop(all);
+        assert_eq!(right(4).await, Ok(true));
     }
 
     #[test]

@@ -256,7 +256,8 @@ fn grpc_routes(services: Services, frequent: kv::KvService, access: Access) -> R
     let election = ElectionServer::new(election::ElectionService::new(queues))
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
-    let cluster = cluster::ClusterService::new(handle, links, limits, metrics.probes.clone());
+    let numbers = metrics.probes.clone();
+    let cluster = cluster::ClusterService::new(handle, links, limits, access.clone(), numbers);
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(kv)

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tonic::Status;
 
 pub(super) async fn run(args: SaveArgs, options: &Options) -> Result<(), SnapshotError> {
-    let endpoints = options.endpoints();
+    let endpoints = options.endpoints().await?;
     if endpoints.len() > 1 {
         return Err(SnapshotError::usage(format!(
             "snapshot must be requested to one selected node, not multiple {endpoints:?}"

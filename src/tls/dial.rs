@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -108,6 +108,8 @@ type Loaded = Watched<ClientConfig>;
 #[derive(Clone, Default)]
 pub struct Dialer {
     options: Arc<DialOptions>,
+    /// The same as the options' `server_name`, when it becomes known later.
+    server_name: Arc<OnceLock<String>>,
     loaded: Arc<Mutex<Option<Arc<Loaded>>>>,
 }
 
@@ -117,11 +119,16 @@ impl Dialer {
     /// # Errors
     /// For files that are missing or not what they should be.
     pub fn new(options: DialOptions) -> Result<Self, TlsError> {
-        let dialer = Self { options: Arc::new(options), loaded: Arc::default() };
+        let dialer = Self { options: Arc::new(options), ..Self::default() };
         if !dialer.options.files().is_empty() {
             dialer.loaded()?;
         }
         Ok(dialer)
+    }
+
+    /// From now on servers must have this name in their certificates, unless another was asked for.
+    pub fn name_servers(&self, name: &str) {
+        let _first = self.server_name.set(name.to_owned());
     }
 
     fn loaded(&self) -> Result<Arc<Loaded>, TlsError> {
@@ -197,7 +204,10 @@ impl Dialer {
             return Ok(Dialled::Plain(stream));
         }
         let config = self.current().await?;
-        let name = self.options.server_name.as_deref().unwrap_or(&place.host).to_owned();
+        let later = self.server_name.get();
+        let name = self.options.server_name.as_ref().or(later).unwrap_or(&place.host);
+        // DNS has a dot at the end of names, certificates have none.
+        let name = name.trim_end_matches('.').to_owned();
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
         let shaken = TlsConnector::from(config).connect(name, stream).await;
         shaken.map(|stream| Dialled::Tls(Box::new(stream)))

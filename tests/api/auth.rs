@@ -22,6 +22,8 @@ on_each_engine![
     all_members_know_a_token_and_a_change,
     a_late_member_learns_users_from_a_snapshot,
     signed_tokens_are_old_after_a_change,
+    urls_of_a_new_member_are_looked_at_before_who_adds_it,
+    a_password_that_was_right_counts_until_it_changes,
 ];
 
 fn setup(engine: Engine, members: usize) -> Setup {
@@ -423,4 +425,70 @@ async fn signed_tokens_are_old_after_a_change(engine: Engine) {
         let log = std::fs::read_to_string(&cluster.members[0].log).unwrap();
         assert!(!log.contains(text), "a token is in the log");
     }
+}
+
+async fn urls_of_a_new_member_are_looked_at_before_who_adds_it(engine: Engine) {
+    let cluster = setup(engine, 1).start().await;
+    let raw = cluster.raw(0);
+    let root = enable(&raw).await;
+    add_user(&raw, &root, "ann", &[]).await;
+    let ann = log_in(&raw, "ann").await;
+    let wrong = Token(Some("wrong.1".to_owned()));
+    let mut calls = raw.cluster.clone();
+    let own = raw.maintenance.clone().status(ann.on(StatusRequest {})).await.unwrap();
+    let own = own.into_inner().header.unwrap().member_id;
+    use Code::{InvalidArgument, NotFound, PermissionDenied, Unauthenticated};
+    for (who, code, text) in [
+        (&NOBODY, InvalidArgument, "user name is empty"),
+        (&ann, PermissionDenied, "permission denied"),
+        (&wrong, Unauthenticated, "invalid auth token"),
+    ] {
+        let add = |url: &str| MemberAddRequest { peer_ur_ls: vec![url.into()], is_learner: true };
+        let bad = error(calls.member_add(who.on(add("bad"))).await);
+        assert_eq!(bad, (InvalidArgument, "etcdserver: given member URLs are invalid".into()));
+        let refused = (code, format!("etcdserver: {text}"));
+        assert_eq!(error(calls.member_add(who.on(add("http://127.0.0.1:9"))).await), refused);
+        let update = MemberUpdateRequest { id: own, peer_ur_ls: vec!["bad".into()] };
+        assert_eq!(error(calls.member_update(who.on(update)).await), refused);
+        let remove = MemberRemoveRequest { id: 5 };
+        assert_eq!(error(calls.member_remove(who.on(remove)).await), refused);
+    }
+    let update = MemberUpdateRequest { id: 5, peer_ur_ls: vec!["bad".into()] };
+    let unknown = error(calls.member_update(root.on(update)).await);
+    assert_eq!(unknown, (NotFound, "etcdserver: member not found".into()));
+}
+
+async fn a_password_that_was_right_counts_until_it_changes(engine: Engine) {
+    let cluster = setup(engine, 1).start().await;
+    let raw = cluster.raw(0);
+    let root = enable(&raw).await;
+    add_user(&raw, &root, "ann", &[]).await;
+    for _ in 0..3 {
+        authenticate(&raw, "ann", "ann").await.unwrap();
+    }
+    let failed = (
+        Code::InvalidArgument,
+        "etcdserver: authentication failed, invalid user ID or password".to_owned(),
+    );
+    assert_eq!(error(authenticate(&raw, "ann", "other").await), failed);
+    let change = |password: &str| AuthUserChangePasswordRequest {
+        name: "ann".to_owned(),
+        password: password.to_owned(),
+        ..Default::default()
+    };
+    let mut auth = raw.auth.clone();
+    for (new, old) in [("other", "ann"), ("ann", "other")] {
+        auth.user_change_password(root.on(change(new))).await.unwrap();
+        assert_eq!(error(authenticate(&raw, "ann", old).await), failed);
+        for _ in 0..3 {
+            authenticate(&raw, "ann", new).await.unwrap();
+        }
+    }
+    auth.user_delete(root.on(AuthUserDeleteRequest { name: "ann".to_owned() })).await.unwrap();
+    assert_eq!(error(authenticate(&raw, "ann", "ann").await), failed);
+    add_user(&raw, &root, "ann", &[]).await;
+    authenticate(&raw, "ann", "ann").await.unwrap();
+    auth.auth_disable(root.on(AuthDisableRequest {})).await.unwrap();
+    let off = (Code::FailedPrecondition, "etcdserver: authentication is not enabled".to_owned());
+    assert_eq!(error(authenticate(&raw, "ann", "ann").await), off);
 }

@@ -20,6 +20,7 @@ mod authority;
 mod bootstrap;
 mod corruption;
 mod credentials;
+mod discovery;
 mod errors;
 mod faults;
 mod frames;

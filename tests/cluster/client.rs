@@ -33,7 +33,10 @@ const MESSAGE_MAX: usize = 64 << 20;
 
 impl Raw {
     pub fn new(endpoint: &str) -> Raw {
-        let channel = channel(endpoint);
+        Self::over(channel(endpoint))
+    }
+
+    pub fn over(channel: Channel) -> Raw {
         Raw {
             kv: KvClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX),
             watch: WatchClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX),

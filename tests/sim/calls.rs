@@ -1,11 +1,12 @@
 //! What a member does with a client's call: the steps of `server` and `replica::Handle`.
 
+use super::auth::Permit;
 use super::member::{Call, Streaming};
 use super::profile::MILLI;
 use super::world::{Event, Phase, Violation, World};
 use crate::checker::{Outcome, Request, Response};
 use quoin::error::RequestError;
-use quoin::machine::{self, encode_command};
+use quoin::machine::{self, Caller, encode_command_of};
 use quoin::pb::etcdserverpb::{LeaseKeepAliveResponse, RangeResponse, ResponseHeader};
 use quoin::pb::quoinpb::{LeaseRevokeBatch, command::Request as Command};
 use quoin::replica::{Input, LeaseCall, Millis, Reply};
@@ -16,7 +17,14 @@ use quoin::types::{MemberId, RequestId};
 pub const REQUEST_TIMEOUT: Millis = 7_000;
 
 impl World {
-    pub fn call_arrives(&mut self, id: u64, call: Call) {
+    pub fn call_arrives(&mut self, id: u64, call: Call) -> Result<(), Violation> {
+        let writer = match self.writer(id, &call)? {
+            Ok(writer) => writer,
+            Err(refused) => {
+                self.answer_later(call, outcome(&refused));
+                return Ok(());
+            }
+        };
         let now = self.now;
         let member = &mut self.members[id as usize - 1];
         let deadline = member.local(now) + REQUEST_TIMEOUT;
@@ -24,14 +32,16 @@ impl World {
         let Some(running) = &mut member.running else {
             // Nobody listens there: it surely has no effect.
             let outcome = Outcome::Refused(tonic::Code::Unavailable as i32, "refused".to_owned());
-            return self.after(MILLI, Event::Answer { call, outcome });
+            self.after(MILLI, Event::Answer { call, outcome });
+            return Ok(());
         };
         running.sequence += 1;
         let sequence = running.sequence;
         let request_id = RequestId { member: MemberId(id), boot: (id << 32) + boot * 2, sequence };
+        let caller = Caller { user: &writer.user, revision: writer.revision };
         let propose = |command: Command| Input::Propose {
             id: request_id,
-            command: encode_command(request_id, command),
+            command: encode_command_of(caller, request_id, command),
             deadline,
         };
         let mut call = call;
@@ -64,6 +74,7 @@ impl World {
                 self.input(id, input);
             }
         }
+        Ok(())
     }
 
     fn serve_soon(&mut self, member: u64, boot: u64, call: Call) {
@@ -77,11 +88,18 @@ impl World {
             self.answer_later(call, Outcome::Unknown);
             return Ok(());
         }
+        let permit = match self.permit(id, &call)? {
+            Ok(permit) => permit,
+            Err(refused) => {
+                self.answer_later(call, outcome(&refused));
+                return Ok(());
+            }
+        };
         if let Request::Range(request) = &call.request
             && validate::range_stream(request).is_ok()
             && self.time_random.chance(300)
         {
-            return self.begin_stream(id, boot, call);
+            return self.begin_stream(id, boot, call, permit);
         }
         let Some(running) = self.running(id) else { return Ok(()) };
         let view = &running.view;
@@ -96,7 +114,13 @@ impl World {
     }
 
     /// Answers a range in pieces, between which anything may happen.
-    fn begin_stream(&mut self, id: u64, boot: u64, call: Call) -> Result<(), Violation> {
+    fn begin_stream(
+        &mut self,
+        id: u64,
+        boot: u64,
+        call: Call,
+        permit: Permit,
+    ) -> Result<(), Violation> {
         let bytes_max = self.time_random.between(1, 200) as usize;
         let Request::Range(request) = &call.request else { return Ok(()) };
         let Some(running) = self.running(id) else { return Ok(()) };
@@ -106,7 +130,9 @@ impl World {
             Ok(stream) => {
                 running.next_job += 1;
                 let streaming = running.next_job;
-                running.streaming.insert(streaming, Streaming { call, stream, found: vec![] });
+                running
+                    .streaming
+                    .insert(streaming, Streaming { call, permit, stream, found: vec![] });
                 self.after(0, Event::Chunk { member: id, boot, streaming });
             }
         }
@@ -121,7 +147,9 @@ impl World {
         let Some(running) = self.running(id) else { return Ok(()) };
         let Some(mut streaming) = running.streaming.remove(&number) else { return Ok(()) };
         let chunk = streaming.stream.next_chunk();
-        match chunk.map_err(|fatal| format!("member {id} stops: {fatal}"))? {
+        let confirmed = self.confirm(id, &streaming.permit, &streaming.call.request)?;
+        let chunk = chunk.map_err(|fatal| format!("member {id} stops: {fatal}"))?;
+        match chunk.and_then(|chunk| confirmed.map(|()| chunk)) {
             Err(error) => self.answer_later(streaming.call, outcome(&error)),
             Ok(None) => return Err(format!("member {id} ends a range without its last part")),
             Ok(Some(mut chunk)) => {
@@ -130,7 +158,7 @@ impl World {
                     let response = RangeResponse { kvs: streaming.found, ..chunk };
                     let answer = Outcome::Answer(Response::Range(response));
                     self.answer_later(streaming.call, answer);
-                } else {
+                } else if let Some(running) = self.running(id) {
                     running.streaming.insert(number, streaming);
                     self.after(delay, Event::Chunk { member: id, boot, streaming: number });
                 }
@@ -148,6 +176,10 @@ impl World {
         reply: Result<Reply, RequestError>,
     ) -> Result<(), Violation> {
         if self.running(id).is_some_and(|running| running.changes.remove(&request.sequence)) {
+            return Ok(());
+        }
+        if let Some(login) = self.running(id).and_then(|r| r.logins.remove(&request.sequence)) {
+            self.login_goes_on(id, boot, login, reply);
             return Ok(());
         }
         let Some(call) = self.running(id).and_then(|r| r.calls.remove(&request.sequence)) else {

@@ -1,15 +1,18 @@
 //! Clients: each makes one call after another, to any member, and knows what it was told.
 
 use super::member::Call;
-use super::profile::{MILLI, Profile};
+use super::profile::{MILLI, Micros, Profile};
 use super::random::Random;
 use super::work;
 use super::world::{Event, Phase, World};
 use crate::checker::{Operation, Outcome, Request, Response};
 use bytes::Bytes;
+use quoin::error::RequestError;
 use quoin::pb::etcdserverpb::{PutRequest, RangeRequest};
 use quoin::pb::mvccpb::KeyValue;
+use quoin::server::status;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The key of the calls that every client makes in the end.
 const LAST: &[u8] = b"last";
@@ -34,6 +37,12 @@ pub struct Client {
     pub known: BTreeMap<Bytes, KeyValue>,
     /// Leases that were granted to it.
     pub leases: Vec<i64>,
+    /// As whom it logs in, if at all, and what it got for it.
+    pub user: Option<String>,
+    pub token: Option<Arc<str>>,
+    pub wants_login: bool,
+    /// It does not ask for a token again before.
+    pub login_due: Micros,
     /// Calls that it still has to see answered once the faults are over.
     last_calls: u32,
 }
@@ -45,6 +54,15 @@ impl Client {
 
     pub fn is_done(&self) -> bool {
         self.last_calls == 0 && self.operation.is_none()
+    }
+
+    /// What an error says about the token.
+    fn learn_refusal(&mut self, text: &str) {
+        let is = |error| text == status::text(&error);
+        if is(RequestError::UserEmpty) || is(RequestError::InvalidAuthToken) {
+            self.token = None;
+            self.wants_login = true;
+        }
     }
 
     /// The last ones are simple: they show that the members serve again.
@@ -90,7 +108,12 @@ impl World {
         if client.operation.is_some() || client.is_done() {
             return;
         }
+        if self.profile.with_auth {
+            self.log_in_if_needed(number);
+        }
+        let client = &mut self.clients[number];
         let request = client.request(self.phase, &self.profile, &mut self.work_random);
+        let token = client.token.clone();
         let operation = self.history.operations.len();
         client.operation = Some(operation);
         self.history.operations.push(Operation {
@@ -105,7 +128,8 @@ impl World {
         if self.phase == Phase::Faults && self.net_random.chance(self.profile.client_loss) {
             return;
         }
-        let call = Call { client: number, operation, request, revision: 0 };
+        let acknowledged = self.oracle.rights.acknowledged;
+        let call = Call { client: number, operation, request, revision: 0, token, acknowledged };
         let delay = self.net_random.skewed(20, 5 * MILLI);
         self.after(delay, Event::CallArrives { member, call });
     }
@@ -119,6 +143,9 @@ impl World {
         let recorded = &mut self.history.operations[call.operation];
         recorded.returned = self.now;
         recorded.outcome = outcome;
+        if let Outcome::Refused(_, text) = &recorded.outcome {
+            client.learn_refusal(text);
+        }
         if let Some(response) = recorded.answer() {
             client.learn(&call.request, response);
             if is_last(&call.request) {

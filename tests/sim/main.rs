@@ -6,6 +6,7 @@
 #[path = "../checker/mod.rs"]
 mod checker;
 
+mod auth;
 mod calls;
 mod changes;
 mod clients;
@@ -20,6 +21,7 @@ mod profile;
 #[cfg(feature = "planted-bugs")]
 mod qualify;
 mod random;
+mod rights;
 mod scheduler;
 mod watchers;
 mod work;
@@ -187,7 +189,8 @@ fn describe(seeds: u64, summary: &Summary, took: f64) -> String {
     format!(
         "{seeds} seeds in {took:.1} s ({:.0} a minute), no violation: {:.1} simulated hours, {} \
          events, {} calls of which {} answered, {} revisions, {} watch events, {} terms with a \
-         leader, {} faults, {} crashes, {} snapshots installed, {} members joined and {} left, {} histories undecided",
+         leader, {} faults, {} crashes, {} snapshots installed, {} members joined and {} left, {} logins, {} calls refused for want of \
+         a right, {} histories undecided",
         seeds as f64 * 60.0 / took,
         summary.simulated as f64 / 3.6e9,
         summary.events,
@@ -201,6 +204,8 @@ fn describe(seeds: u64, summary: &Summary, took: f64) -> String {
         summary.snapshots_installed,
         summary.joined,
         summary.removed,
+        summary.logins,
+        summary.denied,
         summary.undecided,
     )
 }
@@ -217,6 +222,8 @@ impl Summary {
         self.snapshots_installed += other.snapshots_installed;
         self.joined += other.joined;
         self.removed += other.removed;
+        self.logins += other.logins;
+        self.denied += other.denied;
         self.watch_events += other.watch_events;
         self.simulated += other.simulated;
         self.undecided += other.undecided;

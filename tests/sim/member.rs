@@ -1,5 +1,6 @@
 //! One simulated member: the shipped replica on disks that outlive it.
 
+use super::auth::{Login, Permit};
 use super::engine::{EngineDisk, SimEngine};
 use super::hub::Hub;
 use super::profile::{Micros, Profile};
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use protobuf::Message as _;
 use quoin::error::Fatal;
-use quoin::machine::{Capture, Machine};
+use quoin::machine::{AuthView, Capture, Machine};
 use quoin::mvcc::{RangeStream, View};
 use quoin::pb::etcdserverpb;
 use quoin::pb::mvccpb::KeyValue;
@@ -94,6 +95,9 @@ pub struct Call {
     pub request: Request,
     /// The revision that a renewal's header shows: that at its beginning.
     pub revision: i64,
+    pub token: Option<Arc<str>>,
+    /// The last entry whose outcome was known when the client asked.
+    pub acknowledged: Index,
 }
 
 /// Long work beside the replica: a state being read in pieces.
@@ -107,6 +111,7 @@ pub struct Job {
 /// A range that is answered in pieces.
 pub struct Streaming {
     pub call: Call,
+    pub permit: Permit,
     pub stream: RangeStream,
     pub found: Vec<KeyValue>,
 }
@@ -115,11 +120,13 @@ pub struct Streaming {
 pub struct Running {
     pub replica: Replica<MemoryLog>,
     pub view: View,
+    pub auth: AuthView,
     pub inbox: VecDeque<Input>,
     pub round_is_due: bool,
     pub calls: BTreeMap<u64, Call>,
     /// The operator's requests, whose answers do not matter.
     pub changes: BTreeSet<u64>,
+    pub logins: BTreeMap<u64, Login>,
     pub sequence: u64,
     pub hub: Hub,
     pub jobs: BTreeMap<u64, Job>,
@@ -221,7 +228,7 @@ impl Member {
             catch_up_entries: profile.catch_up_entries,
             compaction_entries_max: profile.compaction_entries_max,
         };
-        let view = machine.view();
+        let (view, auth) = (machine.view(), machine.auth_view());
         let replica = Replica::new(settings, log, machine)?;
         self.running = Some(Running {
             hub: Hub::new(view.clone(), profile.watch_limits),
@@ -229,6 +236,7 @@ impl Member {
             round_is_due: false,
             calls: BTreeMap::new(),
             changes: BTreeSet::new(),
+            logins: BTreeMap::new(),
             sequence: 0,
             jobs: BTreeMap::new(),
             next_job: 0,
@@ -240,6 +248,7 @@ impl Member {
             started: now,
             replica,
             view,
+            auth,
         });
         Ok(())
     }

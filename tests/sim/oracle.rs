@@ -1,6 +1,7 @@
 //! What must hold between members at every step, whatever the clients see.
 
 use super::member::Running;
+use super::rights::Rights;
 use crate::checker;
 use prost::Message;
 use quoin::mvcc::key::{log_revision_in, revision_in};
@@ -8,6 +9,7 @@ use quoin::pb::etcdserverpb::{RangeRequest, RangeResponse};
 use quoin::pb::mvccpb::Event;
 use quoin::storage::{Flow, Space};
 use quoin::types::{Index, Term};
+use raft::eraftpb::EntryType;
 use raft::{GetEntriesContext, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -29,9 +31,16 @@ pub struct Oracle {
     store: checker::Store,
     /// Digest of the state at an applied index.
     states: BTreeMap<Index, (u64, u64)>,
+    /// None is kept in worlds without auth.
+    pub rights: Rights,
+    with_auth: bool,
 }
 
 impl Oracle {
+    pub fn new(with_auth: bool) -> Self {
+        Self { with_auth, ..Self::default() }
+    }
+
     pub fn terms_led(&self) -> usize {
         self.leaders.len()
     }
@@ -40,6 +49,9 @@ impl Oracle {
     pub fn look(&mut self, id: u64, running: &mut Running) -> Result<(), String> {
         let status = running.replica.status();
         self.check_committed(id, running, status.commit_index, status.term)?;
+        if self.with_auth {
+            self.rights.check_replies(&self.store).map_err(|e| format!("member {id}: {e}"))?;
+        }
         if status.is_leader {
             let leader = *self.leaders.entry(status.term).or_insert(id);
             if leader != id {
@@ -82,6 +94,11 @@ impl Oracle {
         let context = GetEntriesContext::empty(false);
         let entries = log.entries(running.checked + 1, until + 1, None, context).map_err(read)?;
         for entry in entries {
+            if self.with_auth {
+                let is_change = entry.get_entry_type() != EntryType::EntryNormal;
+                let command = if is_change { &entry.context } else { &entry.data };
+                self.rights.entry(entry.index, command)?;
+            }
             let mut hasher = DefaultHasher::new();
             (&entry.data, &entry.context).hash(&mut hasher);
             let found = (entry.term, hasher.finish());
@@ -193,6 +210,10 @@ impl Oracle {
             }
         }
         check_layout(running).map_err(|e| format!("member {id}: {e}"))?;
+        if self.with_auth {
+            let checked = self.rights.check_state(machine.applied_index(), machine.auth());
+            checked.map_err(|e| format!("member {id}: {e}"))?;
+        }
         let digest = digest(running, &shown);
         let (known, by) = *self.states.entry(machine.applied_index()).or_insert((digest, id));
         if known != digest {

@@ -51,6 +51,8 @@ pub struct Profile {
     /// Mean time between two faults; none when 0.
     pub fault_interval: Micros,
     pub faults: Vec<Fault>,
+    /// Users, roles and passwords change, and auth is mostly on.
+    pub with_auth: bool,
     /// Members' clocks run slow by up to so much. A fast clock would end leases early, by right.
     pub clock_slow: u64,
 }
@@ -131,6 +133,7 @@ impl Profile {
             clock_slow: some(random, 50),
             // Drawn last, so that worlds without them stay what they were.
             spares: if random.chance(400) { random.between(1, 3) } else { 0 },
+            with_auth: random.chance(300),
         }
     }
 

@@ -5,6 +5,7 @@
 //! are explored. Faults come while the clients work; then everything is mended, and the
 //! members must serve again and agree.
 
+use super::auth::Login;
 use super::clients::Client;
 use super::engine::EngineDisk;
 use super::member::{Call, Incoming, Job, Member, Running, Stored};
@@ -22,8 +23,9 @@ use quoin::replica::{Effect, Input, Output, ReceivedSnapshot};
 use quoin::types::{Index, MemberId};
 use quoin::watch::registry::StreamId;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 /// After the faults have ended, everything must be well within this time.
 const LIVENESS_MAX: Micros = 60 * SECOND;
@@ -47,6 +49,10 @@ pub enum Event {
     Start { member: u64 },
     Fault,
     Change,
+    AuthChange,
+    LoginArrives { member: u64, login: Login },
+    PasswordChecked { member: u64, boot: u64, login: Login },
+    LoggedIn { login: Login, token: Option<Arc<str>> },
     Mend,
     CallArrives { member: u64, call: Call },
     Serve { member: u64, boot: u64, call: Call },
@@ -71,6 +77,8 @@ impl Event {
             | Event::JobStep { member, .. }
             | Event::Serve { member, .. }
             | Event::Chunk { member, .. }
+            | Event::LoginArrives { member, .. }
+            | Event::PasswordChecked { member, .. }
             | Event::CallArrives { member, .. } => Some(*member),
             _ => None,
         }
@@ -116,6 +124,9 @@ pub struct Summary {
     pub snapshots_installed: u64,
     pub joined: u64,
     pub removed: u64,
+    pub logins: u64,
+    /// Writes that were refused where they were applied.
+    pub denied: u64,
     pub watch_events: u64,
     pub simulated: Micros,
     /// Seeds whose history could not be checked, because nobody lived to tell of a commit.
@@ -146,6 +157,9 @@ pub struct World {
     pub net_random: Random,
     pub fault_random: Random,
     pub work_random: Random,
+    pub auth_random: Random,
+    /// The last password of each user but root that the operator chose, by its number.
+    pub passwords: BTreeMap<String, u64>,
     pub summary: Summary,
     trace: DefaultHasher,
     is_traced: bool,
@@ -161,7 +175,15 @@ impl World {
                 Member::new(id, slow, id <= profile.members)
             })
             .collect();
-        let clients = (0..profile.clients).map(Client::new).collect();
+        let mut clients: Vec<Client> = (0..profile.clients).map(Client::new).collect();
+        let mut auth_random = Random::new(seed, "auth");
+        if profile.with_auth {
+            for client in &mut clients {
+                let user = *auth_random.pick(&["root", "root", "u0", "u1", "u0", "u1", ""]);
+                client.user = (!user.is_empty()).then(|| user.to_owned());
+            }
+        }
+        let oracle = Oracle::new(profile.with_auth);
         let watchers = (0..profile.watchers).map(|_| Watcher::default()).collect();
         Self {
             profile,
@@ -172,13 +194,15 @@ impl World {
             network: Network::default(),
             clients,
             watchers,
-            oracle: Oracle::default(),
+            oracle,
             history: History { second: SECOND, ..History::default() },
             phase: Phase::Faults,
             time_random: Random::new(seed, "time"),
             net_random: Random::new(seed, "network"),
             fault_random: Random::new(seed, "fault"),
             work_random: Random::new(seed, "work"),
+            auth_random,
+            passwords: BTreeMap::new(),
             summary: Summary::default(),
             trace: DefaultHasher::new(),
             is_traced,
@@ -202,6 +226,7 @@ impl World {
         }
         self.after_fault();
         self.after_change();
+        self.after_auth_change();
         self.run_until(self.profile.duration, |_| false)?;
         self.heal();
         let end = self.now + LIVENESS_MAX;
@@ -283,8 +308,14 @@ impl World {
             Event::Start { member } => self.start(member)?,
             Event::Fault => self.fault(),
             Event::Change => self.change(),
+            Event::AuthChange => self.change_auth(),
+            Event::LoginArrives { member, login } => self.login_arrives(member, login),
+            Event::PasswordChecked { member, boot, login } => {
+                self.password_checked(member, boot, login);
+            }
+            Event::LoggedIn { login, token } => self.logged_in(login, token),
             Event::Mend => self.network.mend(),
-            Event::CallArrives { member, call } => self.call_arrives(member, call),
+            Event::CallArrives { member, call } => self.call_arrives(member, call)?,
             Event::Serve { member, boot, call } => self.serve(member, boot, call)?,
             Event::Chunk { member, boot, streaming } => self.chunk(member, boot, streaming)?,
             Event::Answer { call, outcome } => self.answer(call, outcome),
@@ -346,6 +377,9 @@ impl World {
         let local = self.member(id).local(now);
         self.input(id, Input::Tick { now: local });
         self.probe(id);
+        if self.profile.with_auth {
+            self.expire_tokens(id);
+        }
         let tick = self.tick_length(id);
         self.after(tick, Event::Tick { member: id, boot });
     }
@@ -481,6 +515,9 @@ impl World {
             self.after(delay, Event::HandOut { member: id, boot });
         }
         for (request, reply) in output.replies {
+            if self.profile.with_auth {
+                self.oracle.rights.replied(request, &reply);
+            }
             self.reply(id, boot, request, reply)?;
         }
         for effect in output.effects {
@@ -680,6 +717,8 @@ impl World {
         summary.simulated = self.now;
         summary.terms_led = self.oracle.terms_led() as u64;
         summary.revisions = revision as u64;
+        summary.logins = self.oracle.rights.logins;
+        summary.denied = self.oracle.rights.refused;
         summary.operations = self.history.operations.len() as u64;
         summary.answered =
             self.history.operations.iter().filter(|o| o.answer().is_some()).count() as u64;
