@@ -73,15 +73,17 @@ async fn members(
     let plain = if scheme == "https" { "etcd-server-ssl" } else { "etcd-server" };
     let found = cluster.as_deref().unwrap_or_default();
     let advertised: Vec<&str> = config.advertise_peer_urls.iter().map(MemberUrl::as_str).collect();
-    let fields = serde_json::json!({
+    let mut fields = serde_json::json!({
         "service-scheme": scheme,
         "service-name": service,
         "server-name": shown,
         "discovery-srv": srv.domain,
         "advertise-peer-urls": advertised,
         "found-cluster": found,
-        "error": cluster.as_ref().err(),
     });
+    if let Err(error) = &cluster {
+        fields["error"] = error.as_str().into();
+    }
     tracing::info!(zap_fields = fields.to_string(), "get cluster for {plain} SRV");
     cluster
 }
