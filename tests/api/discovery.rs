@@ -261,7 +261,8 @@ async fn members_find_each_other_through_a_registry_behind_tls(engine: Engine) {
         format!("--discovery-cacert={}", authority.path().display()),
         format!("--discovery-cert={}", shown.cert.display()),
         format!("--discovery-key={}", shown.key.display()),
-        "--discovery-user=ann:ann".to_owned(),
+        "--discovery-user=ann".to_owned(),
+        "--discovery-password=ann".to_owned(),
     ]);
     let file = cluster.folder().join("etcd.yaml");
     std::fs::write(&file, config_file(&cluster.members[1].flags, &bare, &authority, &shown))
