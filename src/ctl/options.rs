@@ -190,7 +190,7 @@ impl Options {
     }
 
     /// The servers of the flag, without what is empty around commas.
-    fn given_endpoints(&self) -> Vec<String> {
+    pub fn given_endpoints(&self) -> Vec<String> {
         let given = self.endpoints.iter().map(|endpoint| endpoint.trim());
         let given: Vec<String> =
             given.filter(|endpoint| !endpoint.is_empty()).map(str::to_owned).collect();

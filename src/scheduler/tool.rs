@@ -127,7 +127,7 @@ fn access(options: &ctl::Options) -> Result<Access, String> {
         _ => return Err("--cert and --key belong together".into()),
     };
     let scheme = if wants_tls { "https" } else { "http" };
-    let endpoints = options.endpoints().into_iter().map(|endpoint| {
+    let endpoints = options.given_endpoints().into_iter().map(|endpoint| {
         if endpoint.contains("://") { endpoint } else { format!("{scheme}://{endpoint}") }
     });
     Ok(Access {
