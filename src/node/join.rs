@@ -109,11 +109,16 @@ fn is_compatible(answers: &[(MemberId, MembersAnswer)]) -> bool {
     for (id, answer) in answers {
         // One of an older version of ours does not say.
         let text = answer.cluster_version.as_deref().unwrap_or("3.0.0");
+        if text.is_empty() {
+            // Not decided yet, and perhaps never without this member's vote: it will be the lowest that a
+            // member speaks. (etcd refuses here, and its cluster of one that grew too early stays stuck.)
+            is_known = true;
+            continue;
+        }
         let Some(version) = parse_version(text) else {
-            let version = if text.is_empty() { "not_decided" } else { text };
             tracing::warn!(
                 "remote-member-id" = %id,
-                "remote-member-cluster-version" = version,
+                "remote-member-cluster-version" = text,
                 "failed to parse cluster version of remote member"
             );
             continue;
@@ -197,15 +202,16 @@ mod tests {
 
     #[test]
     fn a_cluster_of_this_version_or_an_earlier_one_is_compatible() {
-        let table: [(&[Option<&str>], bool, bool); 12] = [
+        let table: [(&[Option<&str>], bool, bool); 13] = [
             (&[Some("3.7.0")], false, true),
             (&[Some("3.6.0"), Some("3.7.0")], false, true),
             (&[Some("3.0.0")], false, true),
             (&[None], false, true),
             (&[], false, false),
-            (&[Some("")], false, false),
-            (&[Some("")], true, false),
+            (&[Some("")], false, true),
+            (&[Some("latest")], false, false),
             (&[Some(""), Some("3.7.0")], false, true),
+            (&[Some(""), Some("3.8.0")], false, false),
             (&[Some("3.7.0"), Some("3.8.0")], false, false),
             (&[Some("2.9.0"), Some("3.7.0")], false, false),
             (&[Some("3.7.0")], true, false),
