@@ -16,6 +16,12 @@ pub const TAGS: &str = "/tcss/v1/tag/";
 /// Capacities of tags that have more than one unit: `tagdef/{tag}`.
 pub const TAG_DEFINITIONS: &str = "/tcss/v1/tagdef/";
 pub const SEGMENTS: &str = "/tcss/v1/rseg/";
+/// Segments of runs that have ended, many in one: `rblock/{run}/{n}`.
+pub const BLOCKS: &str = "/tcss/v1/rblock/";
+/// Runs that have ended, the newest first in the order of keys: `ended/{time}-{run}`.
+pub const ENDED: &str = "/tcss/v1/ended/";
+/// Runs that have ended and whose segments are not all in blocks.
+pub const ROLLS: &str = "/tcss/v1/roll/";
 pub const COMMANDS: &str = "/tcss/v1/cmd/";
 pub const QUEUES: &str = "/tcss/v1/queue/";
 pub const STATS: &str = "/tcss/v1/stats/";
@@ -31,6 +37,15 @@ pub const SERVICES: &str = "/services/";
 
 /// Lanes whose checkpoints share a key.
 pub const LANES_PER_KEY: u32 = 512;
+
+/// The worker that manual cases are given to: it is nobody's name, since it begins with an at sign.
+pub const PEOPLE: &str = "@people";
+
+/// What stands for the environment in keys where a run names none; no environment has this id.
+pub const NO_ENVIRONMENT: &str = "-";
+
+/// Times are counted down from here in keys that sort the newest first: 11 hexadecimal digits.
+const END_OF_TIME: u64 = 0xfff_ffff_ffff;
 
 pub fn leader(lease: i64) -> String {
     format!("{LEADERS}{lease:016x}")
@@ -121,6 +136,77 @@ pub fn parse_segment(key: &str) -> Option<(&str, &str, &str)> {
     Some((run, &name[..at], &name[at + 1..]))
 }
 
+/// Segments of a run that has ended; `n` counts from 0.
+pub fn block(run: &str, n: u32) -> String {
+    format!("{BLOCKS}{run}/{n:06}")
+}
+
+/// All blocks of a run.
+pub fn blocks(run: &str) -> String {
+    format!("{BLOCKS}{run}/")
+}
+
+/// A run that ended at a time, in milliseconds since 1970.
+pub fn ended(at: u64, run: &str) -> String {
+    format!("{ENDED}{:011x}-{run}", END_OF_TIME.saturating_sub(at))
+}
+
+/// When a run ended, and which, from the key.
+pub fn parse_ended(key: &str) -> Option<(u64, &str)> {
+    let (time, run) = key.strip_prefix(ENDED)?.split_once('-')?;
+    Some((END_OF_TIME.saturating_sub(u64::from_str_radix(time, 16).ok()?), run))
+}
+
+pub fn roll(run: &str) -> String {
+    format!("{ROLLS}{run}")
+}
+
+/// The history of a case in an environment, which may be empty.
+pub fn stats(case: &str, environment: &str) -> String {
+    format!("{STATS}{case}/{}", or_none(environment))
+}
+
+/// The case and the environment of a history, from its key.
+pub fn parse_stats(key: &str) -> Option<(&str, &str)> {
+    let (case, environment) = key.strip_prefix(STATS)?.split_once('/')?;
+    Some((case, if environment == NO_ENVIRONMENT { "" } else { environment }))
+}
+
+/// The latest result of a case in an environment, which may be empty.
+pub fn result(case: &str, environment: &str) -> String {
+    format!("{RESULTS}{case}/{}", or_none(environment))
+}
+
+fn or_none(environment: &str) -> &str {
+    if environment.is_empty() { NO_ENVIRONMENT } else { environment }
+}
+
+pub fn report(run: &str) -> String {
+    format!("{REPORTS}{run}")
+}
+
+pub fn environment(environment: &str) -> String {
+    format!("{ENVIRONMENTS}{environment}")
+}
+
+pub fn queue(queue: &str) -> String {
+    format!("{QUEUES}{queue}")
+}
+
+pub fn tag_definition(tag: &str) -> String {
+    format!("{TAG_DEFINITIONS}{tag}")
+}
+
+/// Results that came too late, by the name of their segment.
+pub fn late(run: &str, segment: &str) -> String {
+    format!("{LATE}{run}/{segment}")
+}
+
+/// All late results of a run.
+pub fn late_results(run: &str) -> String {
+    format!("{LATE}{run}/")
+}
+
 /// Commands to a worker.
 pub fn commands(worker: &str) -> String {
     format!("{COMMANDS}{worker}/")
@@ -153,5 +239,12 @@ mod tests {
         let tag = super::tag("printer/env/lab", 3);
         assert_eq!(super::parse_tag(&tag), Some(("printer/env/lab", 3)));
         assert_eq!(super::range_end("a/"), b"a0");
+        let (first, second) = (super::ended(1_000, "a-b"), super::ended(1_001, "c"));
+        assert!(second < first, "the newest first");
+        assert_eq!(super::parse_ended(&first), Some((1_000, "a-b")));
+        for environment in ["", "lab"] {
+            let stats = super::stats("pay", environment);
+            assert_eq!(super::parse_stats(&stats), Some(("pay", environment)));
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod leader;
 mod lease;
 pub mod model;
 pub mod planner;
+pub mod record;
 pub mod store;
 pub mod submit;
 pub mod tool;
