@@ -8,13 +8,15 @@ use etcd_client::{
     TlsOptions, TxnOp, TxnOpResponse, WatchOptions, WatchResponse, WatchStream,
 };
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// After which it is not known what became of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(7);
 /// Silence after which the server is pinged while calls wait: servers send clients away that ping more often than
 /// each 5 seconds, or without a call.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
+/// Before a watch is asked again how far it has come.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Keys in one page of a long read.
 const PAGE: i64 = 1_000;
 
@@ -97,14 +99,37 @@ impl Client {
         Ok(answer.kvs().first().map(kv))
     }
 
+    /// One key, as it was at a revision; 0 for the newest.
+    pub async fn get_at(&self, key: &str, revision: i64) -> Result<Option<Kv>, Error> {
+        let options = GetOptions::new().with_revision(revision);
+        let answer = self.inner.kv_client().get(key, Some(options)).await?;
+        Ok(answer.kvs().first().map(kv))
+    }
+
+    /// The names of all keys with a prefix, in order, without their values.
+    pub async fn keys(&self, prefix: &str, revision: i64) -> Result<(Vec<String>, i64), Error> {
+        let options = GetOptions::new().with_keys_only();
+        let (kvs, revision) = self.range(prefix, revision, &options).await?;
+        Ok((kvs.into_iter().map(|kv| kv.key).collect(), revision))
+    }
+
     /// All keys with a prefix, at one revision: the given one, or the newest. Returns that too.
     pub async fn prefix(&self, prefix: &str, revision: i64) -> Result<(Vec<Kv>, i64), Error> {
+        self.range(prefix, revision, &GetOptions::new()).await
+    }
+
+    async fn range(
+        &self,
+        prefix: &str,
+        revision: i64,
+        options: &GetOptions,
+    ) -> Result<(Vec<Kv>, i64), Error> {
         let end = keys::range_end(prefix);
         let (mut found, mut from, mut revision) =
             (Vec::new(), prefix.as_bytes().to_vec(), revision);
         loop {
-            let options =
-                GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            let options = options.clone();
+            let options = options.with_range(end.clone()).with_limit(PAGE).with_revision(revision);
             let answer = self.inner.kv_client().get(from, Some(options)).await?;
             if revision == 0 {
                 revision = answer.header().map_or(0, |header| header.revision());
@@ -154,6 +179,46 @@ impl Client {
             .with_progress_notify();
         let stream = self.inner.watch_client().watch(prefix, Some(options)).await?;
         Ok(Commits { stream })
+    }
+
+    /// All commits on keys with a prefix between two revisions, both included, in order.
+    ///
+    /// # Errors
+    ///
+    /// When the store has compacted the first of them, or says nothing for long.
+    pub async fn history(
+        &self,
+        prefix: &str,
+        from: i64,
+        to: i64,
+        mut take: impl FnMut(Commit),
+    ) -> Result<(), Error> {
+        let Commits { mut stream } = self.watch(prefix, from).await?;
+        loop {
+            // The answer says how far the watch has come, once it has come to the newest revision.
+            stream.request_progress().await?;
+            let silence = sleep(PROGRESS_INTERVAL);
+            tokio::pin!(silence);
+            loop {
+                let response = tokio::select! {
+                    response = timeout(CALL_TIMEOUT, stream.message()) => response,
+                    () = &mut silence => break,
+                };
+                let silent = |_| Error::WatchError("no answer".into());
+                let Some(response) = response.map_err(silent)?? else {
+                    return Err(Error::WatchError("the watch has ended".into()));
+                };
+                if response.canceled() || response.compact_revision() != 0 {
+                    return Err(Error::WatchError(response.cancel_reason().to_owned()));
+                }
+                let reached = response.header().map_or(0, |header| header.revision());
+                let is_progress = response.events().is_empty() && !response.created();
+                commits(&response).into_iter().filter(|c| c.revision <= to).for_each(&mut take);
+                if is_progress && reached >= to {
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 

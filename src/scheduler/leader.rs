@@ -102,7 +102,7 @@ async fn wait_for_turn(client: &Client, key: &str, created: i64) -> Result<(), E
 }
 
 /// Everything that a leader must know, at one revision.
-async fn read_all(client: &Client) -> Result<(Vec<Kv>, i64), Error> {
+pub(super) async fn read_all(client: &Client) -> Result<(Vec<Kv>, i64), Error> {
     let (mut kvs, revision) = client.prefix(keys::OPEN, 0).await?;
     let runs: Vec<String> =
         kvs.iter().filter_map(|kv| kv.key.strip_prefix(keys::OPEN)).map(str::to_owned).collect();

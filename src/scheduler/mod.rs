@@ -21,4 +21,5 @@ pub mod record;
 pub mod store;
 pub mod submit;
 pub mod tool;
+pub mod view;
 pub mod worker;

@@ -13,6 +13,7 @@ mod load;
 mod runs;
 mod watch;
 
+pub(in crate::scheduler) use runs::plan_of;
 pub use runs::{Definitions, LanePack};
 
 use super::keys;
@@ -223,6 +224,16 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
+    /// What is decided by, for whoever asks why something waits.
+    pub fn planner(&self) -> &Planner {
+        &self.planner
+    }
+
+    /// By what number the planner knows a run that is open.
+    pub fn run_number(&self, run: &str) -> Option<RunNo> {
+        self.runs.get(run).map(|run| run.number)
+    }
+
     /// A commit that the watch brought; in the order of revisions, each once.
     pub fn commit(&mut self, now: u64, commit: &Commit) {
         if commit.revision > self.revision {

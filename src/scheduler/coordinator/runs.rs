@@ -53,7 +53,7 @@ impl Coordinator {
         let kv = kvs.iter().find(|kv| kv.key == spec_key)?;
         let spec: RunSpec = parse(kv)?;
         let submitted = spec.submitted;
-        let plan = plan_of(&spec, name, kvs)?;
+        let (_, plan) = plan_of(&spec, name, kvs)?;
         let lanes = plan.lanes.len() as u32;
         let queue = spec.queue.as_str().into();
         let setup = RunSetup {
@@ -149,17 +149,23 @@ impl Coordinator {
     }
 }
 
-/// The lanes of a run from the copies of its definitions. Whoever submits has done the same with the
+/// The copies of a run's definitions, and the lanes that follow from them. Whoever submits has done the same with the
 /// same result, so that it cannot fail for a run that exists.
-fn plan_of(spec: &RunSpec, name: &str, kvs: &[Kv]) -> Option<RunPlan> {
+pub(in crate::scheduler) fn plan_of(
+    spec: &RunSpec,
+    name: &str,
+    kvs: &[Kv],
+) -> Option<(Vec<Definitions>, RunPlan)> {
     let prefix = format!("{}def/", keys::run_parts(name));
+    let packs = kvs.iter().filter(|kv| kv.key.starts_with(&prefix)).map(parse::<Definitions>);
+    let packs = packs.collect::<Option<Vec<_>>>()?;
     let mut cases = BTreeMap::new();
     let mut environments = BTreeMap::new();
-    for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
-        let definitions: Definitions = parse(kv)?;
+    for definitions in packs.iter().cloned() {
         cases.extend(definitions.cases.into_iter().map(|case| (case.id.clone(), case)));
         let found = definitions.environments.into_iter();
         environments.extend(found.map(|found| (found.id.clone(), found)));
     }
-    expand(spec, &cases, &environments).ok()
+    let plan = expand(spec, &cases, &environments).ok()?;
+    Some((packs, plan))
 }

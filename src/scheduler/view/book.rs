@@ -1,0 +1,285 @@
+//! All that the store shows of one run at one revision, booked.
+
+use crate::scheduler::coordinator::{Control, LanePack, RunStatus, WorkerInfo, plan_of};
+use crate::scheduler::keys;
+use crate::scheduler::model::{
+    Claim, Environment, Item, LaneCheckpoint, Refusal, Row, RunPlan, RunSpec, Segment, Status,
+    TestCase, Totals,
+};
+use crate::scheduler::planner::{LaneId, Planner, RunNo, RunSetup, Verdict};
+use crate::scheduler::store::Kv;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The end of an attempt as it was recorded.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub row: Row,
+    pub worker: Arc<str>,
+    /// Of the record.
+    pub revision: i64,
+    /// The claim's create revision, which is the fencing token; 0 where there was none.
+    pub claim: i64,
+    /// What it meant for its task.
+    pub verdict: Verdict,
+}
+
+/// Tasks that a worker has.
+#[derive(Clone, Debug)]
+pub struct Open {
+    pub worker: Arc<str>,
+    /// The claim's key.
+    pub claim: String,
+    /// Create revision of the claim.
+    pub fence: i64,
+    pub items: Vec<Item>,
+    pub tags: Vec<String>,
+}
+
+/// One run at one revision.
+#[derive(Debug)]
+pub struct RunBook {
+    pub spec: RunSpec,
+    pub plan: RunPlan,
+    /// By number: lane n is case n mod their count.
+    pub cases: Vec<TestCase>,
+    pub environments: Vec<Environment>,
+    pub control: Control,
+    /// As the leader wrote it last; empty state while it has not seen the run.
+    pub status: RunStatus,
+    pub is_open: bool,
+    /// In the order of revisions.
+    pub attempts: Vec<Attempt>,
+    pub open: Vec<Open>,
+    pub workers: BTreeMap<String, WorkerInfo>,
+    /// Units of tags that have more than one, by the part of the key behind `tag/`.
+    pub capacities: BTreeMap<String, u32>,
+    pub revision: i64,
+    /// By lane: what ended without an attempt, such as skipped tasks.
+    pub(super) unstarted: Vec<LaneCheckpoint>,
+    /// Counted from attempts alone, by lane.
+    pub(super) counted: Vec<LaneCheckpoint>,
+    /// Attempts by task: lane, ordinal, place in `attempts`; in order.
+    pub(super) index: Vec<(u32, u32, u32)>,
+}
+
+/// What a key holds, if it is what it should be.
+pub(super) fn parse<T: DeserializeOwned>(kv: &Kv) -> Option<T> {
+    serde_json::from_slice(&kv.value).ok()
+}
+
+impl RunBook {
+    /// From all keys of the run (`run/{run}`, its parts and its segments), and those of claims, workers
+    /// and definitions of tags; more does no harm.
+    ///
+    /// # Errors
+    ///
+    /// 404 when there is no such run, 422 when its definitions are not there or make no run.
+    pub fn new(run: &str, kvs: &[Kv], revision: i64) -> Result<Self, Refusal> {
+        let find = |key: &str| kvs.iter().find(|kv| kv.key == key);
+        let spec = find(&keys::run(run)).and_then(parse::<RunSpec>);
+        let spec = spec.ok_or_else(|| Refusal::new(404, format!("unknown run {run}")))?;
+        let (definitions, plan) = plan_of(&spec, run, kvs)
+            .ok_or_else(|| Refusal::new(422, format!("run {run} has lost its definitions")))?;
+        let mut book = Self {
+            plan,
+            cases: Vec::new(),
+            environments: Vec::new(),
+            control: find(&keys::control(run)).and_then(parse).unwrap_or_default(),
+            status: find(&keys::status(run)).and_then(parse).unwrap_or_default(),
+            is_open: find(&keys::open(run)).is_some(),
+            attempts: Vec::new(),
+            open: open_claims(run, kvs),
+            workers: BTreeMap::new(),
+            capacities: BTreeMap::new(),
+            revision,
+            unstarted: Vec::new(),
+            counted: Vec::new(),
+            index: Vec::new(),
+            spec,
+        };
+        for found in definitions {
+            book.cases.extend(found.cases);
+            book.environments.extend(found.environments);
+        }
+        for kv in kvs {
+            if let Some(worker) = kv.key.strip_prefix(keys::WORKERS) {
+                book.workers.insert(worker.to_owned(), parse(kv).unwrap_or_default());
+            } else if let Some(tag) = kv.key.strip_prefix(keys::TAG_DEFINITIONS) {
+                let value: serde_json::Value = parse(kv).unwrap_or_default();
+                let capacity = value["capacity"].as_u64().and_then(|n| u32::try_from(n).ok());
+                book.capacities.extend(capacity.map(|capacity| (tag.to_owned(), capacity)));
+            }
+        }
+        book.count(kvs);
+        Ok(book)
+    }
+
+    /// Books all attempts, and then what checkpoints know beyond them.
+    fn count(&mut self, kvs: &[Kv]) {
+        let mut planner = Planner::new();
+        let run = planner.add_run(0, RunSetup { plan: self.plan.clone(), ..Default::default() });
+        for mut attempt in attempts(&self.spec.id, kvs) {
+            attempt.verdict = planner.restore_row(run, &attempt.row, &attempt.worker);
+            self.attempts.push(attempt);
+        }
+        let places = self.attempts.iter().zip(0..);
+        self.index = places.map(|(found, at)| (found.row.lane, found.row.ordinal, at)).collect();
+        self.index.sort_unstable();
+        self.counted = counted(&planner, run, self.plan.lanes.len() as u32);
+        self.unstarted = vec![LaneCheckpoint::default(); self.counted.len()];
+        let prefix = format!("{}lane/", keys::run_parts(&self.spec.id));
+        for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
+            for (lane, known) in parse::<LanePack>(kv).unwrap_or_default().lanes {
+                let Some(counted) = self.counted.get(lane as usize) else { continue };
+                self.unstarted[lane as usize] = self.beyond(lane, &known, counted);
+            }
+        }
+    }
+
+    /// What a checkpoint knows of a lane that no attempt shows.
+    fn beyond(
+        &self,
+        lane: u32,
+        known: &LaneCheckpoint,
+        counted: &LaneCheckpoint,
+    ) -> LaneCheckpoint {
+        let mut ended = known.ended.clone();
+        for ordinal in counted.ended.iter() {
+            ended.remove(ordinal);
+        }
+        let mut totals = Totals::default();
+        let mut left = u64::from(ended.count());
+        // Those that were given up after an attempt count among these, not among the passed.
+        for status in [Status::Canceled, Status::Skipped, Status::Lost] {
+            let of_attempts = self.ended_before(lane, status, known);
+            let more = known.totals.get(status).saturating_sub(of_attempts).min(left);
+            if more > 0 {
+                totals.add(status, more);
+                left -= more;
+            }
+        }
+        LaneCheckpoint { ended, totals, ..Default::default() }
+    }
+
+    /// Tasks that ended so by an attempt, as far as a checkpoint knows them.
+    fn ended_before(&self, lane: u32, status: Status, known: &LaneCheckpoint) -> u64 {
+        let from = self.index.partition_point(|(of, ..)| *of < lane);
+        let of_lane = self.index[from..].iter().take_while(|(of, ..)| *of == lane);
+        let ended = of_lane.filter(|(_, ordinal, at)| {
+            known.ended.contains(*ordinal)
+                && self.attempts[*at as usize].verdict == Verdict::Ended(status)
+        });
+        ended.count() as u64
+    }
+
+    /// How the tasks of a lane have ended so far; all that have not are with workers or pending.
+    pub fn lane_totals(&self, lane: u32) -> Totals {
+        let Some(counted) = self.counted.get(lane as usize) else { return Totals::default() };
+        let mut totals = counted.totals.clone();
+        totals.merge(&self.unstarted[lane as usize].totals);
+        totals
+    }
+
+    /// How the tasks of the run have ended so far.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for lane in 0..self.counted.len() as u32 {
+            totals.merge(&self.lane_totals(lane));
+        }
+        totals
+    }
+
+    /// How many tasks workers have.
+    pub fn running(&self) -> u64 {
+        let items = self.open.iter().flat_map(|open| &open.items);
+        items.map(|item| u64::from(item.count())).sum()
+    }
+
+    /// accepted, running, paused, canceling, or how it ended.
+    pub fn state(&self) -> &str {
+        match (self.status.state.as_str(), self.control) {
+            ("", _) => "accepted",
+            ("running", Control::Paused) => "paused",
+            ("running" | "paused", Control::Canceled) => "canceling",
+            ("paused", Control::Running) => "running",
+            (state, _) => state,
+        }
+    }
+
+    /// All attempts of a task, the first first.
+    pub fn attempts_of(&self, lane: u32, ordinal: u32) -> impl Iterator<Item = &Attempt> {
+        let from = self.index.partition_point(|(l, o, _)| (*l, *o) < (lane, ordinal));
+        let found =
+            self.index[from..].iter().take_while(move |(l, o, _)| (*l, *o) == (lane, ordinal));
+        found.map(|(_, _, at)| &self.attempts[*at as usize])
+    }
+
+    /// Tasks of each lane that workers have, with the worker.
+    pub(super) fn out(&self) -> BTreeMap<u32, Vec<(Item, &Open)>> {
+        let mut out: BTreeMap<u32, Vec<(Item, &Open)>> = BTreeMap::new();
+        for open in &self.open {
+            for item in &open.items {
+                out.entry(item.lane).or_default().push((*item, open));
+            }
+        }
+        out
+    }
+
+    /// The number of the lane of a case in an environment, which is empty where the run names none.
+    pub fn lane_of(&self, case: &str, environment: &str) -> Option<u32> {
+        let lanes = self.plan.lanes.iter();
+        let found = lanes
+            .zip(0..)
+            .find(|(lane, _)| *lane.case == *case && *lane.environment == *environment);
+        found.map(|(_, number)| number)
+    }
+
+    /// The definition of a lane's case, as it was when the run was submitted.
+    pub fn case_of(&self, lane: u32) -> Option<&TestCase> {
+        self.cases.get(lane as usize % self.cases.len().max(1))
+    }
+}
+
+fn counted(planner: &Planner, run: RunNo, lanes: u32) -> Vec<LaneCheckpoint> {
+    let known = |lane| planner.checkpoint(LaneId { run, lane }).unwrap_or_default();
+    (0..lanes).map(known).collect()
+}
+
+/// All attempts that segments hold, in the order of revisions, not yet booked.
+fn attempts(run: &str, kvs: &[Kv]) -> Vec<Attempt> {
+    let prefix = keys::segments(run);
+    let mut segments: Vec<&Kv> = kvs.iter().filter(|kv| kv.key.starts_with(&prefix)).collect();
+    segments.sort_by_key(|kv| kv.mod_revision);
+    let mut attempts = Vec::new();
+    for kv in segments {
+        let Some((_, worker, _)) = keys::parse_segment(&kv.key) else { continue };
+        let worker: Arc<str> = worker.into();
+        let Some(segment) = parse::<Segment>(kv) else { continue };
+        attempts.extend(segment.rows.into_iter().map(|row| Attempt {
+            row,
+            worker: worker.clone(),
+            revision: kv.mod_revision,
+            claim: segment.claim,
+            verdict: Verdict::Refused,
+        }));
+    }
+    attempts
+}
+
+fn open_claims(run: &str, kvs: &[Kv]) -> Vec<Open> {
+    let mut open = Vec::new();
+    for kv in kvs.iter().filter(|kv| kv.key.starts_with(keys::CLAIMS)) {
+        let Some((worker, _)) = keys::parse_claim(&kv.key) else { continue };
+        let Some(claim) = parse::<Claim>(kv).filter(|claim| claim.run == run) else { continue };
+        open.push(Open {
+            worker: worker.into(),
+            claim: kv.key.clone(),
+            fence: kv.create_revision,
+            items: claim.items,
+            tags: claim.tags,
+        });
+    }
+    open
+}

@@ -1,0 +1,78 @@
+//! What the store shows of runs, for people: how far a run is, its tasks with their attempts, why
+//! each lane waits, how near it came to what is possible, and whether the record holds what the
+//! scheduler promises.
+//!
+//! All but `read` is pure: keys in, values out, each cut at one revision. Results are booked by the
+//! planner's own rules, so that a view never differs from what a leader would count. A task that is
+//! with a worker counts as running, though it may still wait for a slot there.
+
+mod audit;
+mod book;
+mod numbers;
+pub mod read;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+pub use audit::{Audit, Fault, Rule, audit, replay};
+pub use book::{Attempt, Open, RunBook};
+pub use numbers::{Loss, Numbers, numbers};
+pub use tasks::{Filter, LaneView, TaskView, TasksPage};
+pub use waiting::{Holder, Waiting, waiting};
+
+use super::model::{RunSpec, Status, Totals};
+use serde::Serialize;
+
+/// One run among others.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RunSummary {
+    pub id: String,
+    pub name: String,
+    /// accepted, running, paused, canceling, passed, failed, canceled, incomplete.
+    pub state: String,
+    pub totals: Totals,
+    /// Milliseconds since 1970.
+    pub submitted: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+    pub queue: String,
+    pub priority: i32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub owner: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<String>,
+}
+
+impl RunSummary {
+    /// From the run as it was submitted, and what the leader wrote of it last.
+    pub fn new(spec: &RunSpec, status: &super::coordinator::RunStatus) -> Self {
+        Self {
+            id: spec.id.clone(),
+            name: spec.name.clone(),
+            state: status.state.clone(),
+            totals: status.totals.clone(),
+            submitted: spec.submitted,
+            ended: status.ended,
+            queue: spec.queue.clone(),
+            priority: spec.priority,
+            owner: spec.owner.clone(),
+            rerun_of: spec.rerun_of.clone(),
+        }
+    }
+}
+
+/// One line that says how many tasks ended how: `12 of 40 ended, 11 passed, 1 failed, 2 flaky`.
+pub fn totals_line(totals: &Totals) -> String {
+    let mut parts = vec![format!("{} of {} ended", totals.ended(), totals.total)];
+    for status in Status::ALL.into_iter().filter(|status| status.is_terminal()) {
+        let count = totals.get(status);
+        if count > 0 {
+            parts.push(format!("{count} {}", status.word()));
+        }
+    }
+    if totals.flaky > 0 {
+        parts.push(format!("{} flaky", totals.flaky));
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,287 @@
+//! How near a run came to the least time in which it could be done, and what the rest went to.
+
+use super::book::RunBook;
+use crate::scheduler::model::{LaneCheckpoint, Scope};
+use crate::scheduler::planner::{Bound, Verdict, bound};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Tasks of cases that nobody ever saw are taken to be this long, in microseconds.
+const UNKNOWN_US: u64 = 1_000_000;
+/// Looking for the cause of each gap costs starts times lanes; beyond this it is not looked for.
+const STEPS_MAX: u64 = 50_000_000;
+
+/// What slots did not do, in microseconds of one slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Loss {
+    /// From the submit to the first start.
+    pub start: u64,
+    /// All that had not started waited for predecessors.
+    pub predecessor: u64,
+    /// Or for tags as well.
+    pub tag: u64,
+    /// Something could have run: a slot was handed from one task to the next.
+    pub hand_over: u64,
+    /// Nothing was left to start.
+    pub tail: u64,
+    /// Spent on attempts after which the task was tried again.
+    pub repeated: u64,
+}
+
+/// A run measured. Times are in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Numbers {
+    pub slots: u64,
+    /// All attempts together, and the estimate of what is left.
+    pub work: u64,
+    /// Lower bounds by what they follow from, and the highest of them.
+    pub bound_work: u64,
+    pub bound_tag: u64,
+    pub bound_chain: u64,
+    pub bound: u64,
+    /// From the submit to the last end so far.
+    pub makespan: u64,
+    /// The bound as a part of the makespan; none while the run goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub efficiency: Option<f64>,
+    /// The least time that what has not ended needs; 0 when all has.
+    pub left: u64,
+    /// None where there were too many tasks to look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+}
+
+/// One attempt as a stretch of time.
+#[derive(Clone, Copy)]
+struct Stretch {
+    start: u64,
+    end: u64,
+    lane: u32,
+    /// The first attempt of its task, so that one task fewer waits.
+    is_first: bool,
+    /// The task ended with it.
+    is_last: bool,
+}
+
+/// Measures a run.
+pub fn numbers(book: &RunBook) -> Numbers {
+    let lanes = book.lanes();
+    let slots = slots(book).max(1);
+    let estimate = |lane: u32| {
+        let known = book.plan.lanes.get(lane as usize).and_then(|plan| plan.estimate);
+        let of_lane = lanes.get(lane as usize);
+        let ended = of_lane.map_or(0, |lane| ended_by_attempt(book, lane.lane));
+        let observed = of_lane.and_then(|lane| lane.work.checked_div(ended));
+        known.or(observed).unwrap_or(UNKNOWN_US)
+    };
+    let left_of = |lane: u32| {
+        let totals = &lanes[lane as usize].totals;
+        totals.total.saturating_sub(totals.ended())
+    };
+    let work_of = |lane: u32| {
+        let (left, view) = (left_of(lane), &lanes[lane as usize]);
+        let each = if left > 0 { estimate(lane) } else { 0 };
+        (view.work + left * each, view.longest.max(each))
+    };
+    let left_work = |lane: u32| match left_of(lane) {
+        0 => (0, 0),
+        left => (left * estimate(lane), estimate(lane)),
+    };
+    let capacity = |tag: &str| u64::from(book.capacities.get(tag).copied().unwrap_or(1));
+    let all: Bound = bound(&book.plan, slots, work_of, capacity);
+    let left = bound(&book.plan, slots, left_work, capacity);
+    let stretches = stretches(book);
+    let begin = book.spec.submitted.saturating_mul(1_000);
+    let end = stretches.iter().map(|stretch| stretch.end).max().unwrap_or(begin);
+    let makespan = end.saturating_sub(begin);
+    let has_ended = !book.is_open && book.status.ended.is_some();
+    let efficiency = has_ended && makespan > 0;
+    Numbers {
+        slots,
+        work: (0..lanes.len() as u32).map(|lane| work_of(lane).0).sum(),
+        bound_work: all.work,
+        bound_tag: all.tag,
+        bound_chain: all.chain,
+        bound: all.longest(),
+        makespan,
+        // Times are recorded in milliseconds: a bound may come out a little longer than the run.
+        efficiency: efficiency.then(|| (all.longest() as f64 / makespan as f64).min(1.0)),
+        left: left.longest(),
+        loss: loss(book, &stretches, slots, begin, end),
+    }
+}
+
+fn ended_by_attempt(book: &RunBook, lane: u32) -> u64 {
+    book.counted.get(lane as usize).map_or(0, |counted| u64::from(counted.ended.count()))
+}
+
+/// Slots of the workers that took part: what they say of themselves, or for those that are gone the
+/// most that they ran at once. While the run goes on, those of all workers.
+fn slots(book: &RunBook) -> u64 {
+    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
+    for (worker, peak) in peaks(book) {
+        let known = book.workers.get(worker).map(|info| u64::from(info.max_task_num));
+        seen.insert(worker, known.unwrap_or(peak));
+    }
+    if book.is_open || seen.is_empty() {
+        for (worker, info) in &book.workers {
+            seen.insert(worker, info.max_task_num.into());
+        }
+    }
+    seen.values().sum()
+}
+
+/// The most slots that each worker used at once.
+pub(super) fn peaks(book: &RunBook) -> BTreeMap<&str, u64> {
+    let mut steps: BTreeMap<&str, Vec<(u64, i64)>> = BTreeMap::new();
+    for attempt in book.attempts.iter().filter(|attempt| attempt.row.duration > 0) {
+        let slots = book.plan.lanes.get(attempt.row.lane as usize).map_or(1, |lane| lane.slots);
+        let start = attempt.row.start.saturating_mul(1_000);
+        let of_worker = steps.entry(&attempt.worker).or_default();
+        of_worker.push((start, i64::from(slots)));
+        // A start is known to the millisecond only: what ends within it has made room.
+        let end = start + attempt.row.duration;
+        of_worker.push((end.saturating_sub(999).max(start), -i64::from(slots)));
+    }
+    let peak = |mut steps: Vec<(u64, i64)>| {
+        steps.sort_unstable();
+        let mut now = 0;
+        let mut peak = 0;
+        for (_, step) in steps {
+            now += step;
+            peak = peak.max(now);
+        }
+        peak as u64
+    };
+    steps.into_iter().map(|(worker, steps)| (worker, peak(steps))).collect()
+}
+
+fn stretches(book: &RunBook) -> Vec<Stretch> {
+    let mut stretches = Vec::with_capacity(book.attempts.len());
+    let mut before = None;
+    for (lane, ordinal, at) in &book.index {
+        let attempt = &book.attempts[*at as usize];
+        let start = attempt.row.start.saturating_mul(1_000);
+        let is_first = before != Some((*lane, *ordinal));
+        before = Some((*lane, *ordinal));
+        stretches.push(Stretch {
+            start,
+            end: start + attempt.row.duration,
+            lane: *lane,
+            is_first,
+            is_last: matches!(attempt.verdict, Verdict::Ended(_)),
+        });
+    }
+    stretches
+}
+
+/// Where the slots' time went that no task used.
+fn loss(book: &RunBook, found: &[Stretch], slots: u64, begin: u64, end: u64) -> Option<Loss> {
+    if found.len() as u64 * book.plan.lanes.len() as u64 > STEPS_MAX {
+        return None;
+    }
+    let mut loss = Loss::default();
+    let again = found.iter().filter(|stretch| !stretch.is_last);
+    loss.repeated = again.map(|stretch| stretch.end - stretch.start).sum();
+    let mut steps: Vec<(u64, bool, &Stretch)> = Vec::with_capacity(found.len() * 2);
+    for stretch in found {
+        steps.push((stretch.start, true, stretch));
+        steps.push((stretch.end, false, stretch));
+    }
+    // Ends first: what they free may start in the same instant.
+    steps.sort_unstable_by_key(|(at, is_start, stretch)| (*at, *is_start, stretch.lane));
+    let mut state = State::new(book);
+    let mut at = begin;
+    let mut has_begun = false;
+    for (next, is_start, stretch) in steps {
+        let idle = slots.saturating_sub(state.busy) * next.saturating_sub(at);
+        if idle > 0 {
+            let part = if has_begun { state.cause(&mut loss) } else { &mut loss.start };
+            *part += idle;
+        }
+        at = at.max(next);
+        has_begun |= is_start;
+        state.step(stretch, is_start);
+    }
+    debug_assert!(at <= end.max(begin));
+    Some(loss)
+}
+
+/// What is going on at one instant.
+struct State<'b> {
+    book: &'b RunBook,
+    busy: u64,
+    /// By lane: tasks that have not started.
+    unstarted: Vec<u32>,
+    /// By lane: tasks that have not ended, those left out that nobody ever ran.
+    open: Vec<u32>,
+    /// By lane: tasks that have.
+    ended: Vec<u32>,
+    held: BTreeMap<&'b str, u32>,
+}
+
+impl<'b> State<'b> {
+    fn new(book: &'b RunBook) -> Self {
+        let ran = |counted: &LaneCheckpoint| counted.ended.count();
+        let mut open: Vec<u32> = book.counted.iter().map(ran).collect();
+        if book.is_open {
+            open = book.plan.lanes.iter().map(|lane| lane.total).collect();
+        }
+        let ended = vec![0; open.len()];
+        Self { book, busy: 0, unstarted: open.clone(), open, ended, held: BTreeMap::new() }
+    }
+
+    fn step(&mut self, stretch: &Stretch, is_start: bool) {
+        let lane = stretch.lane as usize;
+        let Some(plan) = self.book.plan.lanes.get(lane) else { return };
+        let slots = u64::from(plan.slots);
+        if is_start {
+            self.busy += slots;
+            self.unstarted[lane] -= u32::from(stretch.is_first).min(self.unstarted[lane]);
+        } else {
+            self.busy = self.busy.saturating_sub(slots);
+            self.open[lane] -= u32::from(stretch.is_last).min(self.open[lane]);
+            self.ended[lane] += u32::from(stretch.is_last);
+        }
+        for tag in &plan.tags {
+            let held = self.held.entry(tag).or_default();
+            *held = if is_start { *held + 1 } else { held.saturating_sub(1) };
+        }
+    }
+
+    /// Why slots are idle now.
+    fn cause<'l>(&self, loss: &'l mut Loss) -> &'l mut u64 {
+        let (mut waits_for_tag, mut waits_for_lane) = (false, false);
+        for (plan, lane) in self.book.plan.lanes.iter().zip(0..) {
+            if self.unstarted[lane] == 0 {
+                continue;
+            }
+            let is_early = plan.predecessors.iter().any(|before| match before.scope {
+                Scope::Repeat => {
+                    let started = plan.total - self.unstarted[lane].min(plan.total);
+                    let before = before.lane as usize;
+                    self.ended[before] <= started && self.open[before] > 0
+                }
+                Scope::Run | Scope::Global => self.open[before.lane as usize] > 0,
+            });
+            if is_early {
+                waits_for_lane = true;
+                continue;
+            }
+            let is_full = |tag: &str| {
+                let capacity = self.book.capacities.get(tag).copied().unwrap_or(1);
+                self.held.get(tag).is_some_and(|held| *held >= capacity)
+            };
+            if plan.tags.iter().any(|tag| is_full(tag)) {
+                waits_for_tag = true;
+                continue;
+            }
+            return &mut loss.hand_over;
+        }
+        match (waits_for_tag, waits_for_lane) {
+            (true, _) => &mut loss.tag,
+            (false, true) => &mut loss.predecessor,
+            (false, false) => &mut loss.tail,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Reads from the store what views are made of, each at one revision.
+
+use super::book::RunBook;
+use super::{Audit, RunSummary, audit, replay, waiting};
+use crate::scheduler::client::Client;
+use crate::scheduler::coordinator::RunStatus;
+use crate::scheduler::keys;
+use crate::scheduler::model::{Refusal, RunSpec};
+use crate::scheduler::store::{Commit, Kv};
+use crate::scheduler::submit::SubmitError;
+use std::collections::BTreeSet;
+
+/// All that the store shows of one run.
+///
+/// # Errors
+///
+/// 404 for an unknown run; when the store does not answer.
+pub async fn book(client: &Client, run: &str) -> Result<RunBook, SubmitError> {
+    let (kvs, revision) = keys_of(client, run).await?;
+    Ok(RunBook::new(run, &kvs, revision)?)
+}
+
+async fn keys_of(client: &Client, run: &str) -> Result<(Vec<Kv>, i64), SubmitError> {
+    let (mut kvs, revision) = client.prefix(&keys::run_parts(run), 0).await?;
+    let spec = client.get_at(&keys::run(run), revision).await?;
+    kvs.extend(spec);
+    kvs.extend(client.get_at(&keys::open(run), revision).await?);
+    for prefix in
+        [&keys::segments(run), keys::WORKERS, keys::CLAIMS, keys::TAGS, keys::TAG_DEFINITIONS]
+    {
+        kvs.extend(client.prefix(prefix, revision).await?.0);
+    }
+    Ok((kvs, revision))
+}
+
+/// Why the lanes of a run wait: all open runs are read, since they share tags and workers.
+///
+/// # Errors
+///
+/// 404 for an unknown run; when the store does not answer.
+pub async fn why(
+    client: &Client,
+    run: &str,
+    now: u64,
+) -> Result<(RunBook, Vec<waiting::Waiting>), SubmitError> {
+    let (kvs, revision) = crate::scheduler::leader::read_all(client).await?;
+    if !kvs.iter().any(|kv| kv.key == keys::open(run)) {
+        return Ok((book(client, run).await?, Vec::new()));
+    }
+    let book = RunBook::new(run, &kvs, revision)?;
+    let found = waiting::waiting(&book, &kvs, now);
+    Ok((book, found))
+}
+
+/// Checks a run's record; with the history of all commits since its submit, if the store still has it.
+/// Whether it had is the second value.
+///
+/// # Errors
+///
+/// 404 for an unknown run; when the store does not answer.
+pub async fn verify(
+    client: &Client,
+    run: &str,
+    skew_ms: u64,
+) -> Result<(RunBook, Audit, bool), SubmitError> {
+    let (kvs, revision) = keys_of(client, run).await?;
+    let book = RunBook::new(run, &kvs, revision)?;
+    let mut found = audit(&book, skew_ms);
+    let spec = kvs.iter().find(|kv| kv.key == keys::run(run));
+    let from = spec.map_or(0, |kv| kv.create_revision);
+    let mut commits: Vec<Commit> = Vec::new();
+    let history = client.history(keys::PREFIX, from, revision, |commit| commits.push(commit)).await;
+    if history.is_ok() {
+        found.merge(replay(run, commits));
+    }
+    Ok((book, found, history.is_ok()))
+}
+
+/// Runs, the newest first: at most `limit`, those with an id below `before` if it is given, and in a
+/// state if one is given. With the id to go on from; none behind the last.
+///
+/// # Errors
+///
+/// When the store does not answer.
+pub async fn runs(
+    client: &Client,
+    state: Option<&str>,
+    before: Option<&str>,
+    limit: usize,
+) -> Result<(Vec<RunSummary>, Option<String>), SubmitError> {
+    let (names, revision) = client.keys(keys::RUNS, 0).await?;
+    let ids = names.iter().filter_map(|key| key.strip_prefix(keys::RUNS));
+    let ids: BTreeSet<&str> = ids.filter(|id| !id.contains('/')).collect();
+    let mut found = Vec::new();
+    for id in ids.into_iter().rev().filter(|id| before.is_none_or(|before| *id < before)) {
+        let Some(summary) = summary_at(client, id, revision).await? else { continue };
+        if state.is_some_and(|state| state != summary.state) {
+            continue;
+        }
+        if found.len() == limit {
+            let last = found.last().map(|last: &RunSummary| last.id.clone());
+            return Ok((found, last));
+        }
+        found.push(summary);
+    }
+    Ok((found, None))
+}
+
+/// How far a run is, as the leader wrote it last.
+///
+/// # Errors
+///
+/// 404 for an unknown run; when the store does not answer.
+pub async fn summary(client: &Client, run: &str) -> Result<RunSummary, SubmitError> {
+    let found = summary_at(client, run, 0).await?;
+    found.ok_or_else(|| Refusal::new(404, format!("unknown run {run}")).into())
+}
+
+async fn summary_at(
+    client: &Client,
+    run: &str,
+    revision: i64,
+) -> Result<Option<RunSummary>, SubmitError> {
+    let spec = client.get_at(&keys::run(run), revision).await?;
+    let Some(spec) = spec.as_ref().and_then(super::book::parse::<RunSpec>) else { return Ok(None) };
+    let status = client.get_at(&keys::status(run), revision).await?;
+    let accepted = || RunStatus { state: "accepted".into(), ..Default::default() };
+    let status = status.as_ref().and_then(super::book::parse).unwrap_or_else(accepted);
+    Ok(Some(RunSummary::new(&spec, &status)))
+}

@@ -1,0 +1,201 @@
+//! The tasks of a run, page by page.
+
+use super::book::{Attempt, Open, RunBook};
+use crate::scheduler::model::{Item, Status};
+use serde::Serialize;
+use serde_json::Value;
+
+/// One task with what is known of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TaskView {
+    pub lane: u32,
+    /// From 0.
+    pub ordinal: u32,
+    pub case: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub environment: String,
+    pub status: Status,
+    /// Passed after a failed attempt.
+    pub is_flaky: bool,
+    /// Attempts that have ended.
+    pub attempts: u32,
+    /// Who has it, or ran it last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+    /// Of the last attempt, in milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<u64>,
+    /// Of the last attempt, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<u64>,
+    /// What the last attempt said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Value>,
+}
+
+/// Which tasks are wanted; all where nothing is said.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub statuses: Vec<Status>,
+    pub case: Option<String>,
+    pub environment: Option<String>,
+    /// Those that passed after a failed attempt.
+    pub flaky: bool,
+}
+
+/// A page of tasks, by lane and ordinal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TasksPage {
+    pub tasks: Vec<TaskView>,
+    /// Where the next page starts: lane and ordinal; none behind the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<(u32, u32)>,
+}
+
+/// One lane in numbers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LaneView {
+    pub lane: u32,
+    pub case: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub environment: String,
+    pub totals: crate::scheduler::model::Totals,
+    /// With workers.
+    pub running: u32,
+    /// Of the attempts that came to a verdict, in microseconds; the longest of them.
+    pub work: u64,
+    pub longest: u64,
+}
+
+impl RunBook {
+    /// Tasks from a place on, at most `limit`. It looks at every task between the first and the last
+    /// of the page, and at none before.
+    pub fn tasks(&self, filter: &Filter, from: (u32, u32), limit: usize) -> TasksPage {
+        let mut page = TasksPage::default();
+        let out = self.out();
+        for lane in from.0..self.plan.lanes.len() as u32 {
+            let plan = &self.plan.lanes[lane as usize];
+            let is_other = |wanted: &Option<String>, found: &str| {
+                wanted.as_ref().is_some_and(|wanted| wanted != found)
+            };
+            if is_other(&filter.case, &plan.case)
+                || is_other(&filter.environment, &plan.environment)
+            {
+                continue;
+            }
+            let open = out.get(&lane).map(Vec::as_slice).unwrap_or_default();
+            let first = if lane == from.0 { from.1 } else { 0 };
+            for ordinal in first..plan.total {
+                let task = self.task(lane, ordinal, open);
+                if !filter.takes(&task) {
+                    continue;
+                }
+                if page.tasks.len() == limit {
+                    page.next = Some((lane, ordinal));
+                    return page;
+                }
+                page.tasks.push(task);
+            }
+        }
+        page
+    }
+
+    /// One task, if there is such a one.
+    pub fn find_task(&self, lane: u32, ordinal: u32) -> Option<TaskView> {
+        self.plan.lanes.get(lane as usize).filter(|plan| ordinal < plan.total)?;
+        let open = self.out().remove(&lane).unwrap_or_default();
+        Some(self.task(lane, ordinal, &open))
+    }
+
+    fn task(&self, lane: u32, ordinal: u32, open: &[(Item, &Open)]) -> TaskView {
+        let plan = &self.plan.lanes[lane as usize];
+        let attempts: Vec<&Attempt> = self.attempts_of(lane, ordinal).collect();
+        let holder = open.iter().find(|(item, _)| (item.from..item.to).contains(&ordinal));
+        let last = attempts.last();
+        let status = self.status_of(lane, ordinal, &attempts, holder.is_some());
+        let failed_before = attempts
+            .iter()
+            .rev()
+            .skip(1)
+            .any(|attempt| matches!(attempt.row.status, Status::Failed | Status::TimedOut));
+        let worker = match (status, holder) {
+            (Status::Running, Some((_, open))) => Some(open.worker.to_string()),
+            _ => last.map(|last| last.worker.to_string()),
+        };
+        TaskView {
+            lane,
+            ordinal,
+            case: plan.case.to_string(),
+            environment: plan.environment.to_string(),
+            status,
+            is_flaky: status == Status::Passed && failed_before,
+            attempts: attempts.len() as u32,
+            worker,
+            start: last.map(|last| last.row.start),
+            duration: last.map(|last| last.row.duration),
+            detail: last.and_then(|last| last.row.detail.clone()),
+        }
+    }
+
+    fn status_of(&self, lane: u32, ordinal: u32, attempts: &[&Attempt], is_out: bool) -> Status {
+        use crate::scheduler::planner::Verdict;
+        let by_attempt = attempts.iter().find_map(|attempt| match attempt.verdict {
+            Verdict::Ended(status) => Some(status),
+            Verdict::Again(_) | Verdict::Refused => None,
+        });
+        if let Some(status) = by_attempt {
+            return status;
+        }
+        let unstarted = &self.unstarted[lane as usize];
+        if unstarted.ended.contains(ordinal) {
+            // Nearly always they all ended alike; where not, nobody wrote down which did how.
+            let most = unstarted.totals.by_status.iter().max_by_key(|(_, count)| **count);
+            return most.map_or(Status::Skipped, |(status, _)| *status);
+        }
+        if is_out { Status::Running } else { Status::Pending }
+    }
+
+    /// All lanes in numbers.
+    pub fn lanes(&self) -> Vec<LaneView> {
+        let mut lanes: Vec<LaneView> = self
+            .plan
+            .lanes
+            .iter()
+            .zip(0..)
+            .map(|(plan, lane)| LaneView {
+                lane,
+                case: plan.case.to_string(),
+                environment: plan.environment.to_string(),
+                totals: self.lane_totals(lane),
+                running: 0,
+                work: 0,
+                longest: 0,
+            })
+            .collect();
+        for (lane, open) in self.out() {
+            if let Some(lane) = lanes.get_mut(lane as usize) {
+                lane.running = open.iter().map(|(item, _)| item.count()).sum();
+            }
+        }
+        for attempt in &self.attempts {
+            if let Some(lane) = lanes.get_mut(attempt.row.lane as usize) {
+                lane.work += attempt.row.duration;
+                lane.longest = lane.longest.max(attempt.row.duration);
+            }
+        }
+        lanes
+    }
+}
+
+impl Filter {
+    /// Tasks that make a run fail.
+    pub fn failures() -> Self {
+        let statuses = Status::ALL.into_iter().filter(|status| status.fails_run()).collect();
+        Self { statuses, ..Default::default() }
+    }
+
+    fn takes(&self, task: &TaskView) -> bool {
+        (self.statuses.is_empty() || self.statuses.contains(&task.status))
+            && (!self.flaky || task.is_flaky)
+    }
+}

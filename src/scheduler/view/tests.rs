@@ -1,0 +1,320 @@
+//! Views of runs whose keys are made up here, so that what they show is known.
+
+use super::{Filter, Rule, RunBook, audit, numbers, replay, waiting};
+use crate::scheduler::coordinator::{Definitions, LanePack, RunStatus, TagHold, WorkerInfo};
+use crate::scheduler::keys;
+use crate::scheduler::model::{
+    Claim, Item, LaneCheckpoint, Row, RunSpec, Segment, Status, TestCase,
+};
+use crate::scheduler::store::{Change, Commit, Kv};
+use serde::Serialize;
+use serde_json::json;
+
+const RUN: &str = "r1";
+
+/// Keys of a store, each written once.
+#[derive(Default)]
+struct Store {
+    kvs: Vec<Kv>,
+    revision: i64,
+}
+
+impl Store {
+    fn put(&mut self, key: String, value: &impl Serialize) {
+        self.revision += 1;
+        let (create_revision, mod_revision) = (self.revision, self.revision);
+        let value = serde_json::to_vec(value).unwrap();
+        self.kvs.push(Kv { key, value, create_revision, mod_revision, lease: 0 });
+    }
+
+    /// A run of cases that need nothing from outside, submitted at 1 s.
+    fn with_run(cases: serde_json::Value, repeats: u32) -> Self {
+        let mut store = Self::default();
+        let cases: Vec<TestCase> = serde_json::from_value(cases).unwrap();
+        let selected: Vec<_> = cases.iter().map(|case| json!({"case": case.id})).collect();
+        let spec = json!({"id": RUN, "cases": selected, "repeats": repeats, "submitted": 1_000});
+        let spec: RunSpec = serde_json::from_value(spec).unwrap();
+        let definitions = Definitions { total: cases.len() as u32, cases, ..Default::default() };
+        store.put(keys::definitions(RUN, 0), &definitions);
+        store.put(keys::run(RUN), &spec);
+        store.put(keys::open(RUN), &RUN);
+        store
+    }
+
+    fn results(&mut self, worker: &str, rows: &[Row]) {
+        let name = format!("1-{}", self.revision);
+        let segment = Segment { claim: self.revision, rows: rows.to_vec() };
+        self.put(keys::segment(RUN, worker, &name, 0), &segment);
+    }
+
+    fn claim(&mut self, worker: &str, items: Vec<Item>, tags: &[&str]) {
+        let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let claim = Claim { run: RUN.into(), items, tags, slots: 1, ..Default::default() };
+        self.put(keys::claim(worker, 1, self.revision as u64), &claim);
+    }
+
+    fn worker(&mut self, name: &str, slots: u32) {
+        self.put(keys::worker(name), &WorkerInfo { max_task_num: slots, ..Default::default() });
+    }
+
+    fn ended(&mut self, state: &str) {
+        self.kvs.retain(|kv| kv.key != keys::open(RUN));
+        let totals = self.book().totals();
+        let status = RunStatus {
+            state: state.into(),
+            totals,
+            started: 1_000,
+            ended: Some(9_000),
+            revision: self.revision,
+        };
+        self.put(keys::status(RUN), &status);
+    }
+
+    fn book(&self) -> RunBook {
+        RunBook::new(RUN, &self.kvs, self.revision).unwrap()
+    }
+}
+
+fn command(id: &str) -> serde_json::Value {
+    json!({"id": id, "kind": "command", "command": ["true"]})
+}
+
+fn row(lane: u32, ordinal: u32, attempt: u32, status: Status, at: u64, ms: u64) -> Row {
+    let (start, duration) = (1_000 + at, ms * 1_000);
+    Row { lane, ordinal, attempt, status, start, duration, detail: None }
+}
+
+fn with(mut case: serde_json::Value, field: &str, value: serde_json::Value) -> serde_json::Value {
+    case[field] = value;
+    case
+}
+
+#[test]
+fn tasks_are_pending_running_or_ended() {
+    let retried = with(command("a"), "retries", json!({"test": 1}));
+    let mut store = Store::with_run(json!([retried, command("b")]), 3);
+    store.claim("w2", vec![Item { lane: 1, from: 0, to: 2, attempt: 1 }], &[]);
+    store
+        .results("w1", &[row(0, 0, 1, Status::Passed, 0, 10), row(0, 1, 1, Status::Failed, 0, 10)]);
+    store.results("w1", &[row(0, 1, 2, Status::Passed, 20, 10)]);
+    let book = store.book();
+    let page = book.tasks(&Filter::default(), (0, 0), 10);
+    let shown: Vec<_> =
+        page.tasks.iter().map(|t| (t.lane, t.ordinal, t.status, t.attempts)).collect();
+    use Status::{Passed, Pending, Running};
+    assert_eq!(
+        shown,
+        [
+            (0, 0, Passed, 1),
+            (0, 1, Passed, 2),
+            (0, 2, Pending, 0),
+            (1, 0, Running, 0),
+            (1, 1, Running, 0),
+            (1, 2, Pending, 0)
+        ]
+    );
+    assert!(page.tasks[1].is_flaky && !page.tasks[0].is_flaky);
+    assert_eq!(page.tasks[3].worker.as_deref(), Some("w2"));
+    assert_eq!((book.totals().ended(), book.running(), book.totals().flaky), (2, 2, 1));
+    assert_eq!(book.state(), "accepted");
+}
+
+#[test]
+fn pages_follow_each_other_without_gaps() {
+    let mut store = Store::with_run(json!([command("a"), command("b")]), 5);
+    let rows: Vec<Row> = (0..5).map(|n| row(1, n, 1, Status::Failed, 0, 1)).collect();
+    store.results("w1", &rows);
+    let book = store.book();
+    for (filter, count) in [(Filter::default(), 10), (Filter::failures(), 5)] {
+        let (mut from, mut seen) = ((0, 0), Vec::new());
+        loop {
+            let page = book.tasks(&filter, from, 3);
+            assert!(page.tasks.len() <= 3);
+            seen.extend(page.tasks.iter().map(|task| (task.lane, task.ordinal)));
+            let Some(next) = page.next else { break };
+            from = next;
+        }
+        let all: Vec<_> = (0..10).map(|n| (n / 5, n % 5)).skip(10 - count).collect();
+        assert_eq!(seen, all);
+    }
+    let only = Filter { case: Some("a".into()), ..Default::default() };
+    assert!(book.tasks(&only, (0, 0), 9).tasks.iter().all(|task| task.case == "a"));
+}
+
+#[test]
+fn what_ended_without_an_attempt_is_known_by_its_checkpoint() {
+    let mut store = Store::with_run(json!([command("a")]), 4);
+    store.results("w1", &[row(0, 1, 1, Status::Canceled, 0, 1)]);
+    let mut known = LaneCheckpoint::default();
+    known.ended.insert_range(0, 4);
+    known.totals.add(Status::Canceled, 4);
+    let pack = LanePack { folded: store.revision, lanes: [(0, known)].into() };
+    store.put(keys::lanes(RUN, 0), &pack);
+    let book = store.book();
+    assert_eq!(book.totals().get(Status::Canceled), 4);
+    let page = book.tasks(&Filter::default(), (0, 0), 9);
+    assert!(page.tasks.iter().all(|task| task.status == Status::Canceled));
+}
+
+#[test]
+fn each_reason_has_its_words() {
+    let cases = json!([
+        with(command("first"), "mutual_tag", json!("printer")),
+        with(command("second"), "case_pre", json!("first")),
+        with(command("far"), "requires", json!({"os": "plan9"})),
+        command("plain"),
+    ]);
+    let mut store = Store::with_run(cases, 3);
+    store.worker("w1", 1);
+    store.claim("w1", vec![Item { lane: 0, from: 0, to: 1, attempt: 1 }], &["printer/0"]);
+    let hold = TagHold { run: RUN.into(), worker: "w1".into(), ..Default::default() };
+    store.put(keys::tag("printer", 0), &hold);
+    let found = waiting(&store.book(), &store.kvs, 5_000);
+    let shown: Vec<_> =
+        found.iter().map(|w| (w.lane, w.tasks, w.reason, w.text.as_str())).collect();
+    assert_eq!(
+        shown,
+        [
+            (0, 2, "tag", "tag printer is held by case first on w1; 1 lane waits for it"),
+            (1, 3, "predecessor", "case first must end first: 3 of 3 repeats are open"),
+            (2, 3, "label", "no worker with os=plan9"),
+            (3, 3, "slot", "all workers that could run it are full"),
+        ]
+    );
+    assert_eq!(found[0].holders[0].worker, "w1");
+}
+
+#[test]
+fn a_run_is_measured_against_its_bound() {
+    let cases = json!([command("a"), with(command("b"), "case_pre", json!("a"))]);
+    let mut store = Store::with_run(cases, 2);
+    store.worker("w1", 2);
+    // 100 ms until the start; 50 ms between the stages; the last slot is idle for 100 ms.
+    store.results("w1", &[row(0, 0, 1, Status::Passed, 100, 200)]);
+    store.results("w1", &[row(0, 1, 1, Status::Passed, 100, 100)]);
+    store.results("w1", &[row(1, 0, 1, Status::Passed, 350, 200)]);
+    store.results("w1", &[row(1, 1, 1, Status::Passed, 350, 100)]);
+    store.ended("passed");
+    let found = numbers(&store.book());
+    assert_eq!((found.slots, found.work, found.makespan), (2, 600_000, 550_000));
+    assert_eq!((found.bound_work, found.bound_tag, found.bound_chain), (300_000, 0, 400_000));
+    assert!((found.efficiency.unwrap() - 400.0 / 550.0).abs() < 1e-9);
+    let loss = found.loss.unwrap();
+    assert_eq!(
+        (loss.start, loss.predecessor, loss.hand_over, loss.tail),
+        (200_000, 100_000, 100_000, 100_000)
+    );
+    let all = loss.start + loss.predecessor + loss.hand_over + loss.tail + loss.tag;
+    assert_eq!(all + found.work, found.slots * found.makespan);
+}
+
+/// A run that went as it should, with order and a tag.
+fn sound() -> Store {
+    let cases = json!([
+        with(command("a"), "mutual_tag", json!("printer")),
+        with(command("b"), "case_pre", json!("a")),
+    ]);
+    let mut store = Store::with_run(cases, 2);
+    store.worker("w1", 2);
+    store.results(
+        "w1",
+        &[row(0, 0, 1, Status::Passed, 0, 100), row(0, 1, 1, Status::Passed, 100, 100)],
+    );
+    store.results(
+        "w1",
+        &[row(1, 0, 1, Status::Passed, 200, 100), row(1, 1, 1, Status::Passed, 200, 100)],
+    );
+    store
+}
+
+#[test]
+fn a_sound_run_is_clean() {
+    let mut store = sound();
+    store.ended("passed");
+    let found = audit(&store.book(), 0);
+    assert!(found.is_clean(), "{found:?}");
+    for rule in
+        [Rule::OneResult, Rule::Tags, Rule::Order, Rule::Slots, Rule::Attempts, Rule::Totals]
+    {
+        assert!(found.checked[&rule] > 0, "{rule:?}");
+    }
+}
+
+#[test]
+fn each_broken_promise_is_found() {
+    use Status::Passed;
+    let broken: [(&[Row], &[Rule]); 5] = [
+        (&[row(1, 1, 2, Passed, 400, 10)], &[Rule::Final]),
+        (&[row(0, 0, 3, Passed, 500, 10)], &[Rule::Final, Rule::Attempts, Rule::Order]),
+        (&[row(0, 0, 2, Passed, 150, 10)], &[Rule::Final, Rule::Tags]),
+        (&[row(0, 0, 2, Passed, 195, 50)], &[Rule::Final, Rule::Order, Rule::Slots]),
+        (&[row(1, 0, 2, Passed, 210, 50)], &[Rule::Final, Rule::Slots]),
+    ];
+    for (rows, rules) in broken {
+        let mut store = sound();
+        store.results("w1", rows);
+        store.ended("passed");
+        let found = audit(&store.book(), 0);
+        let mut seen: Vec<Rule> = found.faults.iter().map(|fault| fault.rule).collect();
+        seen.dedup();
+        for rule in rules {
+            assert!(seen.contains(rule), "{rule:?} of {rows:?}: {found:?}");
+        }
+    }
+    let mut store = sound();
+    store.kvs.retain(|kv| !kv.key.contains("1-5"));
+    store.ended("passed");
+    let found = audit(&store.book(), 0);
+    assert!(found.faults.iter().any(|fault| fault.rule == Rule::OneResult), "{found:?}");
+    let mut store = sound();
+    store.ended("passed");
+    store.claim("w1", vec![Item { lane: 0, from: 0, to: 1, attempt: 1 }], &[]);
+    store.claim("w2", vec![Item { lane: 0, from: 0, to: 2, attempt: 1 }], &[]);
+    let found = audit(&store.book(), 0);
+    assert!(found.faults.iter().any(|fault| fault.rule == Rule::OneClaim), "{found:?}");
+    assert!(found.faults.iter().any(|fault| fault.rule == Rule::Balance), "{found:?}");
+}
+
+#[test]
+fn the_history_is_checked_commit_by_commit() {
+    let item = |from, to| Item { lane: 0, from, to, attempt: 1 };
+    let claim = |number: u64, epoch, items, at| {
+        let claim = Claim { run: RUN.into(), epoch, items, ..Default::default() };
+        let value = serde_json::to_vec(&claim).unwrap();
+        let key = keys::claim("w1", epoch, number);
+        let kv = Kv { key, value, create_revision: at, mod_revision: at, lease: 0 };
+        Commit { revision: at, changes: vec![Change::Put(kv)] }
+    };
+    let gone = |key: String, at| Commit { revision: at, changes: vec![Change::Delete { key }] };
+    let tag = |at| {
+        let kv = Kv {
+            key: keys::tag("t", 0),
+            create_revision: at,
+            mod_revision: at,
+            ..Default::default()
+        };
+        Commit { revision: at, changes: vec![Change::Put(kv)] }
+    };
+    let sound = vec![
+        claim(1, 5, vec![item(0, 2)], 10),
+        tag(11),
+        gone(keys::claim("w1", 5, 1), 12),
+        gone(keys::tag("t", 0), 13),
+        claim(2, 7, vec![item(1, 2)], 14),
+        tag(15),
+        gone(keys::claim("w1", 7, 2), 16),
+        gone(keys::open(RUN), 17),
+    ];
+    let found = replay(RUN, sound.clone());
+    assert!(found.is_clean(), "{found:?}");
+    for (left_out, rule) in [(2, Rule::OneClaim), (3, Rule::Tags), (6, Rule::Balance)] {
+        let mut commits = sound.clone();
+        commits.remove(left_out);
+        let found = replay(RUN, commits);
+        assert!(found.faults.iter().any(|fault| fault.rule == rule), "{rule:?}: {found:?}");
+    }
+    let mut commits = sound;
+    commits.insert(5, claim(3, 6, vec![item(5, 6)], 15));
+    let found = replay(RUN, commits);
+    assert!(found.faults.iter().any(|fault| fault.rule == Rule::Leaders), "{found:?}");
+}

@@ -1,0 +1,177 @@
+//! Why what has not started has not started: the planner is built from the store as a new leader
+//! builds it, and asked.
+
+use super::book::{RunBook, parse};
+use crate::scheduler::coordinator::{Coordinator, Settings, TagHold};
+use crate::scheduler::keys;
+use crate::scheduler::model::{Labels, Scope};
+use crate::scheduler::planner::{LaneId, Why};
+use crate::scheduler::store::Kv;
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// Who has a unit of a tag.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Holder {
+    pub tag: String,
+    pub unit: u32,
+    pub run: String,
+    pub worker: String,
+    /// Of the run; empty where that is not known.
+    pub case: String,
+    /// The revision at which it was taken.
+    pub since: i64,
+    /// Its worker was lost; it is kept until that has certainly stopped.
+    pub draining: bool,
+}
+
+/// Tasks of a lane that wait, and for what.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Waiting {
+    pub lane: u32,
+    pub case: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub environment: String,
+    /// How many of its tasks wait.
+    pub tasks: u64,
+    /// One word: predecessor, tag, environment, queue, label, slot, turn, rest, paused, stopped.
+    pub reason: &'static str,
+    /// The same for people, with names.
+    pub text: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holder>,
+}
+
+/// Why the lanes of a run wait, those that do. `kvs` is what a leader reads: open runs with their parts
+/// and segments, claims, workers, tags, their definitions, queues and environments.
+pub fn waiting(book: &RunBook, kvs: &[Kv], now: u64) -> Vec<Waiting> {
+    let nobody = (String::new(), 0);
+    let leader = Coordinator::load(now, Settings::default(), nobody, kvs, book.revision);
+    let Some(run) = leader.run_number(&book.spec.id) else { return Vec::new() };
+    let holders = holders(book, kvs);
+    let mut found = Vec::new();
+    for view in book.lanes() {
+        let ended = view.totals.ended();
+        let tasks = view.totals.total.saturating_sub(ended).saturating_sub(view.running.into());
+        let why = leader.planner().why(LaneId { run, lane: view.lane });
+        let Some(why) = why.filter(|why| !matches!(why, Why::Ended | Why::Out)) else { continue };
+        if tasks == 0 {
+            continue;
+        }
+        let of_tag = |tag: &str| -> Vec<Holder> {
+            holders.iter().filter(|holder| holder.tag == tag).cloned().collect()
+        };
+        let held = match &why {
+            Why::Tag { tag, .. } | Why::TagReserved { tag } => of_tag(tag),
+            _ => Vec::new(),
+        };
+        let (reason, text) = words(book, view.lane, &why, &held);
+        let (lane, case, environment) = (view.lane, view.case, view.environment);
+        found.push(Waiting { lane, case, environment, tasks, reason, text, holders: held });
+    }
+    found
+}
+
+/// Who holds which tags, in all runs.
+fn holders(book: &RunBook, kvs: &[Kv]) -> Vec<Holder> {
+    let tags = kvs.iter().filter(|kv| kv.key.starts_with(keys::TAGS));
+    let holder = |kv: &Kv| {
+        let (tag, unit) = keys::parse_tag(&kv.key)?;
+        let hold: TagHold = parse(kv).unwrap_or_default();
+        let is_own = hold.run == book.spec.id;
+        let plan = book.plan.lanes.get(hold.lane as usize).filter(|_| is_own);
+        Some(Holder {
+            tag: tag.to_owned(),
+            unit,
+            case: plan.map(|plan| plan.case.to_string()).unwrap_or_default(),
+            run: hold.run,
+            worker: hold.worker,
+            since: kv.mod_revision,
+            draining: hold.draining,
+        })
+    };
+    tags.filter_map(holder).collect()
+}
+
+/// One word for what is waited for, and a sentence.
+fn words(book: &RunBook, lane: u32, why: &Why, held: &[Holder]) -> (&'static str, String) {
+    match why {
+        Why::Ended => ("ended", "it has ended".into()),
+        Why::Out => ("out", "all of it is with workers".into()),
+        Why::Paused => ("paused", "the run is paused".into()),
+        Why::Stopped => ("stopped", "the run is being stopped".into()),
+        Why::Predecessor { case, open } => ("predecessor", predecessor(book, lane, case, *open)),
+        Why::GlobalPredecessor { case, open } => {
+            ("predecessor", format!("case {case}: {open} tasks of it are open, in all runs"))
+        }
+        Why::Tag { tag, waiting } => {
+            let mut text = format!("tag {} is held", show_tag(tag));
+            for (holder, first) in
+                held.iter().zip([true].into_iter().chain(std::iter::repeat(false)))
+            {
+                let of_case = match holder.case.as_str() {
+                    "" => format!("run {}", holder.run),
+                    case => format!("case {case}"),
+                };
+                let lost = if holder.draining { ", which was lost" } else { "" };
+                let join = if first { " by" } else { " and" };
+                // It cannot fail.
+                let _infallible = write!(text, "{join} {of_case} on {}{lost}", holder.worker);
+            }
+            let lanes =
+                if *waiting == 1 { "1 lane waits".into() } else { format!("{waiting} lanes wait") };
+            ("tag", format!("{text}; {lanes} for it"))
+        }
+        Why::TagReserved { tag } => {
+            ("tag", format!("tag {} is kept for a lane that has waited longer", show_tag(tag)))
+        }
+        Why::EnvironmentFull { environment, capacity } => {
+            ("environment", format!("environment {environment} takes {capacity} at once"))
+        }
+        Why::QueueFull { queue, capacity } => {
+            ("queue", format!("queue {queue} takes {capacity} at once"))
+        }
+        Why::NoWorker { requires, slots } => ("label", no_worker(requires, *slots)),
+        Why::NoSlot => ("slot", "all workers that could run it are full".into()),
+        Why::Turn => ("turn", "other lanes go first".into()),
+        Why::Resting => ("rest", "it rests before another attempt".into()),
+    }
+}
+
+fn predecessor(book: &RunBook, lane: u32, case: &str, open: u32) -> String {
+    let plan = book.plan.lanes.get(lane as usize);
+    let befores = plan.into_iter().flat_map(|plan| &plan.predecessors);
+    let mut named = befores.filter(|before| {
+        book.plan.lanes.get(before.lane as usize).is_some_and(|lane| *lane.case == *case)
+    });
+    let total = named.clone().next().and_then(|before| book.plan.lanes.get(before.lane as usize));
+    let total = total.map_or(0, |lane| lane.total);
+    match named.any(|before| before.scope == Scope::Repeat) {
+        true => {
+            format!("case {case}: the same repeat of it must end first, {open} of {total} are open")
+        }
+        false => format!("case {case} must end first: {open} of {total} repeats are open"),
+    }
+}
+
+fn no_worker(requires: &Labels, slots: u32) -> String {
+    let labels: Vec<String> =
+        requires.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    match (labels.is_empty(), slots) {
+        (true, 1) => "there is no worker".into(),
+        (true, slots) => format!("no worker has {slots} slots"),
+        (false, 1) => format!("no worker with {}", labels.join(", ")),
+        (false, slots) => format!("no worker with {} and {slots} slots", labels.join(", ")),
+    }
+}
+
+/// A tag as it was named, with its scope behind it.
+fn show_tag(tag: &str) -> String {
+    match tag.split_once('/') {
+        Some((name, scope)) => match scope.split_once('/') {
+            Some(("env", environment)) => format!("{name} in {environment}"),
+            _ => format!("{name} of this run"),
+        },
+        None => tag.to_owned(),
+    }
+}
