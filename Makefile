@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/quoin/target
 CARGO := cargo
 ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 
-.PHONY: help deps build run test verify fix fmt-check clippy golden sessions sim sim-scheduler sim-qualify compat compat-test bench docs fuzz
+.PHONY: help deps build run test verify fix fmt-check clippy golden sessions sim sim-scheduler sim-qualify compat compat-test bench bench-scheduler docs fuzz
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -63,6 +63,9 @@ docs: ## Build the API documentation, warnings denied
 
 bench: build ## Measure against etcd on this machine
 	@$(ROOT)scripts/bench
+
+bench-scheduler: build ## Measure the test scheduler beside the least possible time
+	@$(ROOT)scripts/bench-scheduler
 
 # With what `test` has built: a release build of its own would take as long as all other checks.
 compat-test: deps ## Run other clients against the debug binary that `test` has built

@@ -3,10 +3,13 @@
 //! Each default is a load that a laptop bears; nothing here depends on the server.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+
+use super::tasks::Load;
 
 /// Put load on any etcd v3 endpoint and measure what comes back.
 #[derive(Debug, Args)]
@@ -27,6 +30,8 @@ pub(super) enum Kind {
     Watch(WatchArgs),
     /// Grant leases, or keep them alive. They are revoked at the end.
     Lease(LeaseArgs),
+    /// Loads for the test scheduler. It and its workers (with `--allow-loopback`) must be there.
+    Tasks(TasksArgs),
     /// Send nothing; see what a server uses by itself.
     Idle(IdleArgs),
     /// Compare the results of several runs (`--json`) in a table.
@@ -43,6 +48,7 @@ impl Kind {
             Kind::Watch(args) => &args.load.output,
             Kind::Lease(args) => &args.load.output,
             Kind::Idle(args) => &args.output,
+            Kind::Tasks(args) => return (args.json, BTreeMap::new()),
             Kind::Report(_) => return (false, BTreeMap::new()),
         };
         (output.json, output.label.iter().cloned().collect())
@@ -199,6 +205,55 @@ pub(super) struct LeaseArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct TasksArgs {
+    #[arg(value_enum)]
+    pub(super) load: Load,
+    /// The store in which the scheduler works.
+    #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
+    pub(super) endpoints: Vec<String>,
+    /// Slots that the workers have together.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) slots: u32,
+    /// What a task usually takes.
+    #[arg(long, default_value = "30ms", value_parser = parse_duration)]
+    pub(super) case_time: Duration,
+    /// Repeats of each case, if not those of the load.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) repeats: Option<u32>,
+    /// Give up on a run after so long.
+    #[arg(long, default_value = "10m", value_parser = parse_duration)]
+    pub(super) timeout: Duration,
+    /// What must be reached, for example "over <= 5": took (seconds), over (percent above the bound), rate (tasks a
+    /// second), start-p50, start-p99, hand-over-p50 (milliseconds).
+    #[arg(long = "goal", value_parser = parse_goal)]
+    pub(super) goals: Vec<TaskGoal>,
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What a load of tasks must reach.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TaskGoal {
+    pub(super) measure: String,
+    is_most: bool,
+    bound: f64,
+}
+
+impl TaskGoal {
+    pub(super) fn is_met(&self, reached: f64) -> bool {
+        if self.is_most { reached <= self.bound } else { reached >= self.bound }
+    }
+}
+
+impl fmt::Display for TaskGoal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let relation = if self.is_most { "<=" } else { ">=" };
+        write!(f, "{} {relation} {}", self.measure, self.bound)
+    }
+}
+
+#[derive(Debug, Args)]
 pub(super) struct IdleArgs {
     /// The process to look at.
     #[arg(long)]
@@ -228,6 +283,18 @@ pub(super) struct ReportArgs {
     /// Also write everything as JSON to this file.
     #[arg(long)]
     pub(super) json: Option<PathBuf>,
+}
+
+fn parse_goal(text: &str) -> Result<TaskGoal, String> {
+    const MEASURES: [&str; 6] = ["took", "over", "rate", "start-p50", "start-p99", "hand-over-p50"];
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let (&[measure, relation @ ("<=" | ">="), bound], true) =
+        (&words[..], words.first().is_some_and(|word| MEASURES.contains(word)))
+    else {
+        return Err(format!("must look like \"over <= 5\", with one of {}", MEASURES.join(", ")));
+    };
+    let bound = bound.parse().map_err(|_| format!("{bound} is no number"))?;
+    Ok(TaskGoal { measure: measure.to_owned(), is_most: relation == "<=", bound })
 }
 
 fn at_least_one(text: &str) -> Result<u64, String> {
@@ -274,6 +341,18 @@ mod tests {
         }
         for text in ["", "10", "s", "0s", "-1s", "1.2.3s", "1e300h", "5 s", "3d"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn goals_name_a_measure_and_a_bound() {
+        let goal = parse_goal("over <= 5").expect("a goal");
+        assert_eq!((goal.is_met(5.0), goal.is_met(5.1)), (true, false));
+        let goal = parse_goal("rate >= 10000").expect("a goal");
+        assert_eq!((goal.is_met(9_999.0), goal.is_met(10_000.0)), (false, true));
+        assert_eq!(goal.to_string(), "rate >= 10000");
+        for text in ["", "over", "over 5", "over < 5", "over <= x", "speed >= 1", "over <= 5 s"] {
+            assert!(parse_goal(text).is_err(), "{text}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! The load generator: `quoin bench put|range|txn|watch|lease` against any etcd endpoint.
+//! The load generator: `quoin bench put|range|txn|watch|lease` against any etcd endpoint, and
+//! `quoin bench tasks` against the test scheduler.
 //!
 //! It measures what the server costs, so it stays cheap itself: one thread for each processor it
 //! may use, each with its own connections and its own counters, HTTP/2 frames written without a
@@ -16,6 +17,7 @@ mod load;
 mod outcome;
 mod process;
 mod report;
+mod tasks;
 mod watch;
 mod wire;
 
@@ -90,6 +92,16 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, BenchError> {
         Kind::Watch(watch) => watch::run(watch).await?,
         Kind::Lease(lease) => lease::run(lease).await?,
         Kind::Idle(idle) => process::idle(idle).await?,
+        Kind::Tasks(tasks) => {
+            let outcome = tasks::run(tasks).await?;
+            let line = || {
+                serde_json::to_string(&outcome).map(|line| line + "\n").map_err(|source| {
+                    BenchError::Format { what: "write the result".to_owned(), source }
+                })
+            };
+            print(&if tasks.json { line()? } else { outcome.to_string() })?;
+            return Ok(if outcome.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Kind::Report(options) => {
             print(&report::run(options)?)?;
             return Ok(ExitCode::SUCCESS);

@@ -8,16 +8,19 @@ use super::keys;
 use super::lease::Lease;
 use super::store::{Compare, Kv, Op, Outcome, Txn};
 use etcd_client::Error;
+use parking_lot::Mutex;
 use serde_json::json;
 use std::future::Future;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// A leader that dies is replaced after so many seconds at most.
 const TTL_S: i64 = 2;
 /// After an error, before the store is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Longer than this an end does not wait for the store.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What comes back from what was asked.
 enum Answer {
@@ -35,31 +38,47 @@ enum End {
     Rebuild,
 }
 
-/// Serves as a scheduler until `stop` is done. Errors of the store are waited out.
+/// The lease under which this one stands for election, and how to give it back.
+type Candidacy = Mutex<Option<(Client, i64)>>;
+
+/// Serves as a scheduler until `stop` is done; then another may lead at once. Errors of the store are
+/// waited out.
 pub async fn run(access: Access, id: String, settings: Settings, stop: impl Future<Output = ()>) {
     let mut stop = std::pin::pin!(stop);
+    let candidacy = Candidacy::default();
     loop {
-        let serve = serve(&access, &id, &settings);
+        let serve = serve(&access, &id, &settings, &candidacy);
         tokio::select! {
             ended = serve => {
                 if let Err(error) = ended {
                     tracing::warn!(error = %error, "scheduler lost the store");
                 }
             }
-            () = &mut stop => return,
+            () = &mut stop => break,
         }
         tokio::select! {
             () = sleep(PAUSE) => {}
-            () = &mut stop => return,
+            () = &mut stop => break,
         }
+    }
+    let held = candidacy.lock().take();
+    if let Some((client, lease)) = held {
+        // If it cannot be given back it ends by itself.
+        let _ends_later = timeout(LAST_WORDS, client.revoke(lease)).await;
     }
 }
 
 /// Stands for election and leads, once.
-async fn serve(access: &Access, id: &str, settings: &Settings) -> Result<(), Error> {
+async fn serve(
+    access: &Access,
+    id: &str,
+    settings: &Settings,
+    candidacy: &Candidacy,
+) -> Result<(), Error> {
     let client = Client::connect(access).await?;
     let clock = Clock::new();
     let mut lease = Lease::grant(&client, TTL_S).await?;
+    *candidacy.lock() = Some((client.clone(), lease.id()));
     let key = keys::leader(lease.id());
     let value = serde_json::to_vec(&json!({ "id": id })).unwrap_or_default();
     let put = Op::Put { key: key.clone(), value, lease: lease.id() };

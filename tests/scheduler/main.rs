@@ -22,6 +22,7 @@ on_each_engine![
     cases_run_in_order_and_apart,
     what_a_killed_worker_had_is_run_by_another,
     a_killed_leader_is_replaced,
+    a_scheduler_that_is_asked_to_end_leaves_the_lead,
     a_killed_member_loses_nothing,
     a_worker_that_was_paused_for_long_is_not_heard,
     failures_are_tried_again_and_told,
@@ -116,6 +117,15 @@ async fn a_killed_leader_is_replaced(engine: Engine) {
     assert_eq!(status.totals.get(Status::Passed), 200, "{status:?}");
     team.audit(&run, 200).await;
     assert_eq!(service.calls().len(), 200, "what ran goes on without a leader");
+}
+
+async fn a_scheduler_that_is_asked_to_end_leaves_the_lead(engine: Engine) {
+    let (mut team, _service) = team(engine, 1, &[]).await;
+    assert_eq!(team.leaders().await, 1);
+    let scheduler = &mut team.schedulers[0];
+    scheduler.ask_to_stop();
+    assert_eq!(scheduler.end().await, cluster::Exit::Code(0));
+    assert_eq!(team.leaders().await, 0, "the next one need not wait");
 }
 
 async fn a_killed_member_loses_nothing(engine: Engine) {

@@ -95,6 +95,12 @@ impl Team {
         self.cluster.client_of(0).await
     }
 
+    /// How many stand for election or lead.
+    pub async fn leaders(&self) -> i64 {
+        let options = GetOptions::new().with_prefix().with_count_only();
+        self.client().await.get(keys::LEADERS, Some(options)).await.unwrap().count()
+    }
+
     /// Waits for the end of a run.
     pub async fn ended(&self, run: &str) -> RunStatus {
         let mut client = self.client().await;
