@@ -172,13 +172,14 @@ impl Planner {
         let priority = self.runs.get(&id.run).map_or(0, |run| run.priority);
         let since = lane.since;
         self.ready.charge(id.run, since, priority, cost);
-        self.workers.give(worker, slots, count, estimate);
         let open = self.claims.entry(claim).or_insert_with(|| OpenClaim {
             worker,
             run: id.run,
             items: Vec::new(),
             tags,
         });
+        let load = open.slots(slots, count, !open.items.is_empty());
+        self.workers.give(worker, load, count, estimate);
         open.items.extend(items.into_iter().map(|item| (item, estimate)));
     }
 }

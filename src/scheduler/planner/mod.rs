@@ -132,6 +132,18 @@ struct OpenClaim {
     tags: Vec<(LockNo, u32)>,
 }
 
+impl OpenClaim {
+    /// Slots that more of its tasks take, or fewer of them leave: under tags they run one by one, so
+    /// that all of them take what one does.
+    fn slots(&self, of_task: u32, tasks: u32, are_others_left: bool) -> u32 {
+        match self.tags.is_empty() {
+            true => of_task * tasks,
+            false if are_others_left => 0,
+            false => of_task,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     /// A task has rested and may be tried again.

@@ -57,7 +57,8 @@ impl Planner {
                     lock.use_up(item.count());
                 }
             }
-            self.workers.give(worker, slots, item.count(), estimate);
+            let load = open.slots(slots, item.count(), !open.items.is_empty());
+            self.workers.give(worker, load, item.count(), estimate);
             open.items.push((*item, estimate));
         }
         self.claims.insert(self.next_claim, open);

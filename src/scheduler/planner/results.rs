@@ -91,7 +91,7 @@ impl Planner {
     ) -> (BTreeMap<u32, Ordinals>, Vec<(Item, u64)>) {
         let mut gone: BTreeMap<u32, Ordinals> = BTreeMap::new();
         let mut remaining = Vec::new();
-        for (item, estimate) in &open.items {
+        for (place, (item, estimate)) in open.items.iter().enumerate() {
             let mut gone_of_item = Ordinals::new();
             gone_of_item.insert_range(item.from, item.to);
             for kept in left.iter().filter(|kept| kept.lane == item.lane) {
@@ -110,7 +110,9 @@ impl Planner {
             lane.open -= count;
             let (slots, locks) = (lane.plan.slots, lane.locks.clone());
             if !planted::has(Bug::SlotLeaked) {
-                self.workers.take_back(open.worker, slots, count, *estimate);
+                let is_last = place + 1 == open.items.len();
+                let load = open.slots(slots, count, !is_last || !remaining.is_empty());
+                self.workers.take_back(open.worker, load, count, *estimate);
             }
             for lock in locks {
                 let lock = self.locks.get_mut(lock);

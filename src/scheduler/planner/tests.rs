@@ -35,11 +35,15 @@ fn a_chain_of_cases_goes_stage_by_stage() {
 
 #[test]
 fn cases_that_exclude_themselves_go_side_by_side() {
-    let lane = |n: u32| LanePlan {
+    let lane = |n: u32, time: u64, chain: bool| LanePlan {
         tags: vec![n.to_string().into()],
-        ..plain(&n.to_string(), 250, 3 * SECOND)
+        chain,
+        ..plain(&n.to_string(), 250, time)
     };
-    assert_eq!(makespan((0..4).map(lane).collect(), &[4]), 750 * SECOND);
+    let all = |time, chain| makespan((0..4).map(|n| lane(n, time, chain)).collect(), &[4]);
+    assert_eq!(all(3 * SECOND, false), 750 * SECOND);
+    // Repeats that are given together take one slot, as they run one by one.
+    assert_eq!(all(SECOND / 100, true), 250 * SECOND / 100);
 }
 
 #[test]

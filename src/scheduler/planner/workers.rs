@@ -199,18 +199,18 @@ impl Workers {
         workers.any(|(_, number)| self.workers[number].capacity >= class.slots)
     }
 
-    /// Counts tasks that a worker was given.
+    /// Counts tasks that a worker was given, and the slots that they take together.
     pub(super) fn give(&mut self, number: WorkerNo, slots: u32, tasks: u32, estimate: u64) {
         self.change(number, |worker| {
-            worker.load += slots * tasks;
+            worker.load += slots;
             *worker.estimates.entry(estimate).or_default() += tasks;
         });
     }
 
-    /// Counts tasks that a worker has no longer, with the slots and estimate they were given with.
+    /// Counts tasks that a worker has no longer, and the slots that it has free by that.
     pub(super) fn take_back(&mut self, number: WorkerNo, slots: u32, tasks: u32, estimate: u64) {
         self.change(number, |worker| {
-            worker.load = worker.load.saturating_sub(slots * tasks);
+            worker.load = worker.load.saturating_sub(slots);
             if let Some(count) = worker.estimates.get_mut(&estimate) {
                 *count = count.saturating_sub(tasks);
                 if *count == 0 {
