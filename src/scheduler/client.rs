@@ -4,8 +4,9 @@
 use super::keys;
 use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
 use etcd_client::{
-    Certificate, CompareOp, ConnectOptions, Error, EventType, GetOptions, Identity, PutOptions,
-    TlsOptions, TxnOp, TxnOpResponse, WatchOptions, WatchResponse, WatchStream,
+    Certificate, CompareOp, ConnectOptions, Error, EventType, GetOptions, Identity, KvClient,
+    PutOptions, SortOrder, SortTarget, TlsOptions, TxnOp, TxnOpResponse, WatchOptions,
+    WatchResponse, WatchStream,
 };
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -19,6 +20,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(6);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Keys in one page of a long read.
 const PAGE: i64 = 1_000;
+/// Bytes of one answer: a page of definitions of runs is long.
+const ANSWER_BYTES_MAX: usize = 512 << 20;
 
 /// How to reach the store.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +50,16 @@ impl Access {
     }
 }
 
+/// A part of a range.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    pub kvs: Vec<Kv>,
+    pub has_more: bool,
+    /// Keys in the whole range.
+    pub count: i64,
+    pub revision: i64,
+}
+
 #[derive(Clone)]
 pub struct Client {
     inner: etcd_client::Client,
@@ -60,7 +73,8 @@ impl Client {
         let mut options = ConnectOptions::new()
             .with_keep_alive(PING_INTERVAL, Duration::from_secs(2))
             .with_keep_alive_while_idle(false)
-            .with_connect_timeout(Duration::from_secs(3));
+            .with_connect_timeout(Duration::from_secs(3))
+            .with_auto_token_refresh(true);
         if let Some((name, password)) = &access.user {
             options = options.with_user(name, password);
         }
@@ -70,9 +84,13 @@ impl Client {
         Ok(Self { inner: etcd_client::Client::connect(&access.endpoints, Some(options)).await? })
     }
 
+    fn kv(&self) -> KvClient {
+        self.inner.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
     /// Tries a transaction.
     pub async fn txn(&self, txn: &Txn) -> Outcome {
-        let mut client = self.inner.kv_client();
+        let mut client = self.kv();
         let asked = etcd_client::Txn::new()
             .when(txn.compares.iter().map(compare).collect::<Vec<_>>())
             .and_then(txn.then.iter().map(op).collect::<Vec<_>>())
@@ -95,14 +113,14 @@ impl Client {
 
     /// One key, as it is now.
     pub async fn get(&self, key: &str) -> Result<Option<Kv>, Error> {
-        let answer = self.inner.kv_client().get(key, None).await?;
+        let answer = self.kv().get(key, None).await?;
         Ok(answer.kvs().first().map(kv))
     }
 
     /// One key, as it was at a revision; 0 for the newest.
     pub async fn get_at(&self, key: &str, revision: i64) -> Result<Option<Kv>, Error> {
         let options = GetOptions::new().with_revision(revision);
-        let answer = self.inner.kv_client().get(key, Some(options)).await?;
+        let answer = self.kv().get(key, Some(options)).await?;
         Ok(answer.kvs().first().map(kv))
     }
 
@@ -130,7 +148,7 @@ impl Client {
         loop {
             let options = options.clone();
             let options = options.with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let answer = self.inner.kv_client().get(from, Some(options)).await?;
+            let answer = self.kv().get(from, Some(options)).await?;
             if revision == 0 {
                 revision = answer.header().map_or(0, |header| header.revision());
             }
@@ -145,13 +163,36 @@ impl Client {
         }
     }
 
+    /// The first keys from `from` up to `end`, as they are now, or the last ones, last first.
+    pub async fn page(
+        &self,
+        from: &str,
+        end: &[u8],
+        limit: i64,
+        is_backwards: bool,
+    ) -> Result<Page, Error> {
+        let mut options = GetOptions::new().with_range(end).with_limit(limit);
+        if is_backwards {
+            options = options.with_sort(SortTarget::Key, SortOrder::Descend);
+        }
+        let answer = timeout(CALL_TIMEOUT, self.kv().get(from, Some(options))).await;
+        let answer =
+            answer.map_err(|_| tonic::Status::deadline_exceeded("no answer in time"))??;
+        Ok(Page {
+            kvs: answer.kvs().iter().map(kv).collect(),
+            has_more: answer.more(),
+            count: answer.count(),
+            revision: answer.header().map_or(0, |header| header.revision()),
+        })
+    }
+
     /// The last key below `end` that has the prefix.
     pub async fn last_below(&self, prefix: &str, end: &str) -> Result<Option<Kv>, Error> {
         let options = GetOptions::new()
             .with_range(end)
-            .with_sort(etcd_client::SortTarget::Key, etcd_client::SortOrder::Descend)
+            .with_sort(SortTarget::Key, SortOrder::Descend)
             .with_limit(1);
-        let answer = self.inner.kv_client().get(prefix, Some(options)).await?;
+        let answer = self.kv().get(prefix, Some(options)).await?;
         Ok(answer.kvs().first().map(kv))
     }
 
@@ -177,7 +218,8 @@ impl Client {
             .with_range(keys::range_end(prefix))
             .with_start_revision(from)
             .with_progress_notify();
-        let stream = self.inner.watch_client().watch(prefix, Some(options)).await?;
+        let mut client = self.inner.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+        let stream = client.watch(prefix, Some(options)).await?;
         Ok(Commits { stream })
     }
 

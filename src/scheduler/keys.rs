@@ -207,6 +207,11 @@ pub fn late_results(run: &str) -> String {
     format!("{LATE}{run}/")
 }
 
+/// What a request id stands for.
+pub fn request(request: &str) -> String {
+    format!("{REQUESTS}{request}")
+}
+
 /// Commands to a worker.
 pub fn commands(worker: &str) -> String {
     format!("{COMMANDS}{worker}/")

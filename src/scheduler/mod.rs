@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod analysis;
+pub mod catalog;
 pub mod client;
 mod clock;
 pub mod coordinator;

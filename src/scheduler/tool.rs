@@ -273,10 +273,10 @@ async fn take(client: &Client, plan: Plan) -> Result<String, SubmitError> {
         ..plan.run
     };
     let made = submit::submit(client, &spec).await?;
-    for warning in made.warnings {
+    for warning in made.plan.warnings {
         let _closed = writeln!(io::stderr(), "Warning: {warning}");
     }
-    Ok(spec.id)
+    Ok(made.run)
 }
 
 fn say(text: &str) {
