@@ -177,7 +177,7 @@ pub async fn put<T: Definition>(
     expected: Option<i64>,
 ) -> Result<Stored<T>, SubmitError> {
     value.check()?;
-    change(client, &value.id().to_owned(), expected, |_| Ok(value.clone())).await
+    change(client, value.id(), expected, |_| Ok(value.clone())).await
 }
 
 /// Changes a definition by what it is at the time.

@@ -10,6 +10,7 @@ use super::execute::{self, Executor, Rule};
 use super::keys;
 use super::leader;
 use super::model::{Environment, Labels, Refusal, RunSpec, Status, TestCase, check_id};
+use super::service::ServiceArgs;
 use super::submit::{self, SubmitError};
 use super::worker;
 use crate::ctl;
@@ -38,6 +39,8 @@ pub struct SchedulerArgs {
     /// The name under which it is shown
     #[arg(long, default_value = "scheduler")]
     name: String,
+    #[command(flatten)]
+    services: ServiceArgs,
 }
 
 /// Serves as a worker: runs test cases.
@@ -167,7 +170,14 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
         Ok(access) => access,
         Err(error) => return complain(error, USAGE),
     };
+    let services = match args.services.start(access.clone()) {
+        Ok(services) => services,
+        Err(error) => return complain(error, USAGE),
+    };
     leader::run(access, args.name, coordinator::Settings::default(), asked_to_end()).await;
+    if let Some(services) = services {
+        services.stop();
+    }
     ExitCode::SUCCESS
 }
 

@@ -7,6 +7,7 @@
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+mod http;
 mod refusals;
 mod service;
 mod team;

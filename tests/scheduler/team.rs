@@ -44,9 +44,20 @@ impl Team {
     /// Starts one more scheduler. The first leads.
     pub fn start_scheduler(&mut self) -> &mut Process {
         let name = format!("s{}", self.schedulers.len());
-        let process = self.process(&format!("{name}.log"), &["scheduler", "--name", &name]);
+        let words = ["scheduler", "--name", &name, "--scheduler-listen-url", "http://127.0.0.1:0"];
+        let process = self.process(&format!("{name}.log"), &words);
         self.schedulers.push(process);
         self.schedulers.last_mut().unwrap()
+    }
+
+    /// Where a scheduler offers its services.
+    pub async fn service_url(&mut self, scheduler: usize) -> String {
+        let process = &mut self.schedulers[scheduler];
+        process.says("serving test cases").await.unwrap();
+        let output = process.output();
+        let line = output.lines().find(|line| line.contains("serving test cases")).unwrap();
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["url"].as_str().unwrap().to_owned()
     }
 
     pub async fn start_worker(&mut self, name: &str, capacity: u32, more: &[&str]) {

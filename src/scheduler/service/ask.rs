@@ -1,0 +1,203 @@
+//! What calls say: parts of the path, the query, bodies and expected versions, each with an error of
+//! our own shape; and the places in lists.
+
+use super::Services;
+use super::answer::Problem;
+use crate::scheduler::model::Refusal;
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH};
+use axum::http::request::Parts;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// Bytes of a body: what the store takes as a value.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const LIMIT_DEFAULT: usize = 50;
+const LIMIT_MAX: usize = 1_000;
+
+/// Parts of the path.
+pub(super) struct InPath<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Services> for InPath<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Services) -> Result<Self, Problem> {
+        let found = Path::<T>::from_request_parts(parts, state).await;
+        found.map(|Path(found)| Self(found)).map_err(|error| Problem::new(400, error.body_text()))
+    }
+}
+
+/// What stands behind the question mark.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Services> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Services) -> Result<Self, Problem> {
+        let found = Query::<T>::try_from_uri(&parts.uri);
+        found.map(|Query(found)| Self(found)).map_err(|error| Problem::new(400, error.body_text()))
+    }
+}
+
+/// The version that the caller has seen, from `If-Match`.
+pub(super) struct Expected(pub(super) Option<i64>);
+
+impl FromRequestParts<Services> for Expected {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Services) -> Result<Self, Problem> {
+        let Some(tag) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
+        let tag = tag.to_str().unwrap_or_default().trim();
+        if tag == "*" {
+            return Ok(Self(None));
+        }
+        let version = tag.trim_start_matches("W/").trim_matches('"').parse();
+        let version = version.map_err(|_| Problem::new(400, "If-Match is not a version"))?;
+        Ok(Self(Some(version)))
+    }
+}
+
+impl Expected {
+    /// The version, which may stand in the body too.
+    pub(super) fn or(self, in_body: Option<i64>) -> Result<Option<i64>, Problem> {
+        match (self.0, in_body) {
+            (Some(one), Some(other)) if one != other => {
+                Err(Problem::new(400, "If-Match and the body name different versions"))
+            }
+            (one, other) => Ok(one.or(other)),
+        }
+    }
+}
+
+/// A body that is a JSON object; an empty one stands for one without fields.
+pub(super) struct Object(pub(super) Map<String, Value>);
+
+impl FromRequest<Services> for Object {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Services) -> Result<Self, Problem> {
+        let text = read(request).await?;
+        if text.is_empty() {
+            return Ok(Self(Map::new()));
+        }
+        match serde_json::from_slice(&text) {
+            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(_) => Err(Problem::new(400, "the body is not a JSON object")),
+            Err(error) => Err(Problem::new(400, format!("the body is not JSON: {error}"))),
+        }
+    }
+}
+
+impl Object {
+    /// Takes the version out, which is no part of a definition.
+    pub(super) fn take_version(&mut self) -> Result<Option<i64>, Problem> {
+        match self.0.remove("version") {
+            None | Some(Value::Null) => Ok(None),
+            Some(version) => match version.as_i64() {
+                Some(version) => Ok(Some(version)),
+                None => Err(Problem::new(400, "version is not a whole number")),
+            },
+        }
+    }
+
+    pub(super) fn parse<T: DeserializeOwned>(self, what: &str) -> Result<T, Refusal> {
+        serde_json::from_value(Value::Object(self.0))
+            .map_err(|error| Refusal::new(400, format!("not {what}: {error}")))
+    }
+}
+
+/// The whole body.
+async fn read(request: Request) -> Result<Bytes, Problem> {
+    let too_long = || Problem::new(413, format!("the body is longer than {BODY_BYTES_MAX} bytes"));
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > BODY_BYTES_MAX) {
+        return Err(too_long());
+    }
+    let body: Body = request.into_body();
+    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await;
+    let read = read.map_err(|_| Problem::new(408, "the body did not come in time"))?;
+    // A body that breaks off has nobody left who could read the answer.
+    read.map_err(|_| too_long())
+}
+
+/// Whether a call says that its body is JSON.
+pub(super) fn is_json(request: &Request) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
+    ["application/json", "application/merge-patch+json"]
+        .iter()
+        .any(|known| kind.eq_ignore_ascii_case(known))
+}
+
+/// Which part of a list is wanted.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Part {
+    limit: Option<String>,
+    next: Option<String>,
+}
+
+impl Part {
+    pub(super) fn new(limit: Option<String>, next: Option<String>) -> Self {
+        Self { limit, next }
+    }
+
+    pub(super) fn limit(&self) -> Result<usize, Problem> {
+        let Some(limit) = &self.limit else { return Ok(LIMIT_DEFAULT) };
+        match limit.parse() {
+            Ok(limit @ 1..=LIMIT_MAX) => Ok(limit),
+            _ => Err(Problem::new(400, format!("limit is not between 1 and {LIMIT_MAX}"))),
+        }
+    }
+
+    /// The place behind which the list goes on.
+    pub(super) fn after(&self) -> Result<Option<String>, Problem> {
+        let Some(next) = &self.next else { return Ok(None) };
+        let place = URL_SAFE_NO_PAD.decode(next).ok().and_then(|id| String::from_utf8(id).ok());
+        match place {
+            Some(place) => Ok(Some(place)),
+            None => Err(Problem::new(400, "next is not what a list has said")),
+        }
+    }
+}
+
+/// A place in a list, for the caller to hand back.
+pub(super) fn token(place: &str) -> String {
+    URL_SAFE_NO_PAD.encode(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Part, token};
+
+    fn part(limit: Option<&str>, next: Option<&str>) -> Part {
+        Part::new(limit.map(str::to_owned), next.map(str::to_owned))
+    }
+
+    #[test]
+    fn places_in_lists_come_back_as_they_were_given() {
+        for place in ["a", "a b/ü%", ""] {
+            let after = part(None, Some(&token(place))).after().unwrap();
+            assert_eq!(after.as_deref(), Some(place));
+        }
+        assert_eq!(part(None, Some("*")).after().unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn limits_are_within_bounds() {
+        assert_eq!(part(None, None).limit().unwrap(), 50);
+        assert_eq!(part(Some("1000"), None).limit().unwrap(), 1_000);
+        for limit in ["0", "1001", "-1", "x", ""] {
+            assert_eq!(part(Some(limit), None).limit().unwrap_err().status, 400, "{limit}");
+        }
+    }
+}

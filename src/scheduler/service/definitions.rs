@@ -1,0 +1,252 @@
+//! Test cases and environments: created, read, listed, changed and deleted, with versions.
+
+use super::Services;
+use super::answer::{Problem, located, ok, stored};
+use super::ask::{Asked, Expected, InPath, Object, Part, token};
+use crate::scheduler::catalog::{self, Definition};
+use crate::scheduler::keys;
+use crate::scheduler::model::{Environment, Refusal, TestCase};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// A definition that has a place under `/v1/`.
+pub(super) trait Served: Definition {
+    const PATH: &'static str;
+
+    /// What must hold beside other definitions.
+    async fn check_beside(&self, services: &Services) -> Result<(), Problem>;
+}
+
+impl Served for TestCase {
+    const PATH: &'static str = "/v1/testcases/";
+
+    async fn check_beside(&self, services: &Services) -> Result<(), Problem> {
+        Ok(catalog::check_order(&services.store().await?, self).await?)
+    }
+}
+
+impl Served for Environment {
+    const PATH: &'static str = "/v1/environments/";
+
+    async fn check_beside(&self, _: &Services) -> Result<(), Problem> {
+        Ok(())
+    }
+}
+
+/// The definition that a body holds; the name in the path counts if there is one.
+fn parse<T: Served>(mut body: Object, id: Option<&str>) -> Result<T, Refusal> {
+    if let Some(id) = id {
+        let in_body = body.0.insert("id".into(), id.into());
+        if in_body.is_some_and(|found| found != *id && !found.is_null() && found != "") {
+            return Err(Refusal::new(400, "the body has another id than the path"));
+        }
+    }
+    // These are not the caller's to say.
+    for name in ["gmt_create", "gmt_modified", "isDelete"] {
+        body.0.remove(name);
+    }
+    let value: T = body.parse(&format!("a valid {}", T::WHAT))?;
+    value.check()?;
+    Ok(value)
+}
+
+pub(super) async fn create<T: Served>(
+    State(services): State<Services>,
+    mut body: Object,
+) -> Result<Response, Problem> {
+    body.take_version()?;
+    let value: T = parse(body, None)?;
+    value.check_beside(&services).await?;
+    let made = catalog::create(&services.store().await?, value).await?;
+    let path = format!("{}{}", T::PATH, urlencoded(made.value.id()));
+    Ok(located(stored(StatusCode::CREATED, &made), &path))
+}
+
+pub(super) async fn get<T: Served>(
+    State(services): State<Services>,
+    InPath(id): InPath<String>,
+) -> Result<Response, Problem> {
+    Ok(stored(StatusCode::OK, &catalog::get::<T>(&services.store().await?, &id).await?))
+}
+
+pub(super) async fn put<T: Served>(
+    State(services): State<Services>,
+    InPath(id): InPath<String>,
+    expected: Expected,
+    mut body: Object,
+) -> Result<Response, Problem> {
+    let expected = expected.or(body.take_version()?)?;
+    let value: T = parse(body, Some(&id))?;
+    value.check_beside(&services).await?;
+    let written = catalog::put(&services.store().await?, value, expected).await?;
+    Ok(stored(StatusCode::OK, &written))
+}
+
+/// Changes the fields that the body names; null takes one away.
+pub(super) async fn patch<T: Served>(
+    State(services): State<Services>,
+    InPath(id): InPath<String>,
+    expected: Expected,
+    mut body: Object,
+) -> Result<Response, Problem> {
+    let expected = expected.or(body.take_version()?)?;
+    let merged = |before: Option<&T>| {
+        let before = before.ok_or_else(|| Refusal::new(404, format!("unknown {} {id}", T::WHAT)));
+        let mut fields = match serde_json::to_value(before?) {
+            Ok(Value::Object(fields)) => fields,
+            _ => Map::new(),
+        };
+        merge(&mut fields, &body.0);
+        parse::<T>(Object(fields), Some(&id))
+    };
+    let client = services.store().await?;
+    let before = catalog::get::<T>(&client, &id).await?;
+    merged(Some(&before.value))?.check_beside(&services).await?;
+    let written = catalog::change(&client, &id, expected, merged).await?;
+    Ok(stored(StatusCode::OK, &written))
+}
+
+fn merge(fields: &mut Map<String, Value>, changes: &Map<String, Value>) {
+    for (name, change) in changes {
+        match (fields.get_mut(name), change) {
+            (_, Value::Null) => {
+                fields.remove(name);
+            }
+            (Some(Value::Object(inner)), Value::Object(change)) => merge(inner, change),
+            _ => {
+                fields.insert(name.clone(), change.clone());
+            }
+        }
+    }
+}
+
+pub(super) async fn delete<T: Served>(
+    State(services): State<Services>,
+    InPath(id): InPath<String>,
+    Expected(expected): Expected,
+) -> Result<Response, Problem> {
+    let deleted = catalog::delete::<T>(&services.store().await?, &id, expected).await?;
+    Ok(stored(StatusCode::OK, &deleted))
+}
+
+/// Which cases are wanted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct CaseFilter {
+    limit: Option<String>,
+    next: Option<String>,
+    owner: Option<String>,
+    /// enabled, muted or skipped.
+    state: Option<String>,
+    kind: Option<String>,
+    tag: Option<String>,
+    /// name=value
+    label: Option<String>,
+    /// Anywhere in id, name or owner, whatever the case of its letters.
+    text: Option<String>,
+}
+
+impl CaseFilter {
+    fn fits(&self, case: &TestCase) -> bool {
+        let is = |wanted: &Option<String>, found: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == found)
+        };
+        let has_label = |wanted: &String| match wanted.split_once('=') {
+            Some((name, value)) => case.labels.get(name).is_some_and(|found| found == value),
+            None => case.labels.contains_key(wanted),
+        };
+        let has_tag = |wanted: &String| case.mutual_tag.iter().any(|used| used.tag == *wanted);
+        !case.is_deleted
+            && is(&self.owner, &case.owner)
+            && is(&self.state, &word(case.state))
+            && is(&self.kind, &word(case.kind))
+            && self.tag.as_ref().is_none_or(has_tag)
+            && self.label.as_ref().is_none_or(has_label)
+            && has_text(self.text.as_deref(), &[&case.id, &case.name, &case.owner])
+    }
+}
+
+pub(super) fn has_text(wanted: Option<&str>, texts: &[&str]) -> bool {
+    let wanted = wanted.unwrap_or_default().to_lowercase();
+    wanted.is_empty() || texts.iter().any(|text| text.to_lowercase().contains(&wanted))
+}
+
+pub(super) async fn list_cases(
+    State(services): State<Services>,
+    Asked(mut filter): Asked<CaseFilter>,
+) -> Result<Response, Problem> {
+    let part = Part::new(filter.limit.take(), filter.next.take());
+    list::<TestCase>(&services, &part, |case| filter.fits(case)).await
+}
+
+/// Which environments are wanted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct EnvironmentFilter {
+    limit: Option<String>,
+    next: Option<String>,
+    health: Option<String>,
+    text: Option<String>,
+}
+
+pub(super) async fn list_environments(
+    State(services): State<Services>,
+    Asked(mut filter): Asked<EnvironmentFilter>,
+) -> Result<Response, Problem> {
+    let part = Part::new(filter.limit.take(), filter.next.take());
+    list::<Environment>(&services, &part, |found| {
+        let health = filter.health.as_ref();
+        !found.is_deleted
+            && health.is_none_or(|wanted| *wanted == word(found.health))
+            && has_text(filter.text.as_deref(), &[&found.id, &found.name])
+    })
+    .await
+}
+
+async fn list<T: Served>(
+    services: &Services,
+    part: &Part,
+    fits: impl Fn(&T) -> bool,
+) -> Result<Response, Problem> {
+    let (limit, after) = (part.limit()?, part.after()?);
+    let client = services.store().await?;
+    let listed = catalog::list::<T>(&client, after.as_deref(), limit, fits).await?;
+    let next = listed.next.as_deref().map(token);
+    Ok(ok(&json!({"items": listed.items, "next": next, "left": listed.left})))
+}
+
+/// What is known of a case's past, by environment.
+pub(super) async fn history(
+    State(services): State<Services>,
+    InPath(case): InPath<String>,
+) -> Result<Response, Problem> {
+    let client = services.store().await?;
+    let mut found = Map::new();
+    for (name, prefix) in [("stats", keys::STATS), ("results", keys::RESULTS)] {
+        let prefix = format!("{prefix}{case}/");
+        let mut by_environment = Map::new();
+        for kv in client.prefix(&prefix, 0).await?.0 {
+            let environment = kv.key.strip_prefix(&prefix).unwrap_or_default();
+            let value = serde_json::from_slice(&kv.value).unwrap_or_default();
+            by_environment.insert(environment.to_owned(), value);
+        }
+        found.insert(name.to_owned(), by_environment.into());
+    }
+    Ok(ok(&found))
+}
+
+/// A name as part of a path.
+pub(super) fn urlencoded(name: &str) -> String {
+    url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+/// The word of an enumeration, as JSON has it.
+fn word(value: impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        _ => String::new(),
+    }
+}

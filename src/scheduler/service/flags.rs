@@ -1,0 +1,70 @@
+//! Flags of the services, the same for all commands that offer them.
+
+use super::{Running, Settings, start};
+use crate::scheduler::client::Access;
+use clap::Args;
+use std::path::PathBuf;
+
+const URL_DEFAULT: &str = "http://127.0.0.1:2390";
+/// Shorter ones can be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct ServiceArgs {
+    /// Where services and the page are offered; "none" for nowhere [default:
+    /// http://127.0.0.1:2390, if nobody else is there]
+    #[arg(long = "scheduler-listen-url")]
+    listen_url: Option<String>,
+    /// Certificate of the services, where their url is https
+    #[arg(long = "scheduler-cert-file")]
+    cert_file: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long = "scheduler-key-file")]
+    key_file: Option<PathBuf>,
+    /// File with a token that callers of services must show: Authorization: Bearer TOKEN
+    #[arg(long = "scheduler-token-file")]
+    token_file: Option<PathBuf>,
+    /// A name under which the services are called, beside addresses and localhost
+    #[arg(long = "scheduler-host")]
+    hosts: Vec<String>,
+}
+
+impl ServiceArgs {
+    /// Begins to serve, unless that is not wanted.
+    ///
+    /// # Errors
+    /// In words for the operator. That the default address is taken is none: others serve the same.
+    pub fn start(self, access: Access) -> Result<Option<Running>, String> {
+        if self.listen_url.as_deref() == Some("none") {
+            return Ok(None);
+        }
+        let tls = match (self.cert_file, self.key_file) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => {
+                return Err("--scheduler-cert-file and --scheduler-key-file belong together".into());
+            }
+        };
+        let is_asked_for = self.listen_url.is_some() || tls.is_some();
+        let url = self.listen_url.unwrap_or_else(|| URL_DEFAULT.into());
+        let token = self.token_file.map(token).transpose()?;
+        match start(Settings { url, tls, token, hosts: self.hosts }, access) {
+            Ok(running) => Ok(Some(running)),
+            Err(error) if is_asked_for => Err(error),
+            Err(error) => {
+                tracing::warn!(error, "services and page are not offered here");
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn token(file: PathBuf) -> Result<String, String> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(&file).map_err(|error| format!("{shown}: {error}"))?;
+    let token = text.trim();
+    if token.len() < TOKEN_BYTES_MIN || token.contains(char::is_whitespace) {
+        return Err(format!("{shown}: not a word of at least {TOKEN_BYTES_MIN} characters"));
+    }
+    Ok(token.to_owned())
+}

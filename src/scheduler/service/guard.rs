@@ -1,0 +1,228 @@
+//! What every call must be before it is looked at: for a host that is ours, from a page of ours if it
+//! is a page's, with the token if there is one, and with JSON if it changes anything.
+//!
+//! A page of another site can make a browser send calls to where only that browser may reach. Such
+//! calls say where they come from, or cannot say that they hold JSON; and a name that another site has
+//! bent to our address is not one of ours.
+
+use super::Services;
+use super::answer::Problem;
+use super::ask::is_json;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, ORIGIN, REFERRER_POLICY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::IpAddr;
+
+const CALLS: &str = "/v1/";
+/// What the calls are is no secret.
+const DESCRIPTION: &str = "/v1/openapi.json";
+const PAGE_POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'none'; \
+                           form-action 'none'; frame-ancestors 'none'";
+
+/// Who may call.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rules {
+    pub(super) token: Option<String>,
+    /// Only this machine can reach the listener.
+    pub(super) is_loopback: bool,
+    pub(super) hosts: Vec<String>,
+}
+
+pub(super) async fn check(
+    State(services): State<Services>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_call = request.uri().path().starts_with(CALLS);
+    let mut answer = match services.inner.guard.admit(&request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => {
+            let is_unknown = problem.status == 401;
+            let mut answer = problem.into_response();
+            if is_unknown {
+                let bearer = HeaderValue::from_static("Bearer");
+                answer.headers_mut().insert(WWW_AUTHENTICATE, bearer);
+            }
+            answer
+        }
+    };
+    let fixed: [(HeaderName, &'static str); 5] = [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        // A page of an older version must not outlive it, and lists change.
+        (CACHE_CONTROL, if is_call { "no-store" } else { "no-cache" }),
+    ];
+    for (name, value) in fixed {
+        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+impl Rules {
+    fn admit(&self, request: &Request) -> Result<(), Problem> {
+        let headers = request.headers();
+        let authority = request.uri().authority().map(|authority| authority.as_str());
+        let host = authority.or_else(|| text(headers, &HOST)).unwrap_or_default();
+        if !self.is_ours(host) {
+            return Err(Problem::new(403, format!("{host:?} is not a host of this scheduler")));
+        }
+        let path = request.uri().path();
+        if !path.starts_with(CALLS) || path == DESCRIPTION {
+            return Ok(());
+        }
+        self.check_token(headers)?;
+        if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+            return Ok(());
+        }
+        if self.token.is_none() {
+            check_origin(headers, host)?;
+        }
+        // Without a body there is nothing that it could be instead.
+        if *request.method() != Method::DELETE && !is_json(request) {
+            return Err(Problem::new(415, "the content type is not application/json"));
+        }
+        Ok(())
+    }
+
+    /// Whether a host, with or without a port, is one under which this scheduler is called.
+    fn is_ours(&self, host: &str) -> bool {
+        let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _)) => address,
+            None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+        };
+        if self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            return true;
+        }
+        let is_local = name.eq_ignore_ascii_case("localhost");
+        match name.parse::<IpAddr>() {
+            Ok(address) => !self.is_loopback || address.is_loopback(),
+            // Where others can reach it too, a name protects nothing unless names were given.
+            Err(_) => is_local || !self.is_loopback && self.hosts.is_empty(),
+        }
+    }
+
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let said = text(headers, &AUTHORIZATION).unwrap_or_default();
+        let said = match said.split_once(' ') {
+            Some((scheme, said)) if scheme.eq_ignore_ascii_case("bearer") => said.trim(),
+            _ => "",
+        };
+        let is_equal =
+            aws_lc_rs::constant_time::verify_slices_are_equal(said.as_bytes(), token.as_bytes());
+        is_equal.map_err(|_| Problem::new(401, "this scheduler answers those who have its token"))
+    }
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
+}
+
+/// Calls of pages must come from pages of the host that is called. Others say nothing of origins.
+fn check_origin(headers: &HeaderMap, host: &str) -> Result<(), Problem> {
+    let site = text(headers, &HeaderName::from_static("sec-fetch-site"));
+    if site.is_some_and(|site| site != "same-origin" && site != "none") {
+        return Err(Problem::new(403, "pages of other sites may not change anything"));
+    }
+    let origin = text(headers, &ORIGIN);
+    let is_own = |origin: &str| {
+        origin.split_once("://").is_some_and(|(_, of)| of.eq_ignore_ascii_case(host))
+    };
+    match origin {
+        Some(origin) if !is_own(origin) => {
+            Err(Problem::new(403, format!("pages of {origin} may not change anything")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Rules;
+    use axum::body::Body;
+    use axum::extract::Request;
+
+    fn status(rules: &Rules, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        rules.admit(&request).map_or_else(|problem| problem.status, |()| 200)
+    }
+
+    #[test]
+    fn names_that_were_bent_to_this_machine_are_not_ours() {
+        let rules = Rules { is_loopback: true, ..Rules::default() };
+        for host in ["127.0.0.1:2390", "localhost:2390", "[::1]:2390", "LOCALHOST", "127.1.2.3"] {
+            assert_eq!(status(&rules, "GET", "/", &[("host", host)]), 200, "{host}");
+        }
+        for host in ["evil.example:2390", "10.0.0.1", "localhost.evil.example", "", "::1.evil"] {
+            assert_eq!(status(&rules, "GET", "/", &[("host", host)]), 403, "{host}");
+        }
+        let named = Rules { hosts: vec!["tests.lab".into()], ..rules };
+        assert_eq!(status(&named, "GET", "/", &[("host", "tests.lab:80")]), 200);
+        let open = Rules::default();
+        assert_eq!(status(&open, "GET", "/", &[("host", "any.name")]), 200);
+        let open = Rules { hosts: vec!["tests.lab".into()], ..open };
+        assert_eq!(status(&open, "GET", "/", &[("host", "any.name")]), 403);
+    }
+
+    #[test]
+    fn pages_of_others_change_nothing() {
+        let rules = Rules { is_loopback: true, ..Rules::default() };
+        let (host, json) = (("host", "127.0.0.1:2390"), ("content-type", "application/json"));
+        let post = |more: &[(&str, &str)]| {
+            let headers: Vec<_> = [host, json].into_iter().chain(more.iter().copied()).collect();
+            status(&rules, "POST", "/v1/runs", &headers)
+        };
+        assert_eq!(post(&[]), 200, "what is no page says nothing");
+        assert_eq!(post(&[("origin", "http://127.0.0.1:2390")]), 200);
+        assert_eq!(post(&[("sec-fetch-site", "same-origin")]), 200);
+        for bad in [
+            ("origin", "http://evil.example"),
+            ("origin", "http://127.0.0.1:2391"),
+            ("origin", "null"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+        ] {
+            assert_eq!(post(&[bad]), 403, "{bad:?}");
+        }
+        let delete = [host, ("origin", "http://evil.example")];
+        assert_eq!(status(&rules, "DELETE", "/v1/queues/q", &delete), 403);
+        assert_eq!(status(&rules, "DELETE", "/v1/queues/q", &[host]), 200);
+        for kind in ["text/plain", "application/x-www-form-urlencoded", ""] {
+            let headers = [host, ("content-type", kind)];
+            assert_eq!(status(&rules, "POST", "/v1/runs", &headers), 415, "{kind}");
+        }
+        let charset = [host, ("content-type", "Application/JSON; charset=utf-8")];
+        assert_eq!(status(&rules, "PUT", "/v1/queues/q", &charset), 200);
+    }
+
+    #[test]
+    fn a_token_is_asked_for_everywhere_but_for_the_page() {
+        let rules = Rules { token: Some("secret".into()), ..Rules::default() };
+        let get =
+            |path, said| status(&rules, "GET", path, &[("host", "h"), ("authorization", said)]);
+        assert_eq!(get("/v1/runs/r", "Bearer secret"), 200);
+        assert_eq!(get("/v1/runs/r", "bearer  secret "), 200);
+        for said in ["Bearer secre", "Bearer secrets", "Basic secret", "secret", ""] {
+            assert_eq!(get("/v1/runs/r", said), 401, "{said}");
+        }
+        assert_eq!((get("/", ""), get("/v1/openapi.json", "")), (200, 200));
+        let headers = [
+            ("host", "h"),
+            ("authorization", "Bearer secret"),
+            ("origin", "http://other"),
+            ("content-type", "application/json"),
+        ];
+        assert_eq!(status(&rules, "POST", "/v1/runs", &headers), 200, "no page can know it");
+    }
+}

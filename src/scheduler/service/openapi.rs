@@ -1,0 +1,397 @@
+//! The description of all calls in OpenAPI's form: what tools make clients and forms from.
+//!
+//! It is made from two tables, one of calls and one of values. Tests see that every route is in it,
+//! and every field of what is stored.
+
+use super::answer::ok;
+use super::openapi_values::values;
+use axum::response::Response;
+use serde_json::{Map, Value, json};
+
+/// One call.
+pub(super) struct Operation {
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    tag: &'static str,
+    summary: &'static str,
+    /// Names in the query with what they mean.
+    query: &'static [(&'static str, &'static str)],
+    /// Name of the value that is sent; empty for none.
+    body: &'static str,
+    /// Name of the value in the answer.
+    answer: &'static str,
+    status: u16,
+    /// Errors that it has of its own.
+    errors: &'static [u16],
+}
+
+const PART: [(&str, &str); 2] = [
+    ("limit", "How many at most: 1 to 1000, 50 unless said"),
+    ("next", "Where the list goes on: what the last page has said as `next`"),
+];
+const CASE_FILTER: &[(&str, &str)] = &[
+    PART[0],
+    PART[1],
+    ("owner", "Whose cases"),
+    ("state", "enabled, muted or skipped"),
+    ("kind", "http, command or manual"),
+    ("tag", "A mutual-exclusion tag"),
+    ("label", "name=value, or a name with any value"),
+    ("text", "Part of id, name or owner"),
+];
+const ENVIRONMENT_FILTER: &[(&str, &str)] = &[
+    PART[0],
+    PART[1],
+    ("health", "unknown, good, bad, looping, maintenance or retired"),
+    ("text", "Part of id or name"),
+];
+
+const RUN_FILTER: &[(&str, &str)] = &[
+    PART[0],
+    PART[1],
+    ("state", "open, ended, passed, failed, canceled or incomplete"),
+    ("owner", "Whose runs"),
+    ("queue", "Of which queue"),
+    ("text", "Part of id, name or owner"),
+];
+
+const fn read(
+    path: &'static str,
+    tag: &'static str,
+    summary: &'static str,
+    query: &'static [(&'static str, &'static str)],
+    answer: &'static str,
+) -> Operation {
+    let errors: &[u16] = &[400, 404];
+    Operation { method: "GET", path, tag, summary, query, body: "", answer, status: 200, errors }
+}
+
+const fn change(
+    (method, path): (&'static str, &'static str),
+    tag: &'static str,
+    summary: &'static str,
+    (body, answer): (&'static str, &'static str),
+    status: u16,
+    errors: &'static [u16],
+) -> Operation {
+    Operation { method, path, tag, summary, query: &[], body, answer, status, errors }
+}
+
+const C: &str = "test cases";
+const E: &str = "environments";
+const R: &str = "runs";
+const I: &str = "instances";
+const T: &str = "tags";
+const Q: &str = "queues";
+const S: &str = "results and reports";
+
+/// All calls, in the order in which they are shown.
+pub(super) const OPERATIONS: &[Operation] = &[
+    read("/v1/testcases", C, "Lists test cases by id", CASE_FILTER, "CaseList"),
+    change(("POST", "/v1/testcases"), C, "Creates one", ("Case", "Case"), 201, &[400, 409, 413]),
+    read("/v1/testcases/{id}", C, "Reads one", &[], "Case"),
+    change(
+        ("PUT", "/v1/testcases/{id}"),
+        C,
+        "Writes one, in place of the version that If-Match or the body names",
+        ("Case", "Case"),
+        200,
+        &[400, 404, 409, 413],
+    ),
+    change(
+        ("PATCH", "/v1/testcases/{id}"),
+        C,
+        "Changes the fields that the body names; null takes one away",
+        ("Object", "Case"),
+        200,
+        &[400, 404, 409, 413],
+    ),
+    change(
+        ("DELETE", "/v1/testcases/{id}"),
+        C,
+        "Marks one as deleted; runs keep their copies",
+        ("", "Case"),
+        200,
+        &[404, 409],
+    ),
+    read("/v1/testcases/{id}/history", C, "What is known of its past", &[], "History"),
+    read("/v1/environments", E, "Lists environments by id", ENVIRONMENT_FILTER, "EnvironmentList"),
+    change(
+        ("POST", "/v1/environments"),
+        E,
+        "Creates one",
+        ("Environment", "Environment"),
+        201,
+        &[400, 409, 413],
+    ),
+    read("/v1/environments/{id}", E, "Reads one", &[], "Environment"),
+    change(
+        ("PUT", "/v1/environments/{id}"),
+        E,
+        "Writes one, in place of the version that If-Match or the body names",
+        ("Environment", "Environment"),
+        200,
+        &[400, 404, 409, 413],
+    ),
+    change(
+        ("PATCH", "/v1/environments/{id}"),
+        E,
+        "Changes the fields that the body names; null takes one away",
+        ("Object", "Environment"),
+        200,
+        &[400, 404, 409, 413],
+    ),
+    change(
+        ("DELETE", "/v1/environments/{id}"),
+        E,
+        "Marks one as deleted; runs keep their copies",
+        ("", "Environment"),
+        200,
+        &[404, 409],
+    ),
+    change(
+        ("POST", "/v1/runs"),
+        R,
+        "Submits a run; the same again under one request id is the same run, answered with 200",
+        ("RunSpec", "Submitted"),
+        201,
+        &[400, 404, 409, 413, 422, 429],
+    ),
+    read(
+        "/v1/runs",
+        R,
+        "Lists runs: open ones, then ended ones, the newest first",
+        RUN_FILTER,
+        "List",
+    ),
+    read("/v1/runs/{run}", R, "Reads what was submitted and how far it is", &[], "Run"),
+    read("/v1/runs/{run}/events", R, "Follows a run: server-sent events", &[], "Events"),
+    change(
+        ("POST", "/v1/runs/{run}/pause"),
+        R,
+        "Gives nothing more out",
+        ("", "Control"),
+        202,
+        &[404, 409],
+    ),
+    change(
+        ("POST", "/v1/runs/{run}/resume"),
+        R,
+        "Lets it go on",
+        ("", "Control"),
+        202,
+        &[404, 409],
+    ),
+    change(
+        ("POST", "/v1/runs/{run}/cancel"),
+        R,
+        "Stops what runs and drops what waits",
+        ("", "Control"),
+        202,
+        &[404, 409],
+    ),
+    read("/v1/results", S, "Lists latest results by case and environment", &PART, "List"),
+    read("/v1/results/{case}", S, "Lists a case's latest results", &PART, "List"),
+    read("/v1/results/{case}/{environment}", S, "Reads the latest result", &[], "Result"),
+    read("/v1/reports", S, "Lists reports of runs, newest first", &PART, "List"),
+    read("/v1/reports/{run}", S, "Reads the report of a run that has ended", &[], "Object"),
+    read("/v1/instances", I, "Lists workers by name, with what they hold", &PART, "InstanceList"),
+    read("/v1/instances/{name}", I, "Reads one", &[], "Instance"),
+    change(
+        ("POST", "/v1/instances/{name}/drain"),
+        I,
+        "Lets a worker finish what it has, and leave",
+        ("", "Object"),
+        202,
+        &[404],
+    ),
+    read("/v1/tags", T, "Lists tags that are held or have a capacity", &[], "TagList"),
+    change(
+        ("PUT", "/v1/tags/{tag}"),
+        T,
+        "Says how many may hold a tag at once",
+        ("TagSettings", "TagSettings"),
+        200,
+        &[400],
+    ),
+    change(
+        ("DELETE", "/v1/tags/{tag}"),
+        T,
+        "Takes a tag's capacity away: one may hold it",
+        ("", "Object"),
+        200,
+        &[404],
+    ),
+    read("/v1/queues", Q, "Lists queues that have settings", &[], "QueueList"),
+    read("/v1/queues/{queue}", Q, "Reads one", &[], "Queue"),
+    change(
+        ("PUT", "/v1/queues/{queue}"),
+        Q,
+        "Sets a queue's weight and limits",
+        ("Queue", "Queue"),
+        200,
+        &[400],
+    ),
+    change(
+        ("DELETE", "/v1/queues/{queue}"),
+        Q,
+        "Takes a queue's settings away",
+        ("", "Object"),
+        200,
+        &[404],
+    ),
+    read("/v1/openapi.json", "about", "This description", &[], "Object"),
+];
+
+fn meaning(status: u16) -> &'static str {
+    match status {
+        400 => "Malformed: the message says what is wrong",
+        404 => "There is none of this name",
+        409 => "Another version, another submit, or too late",
+        413 => "Longer than 1 MiB",
+        422 => "It cannot be done with what there is",
+        429 => "Too much for now: see Retry-After",
+        _ => "The call cannot be served",
+    }
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn parameters(operation: &Operation) -> Vec<Value> {
+    let in_path = operation.path.split('/').filter_map(|part| {
+        let name = part.strip_prefix('{')?.strip_suffix('}')?;
+        Some(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+    });
+    let in_query = operation.query.iter().map(|(name, description)| {
+        let schema = json!({"type": if *name == "limit" { "integer" } else { "string" }});
+        json!({"name": name, "in": "query", "description": description, "schema": schema})
+    });
+    let mut found: Vec<Value> = in_path.chain(in_query).collect();
+    if operation.errors.contains(&409) && matches!(operation.method, "PUT" | "PATCH" | "DELETE") {
+        let description = "The version that was seen; another one is answered with 409";
+        let schema = json!({"type": "string"});
+        found.push(json!({
+            "name": "If-Match", "in": "header", "description": description, "schema": schema,
+        }));
+    }
+    found
+}
+
+fn describe(operation: &Operation) -> Value {
+    let kind = match operation.answer {
+        "Events" => "text/event-stream",
+        _ => "application/json",
+    };
+    let good = json!({
+        "description": operation.summary,
+        "content": {kind: {"schema": reference(operation.answer)}},
+    });
+    let mut answers = Map::from_iter([(operation.status.to_string(), good)]);
+    for status in operation.errors {
+        let content = json!({"application/json": {"schema": reference("Error")}});
+        let error = json!({"description": meaning(*status), "content": content});
+        answers.insert(status.to_string(), error);
+    }
+    let mut described = json!({
+        "tags": [operation.tag], "summary": operation.summary,
+        "parameters": parameters(operation), "responses": answers,
+    });
+    if !operation.body.is_empty() {
+        described["requestBody"] = json!({
+            "required": true,
+            "content": {"application/json": {"schema": reference(operation.body)}},
+        });
+    }
+    described
+}
+
+/// The whole document.
+pub(super) fn document() -> Value {
+    let mut paths: Map<String, Value> = Map::new();
+    for operation in OPERATIONS {
+        let path = paths.entry(operation.path).or_insert_with(|| json!({}));
+        path[operation.method.to_lowercase()] = describe(operation);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Quoin's test scheduler",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Calls that change something carry application/json. Errors have one \
+                            shape, the schema Error. Where the scheduler has a token, each call \
+                            shows it.",
+        },
+        "security": [{}, {"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": values(),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    })
+}
+
+pub(super) async fn serve() -> Response {
+    ok(&document())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::routes::calls;
+    use super::{OPERATIONS, document, values};
+    use crate::scheduler::model::{Environment, RunSpec, TestCase};
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_route_is_described_and_nothing_else() {
+        let routes: BTreeSet<(String, &str)> =
+            calls().known.into_iter().map(|(method, path)| (method.to_string(), path)).collect();
+        let described: BTreeSet<(String, &str)> = OPERATIONS
+            .iter()
+            .map(|operation| (operation.method.to_owned(), operation.path))
+            .collect();
+        assert_eq!(described.len(), OPERATIONS.len(), "a call is described twice");
+        assert_eq!(routes, described);
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = document();
+        let mut left = vec![&document];
+        while let Some(value) = left.pop() {
+            match value {
+                Value::Object(fields) => left.extend(fields.values()),
+                Value::Array(elements) => left.extend(elements),
+                Value::String(text) if text.starts_with("#/") => {
+                    assert!(document.pointer(&text[1..]).is_some(), "{text}");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Fields of a value that `deny_unknown_fields` lists when it meets a wrong one.
+    fn fields<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> BTreeSet<String> {
+        let error = serde_json::from_str::<T>(r#"{"?": 1}"#).unwrap_err().to_string();
+        error.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_field_that_is_stored_is_described() {
+        let values = values();
+        for (name, fields) in [
+            ("Case", fields::<TestCase>()),
+            ("Environment", fields::<Environment>()),
+            ("RunSpec", fields::<RunSpec>()),
+        ] {
+            let described = values[name]["properties"].as_object().unwrap();
+            let described: BTreeSet<String> =
+                described.keys().filter(|field| *field != "version").cloned().collect();
+            let given = ["id", "gmt_create", "submitted"].map(str::to_owned);
+            let fields = fields.into_iter().filter(|f| name != "RunSpec" || !given.contains(f));
+            assert_eq!(described, fields.collect(), "{name}");
+        }
+    }
+}

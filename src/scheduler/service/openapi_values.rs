@@ -1,0 +1,224 @@
+//! The values of the services, as OpenAPI describes them.
+
+use serde_json::{Map, Value, json};
+
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+fn number(description: &str) -> Value {
+    json!({"type": "integer", "description": description})
+}
+
+fn truth(description: &str) -> Value {
+    json!({"type": "boolean", "description": description})
+}
+
+fn words(words: &[&str], description: &str) -> Value {
+    json!({"type": "string", "enum": words, "description": description})
+}
+
+fn texts(description: &str) -> Value {
+    let texts = json!({"type": "string"});
+    json!({"type": "object", "additionalProperties": texts, "description": description})
+}
+
+fn any(description: &str) -> Value {
+    json!({ "description": description })
+}
+
+fn object(properties: Value) -> Value {
+    json!({"type": "object", "properties": properties})
+}
+
+fn list(of: &str) -> Value {
+    let items = json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{of}")}});
+    object(json!({
+        "items": items,
+        "next": {"type": ["string", "null"], "description": "Where the list goes on; null at its end"},
+        "left": number("Keys from here to the end, before filters"),
+    }))
+}
+
+fn case() -> Value {
+    let mut case = object(json!({
+        "id": text("No slash, at most 256 bytes"),
+        "name": text("For people"),
+        "kind": words(&["http", "command", "manual"], "What is done"),
+        "url": text("Whom a case of kind http calls; {{name}} stands for a value of the environment"),
+        "method": text("POST unless said"),
+        "headers": texts("Of the call"),
+        "command": {"type": "array", "items": {"type": "string"}, "description": "Program and arguments"},
+        "folder": text("Where the command runs"),
+        "variables": texts("Of the command's environment"),
+        "input": text("Body of the call, or standard input"),
+        "output": text("What is expected back"),
+        "match": words(
+            &["exact", "json", "json-subset", "regex", "status", "none"],
+            "How the answer is compared",
+        ),
+        "steps": any("For people"),
+        "expected_result": any("For people"),
+        "case_pre": any("Cases that must have ended: a name, {case, scope, policy, soft}, or a list"),
+        "mutual_tag": any("Tags that are held meanwhile: a name, {tag, scope, chain}, or a list"),
+        "requires": texts("Labels that a worker must have"),
+        "slots": number("Of a worker's capacity"),
+        "priority": number("Within a run; higher first"),
+        "timeout_ms": number("Of one attempt"),
+        "slow_ms": number("Longer is marked as slow"),
+        "retries": object(json!({
+            "test": number("After a failed verdict or a timeout"),
+            "infra": number("After an error without a verdict"),
+            "backoff_ms": number("Before the first; doubled for each further one"),
+        })),
+        "on_lost": words(&["retry", "never"], "What becomes of a task whose worker is lost"),
+        "owner": text("Whose it is"),
+        "labels": texts("For filters"),
+        "est_ms": number("How long a task takes, while nothing better is known"),
+        "state": words(&["enabled", "muted", "skipped"], "Whether it runs and counts"),
+        "state_reason": text("Why it is muted or skipped"),
+        "state_until": text("Until when (RFC 3339)"),
+        "gmt_create": text("Set by the service"),
+        "gmt_modified": text("Set by the service"),
+        "isDelete": truth("Set by the service"),
+        "version": number("Revision of the last change"),
+    }));
+    case["required"] = json!(["id"]);
+    case
+}
+
+fn environment() -> Value {
+    let mut environment = object(json!({
+        "id": text("No slash, at most 256 bytes"),
+        "name": text("For people"),
+        "config": {"type": "object", "description": "What {{name}} in cases stands for"},
+        "labels": texts("Labels that a worker must have"),
+        "capacity": number("Tasks that may run here at once"),
+        "health": words(
+            &["unknown", "good", "bad", "looping", "maintenance", "retired"],
+            "Whether something may start here",
+        ),
+        "health_reason": text("Why it is as it is"),
+        "check": object(json!({
+            "url": text("Answered with 200 to 299 when all is well"),
+            "every": number("Seconds between two checks"),
+        })),
+        "gmt_create": text("Set by the service"),
+        "gmt_modified": text("Set by the service"),
+        "isDelete": truth("Set by the service"),
+        "version": number("Revision of the last change"),
+    }));
+    environment["required"] = json!(["id"]);
+    environment
+}
+
+fn run_spec() -> Value {
+    let mut spec = object(json!({
+        "name": text("For people"),
+        "request_id": text("The same submit with the same id is the same run, for a day"),
+        "cases": {"type": "array", "items": object(json!({
+            "case": text("Its id"),
+            "repeats": number("How often; as the run says unless given"),
+        }))},
+        "repeats": number("For cases that name no number of their own"),
+        "environments": {"type": "array", "items": {"type": "string"}},
+        "missing": words(&["refuse", "ignore", "include"], "Predecessors that are not selected"),
+        "queue": text("Queues share by weight"),
+        "priority": number("Within the queue; higher first"),
+        "deadline_ms": number("From the submit on; what has not started then is skipped"),
+        "no_worker_timeout_ms": number("What no worker could run for so long is skipped"),
+        "failures_max": number("After so many failures nothing new starts"),
+        "rerun_of": text("The run that this one repeats"),
+        "owner": text("Whose it is"),
+    }));
+    spec["required"] = json!(["cases"]);
+    spec
+}
+
+fn run() -> Value {
+    let totals = "By status code (02 passed, 03 failed, 04 error, 05 canceled, 06 skipped, \
+                  07 timed out, 08 lost), with total, flaky and failures";
+    object(json!({
+        "run": text("Its id"),
+        "spec": {"$ref": "#/components/schemas/RunSpec"},
+        "status": object(json!({
+            "state": text("accepted, running, paused, canceling, passed, failed, canceled, incomplete"),
+            "totals": {"type": "object", "description": totals},
+            "started": number("Milliseconds since 1970"),
+            "ended": number("Milliseconds since 1970"),
+            "version": number("Revision of the last change"),
+        })),
+    }))
+}
+
+fn instance() -> Value {
+    object(json!({
+        "name": text("Its name"),
+        "url": text("Where it says that it is"),
+        "labels": texts("What it is"),
+        "task_num": number("Tasks in open claims"),
+        "max_task_num": number("Tasks that may run at once"),
+        "prefetch": number("Tasks taken ahead for each slot, at most"),
+        "draining": truth("It takes nothing more"),
+        "registration": number("Revision at which it came"),
+        "version": number("Revision of the last change"),
+        "running": any("What runs now: [claim, lane, ordinal]"),
+        "claims": {"type": "array", "items": {"type": "object"}},
+    }))
+}
+
+/// All schemas by name.
+pub(super) fn values() -> Map<String, Value> {
+    let error = object(json!({
+        "status": number("The same as the answer's"),
+        "reason": text("The same in words"),
+        "message": text("What is wrong, for people"),
+    }));
+    let queue = object(json!({
+        "queue": text("Its name"),
+        "weight": number("Its part beside other queues"),
+        "limit": number("Tasks that may run at once"),
+        "runs_max": number("Runs that may be open at once"),
+        "paused": truth("Nothing new starts"),
+    }));
+    let anything = json!({"type": "object"});
+    let all = [
+        ("Error", object(json!({ "error": error }))),
+        ("Object", anything.clone()),
+        ("List", list("Object")),
+        ("Case", case()),
+        ("CaseList", list("Case")),
+        ("Environment", environment()),
+        ("EnvironmentList", list("Environment")),
+        ("History", object(json!({"stats": anything, "results": anything}))),
+        ("RunSpec", run_spec()),
+        ("Run", run()),
+        (
+            "Submitted",
+            object(json!({
+                "run": text("Its id"), "is_new": truth("Whether this call has made it"),
+                "tasks": number("How many"), "lanes": number("Cases times environments"),
+                "warnings": {"type": "array", "items": {"type": "string"}},
+            })),
+        ),
+        ("Control", object(json!({"run": text("Its id"), "control": text("What is wanted")}))),
+        (
+            "Events",
+            text("Events `status` and, at last, `end`: data as `status` of a run, id its revision"),
+        ),
+        (
+            "Result",
+            object(json!({
+                "case": text("Its id"), "environment": text("Its id"),
+                "status": text("Status code"), "version": number("Revision of the last change"),
+            })),
+        ),
+        ("Instance", instance()),
+        ("InstanceList", list("Instance")),
+        ("TagSettings", object(json!({"capacity": number("How many may hold it at once")}))),
+        ("TagList", list("Object")),
+        ("Queue", queue),
+        ("QueueList", list("Queue")),
+    ];
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
