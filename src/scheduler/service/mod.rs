@@ -22,6 +22,7 @@ mod records;
 mod routes;
 mod runs;
 mod settings;
+mod views;
 
 pub use flags::ServiceArgs;
 pub use listen::{Running, start};
@@ -55,6 +56,7 @@ struct Inner {
     access: Access,
     client: OnceCell<Client>,
     feeds: Feeds,
+    shelf: views::Shelf,
     guard: guard::Rules,
     /// Turns true when the process is to end.
     stop: watch::Receiver<bool>,
@@ -62,8 +64,8 @@ struct Inner {
 
 impl Services {
     fn new(access: Access, guard: guard::Rules, stop: watch::Receiver<bool>) -> Self {
-        let (client, feeds) = (OnceCell::new(), Feeds::default());
-        Self { inner: Arc::new(Inner { access, client, feeds, guard, stop }) }
+        let (client, feeds, shelf) = Default::default();
+        Self { inner: Arc::new(Inner { access, client, feeds, shelf, guard, stop }) }
     }
 
     /// The store. Its connections mend themselves once there is one.

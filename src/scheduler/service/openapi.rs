@@ -55,6 +55,15 @@ const RUN_FILTER: &[(&str, &str)] = &[
     ("text", "Part of id, name or owner"),
 ];
 
+const TASK_FILTER: &[(&str, &str)] = &[
+    PART[0],
+    PART[1],
+    ("status", "Codes with commas between them, or failures"),
+    ("case", "Of one case"),
+    ("environment", "In one environment"),
+    ("flaky", "true: those that passed after a failed attempt"),
+];
+
 const fn read(
     path: &'static str,
     tag: &'static str,
@@ -190,6 +199,21 @@ pub(super) const OPERATIONS: &[Operation] = &[
         202,
         &[404, 409],
     ),
+    change(
+        ("POST", "/v1/runs/{run}/rerun"),
+        R,
+        "Submits what failed, was lost, did not start, or all of it again",
+        ("Rerun", "Submitted"),
+        201,
+        &[400, 404, 409, 422, 429],
+    ),
+    read("/v1/runs/{run}/tasks", R, "Lists its tasks by lane and repeat", TASK_FILTER, "List"),
+    read("/v1/runs/{run}/tasks/{lane}/{ordinal}", R, "Reads one with its attempts", &[], "Object"),
+    read("/v1/runs/{run}/lanes", R, "Lists its cases in environments, counted", &PART, "List"),
+    read("/v1/runs/{run}/waiting", R, "Says what each lane waits for", &[], "Object"),
+    read("/v1/runs/{run}/bound", R, "Measures it: bound, efficiency, losses", &[], "Object"),
+    read("/v1/runs/{run}/timeline", R, "Shows attempts as stretches of time", &[], "Object"),
+    read("/v1/runs/{run}/audit", R, "Checks its record", &[], "Object"),
     read("/v1/results", S, "Lists latest results by case and environment", &PART, "List"),
     read("/v1/results/{case}", S, "Lists a case's latest results", &PART, "List"),
     read("/v1/results/{case}/{environment}", S, "Reads the latest result", &[], "Result"),

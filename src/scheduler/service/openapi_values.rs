@@ -201,6 +201,13 @@ pub(super) fn values() -> Map<String, Value> {
                 "warnings": {"type": "array", "items": {"type": "string"}},
             })),
         ),
+        (
+            "Rerun",
+            object(json!({
+                "which": words(&["failed", "lost", "unstarted", "all"], "What of it"),
+                "request_id": text("As for a submit"),
+            })),
+        ),
         ("Control", object(json!({"run": text("Its id"), "control": text("What is wanted")}))),
         (
             "Events",

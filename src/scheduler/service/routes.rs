@@ -1,7 +1,9 @@
 //! Which call is answered by what.
 
 use super::answer::{no_such_method, no_such_path};
-use super::{Services, definitions, events, guard, instances, openapi, records, runs, settings};
+use super::{
+    Services, definitions, events, guard, instances, openapi, records, runs, settings, views,
+};
 use crate::scheduler::model::{Environment, TestCase};
 use crate::scheduler::page;
 use axum::Router;
@@ -76,7 +78,15 @@ pub(super) fn calls() -> Routes {
         .get("/v1/runs/{run}/events", events::of_run)
         .post("/v1/runs/{run}/pause", runs::pause)
         .post("/v1/runs/{run}/resume", runs::resume)
-        .post("/v1/runs/{run}/cancel", runs::cancel);
+        .post("/v1/runs/{run}/cancel", runs::cancel)
+        .post("/v1/runs/{run}/rerun", views::rerun)
+        .get("/v1/runs/{run}/tasks", views::tasks)
+        .get("/v1/runs/{run}/tasks/{lane}/{ordinal}", views::task)
+        .get("/v1/runs/{run}/lanes", views::lanes)
+        .get("/v1/runs/{run}/waiting", views::waiting)
+        .get("/v1/runs/{run}/bound", views::bound)
+        .get("/v1/runs/{run}/timeline", views::timeline)
+        .get("/v1/runs/{run}/audit", views::audit);
     routes
         .get("/v1/instances", instances::list)
         .get("/v1/instances/{name}", instances::get)

@@ -1,0 +1,341 @@
+//! What lies behind a run's totals: its tasks and lanes page by page, why they wait, the bound and what
+//! was lost against it, the timeline of slots, the audit; and the same again as a new run.
+//!
+//! A run is read as a whole and kept for a while, so that pages of a million tasks are cut from memory.
+//! Reading is done on a thread of its own: calls that need none of it are not held up.
+
+use super::Services;
+use super::answer::{Problem, ok};
+use super::ask::{Asked, InPath, Object, Part, token};
+use super::runs::submit_spec;
+use crate::scheduler::client::Client;
+use crate::scheduler::model::{Refusal, RunSpec, Selected, Status};
+use crate::scheduler::submit::SubmitError;
+use crate::scheduler::view::{Attempt, Filter, Numbers, RunBook, Waiting, numbers, read};
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// Runs that are kept: one of a million tasks takes some hundred megabytes.
+const BOOKS_MAX: usize = 4;
+/// How old what is told of an open run may be.
+const FRESH: Duration = Duration::from_secs(1);
+/// Attempts in one picture.
+const TIMELINE_MAX: usize = 20_000;
+/// Lanes that are told why they wait.
+const WAITING_MAX: usize = 1_000;
+/// How far the clocks of workers may be apart.
+const SKEW_MS: u64 = 50;
+
+/// A run as it was read.
+struct Shelved {
+    book: RunBook,
+    numbers: Numbers,
+    waiting: Vec<Waiting>,
+    read: Instant,
+    used: Instant,
+}
+
+/// Runs that somebody has looked at lately. Whoever wants one that is being read waits for it.
+#[derive(Default)]
+pub(super) struct Shelf {
+    runs: Mutex<BTreeMap<String, Arc<Mutex<Option<Arc<Shelved>>>>>>,
+}
+
+impl Shelf {
+    async fn find(&self, client: Client, run: &str) -> Result<Arc<Shelved>, Problem> {
+        let place = self.place(run).await;
+        let mut place = place.lock().await;
+        let is_fresh = |found: &&Arc<Shelved>| !found.book.is_open || found.read.elapsed() < FRESH;
+        if let Some(found) = place.as_ref().filter(is_fresh) {
+            return Ok(found.clone());
+        }
+        let name = run.to_owned();
+        let handle = Handle::current();
+        let reading =
+            tokio::task::spawn_blocking(move || handle.block_on(read_run(&client, &name)));
+        let found = reading.await.map_err(|_| Problem::new(500, "reading the run was cut off"))?;
+        let found = Arc::new(found?);
+        *place = Some(found.clone());
+        Ok(found)
+    }
+
+    /// Where a run is kept; those that were not looked at for longest go.
+    async fn place(&self, run: &str) -> Arc<Mutex<Option<Arc<Shelved>>>> {
+        let mut runs = self.runs.lock().await;
+        if !runs.contains_key(run) && runs.len() >= BOOKS_MAX {
+            let used = |place: &Arc<Mutex<Option<Arc<Shelved>>>>| {
+                // One that is being read is in use.
+                place
+                    .try_lock()
+                    .map_or(Some(Instant::now()), |found| found.as_ref().map(|f| f.used))
+            };
+            let oldest = runs.iter().min_by_key(|(_, place)| used(place));
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                runs.remove(&oldest);
+            }
+        }
+        runs.entry(run.to_owned()).or_default().clone()
+    }
+}
+
+async fn read_run(client: &Client, run: &str) -> Result<Shelved, SubmitError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_millis() as u64);
+    let (book, waiting) = read::why(client, run, now).await?;
+    let (numbers, read) = (numbers(&book), Instant::now());
+    Ok(Shelved { book, numbers, waiting, read, used: read })
+}
+
+impl Services {
+    async fn shelved(&self, run: &str) -> Result<Arc<Shelved>, Problem> {
+        let client = self.store().await?;
+        self.inner.shelf.find(client, run).await
+    }
+}
+
+/// Which tasks are wanted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct TaskFilter {
+    limit: Option<String>,
+    next: Option<String>,
+    /// Codes with commas between them, or `failures`.
+    status: Option<String>,
+    case: Option<String>,
+    environment: Option<String>,
+    flaky: Option<bool>,
+}
+
+fn statuses(asked: &str) -> Result<Vec<Status>, Problem> {
+    if asked == "failures" {
+        return Ok(Filter::failures().statuses);
+    }
+    let find = |code: &str| {
+        let found = Status::ALL.into_iter().find(|status| status.code() == code);
+        found.ok_or_else(|| Problem::new(400, format!("unknown status {code:?}")))
+    };
+    asked.split(',').map(find).collect()
+}
+
+/// Two numbers as a place in a list.
+fn place(text: &str) -> Result<(u32, u32), Problem> {
+    let numbers = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    numbers.ok_or_else(|| Problem::new(400, "next is not what a list has said"))
+}
+
+pub(super) async fn tasks(
+    State(services): State<Services>,
+    InPath(run): InPath<String>,
+    Asked(asked): Asked<TaskFilter>,
+) -> Result<Response, Problem> {
+    let part = Part::new(asked.limit, asked.next);
+    let (limit, after) = (part.limit()?, part.after()?);
+    let from = after.as_deref().map_or(Ok((0, 0)), place)?;
+    let filter = Filter {
+        statuses: asked.status.as_deref().map_or(Ok(Vec::new()), statuses)?,
+        case: asked.case,
+        environment: asked.environment,
+        flaky: asked.flaky.unwrap_or_default(),
+    };
+    let found = services.shelved(&run).await?;
+    let page = found.book.tasks(&filter, from, limit);
+    let next = page.next.map(|(lane, ordinal)| token(&format!("{lane}-{ordinal}")));
+    Ok(ok(&json!({"items": page.tasks, "next": next, "revision": found.book.revision})))
+}
+
+/// A task with all its attempts.
+pub(super) async fn task(
+    State(services): State<Services>,
+    InPath((run, lane, ordinal)): InPath<(String, u32, u32)>,
+) -> Result<Response, Problem> {
+    let found = services.shelved(&run).await?;
+    let task = found.book.find_task(lane, ordinal);
+    let task = task.ok_or_else(|| Problem::new(404, format!("run {run} has no such task")))?;
+    let attempts: Vec<Value> = found.book.attempts_of(lane, ordinal).map(show_attempt).collect();
+    Ok(ok(&json!({"task": task, "attempts": attempts, "case": found.book.case_of(lane)})))
+}
+
+fn show_attempt(attempt: &Attempt) -> Value {
+    json!({
+        "attempt": attempt.row.attempt, "status": attempt.row.status, "start": attempt.row.start,
+        "duration": attempt.row.duration, "detail": attempt.row.detail, "worker": attempt.worker,
+        "fence": attempt.claim, "revision": attempt.revision,
+    })
+}
+
+/// Cases in environments, each with how its tasks ended so far.
+pub(super) async fn lanes(
+    State(services): State<Services>,
+    InPath(run): InPath<String>,
+    Asked(part): Asked<Part>,
+) -> Result<Response, Problem> {
+    let (limit, after) = (part.limit()?, part.after()?);
+    let from = after.as_deref().map_or(Ok((0, 0)), place)?.0 as usize;
+    let found = services.shelved(&run).await?;
+    let lanes = found.book.lanes();
+    let shown: Vec<_> = lanes.iter().skip(from).take(limit).collect();
+    let end = from.saturating_add(shown.len());
+    let next = (end < lanes.len()).then(|| token(&format!("{end}-0")));
+    Ok(ok(&json!({"items": shown, "next": next, "revision": found.book.revision})))
+}
+
+/// Why what has not started has not started.
+pub(super) async fn waiting(
+    State(services): State<Services>,
+    InPath(run): InPath<String>,
+) -> Result<Response, Problem> {
+    let found = services.shelved(&run).await?;
+    let shown: Vec<_> = found.waiting.iter().take(WAITING_MAX).collect();
+    let mut tasks: BTreeMap<&str, u64> = BTreeMap::new();
+    for waiting in &found.waiting {
+        *tasks.entry(waiting.reason).or_default() += waiting.tasks;
+    }
+    let lanes = found.waiting.len();
+    let revision = found.book.revision;
+    Ok(ok(&json!({"items": shown, "lanes": lanes, "tasks": tasks, "revision": revision})))
+}
+
+/// The bound, how near the run came to it, and what it lost where.
+pub(super) async fn bound(
+    State(services): State<Services>,
+    InPath(run): InPath<String>,
+) -> Result<Response, Problem> {
+    let found = services.shelved(&run).await?;
+    let mut shown = serde_json::to_value(&found.numbers).unwrap_or_default();
+    shown["running"] = found.book.running().into();
+    shown["revision"] = found.book.revision.into();
+    Ok(ok(&shown))
+}
+
+/// Attempts as stretches of time: worker, lane, ordinal, attempt, status, start, duration. The last
+/// ones, where there are too many for a picture.
+pub(super) async fn timeline(
+    State(services): State<Services>,
+    InPath(run): InPath<String>,
+) -> Result<Response, Problem> {
+    let found = services.shelved(&run).await?;
+    let attempts = &found.book.attempts;
+    let left_out = attempts.len().saturating_sub(TIMELINE_MAX);
+    let mut workers: BTreeMap<&str, usize> = BTreeMap::new();
+    for attempt in attempts {
+        let next = workers.len();
+        workers.entry(&attempt.worker).or_insert(next);
+    }
+    let show = |attempt: &Attempt| {
+        let row = &attempt.row;
+        let worker = workers.get(&*attempt.worker);
+        json!([worker, row.lane, row.ordinal, row.attempt, row.status, row.start, row.duration])
+    };
+    let rows: Vec<Value> = attempts.iter().skip(left_out).map(show).collect();
+    let mut names: Vec<(&str, usize)> = workers.iter().map(|(name, at)| (*name, *at)).collect();
+    names.sort_by_key(|(_, at)| *at);
+    let names: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
+    let lanes: Vec<_> = found.book.plan.lanes.iter().take(WAITING_MAX).map(|l| &*l.case).collect();
+    Ok(ok(&json!({"workers": names, "cases": lanes, "rows": rows, "left_out": left_out})))
+}
+
+/// Whether the record holds what the scheduler promises.
+pub(super) async fn audit(
+    State(services): State<Services>,
+    InPath(run): InPath<String>,
+) -> Result<Response, Problem> {
+    let (client, handle) = (services.store().await?, Handle::current());
+    let reading = tokio::task::spawn_blocking(move || {
+        handle
+            .block_on(read::verify(&client, &run, SKEW_MS))
+            .map(|(_, audit, whole)| (audit, whole))
+    });
+    let read = reading.await.map_err(|_| Problem::new(500, "reading the run was cut off"))?;
+    let (audit, with_history) = read?;
+    let is_clean = audit.is_clean();
+    let mut shown = serde_json::to_value(&audit).unwrap_or_default();
+    shown["is_clean"] = is_clean.into();
+    shown["with_history"] = with_history.into();
+    Ok(ok(&shown))
+}
+
+/// What of a run is run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Which {
+    /// Failed, without a verdict, timed out or lost.
+    #[default]
+    Failed,
+    Lost,
+    /// Skipped or canceled.
+    Unstarted,
+    All,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Again {
+    which: Which,
+    request_id: Option<String>,
+}
+
+/// A new run that links back. Predecessors that are not run again count as ended.
+pub(super) async fn rerun(
+    State(services): State<Services>,
+    InPath(run): InPath<String>,
+    body: Object,
+) -> Result<Response, Problem> {
+    let again: Again = body.parse("a valid rerun")?;
+    let found = services.shelved(&run).await?;
+    let spec = rerun_spec(&found.book, again)?;
+    submit_spec(&services, spec).await
+}
+
+fn rerun_spec(book: &RunBook, again: Again) -> Result<RunSpec, Refusal> {
+    let is_wanted = |status: Status| match again.which {
+        Which::Failed => status.fails_run(),
+        Which::Lost => status == Status::Lost,
+        Which::Unstarted => matches!(status, Status::Skipped | Status::Canceled),
+        Which::All => true,
+    };
+    let mut repeats: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut environments = BTreeSet::new();
+    let mut order: Vec<&str> = Vec::new();
+    for (lane, plan) in (0..).zip(&book.plan.lanes) {
+        let totals = book.lane_totals(lane);
+        let of_lane = match again.which {
+            Which::All => u64::from(plan.total),
+            _ => {
+                let wanted = totals.by_status.iter().filter(|(status, _)| is_wanted(**status));
+                wanted.map(|(_, count)| count).sum()
+            }
+        };
+        if of_lane == 0 {
+            continue;
+        }
+        environments.insert(&*plan.environment);
+        let known = repeats.entry(&plan.case).or_insert_with(|| {
+            order.push(&plan.case);
+            0
+        });
+        *known = (*known).max(of_lane.min(u32::MAX.into()) as u32);
+    }
+    if order.is_empty() {
+        return Err(Refusal::new(422, format!("run {} has nothing to run again", book.spec.id)));
+    }
+    let select =
+        |case: &&str| Selected { case: (*case).to_owned(), repeats: repeats.get(case).copied() };
+    let wanted = |id: &&String| environments.contains(id.as_str());
+    Ok(RunSpec {
+        id: String::new(),
+        request_id: again.request_id,
+        cases: order.iter().map(select).collect(),
+        environments: book.spec.environments.iter().filter(wanted).cloned().collect(),
+        missing: crate::scheduler::model::Missing::Ignore,
+        rerun_of: Some(book.spec.id.clone()),
+        ..book.spec.clone()
+    })
+}
