@@ -26,6 +26,8 @@ pub const COMMANDS: &str = "/tcss/v1/cmd/";
 pub const QUEUES: &str = "/tcss/v1/queue/";
 pub const STATS: &str = "/tcss/v1/stats/";
 pub const REQUESTS: &str = "/tcss/v1/req/";
+/// Services to which tasks are pushed.
+pub const INSTANCES: &str = "/tcss/v1/instance/";
 pub const LATE: &str = "/tcss/v1/late/";
 
 /// What test teams see and write themselves.
@@ -205,6 +207,11 @@ pub fn late(run: &str, segment: &str) -> String {
 /// All late results of a run.
 pub fn late_results(run: &str) -> String {
     format!("{LATE}{run}/")
+}
+
+/// A service to which tasks are pushed.
+pub fn instance(name: &str) -> String {
+    format!("{INSTANCES}{name}")
 }
 
 /// What a request id stands for.

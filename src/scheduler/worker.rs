@@ -8,7 +8,7 @@ use super::client::{Access, Client};
 use super::clock::Clock;
 use super::coordinator::{TxnNo, WorkerInfo};
 use super::definitions::{Definition, Library};
-use super::execute::{Attempt, Executor};
+use super::execute::{Attempt, Runner};
 use super::keys;
 use super::lease::Lease;
 use super::model::{Labels, Row, Status};
@@ -63,7 +63,7 @@ enum Answer {
 pub async fn run(
     access: Access,
     settings: Settings,
-    executor: Arc<Executor>,
+    executor: Arc<dyn Runner>,
     stop: impl Future<Output = ()>,
 ) {
     let (drain, is_draining) = tokio::sync::watch::channel(false);
@@ -110,7 +110,7 @@ pub async fn run(
 async fn serve(
     access: &Access,
     settings: &Settings,
-    executor: &Arc<Executor>,
+    executor: &Arc<dyn Runner>,
     drain: tokio::sync::watch::Receiver<bool>,
 ) -> Result<End, Error> {
     let client = Client::connect(access).await?;
@@ -154,7 +154,7 @@ async fn serve(
 struct Registered {
     client: Client,
     clock: Clock,
-    executor: Arc<Executor>,
+    executor: Arc<dyn Runner>,
     library: Arc<Library>,
     info: WorkerInfo,
     name: String,
@@ -172,7 +172,7 @@ impl Registered {
         client: Client,
         settings: &Settings,
         info: WorkerInfo,
-        executor: Arc<Executor>,
+        executor: Arc<dyn Runner>,
         mut lease: Lease,
         registration: i64,
     ) -> Self {
@@ -288,7 +288,7 @@ impl Registered {
                     let row = match definition {
                         Ok(definition) => {
                             let of = (&*run, &task, attempt, fence);
-                            execute(&executor, &definition, of, start, canceled).await
+                            execute(&*executor, &definition, of, start, canceled).await
                         }
                         Err(error) => Row {
                             lane: task.lane,
@@ -344,7 +344,7 @@ impl Registered {
 
 /// Runs an attempt and makes a row of what came of it.
 async fn execute(
-    executor: &Executor,
+    executor: &dyn Runner,
     definition: &Definition,
     (run, task, attempt, fence): (&str, &Task, u32, i64),
     start: u64,
@@ -367,7 +367,7 @@ async fn execute(
             std::future::pending::<()>().await;
         }
     };
-    let outcome = executor.run(tried, cancel).await;
+    let outcome = executor.run(tried, Box::pin(cancel)).await;
     Row {
         lane: task.lane,
         ordinal: task.ordinal,

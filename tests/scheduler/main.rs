@@ -7,8 +7,12 @@
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+mod browser;
 mod http;
+mod page;
 mod refusals;
+mod remote;
+mod roles;
 mod service;
 mod team;
 

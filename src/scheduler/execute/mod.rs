@@ -12,6 +12,7 @@ mod command;
 mod connect;
 mod fill;
 mod http;
+mod orders;
 mod output;
 mod report;
 mod targets;
@@ -20,6 +21,7 @@ mod tests;
 mod verdict;
 
 pub use artifacts::Artifacts;
+pub use orders::{Caller, Cancel, Runner};
 pub use targets::{Reach, Rule, Targets, reach};
 
 use crate::scheduler::model::{Environment, Kind, Status, TestCase};

@@ -1,1 +1,58 @@
+// Words of the page in English and Chinese.
 
+const WORDS = {
+  skip: ["Skip to content", "跳到正文"],
+  runs: ["Runs", "运行"], cases: ["Cases", "用例"], environments: ["Environments", "环境"], workers: ["Workers", "执行机"],
+  tags: ["Tags", "互斥标签"], queues: ["Queues", "队列"],
+  run: ["Run", "运行"], state: ["State", "状态"], progress: ["Progress", "进度"], tasks: ["Tasks", "任务"], started: ["Started", "开始"],
+  time: ["Time", "用时"], queue: ["Queue", "队列"], owner: ["Owner", "负责人"], name: ["Name", "名称"], id: ["Id", "编号"],
+  kind: ["Kind", "类型"], history: ["Last results", "最近结果"], typical: ["Typical", "通常用时"], environment: ["Environment", "环境"],
+  case: ["Case", "用例"], repeat: ["Repeat", "次序"], attempts: ["Attempts", "尝试"], worker: ["Worker", "执行机"], result: ["Result", "结果"],
+  reason: ["Waits for", "等待"], labels: ["Labels", "标签"], health: ["Health", "健康"], capacity: ["Capacity", "容量"],
+  slots: ["Slots", "槽位"], address: ["Address", "地址"], tag: ["Tag", "标签"], holders: ["Held by", "持有者"], waiters: ["Waiting lanes", "等待者"],
+  weight: ["Weight", "权重"], limit: ["Tasks at once", "同时任务上限"], runs_max: ["Open runs at most", "开放运行上限"], none: ["none", "无"],
+  config: ["Configuration", "配置"], all: ["All", "全部"], open: ["Open", "进行中"], ended: ["Ended", "已结束"],
+  accepted: ["accepted", "已接收"], running: ["running", "运行中"], paused: ["paused", "已暂停"], canceling: ["canceling", "取消中"],
+  passed: ["passed", "通过"], failed: ["failed", "失败"], canceled: ["canceled", "已取消"], incomplete: ["incomplete", "不完整"],
+  s00: ["waiting", "等待"], s01: ["running", "运行中"], s02: ["passed", "通过"], s03: ["failed", "失败"], s04: ["error", "异常"],
+  s05: ["canceled", "已取消"], s06: ["skipped", "跳过"], s07: ["timed out", "超时"], s08: ["lost", "丢失"], flaky: ["flaky", "不稳定"],
+  unknown: ["unknown", "未知"], good: ["good", "正常"], bad: ["bad", "异常"], looping: ["looping", "循环检查"], maintenance: ["maintenance", "维护中"],
+  retired: ["retired", "停用"], enabled: ["enabled", "启用"], muted: ["muted", "静默"], skipped: ["skipped", "跳过"],
+  submit: ["Submit a run", "提交运行"], submit_now: ["Submit", "提交"], cancel_run: ["Cancel", "取消运行"], pause: ["Pause", "暂停"],
+  resume: ["Resume", "继续"], rerun_failed: ["Rerun failed", "重跑失败项"], rerun_all: ["Rerun all", "全部重跑"], close: ["Close", "关闭"], save: ["Save", "保存"],
+  drain: ["Drain", "排空"], draining: ["leaving", "离开中"], more: ["Show more", "显示更多"], search: ["Search", "搜索"], repeats: ["Repeats", "重复次数"],
+  overview: ["Overview", "概览"], waiting: ["Waiting", "等待中"], failures: ["Failures", "失败"], timeline: ["Slots", "槽位时间线"], lanes: ["Cases", "用例"],
+  bound: ["Lower bound", "理论下限"], efficiency: ["Efficiency", "效率"], makespan: ["Makespan", "总用时"], left: ["At least left", "至少剩余"], work: ["Work", "工作量"],
+  loss: ["Slot time that was not used, by cause", "未利用的槽位时间（按原因）"], loss_start: ["first start", "首次启动"], loss_predecessor: ["predecessors", "前置用例"], loss_tag: ["tags", "互斥标签"],
+  loss_hand_over: ["hand-over", "交接"], loss_tail: ["tail", "收尾"], loss_repeated: ["repeated attempts", "重复尝试"],
+  bound_work: ["work over slots", "工作量/槽位"], bound_tag: ["longest tag", "最长标签"], bound_chain: ["longest chain", "最长链"],
+  no_runs: ["No runs yet. Submit one, or: quoin run submit PLAN", "还没有运行。提交一个，或者：quoin run submit 计划文件"],
+  no_cases: ["No cases fit.", "没有符合的用例。"], no_environments: ["No environments.", "没有环境。"], no_workers: ["No workers. Start one: quoin worker --name w1", "没有执行机。启动一个：quoin worker --name w1"],
+  no_tags: ["No tag is held.", "没有被持有的标签。"], no_queues: ["All queues have default settings.", "所有队列都是默认设置。"], no_tasks: ["No tasks fit.", "没有符合的任务。"],
+  no_failures: ["Nothing has failed.", "没有失败。"], nothing_waits: ["Nothing waits.", "没有等待的任务。"], nothing_ran: ["Nothing has run yet.", "尚未执行。"],
+  submitted: ["Run {0} is submitted: {1} tasks", "运行 {0} 已提交：{1} 个任务"], asked: ["It is asked for.", "已提出请求。"], saved: ["Saved.", "已保存。"],
+  of: ["{0} of {1}", "{0} / {1}"], picked: ["{0} picked", "已选 {0} 个"], pick_cases: ["Pick cases", "选择用例"], include: ["Include predecessors that are not picked", "包含未选的前置用例"],
+  rerun_of: ["Repeats run {0}", "重跑自 {0}"], output: ["Output", "输出"], expected: ["Expected", "期望"], attempt: ["Attempt {0} on {1}", "第 {0} 次尝试，于 {1}"],
+  token: ["This scheduler asks for its token", "此调度器需要令牌"], token_label: ["Token", "令牌"], go: ["Go on", "继续"], away: ["No answer: {0}", "无应答：{0}"],
+  live: ["live", "实时"], help: ["Keys", "快捷键"], language: ["中文", "English"], dark: ["Dark", "深色"], light: ["Light", "浅色"], theme: ["Theme", "主题"],
+  key_go: ["Go to runs, cases, environments, workers, tags, queues", "前往运行、用例、环境、执行机、标签、队列"], key_move: ["Next and previous row", "下一行、上一行"],
+  key_open: ["Open the row", "打开该行"], key_search: ["Search", "搜索"], key_submit: ["Submit a run", "提交运行"], key_theme: ["Dark or light", "深色或浅色"], key_language: ["Language", "语言"],
+  key_back: ["Close", "关闭"], tasks_wait: ["{0} tasks", "{0} 个任务"], new_case: ["New case", "新建用例"], edit: ["Edit", "编辑"], mute: ["Mute", "静默"], unmute: ["Enable", "启用"],
+  delete: ["Delete", "删除"], sure: ["Delete {0}?", "删除 {0}？"], sure_cancel: ["Cancel this run? What runs is stopped.", "取消此运行？正在执行的任务会被停止。"], definition: ["Definition", "定义"], start_maintenance: ["Maintenance", "维护"], end_maintenance: ["Back to use", "恢复使用"], new_environment: ["New environment", "新建环境"],
+  left_out: ["The first {0} attempts are not shown.", "未显示最早的 {0} 次尝试。"], deadline: ["free", "空闲"], audit: ["Audit", "审计"], clean: ["The record is whole: nothing lost, nothing doubled.", "记录完整：无丢失、无重复。"], version: ["version", "版本"],
+};
+
+export let language = localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
+
+export function speak(next) {
+  language = next;
+  localStorage.setItem("language", next);
+  document.documentElement.lang = next;
+}
+
+/** The word in the chosen language, with {0}, {1} filled in. An unknown key stands for itself. */
+export function t(key, ...values) {
+  const found = WORDS[key];
+  const text = found ? found[language === "zh" ? 1 : 0] : key;
+  return text.replace(/\{(\d)\}/g, (_, place) => values[place]);
+}

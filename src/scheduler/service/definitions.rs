@@ -3,7 +3,8 @@
 use super::Services;
 use super::answer::{Problem, located, ok, stored};
 use super::ask::{Asked, Expected, InPath, Object, Part, token};
-use crate::scheduler::catalog::{self, Definition};
+use crate::scheduler::catalog::{self, Definition, Listed};
+use crate::scheduler::client::Client;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Environment, Refusal, TestCase};
 use axum::extract::State;
@@ -147,6 +148,8 @@ pub(super) struct CaseFilter {
     label: Option<String>,
     /// Anywhere in id, name or owner, whatever the case of its letters.
     text: Option<String>,
+    /// With what is known of each case's past.
+    history: Option<bool>,
 }
 
 impl CaseFilter {
@@ -179,7 +182,30 @@ pub(super) async fn list_cases(
     Asked(mut filter): Asked<CaseFilter>,
 ) -> Result<Response, Problem> {
     let part = Part::new(filter.limit.take(), filter.next.take());
-    list::<TestCase>(&services, &part, |case| filter.fits(case)).await
+    let found = list::<TestCase>(&services, &part, |case| filter.fits(case)).await?;
+    if filter.history == Some(true) {
+        let client = services.store().await?;
+        let ids = found.items.iter().map(|case| stats_of(&client, &case.value.id));
+        let stats = futures_util::future::try_join_all(ids).await?;
+        let mut shown = show(&found);
+        if let Some(items) = shown["items"].as_array_mut() {
+            for (item, stats) in items.iter_mut().zip(stats) {
+                item["stats"] = stats.into();
+            }
+        }
+        return Ok(ok(&shown));
+    }
+    Ok(ok(&show(&found)))
+}
+
+/// What is known of a case's past, by environment.
+async fn stats_of(client: &Client, case: &str) -> Result<Map<String, Value>, etcd_client::Error> {
+    let prefix = format!("{}{case}/", keys::STATS);
+    let found = client.prefix(&prefix, 0).await?.0.into_iter().map(|kv| {
+        let environment = kv.key.strip_prefix(&prefix).unwrap_or_default().to_owned();
+        (environment, serde_json::from_slice(&kv.value).unwrap_or_default())
+    });
+    Ok(found.collect())
 }
 
 /// Which environments are wanted.
@@ -197,25 +223,27 @@ pub(super) async fn list_environments(
     Asked(mut filter): Asked<EnvironmentFilter>,
 ) -> Result<Response, Problem> {
     let part = Part::new(filter.limit.take(), filter.next.take());
-    list::<Environment>(&services, &part, |found| {
+    let found = list::<Environment>(&services, &part, |found| {
         let health = filter.health.as_ref();
         !found.is_deleted
             && health.is_none_or(|wanted| *wanted == word(found.health))
             && has_text(filter.text.as_deref(), &[&found.id, &found.name])
-    })
-    .await
+    });
+    Ok(ok(&show(&found.await?)))
 }
 
 async fn list<T: Served>(
     services: &Services,
     part: &Part,
     fits: impl Fn(&T) -> bool,
-) -> Result<Response, Problem> {
+) -> Result<Listed<T>, Problem> {
     let (limit, after) = (part.limit()?, part.after()?);
-    let client = services.store().await?;
-    let listed = catalog::list::<T>(&client, after.as_deref(), limit, fits).await?;
+    Ok(catalog::list::<T>(&services.store().await?, after.as_deref(), limit, fits).await?)
+}
+
+fn show<T: Served>(listed: &Listed<T>) -> Value {
     let next = listed.next.as_deref().map(token);
-    Ok(ok(&json!({"items": listed.items, "next": next, "left": listed.left})))
+    json!({"items": listed.items, "next": next, "left": listed.left})
 }
 
 /// What is known of a case's past, by environment.
@@ -224,18 +252,17 @@ pub(super) async fn history(
     InPath(case): InPath<String>,
 ) -> Result<Response, Problem> {
     let client = services.store().await?;
-    let mut found = Map::new();
-    for (name, prefix) in [("stats", keys::STATS), ("results", keys::RESULTS)] {
-        let prefix = format!("{prefix}{case}/");
-        let mut by_environment = Map::new();
-        for kv in client.prefix(&prefix, 0).await?.0 {
-            let environment = kv.key.strip_prefix(&prefix).unwrap_or_default();
-            let value = serde_json::from_slice(&kv.value).unwrap_or_default();
-            by_environment.insert(environment.to_owned(), value);
-        }
-        found.insert(name.to_owned(), by_environment.into());
-    }
-    Ok(ok(&found))
+    let prefix = format!("{}{case}/", keys::RESULTS);
+    let (stats, results) = tokio::join!(stats_of(&client, &case), client.prefix(&prefix, 0));
+    let results: Map<String, Value> = results?
+        .0
+        .into_iter()
+        .map(|kv| {
+            let environment = kv.key.strip_prefix(&prefix).unwrap_or_default().to_owned();
+            (environment, serde_json::from_slice(&kv.value).unwrap_or_default())
+        })
+        .collect();
+    Ok(ok(&json!({"stats": stats?, "results": results})))
 }
 
 /// A name as part of a path.

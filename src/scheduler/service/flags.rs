@@ -2,6 +2,7 @@
 
 use super::{Running, Settings, start};
 use crate::scheduler::client::Access;
+use crate::scheduler::execute::Rule;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -27,6 +28,9 @@ pub struct ServiceArgs {
     /// A name under which the services are called, beside addresses and localhost
     #[arg(long = "scheduler-host")]
     hosts: Vec<String>,
+    /// Let tasks be pushed to a private service: host, *.domain, address or network
+    #[arg(long = "scheduler-allow-target")]
+    targets: Vec<Rule>,
 }
 
 impl ServiceArgs {
@@ -48,7 +52,8 @@ impl ServiceArgs {
         let is_asked_for = self.listen_url.is_some() || tls.is_some();
         let url = self.listen_url.unwrap_or_else(|| URL_DEFAULT.into());
         let token = self.token_file.map(token).transpose()?;
-        match start(Settings { url, tls, token, hosts: self.hosts }, access) {
+        let settings = Settings { url, tls, token, hosts: self.hosts, targets: self.targets };
+        match start(settings, access) {
             Ok(running) => Ok(Some(running)),
             Err(error) if is_asked_for => Err(error),
             Err(error) => {

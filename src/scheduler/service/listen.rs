@@ -2,7 +2,8 @@
 
 use super::{Services, Settings, guard, routes};
 use crate::scheduler::client::Access;
-use crate::tls::{Allowed, ServerOptions, ServerTls, Suites};
+use crate::scheduler::execute::Targets;
+use crate::tls::{Allowed, DialOptions, Dialer, ServerOptions, ServerTls, Suites};
 use axum::Router;
 use axum::body::Body;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -74,20 +75,30 @@ pub fn start(settings: Settings, access: Access) -> Result<Running, String> {
     }
     let (stop, stopped) = watch::channel(false);
     let rules = guard::Rules { token: settings.token, is_loopback, hosts: settings.hosts };
-    let services = Services::new(access, rules, stopped.clone());
+    let shown = format!("{}://{}", url.scheme(), shown(&url, bound));
+    let targets =
+        Targets { loopback: is_loopback, allowed: settings.targets, ..Targets::default() };
+    let dialer = Dialer::new(DialOptions::default()).map_err(|error| error.to_string())?;
+    let services = Services::new(access, rules, (targets, dialer), shown.clone(), stopped.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let thread = std::thread::Builder::new().name("services".into()).spawn(move || {
         runtime.block_on(async {
             match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => serve(listener, tls, routes::router(services), stopped).await,
+                Ok(listener) => {
+                    let router = routes::router(services.clone());
+                    tokio::select! {
+                        () = serve(listener, tls, router, stopped) => {}
+                        () = services.keep() => {}
+                    }
+                }
                 Err(error) => tracing::error!(%error, "cannot listen for calls of services"),
             }
         });
         runtime.shutdown_background();
     });
     let thread = thread.map_err(|error| error.to_string())?;
-    let url = format!("{}://{}", url.scheme(), shown(&url, bound));
+    let url = shown;
     tracing::info!(url, "serving test cases, runs and their page");
     Ok(Running { url, stop, thread })
 }

@@ -10,6 +10,7 @@
 
 mod answer;
 mod ask;
+mod claims;
 mod definitions;
 mod events;
 mod flags;
@@ -19,6 +20,7 @@ mod listen;
 mod openapi;
 mod openapi_values;
 mod records;
+mod remote;
 mod routes;
 mod runs;
 mod settings;
@@ -28,6 +30,8 @@ pub use flags::ServiceArgs;
 pub use listen::{Running, start};
 
 use super::client::{Access, Client};
+use super::execute::{Caller, Rule, Targets};
+use crate::tls::Dialer;
 use answer::Problem;
 use events::Feeds;
 use std::sync::Arc;
@@ -44,6 +48,9 @@ pub struct Settings {
     pub token: Option<String>,
     /// Names under which it may be called, beside addresses.
     pub hosts: Vec<String>,
+    /// Services beyond public addresses, and those of this machine where it alone is served, to which
+    /// tasks may be pushed.
+    pub targets: Vec<Rule>,
 }
 
 /// What all calls share.
@@ -57,15 +64,32 @@ struct Inner {
     client: OnceCell<Client>,
     feeds: Feeds,
     shelf: views::Shelf,
+    stations: remote::Stations,
+    /// What services that are registered may be.
+    targets: Targets,
     guard: guard::Rules,
     /// Turns true when the process is to end.
     stop: watch::Receiver<bool>,
 }
 
 impl Services {
-    fn new(access: Access, guard: guard::Rules, stop: watch::Receiver<bool>) -> Self {
+    fn new(
+        access: Access,
+        guard: guard::Rules,
+        (targets, dialer): (Targets, Dialer),
+        url: String,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
         let (client, feeds, shelf) = Default::default();
-        Self { inner: Arc::new(Inner { access, client, feeds, shelf, guard, stop }) }
+        let caller = Caller::new(targets.clone(), dialer);
+        let stations = remote::Stations::new(access.clone(), caller, url);
+        let inner = Inner { access, client, feeds, shelf, stations, targets, guard, stop };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What goes on beside calls.
+    async fn keep(&self) {
+        self.inner.stations.keep(async || self.store().await).await;
     }
 
     /// The store. Its connections mend themselves once there is one.

@@ -38,6 +38,7 @@ const CASE_FILTER: &[(&str, &str)] = &[
     ("tag", "A mutual-exclusion tag"),
     ("label", "name=value, or a name with any value"),
     ("text", "Part of id, name or owner"),
+    ("history", "true: with `stats`, what is known of each case's past by environment"),
 ];
 const ENVIRONMENT_FILTER: &[(&str, &str)] = &[
     PART[0],
@@ -222,6 +223,38 @@ pub(super) const OPERATIONS: &[Operation] = &[
     read("/v1/instances", I, "Lists workers by name, with what they hold", &PART, "InstanceList"),
     read("/v1/instances/{name}", I, "Reads one", &[], "Instance"),
     change(
+        ("POST", "/v1/instances"),
+        I,
+        "Registers a service to which tasks are pushed: POST {url}/submit with an Order",
+        ("Service", "Service"),
+        201,
+        &[400, 403, 409],
+    ),
+    change(
+        ("DELETE", "/v1/instances/{name}"),
+        I,
+        "Takes such a registration away; what the service has is given to others",
+        ("", "Object"),
+        200,
+        &[404],
+    ),
+    change(
+        ("POST", "/v1/claims"),
+        I,
+        "Gives tasks to a worker that asks; waits for the first if there is none",
+        ("Claim", "Orders"),
+        200,
+        &[400, 409],
+    ),
+    change(
+        ("POST", "/v1/claims/results"),
+        I,
+        "Takes the verdict on a task that was pushed or claimed",
+        ("Verdict", "Object"),
+        202,
+        &[400, 409],
+    ),
+    change(
         ("POST", "/v1/instances/{name}/drain"),
         I,
         "Lets a worker finish what it has, and leave",
@@ -270,6 +303,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
 fn meaning(status: u16) -> &'static str {
     match status {
         400 => "Malformed: the message says what is wrong",
+        403 => "That must not be called",
         404 => "There is none of this name",
         409 => "Another version, another submit, or too late",
         413 => "Longer than 1 MiB",

@@ -2,7 +2,8 @@
 
 use super::answer::{no_such_method, no_such_path};
 use super::{
-    Services, definitions, events, guard, instances, openapi, records, runs, settings, views,
+    Services, claims, definitions, events, guard, instances, openapi, records, runs, settings,
+    views,
 };
 use crate::scheduler::model::{Environment, TestCase};
 use crate::scheduler::page;
@@ -88,7 +89,11 @@ pub(super) fn calls() -> Routes {
         .get("/v1/runs/{run}/timeline", views::timeline)
         .get("/v1/runs/{run}/audit", views::audit);
     routes
+        .post("/v1/claims", claims::claim)
+        .post("/v1/claims/results", claims::settle)
         .get("/v1/instances", instances::list)
+        .post("/v1/instances", claims::register)
+        .delete("/v1/instances/{name}", claims::unregister)
         .get("/v1/instances/{name}", instances::get)
         .post("/v1/instances/{name}/drain", instances::drain)
         .get("/v1/tags", settings::list_tags)

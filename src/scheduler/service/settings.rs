@@ -3,6 +3,7 @@
 use super::Services;
 use super::answer::{Problem, ok};
 use super::ask::{InPath, Object};
+use super::views;
 use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::TagHold;
 use crate::scheduler::keys;
@@ -67,9 +68,11 @@ pub(super) async fn list_tags(State(services): State<Services>) -> Result<Respon
         });
         tags.entry(tag.to_owned()).or_insert((1, Vec::new())).1.push(holder);
     }
+    let waiters = views::waiters(&services).await?;
     let show = |(tag, (capacity, holders)): (String, (u32, Vec<Value>))| {
         json!({
             "tag": tag, "capacity": capacity, "held": holders.len(), "holders": holders,
+            "waiters": waiters.get(&tag),
         })
     };
     Ok(ok(&json!({"items": tags.into_iter().map(show).collect::<Vec<_>>()})))

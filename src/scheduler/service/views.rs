@@ -9,6 +9,7 @@ use super::answer::{Problem, ok};
 use super::ask::{Asked, InPath, Object, Part, token};
 use super::runs::submit_spec;
 use crate::scheduler::client::Client;
+use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, RunSpec, Selected, Status};
 use crate::scheduler::submit::SubmitError;
 use crate::scheduler::view::{Attempt, Filter, Numbers, RunBook, Waiting, numbers, read};
@@ -31,6 +32,8 @@ const FRESH: Duration = Duration::from_secs(1);
 const TIMELINE_MAX: usize = 20_000;
 /// Lanes that are told why they wait.
 const WAITING_MAX: usize = 1_000;
+/// Lanes that are told for one tag.
+const WAITERS_MAX: usize = 20;
 /// How far the clocks of workers may be apart.
 const SKEW_MS: u64 = 50;
 
@@ -92,6 +95,27 @@ async fn read_run(client: &Client, run: &str) -> Result<Shelved, SubmitError> {
     let (book, waiting) = read::why(client, run, now).await?;
     let (numbers, read) = (numbers(&book), Instant::now());
     Ok(Shelved { book, numbers, waiting, read, used: read })
+}
+
+/// Lanes that wait for tags, by tag: those of the newest open runs, as many as are kept.
+pub(super) async fn waiters(services: &Services) -> Result<BTreeMap<String, Vec<Value>>, Problem> {
+    let client = services.store().await?;
+    let end = keys::range_end(keys::OPEN);
+    let open = client.page(keys::OPEN, &end, BOOKS_MAX as i64, true).await?;
+    let mut waiters: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for kv in open.kvs {
+        let run = kv.key.strip_prefix(keys::OPEN).unwrap_or_default();
+        // A run that has ended meanwhile waits for nothing.
+        let Ok(found) = services.shelved(run).await else { continue };
+        for lane in found.waiting.iter().filter(|lane| lane.reason == "tag") {
+            let Some(holder) = lane.holders.first() else { continue };
+            let of_tag = waiters.entry(holder.tag.clone()).or_default();
+            if of_tag.len() < WAITERS_MAX {
+                of_tag.push(json!({"run": run, "case": lane.case, "tasks": lane.tasks}));
+            }
+        }
+    }
+    Ok(waiters)
 }
 
 impl Services {
@@ -166,7 +190,7 @@ pub(super) async fn task(
 fn show_attempt(attempt: &Attempt) -> Value {
     json!({
         "attempt": attempt.row.attempt, "status": attempt.row.status, "start": attempt.row.start,
-        "duration": attempt.row.duration, "detail": attempt.row.detail, "worker": attempt.worker,
+        "duration": attempt.row.duration, "detail": attempt.row.detail, "worker": &*attempt.worker,
         "fence": attempt.claim, "revision": attempt.revision,
     })
 }

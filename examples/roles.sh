@@ -1,0 +1,53 @@
+#!/bin/sh
+# Makes roles for those who use the test scheduler, in a store with users. Flags go to quoin:
+#
+#   examples/roles.sh --endpoints 127.0.0.1:2379 --user root:secret
+#   quoin user grant-role eve runner
+#
+# viewer     sees everything
+# runner     submits, pauses and cancels runs as well
+# author     changes cases and environments as well
+# worker     what the user of `quoin worker` must have
+# scheduler  what the user of `quoin scheduler` must have: its services act as this user
+# admin      everything below these prefixes, queues and tags as well
+set -eu
+quoin=${QUOIN:-quoin}
+flags="$*"
+
+# may ROLE TYPE PREFIX...
+may() {
+    role=$1 type=$2
+    shift 2
+    for prefix in "$@"; do
+        # Flags are words.
+        # shellcheck disable=SC2086
+        "$quoin" role grant-permission "$role" "$type" "$prefix" --prefix $flags >/dev/null
+    done
+}
+
+for role in viewer runner author worker scheduler admin; do
+    # shellcheck disable=SC2086
+    "$quoin" role add "$role" $flags
+done
+
+teams="/testcases/ /environments/"
+records="/results/ /reports/ /services/"
+own=/tcss/v1/
+
+for role in viewer runner author; do
+    # shellcheck disable=SC2086
+    may $role read $teams $records $own
+done
+for role in runner author; do
+    may $role readwrite ${own}run/ ${own}open/ ${own}req/
+done
+# shellcheck disable=SC2086
+may author readwrite $teams
+
+may worker read ${own}run/ ${own}rseg/
+may worker readwrite ${own}worker/ ${own}beat/ ${own}claim/ ${own}tag/ ${own}rseg/ ${own}cmd/ ${own}late/ /services/
+
+for role in scheduler admin; do
+    # shellcheck disable=SC2086
+    may $role readwrite $teams $records $own
+done

@@ -1,0 +1,178 @@
+// What views are made of: elements, tables, bars, times.
+
+import { language, t } from "./words.js";
+
+/** An element. Attributes that are functions are listeners; null and false leave something out. */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (name === "grow") element.style.flexGrow = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false) continue;
+    element.append(child instanceof Node ? child : String(child));
+  }
+  return element;
+}
+
+export const STATUSES = ["02", "03", "04", "07", "08", "05", "06"];
+
+export const pill = (state, text = t(state)) => h("span", { class: `pill s-${state}` }, text);
+export const statusPill = (code) => pill(code, t(`s${code}`));
+
+export const ended = (totals = {}) => STATUSES.reduce((sum, code) => sum + (totals[code] || 0), 0);
+
+/** How far a run is, as one line of colours. */
+export function bar(totals = {}, running = 0, isTall = false) {
+  const total = totals.total || 0;
+  const counts = STATUSES.map((code) => [code, totals[code] || 0]);
+  counts.splice(1, 0, ["flaky", totals.flaky || 0]);
+  counts[0][1] = Math.max(0, counts[0][1] - (totals.flaky || 0));
+  const out = Math.min(running, total - ended(totals));
+  counts.push(["01", out], ["00", Math.max(0, total - ended(totals) - out)]);
+  const shown = counts.filter(([, count]) => count > 0);
+  const words = shown.map(([code, count]) => `${code === "flaky" ? t("flaky") : t(`s${code}`)} ${number(count)}`);
+  const parts = shown.map(([code, count]) => h("i", { class: `s-${code}`, grow: count }));
+  return h("div", { class: isTall ? "bar tall" : "bar", role: "img", "aria-label": words.join(", "), title: words.join(", ") }, parts);
+}
+
+export function legend(totals = {}, running = 0) {
+  const total = totals.total || 0;
+  const waiting = Math.max(0, total - ended(totals) - running);
+  const counts = [...STATUSES.map((code) => [code, totals[code] || 0]), ["01", running], ["00", waiting]];
+  const shown = counts.filter(([code, count]) => count > 0 || code === "02");
+  const parts = shown.map(([code, count]) => pill(code, `${t(`s${code}`)} ${number(count)}`));
+  if (totals.flaky) parts.push(pill("flaky", `${t("flaky")} ${number(totals.flaky)}`));
+  return h("div", { class: "legend" }, parts);
+}
+
+export const number = (value) => Number(value || 0).toLocaleString(language);
+export const percent = (value) => `${(value * 100).toFixed(value >= 0.9995 || value < 0.1 ? 2 : 1)} %`;
+
+/** Milliseconds in a form that is short at every length. */
+export function span(ms) {
+  if (ms === undefined || ms === null) return "";
+  if (ms < 1) return `${(ms * 1000).toFixed(0)} µs`;
+  if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
+  const seconds = ms / 1000;
+  if (seconds < 60) return `${seconds.toFixed(2)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** A moment: the time of today, the date of other days. */
+export function moment(ms) {
+  if (!ms) return "";
+  const at = new Date(ms);
+  const isToday = at.toDateString() === new Date().toDateString();
+  const text = isToday ? at.toLocaleTimeString(language) : at.toLocaleString(language, { dateStyle: "medium", timeStyle: "short" });
+  return h("time", { datetime: at.toISOString(), title: at.toLocaleString(language) }, text);
+}
+
+export const labels = (found = {}) => Object.entries(found).map(([name, value]) => `${name}=${value}`).join(", ");
+
+/** The last outcomes of a case, the oldest first. */
+export function strip(stats) {
+  const marks = (stats?.last || []).map(mark);
+  const words = marks.map(markWord).join(", ");
+  return h("span", { class: "strip", role: "img", "aria-label": words, title: words }, marks.map((code) => h("i", { class: `s-${code}` })));
+}
+
+const MARKS = { P: "02", B: "flaky", F: "03", E: "04", T: "07", L: "08" };
+
+const mark = (found) => MARKS[String(found)[0]] || "00";
+const markWord = (code) => (code === "flaky" ? t(code) : t(`s${code}`));
+
+/**
+ * A table. Columns are {word, show, isNumber}; `open` gives the address of a row.
+ */
+export function table(columns, rows, { empty, open } = {}) {
+  if (rows.length === 0) return h("div", { class: "empty" }, empty);
+  const head = h("tr", {}, columns.map((column) => h("th", { scope: "col", class: column.isNumber ? "num" : null }, t(column.word))));
+  const line = (row) => {
+    const target = open?.(row);
+    const go = () => { location.hash = target; };
+    const cells = columns.map((column) => h("td", { class: column.isNumber ? "num" : null }, column.show(row)));
+    if (!target) return h("tr", {}, cells);
+    const press = (event) => { if (event.key === "Enter" && event.target === event.currentTarget) go(); };
+    const click = (event) => { if (!event.target.closest("button, a, input, label")) go(); };
+    return h("tr", { class: "open", tabindex: "0", click, keydown: press }, cells);
+  };
+  return h("div", { class: "wide" }, h("table", {}, h("thead", {}, head), h("tbody", {}, rows.map(line))));
+}
+
+/**
+ * A list that the server cuts into pages: `load(next)` gives {items, next}; `show(items)` an element.
+ */
+export function paged(load, show) {
+  const place = h("div", { class: "paper" });
+  let items = [];
+  const draw = (next) => {
+    const more = next && h("div", { class: "more" }, h("button", { type: "button", click: () => add(next) }, t("more")));
+    place.replaceChildren(show(items), ...(more ? [more] : []));
+  };
+  const add = async (next) => {
+    try {
+      const page = await load(next);
+      items = next ? items.concat(page.items) : page.items;
+      draw(page.next);
+    } catch (error) {
+      place.replaceChildren(problem(error));
+    }
+  };
+  return { place, refresh: () => add(), ready: add() };
+}
+
+export const problem = (error) => h("div", { class: "empty problem", role: "alert" }, error.message);
+
+/** A line that goes away by itself. */
+export function say(text, isBad = false) {
+  const line = h("div", { class: isBad ? "bad" : null }, text);
+  document.getElementById("messages").append(line);
+  setTimeout(() => line.remove(), isBad ? 9000 : 4000);
+}
+
+/** Runs what a button asks for, and says what went wrong. */
+export const trying = (work) => async (event) => {
+  const button = event?.currentTarget;
+  if (button) button.disabled = true;
+  try {
+    return await work(event);
+  } catch (error) {
+    say(error.message, true);
+    return undefined;
+  } finally {
+    if (button) button.disabled = false;
+  }
+};
+
+/** A dialog with a form; `done` gets the form's button. Resolves when it is closed. */
+export function dialog(title, ...content) {
+  const place = document.getElementById("dialog");
+  place.setAttribute("aria-label", title);
+  place.replaceChildren(h("div", { class: "inner" }, h("h1", {}, title), content));
+  if (!place.open) place.showModal();
+  return new Promise((closed) => place.addEventListener("close", closed, { once: true }));
+}
+
+export const closeDialog = () => document.getElementById("dialog").close();
+
+/** Asks whether something is really meant. */
+export async function sure(text, word) {
+  let is = false;
+  const yes = h("button", { type: "button", class: "main", click: () => { is = true; closeDialog(); } }, word);
+  await dialog(text, h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("close")), yes));
+  return is;
+}
+
+export function debounce(work, ms = 250) {
+  let timer;
+  return (...values) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => work(...values), ms);
+  };
+}

@@ -1,0 +1,54 @@
+// Workers, tags with their holders, and queues.
+
+import { get, part, query, send } from "./api.js";
+import { h, labels, number, paged, pill, say, table, trying } from "./parts.js";
+import { t } from "./words.js";
+
+const toRun = (run) => h("a", { class: "mono", href: `#/runs/${part(run)}` }, run);
+
+export function workers(view) {
+  const drain = (found) => trying(async () => {
+    await send("POST", `/v1/instances/${part(found.name)}/drain`);
+    say(t("asked"));
+    list.refresh();
+  });
+  const columns = [
+    { word: "worker", show: (found) => [h("b", {}, found.name), found.url !== found.name && h("div", { class: "soft mono" }, found.url || "")] },
+    { word: "state", show: (found) => (found.draining ? pill("paused", t("draining")) : found.task_num > 0 ? pill("running") : pill("good", t("deadline"))) },
+    { word: "tasks", show: (found) => number(found.task_num), isNumber: true }, { word: "slots", show: (found) => number(found.max_task_num), isNumber: true },
+    { word: "labels", show: (found) => labels(found.labels) },
+    { word: "runs", show: (found) => [...new Set(found.claims.map((claim) => claim.run))].map((run) => h("div", {}, toRun(run))) },
+    { word: "tags", show: (found) => [...new Set(found.claims.flatMap((claim) => claim.tags || []))].join(", ") },
+    { word: "drain", show: (found) => !found.draining && h("button", { type: "button", click: drain(found) }, t("drain")) },
+  ];
+  const list = paged((next) => get(query("/v1/instances", { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_workers") }));
+  view.show(h("div", { class: "head" }, h("h1", {}, t("workers"))), list.place);
+  view.every(2000, () => { if (!document.hidden && !list.place.contains(document.activeElement)) list.refresh(); });
+}
+
+export function tags(view) {
+  const columns = [
+    { word: "tag", show: (found) => h("b", {}, found.tag) }, { word: "slots", show: (found) => t("of", found.held, found.capacity), isNumber: true },
+    { word: "holders", show: (found) => found.holders.map((held) => h("div", {}, held.worker, " ", toRun(held.run), held.case && ` ${held.case}`, held.draining && [" ", pill("08", t("s08"))])) },
+    { word: "waiters", show: (found) => (found.waiters || []).map((waiting) => h("div", {}, toRun(waiting.run), ` ${waiting.case} · ${t("tasks_wait", number(waiting.tasks))}`)) },
+  ];
+  const list = paged(() => get("/v1/tags"), (items) => table(columns, items, { empty: t("no_tags") }));
+  view.show(h("div", { class: "head" }, h("h1", {}, t("tags"))), list.place);
+  view.every(2000, () => { if (!document.hidden && !list.place.contains(document.activeElement)) list.refresh(); });
+}
+
+export function queues(view) {
+  const toggle = (found) => trying(async () => {
+    const { weight, limit, runs_max } = found;
+    await send("PUT", `/v1/queues/${part(found.queue)}`, { weight, ...(limit && { limit }), ...(runs_max && { runs_max }), paused: !found.paused });
+    list.refresh();
+  });
+  const columns = [
+    { word: "queue", show: (found) => h("b", {}, found.queue) }, { word: "weight", show: (found) => number(found.weight), isNumber: true },
+    { word: "limit", show: (found) => found.limit ?? "", isNumber: true }, { word: "runs_max", show: (found) => found.runs_max ?? "", isNumber: true },
+    { word: "state", show: (found) => (found.paused ? pill("paused") : pill("good", t("open"))) },
+    { word: "pause", show: (found) => h("button", { type: "button", click: toggle(found) }, t(found.paused ? "resume" : "pause")) },
+  ];
+  const list = paged(() => get("/v1/queues"), (items) => table(columns, items, { empty: t("no_queues") }));
+  view.show(h("div", { class: "head" }, h("h1", {}, t("queues"))), list.place);
+}

@@ -1,0 +1,226 @@
+// Runs: the list, and one run with its tasks, what waits, failures and slots.
+
+import { follow, get, part, query, send } from "./api.js";
+import { openSubmit } from "./submit.js";
+import { timeline } from "./timeline.js";
+import { bar, ended, h, labels, legend, moment, number, paged, percent, pill, problem, say, span, statusPill, sure, table, trying } from "./parts.js";
+import { t } from "./words.js";
+
+const took = (run) => span((run.ended || Date.now()) - run.started);
+const link = (run) => `#/runs/${part(run.run)}`;
+
+export function list(view) {
+  const filter = { state: "", text: "" };
+  const columns = [
+    { word: "run", show: (run) => [h("a", { href: link(run), class: "mono" }, run.run), run.name && h("div", { class: "soft" }, run.name)] },
+    { word: "state", show: (run) => pill(run.state) },
+    { word: "progress", show: (run) => bar(run.totals) },
+    { word: "tasks", show: (run) => (run.totals ? t("of", number(ended(run.totals)), number(run.totals.total)) : ""), isNumber: true },
+    { word: "started", show: (run) => moment(run.started) },
+    { word: "time", show: took, isNumber: true },
+    { word: "queue", show: (run) => run.queue },
+    { word: "owner", show: (run) => run.owner || "" },
+  ];
+  const runs = paged((next) => get(query("/v1/runs", { ...filter, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_runs"), open: link }));
+  const states = ["", "open", "passed", "failed", "canceled", "incomplete"];
+  const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.state = event.target.value; runs.refresh(); } }, states.map((state) => h("option", { value: state }, t(state || "all"))));
+  const search = h("input", { type: "search", "aria-label": t("search"), placeholder: t("search"), "data-search": true, input: view.debounce((event) => { filter.text = event.target.value; runs.refresh(); }) });
+  const submit = h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"));
+  view.show(h("div", { class: "head" }, h("h1", {}, t("runs")), h("span", { class: "grow" }), search, choose, submit), runs.place);
+  // A longer list is not pulled from under its reader.
+  view.every(2000, () => { if (!document.hidden && !runs.place.contains(document.activeElement) && runs.place.querySelectorAll("tbody tr").length <= 50) runs.refresh(); });
+}
+
+export async function one(view, run) {
+  const path = `/v1/runs/${part(run)}`;
+  let found = await get(path);
+  let running = 0;
+  let measured = null;
+  const head = h("div");
+  const progress = h("div", { class: "paper pad" });
+  const facts = h("div", { class: "facts" });
+  const body = h("div");
+  const tabs = h("div", { class: "tabs", role: "tablist" });
+  let chosen = "overview";
+
+  const state = () => found.status.state;
+  const isOver = () => Boolean(found.status.ended);
+  const act = (word, call, isMain) => h("button", { type: "button", class: isMain ? "main" : null, click: trying(call) }, t(word));
+  const control = (verb) => async () => { await send("POST", `${path}/${verb}`); say(t("asked")); };
+  const again = (which) => async () => {
+    const made = await send("POST", `${path}/rerun`, { which });
+    location.hash = link(made);
+  };
+
+  const drawHead = () => {
+    const buttons = isOver()
+      ? [found.status.totals?.failures > 0 && act("rerun_failed", again("failed"), true), act("rerun_all", again("all"))]
+      : [state() === "paused" ? act("resume", control("resume")) : act("pause", control("pause")),
+        h("button", { type: "button", class: "danger", click: trying(async () => { if (await sure(t("sure_cancel"), t("cancel_run"))) await control("cancel")(); }) }, t("cancel_run"))];
+    const before = found.spec.rerun_of;
+    head.replaceChildren(h("div", { class: "head" },
+      h("h1", {}, found.spec.name || t("run"), " ", h("span", { class: "mono soft" }, run)), pill(state()),
+      before && h("a", { href: `#/runs/${part(before)}` }, t("rerun_of", before)),
+      h("span", { class: "grow" }), buttons));
+  };
+  const fact = (word, value, more) => h("div", { class: "paper fact" }, h("b", {}, value), h("span", {}, t(word), more && ` · ${more}`));
+  const drawProgress = () => {
+    const totals = found.status.totals || {};
+    const out = isOver() ? 0 : running;
+    progress.replaceChildren(bar(totals, out, true), legend(totals, out));
+    const us = (value) => span(value / 1000);
+    const shown = [fact("tasks", t("of", number(ended(totals)), number(totals.total))), fact("time", took({ ...found.status, started: found.status.started || found.spec.submitted }))];
+    if (measured?.bound) {
+      const causes = ["work", "tag", "chain"];
+      const cause = causes.reduce((best, name) => (measured[`bound_${name}`] > measured[`bound_${best}`] ? name : best));
+      shown.push(fact("bound", us(measured.bound), t(`bound_${cause}`)));
+      shown.push(fact("slots", number(measured.slots)));
+      if (isOver() && measured.efficiency) shown.push(fact("efficiency", percent(measured.efficiency)));
+      else if (measured.left) shown.push(fact("left", us(measured.left)));
+    }
+    facts.replaceChildren(...shown);
+  };
+
+  const panels = { overview, waiting, tasks, failures, timeline: slots };
+  function drawTabs() {
+    const totals = found.status.totals || {};
+    const counts = { failures: totals.failures };
+    tabs.replaceChildren(...Object.keys(panels).map((name) => h("button", {
+      type: "button", role: "tab", "aria-selected": String(name === chosen), tabindex: name === chosen ? "0" : "-1",
+      click: () => choose(name), keydown: (event) => {
+        const names = Object.keys(panels);
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (step) { choose(names[(names.indexOf(name) + step + names.length) % names.length]); tabs.querySelector("[aria-selected=true]").focus(); }
+      },
+    }, t(name), counts[name] > 0 && h("span", { class: "count" }, number(counts[name])))));
+  }
+  let refresh = () => {};
+  function choose(name) {
+    chosen = name;
+    drawTabs();
+    refresh = panels[name](body) || (() => {});
+  }
+
+  function overview(place) {
+    const columns = [
+      { word: "case", show: (lane) => h("a", { href: `#/cases/${part(lane.case)}` }, lane.case) },
+      { word: "environment", show: (lane) => lane.environment || "" },
+      { word: "progress", show: (lane) => bar(lane.totals, lane.running) },
+      { word: "tasks", show: (lane) => t("of", number(ended(lane.totals)), number(lane.totals.total)), isNumber: true },
+      { word: "typical", show: (lane) => (ended(lane.totals) ? span(lane.work / 1000 / Math.max(1, ended(lane.totals))) : ""), isNumber: true },
+    ];
+    const lanes = paged((next) => get(query(`${path}/lanes`, { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks") }));
+    const losses = h("div");
+    const drawLoss = () => {
+      if (!measured?.loss) return;
+      const shown = Object.entries(measured.loss).filter(([, us]) => us > 0);
+      if (shown.length > 0 && isOver()) losses.replaceChildren(h("h2", {}, t("loss")), h("div", { class: "facts" }, shown.map(([name, us]) => fact(`loss_${name}`, span(us / 1000)))));
+    };
+    const check = h("div", { class: "head" }, h("button", { type: "button", click: trying(async () => {
+      const audit = await get(`${path}/audit`);
+      check.replaceChildren(audit.is_clean ? pill("passed", t("clean")) : h("pre", {}, audit.faults.map((fault) => fault.text).join("\n")));
+    }) }, t("audit")));
+    place.replaceChildren(lanes.place, losses, h("h2"), check);
+    drawLoss();
+    return () => { drawLoss(); if (lanes.place.querySelectorAll("tbody tr").length <= 100) lanes.refresh(); };
+  }
+
+  function waiting(place) {
+    const columns = [
+      { word: "case", show: (lane) => lane.case }, { word: "environment", show: (lane) => lane.environment || "" },
+      { word: "tasks", show: (lane) => number(lane.tasks), isNumber: true }, { word: "reason", show: (lane) => lane.text },
+    ];
+    const draw = async () => {
+      try {
+        const found = await get(`${path}/waiting`);
+        const counts = Object.entries(found.tasks).map(([reason, count]) => pill("00", `${reason} ${number(count)}`));
+        place.replaceChildren(h("div", { class: "legend" }, counts), h("h2"), h("div", { class: "paper" }, table(columns, found.items, { empty: t("nothing_waits") })));
+      } catch (error) { place.replaceChildren(problem(error)); }
+    };
+    draw();
+    return draw;
+  }
+
+  function tasks(place) {
+    const filter = { status: "", case: "" };
+    const columns = [
+      { word: "case", show: (task) => task.case }, { word: "environment", show: (task) => task.environment || "" },
+      { word: "repeat", show: (task) => number(task.ordinal + 1), isNumber: true },
+      { word: "state", show: (task) => [statusPill(task.status), task.is_flaky && [" ", pill("flaky")]] },
+      { word: "attempts", show: (task) => number(task.attempts), isNumber: true }, { word: "worker", show: (task) => task.worker || "" },
+      { word: "started", show: (task) => moment(task.start) }, { word: "time", show: (task) => (task.duration === undefined ? "" : span(task.duration / 1000)), isNumber: true },
+    ];
+    const open = (task) => `#/runs/${part(run)}/${task.lane}/${task.ordinal}`;
+    const found = paged((next) => get(query(`${path}/tasks`, { ...filter, next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks"), open }));
+    const codes = ["", "00", "01", "02", "failures", "05", "06"];
+    const word = (code) => (code === "" ? t("all") : code === "failures" ? t("failures") : t(`s${code}`));
+    const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.status = event.target.value; found.refresh(); } }, codes.map((code) => h("option", { value: code }, word(code))));
+    const of = h("input", { type: "search", placeholder: t("case"), "aria-label": t("case"), "data-search": true, input: view.debounce((event) => { filter.case = event.target.value; found.refresh(); }) });
+    place.replaceChildren(h("div", { class: "head" }, choose, of), found.place);
+  }
+
+  function failures(place) {
+    const found = paged((next) => get(query(`${path}/tasks`, { status: "failures", next, limit: 50 })), (items) => (items.length === 0 ? h("div", { class: "empty" }, t("no_failures")) : h("div", {}, items.map(failure))));
+    place.replaceChildren(found.place);
+  }
+
+  function slots(place) {
+    const draw = async () => {
+      try { place.replaceChildren(timeline(await get(`${path}/timeline`))); } catch (error) { place.replaceChildren(problem(error)); }
+    };
+    draw();
+    return isOver() ? null : draw;
+  }
+
+  const measure = async () => {
+    measured = await get(`${path}/bound`).catch(() => measured);
+    running = measured?.running || 0;
+    drawProgress();
+  };
+  drawHead(); drawProgress(); choose("overview");
+  view.show(head, progress, facts, tabs, body);
+  measure().then(() => refresh());
+  if (isOver()) return;
+  follow(run, (status) => {
+    const before = state();
+    found = { ...found, status };
+    if (before !== state() || isOver()) { drawHead(); drawTabs(); }
+    drawProgress();
+    // What is told of an open run may be a second old.
+    if (isOver()) { view.stop(); setTimeout(() => measure().then(() => refresh()), 1200); }
+  }, view.signal);
+  view.every(2000, () => { if (!document.hidden && !isOver()) { measure(); refresh(); } });
+}
+
+function failure(task) {
+  const detail = task.detail || {};
+  const title = h("summary", {}, statusPill(task.status), h("b", {}, task.case), task.environment && h("span", { class: "soft" }, task.environment),
+    h("span", { class: "soft" }, `${t("repeat")} ${task.ordinal + 1}`), task.attempts > 1 && h("span", { class: "soft" }, `${t("attempts")} ${task.attempts}`),
+    h("span", { class: "message" }, detail.message || ""), h("span", { class: "soft" }, task.worker || ""));
+  return h("details", { class: "failure" }, title, h("div", {}, outputs(detail)));
+}
+
+function outputs(detail) {
+  const shown = [];
+  for (const [name, value] of Object.entries(detail || {})) {
+    if (value === null || value === "") continue;
+    const text = typeof value === "string" ? value : JSON.stringify(value, null, 1);
+    shown.push(h("div", {}, h("div", { class: "soft" }, name), h("pre", {}, text)));
+  }
+  return shown.length > 0 ? shown : [h("div", { class: "soft" }, t("none"))];
+}
+
+export async function task(view, run, lane, ordinal) {
+  const found = await get(`/v1/runs/${part(run)}/tasks/${lane}/${ordinal}`);
+  const attempts = found.attempts.map((attempt) => h("div", { class: "paper pad" },
+    h("div", { class: "head" }, statusPill(attempt.status), h("b", {}, t("attempt", attempt.attempt, attempt.worker)), h("span", { class: "grow" }),
+      h("span", { class: "soft" }, moment(attempt.start), " · ", span(attempt.duration / 1000))),
+    outputs(attempt.detail)));
+  const definition = found.case || {};
+  view.show(
+    h("div", { class: "head" }, h("h1", {}, found.task.case, " ", h("span", { class: "soft" }, `${t("repeat")} ${found.task.ordinal + 1}`)), statusPill(found.task.status),
+      h("span", { class: "grow" }), h("a", { href: `#/runs/${part(run)}`, class: "mono" }, run)),
+    attempts.length > 0 ? attempts.flatMap((attempt) => [attempt, h("h2")]) : h("div", { class: "paper empty" }, t("nothing_ran")),
+    h("h2", {}, t("definition")), h("pre", {}, JSON.stringify(definition, null, 2)),
+    labels(definition.requires) && h("div", { class: "soft" }, labels(definition.requires)));
+}

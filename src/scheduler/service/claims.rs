@@ -1,0 +1,152 @@
+//! Workers that speak HTTP: services that are registered, clients that ask for tasks, and what both say
+//! of them.
+
+use super::Services;
+use super::answer::{Problem, answer, ok};
+use super::ask::{Asked, InPath, Object};
+use super::remote::{Instance, Verdict};
+use crate::scheduler::keys;
+use crate::scheduler::model::{Labels, Refusal, check_id};
+use crate::scheduler::store::{Compare, Op, Outcome, Txn};
+use crate::scheduler::submit::SubmitError;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::json;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+use url::{Host, Url};
+
+const WANT_MAX: usize = 1_000;
+const WAIT_S: u64 = 20;
+const WAIT_S_MAX: u64 = 60;
+const CAPACITY_MAX: u32 = 10_000;
+
+fn check_capacity(capacity: u32) -> Result<(), Refusal> {
+    match capacity {
+        1..=CAPACITY_MAX => Ok(()),
+        _ => Err(Refusal::new(400, format!("max_task_num is not between 1 and {CAPACITY_MAX}"))),
+    }
+}
+
+/// Registers a service to which tasks are pushed. The same again is no error.
+pub(super) async fn register(
+    State(services): State<Services>,
+    body: Object,
+) -> Result<Response, Problem> {
+    let instance: Instance = body.parse("a valid instance")?;
+    check_id("instance", &instance.name)?;
+    check_capacity(instance.max_task_num)?;
+    check_url(&services, &instance.url)?;
+    let client = services.store().await?;
+    let key = keys::instance(&instance.name);
+    let worker = keys::worker(&instance.name);
+    let known = client.get(&key).await?;
+    if known.is_none() && client.get(&worker).await?.is_some() {
+        let text = format!("there is a worker {} already", instance.name);
+        return Err(Problem::new(409, text));
+    }
+    let compare = match &known {
+        Some(known) => Compare::ChangedAt(key.clone(), known.mod_revision),
+        None => Compare::Absent(key.clone()),
+    };
+    let put = Op::put(key, &instance);
+    write(&services, Txn { compares: vec![compare], then: vec![put], ..Default::default() })
+        .await?;
+    let status = if known.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    Ok(answer(status, &instance))
+}
+
+/// What can be seen of a url without calling it.
+fn check_url(services: &Services, text: &str) -> Result<(), Problem> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let url = url.ok_or_else(|| Problem::new(400, format!("url {text:?} is not http or https")))?;
+    let address: Option<IpAddr> = match url.host() {
+        Some(Host::Ipv4(address)) => Some(address.into()),
+        Some(Host::Ipv6(address)) => Some(address.into()),
+        Some(Host::Domain(_)) | None => None,
+    };
+    let Some(address) = address else { return Ok(()) };
+    let host = address.to_string();
+    services.inner.targets.check(&host, address).map_err(|why| Problem::new(403, why))
+}
+
+/// Takes a registration away: the service gets nothing more, and what it has is given to others.
+pub(super) async fn unregister(
+    State(services): State<Services>,
+    InPath(name): InPath<String>,
+) -> Result<Response, Problem> {
+    let key = keys::instance(&name);
+    let compares = vec![Compare::NotCreatedAt(key.clone(), 0)];
+    let txn = Txn { compares, then: vec![Op::Delete(key)], ..Default::default() };
+    match services.store().await?.txn(&txn).await {
+        Outcome::Refused { .. } => Err(Problem::new(404, format!("{name} is not registered"))),
+        Outcome::Committed { .. } => Ok(ok(&json!({ "name": name }))),
+        Outcome::Failed(text) => Err(SubmitError::Store(text).into()),
+        Outcome::Unknown => Err(SubmitError::Store("no answer".into()).into()),
+    }
+}
+
+async fn write(services: &Services, txn: Txn) -> Result<(), Problem> {
+    match services.store().await?.txn(&txn).await {
+        Outcome::Committed { .. } => Ok(()),
+        Outcome::Refused { .. } => Err(Problem::new(409, "somebody else registers it right now")),
+        Outcome::Failed(text) => Err(SubmitError::Store(text).into()),
+        Outcome::Unknown => Err(SubmitError::Store("no answer".into()).into()),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Want {
+    want: Option<usize>,
+    /// Seconds.
+    wait: Option<u64>,
+}
+
+/// Who asks, and what it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Asking {
+    worker: String,
+    max_task_num: Option<u32>,
+    labels: Labels,
+}
+
+/// Gives tasks to a client that asks, at most `want`; waits for the first if there is none.
+pub(super) async fn claim(
+    State(services): State<Services>,
+    Asked(Want { want, wait }): Asked<Want>,
+    body: Object,
+) -> Result<Response, Problem> {
+    let asking: Asking = body.parse("a valid claim")?;
+    check_id("worker", &asking.worker)?;
+    let want = want.unwrap_or(1);
+    if !(1..=WANT_MAX).contains(&want) {
+        return Err(Problem::new(400, format!("want is not between 1 and {WANT_MAX}")));
+    }
+    let capacity = asking.max_task_num.unwrap_or(want as u32);
+    check_capacity(capacity)?;
+    let wait = wait.unwrap_or(WAIT_S).min(WAIT_S_MAX);
+    let until = Instant::now() + Duration::from_secs(wait);
+    let kind = (asking.labels, capacity);
+    let mut stop = services.inner.stop.clone();
+    let taken = services.inner.stations.claim(&asking.worker, kind, want, until);
+    let tasks = tokio::select! {
+        tasks = timeout(Duration::from_secs(wait + 1), taken) => tasks.unwrap_or(Ok(Vec::new()))?,
+        _ = stop.wait_for(|stop| *stop) => Vec::new(),
+    };
+    Ok(ok(&json!({ "tasks": tasks })))
+}
+
+/// Takes a verdict. It is recorded as any worker's, once its claim still stands.
+pub(super) async fn settle(
+    State(services): State<Services>,
+    body: Object,
+) -> Result<Response, Problem> {
+    let verdict: Verdict = body.parse("a valid result")?;
+    services.inner.stations.settle(verdict)?;
+    Ok(answer(StatusCode::ACCEPTED, &json!({})))
+}

@@ -1,0 +1,168 @@
+//! Workers that speak HTTP: a service to which tasks are pushed, and a client that pulls them.
+
+use crate::cluster::{Cluster, Engine, eventually};
+use crate::http::Caller;
+use crate::on_each_engine;
+use crate::team::Team;
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use quoin::scheduler::model::Status;
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+
+on_each_engine![
+    tasks_are_pushed_to_a_plain_service_and_called_back,
+    tasks_are_pulled_by_a_client_that_asks,
+    bad_registrations_and_results_are_refused,
+];
+
+async fn serving(engine: Engine) -> (Team, Caller) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    let caller = Caller::new(&team.service_url(0).await);
+    (team, caller)
+}
+
+async fn submit(caller: &Caller, repeats: u32) -> String {
+    for id in ["good", "bad"] {
+        let case = json!({"id": id, "url": "http://{{host}}/x", "input": "in", "output": "ok"});
+        let made = caller.call("POST", "/v1/testcases", case).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+    }
+    let lab = json!({"id": "lab", "config": {"host": "tested.lab"}});
+    assert_eq!(caller.call("POST", "/v1/environments", lab).await.status, 201);
+    let spec = json!({
+        "cases": [{"case": "good"}, {"case": "bad"}], "repeats": repeats, "environments": ["lab"],
+    });
+    let made = caller.call("POST", "/v1/runs", spec).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    made.body["run"].as_str().unwrap().to_owned()
+}
+
+fn verdict(order: &Value) -> Value {
+    let is_good = order["case"] == "good";
+    json!({
+        "recordId": order["recordId"], "status": if is_good { "02" } else { "failed" },
+        "message": if is_good { Value::Null } else { json!("it was bad") }, "result": "said",
+    })
+}
+
+/// A plain service: takes orders, refuses the first for being full, and calls back a little later.
+#[derive(Clone, Default)]
+struct Plain {
+    orders: Arc<Mutex<Vec<Value>>>,
+    most: Arc<Mutex<(usize, usize)>>,
+}
+
+async fn take(State(plain): State<Plain>, Json(order): Json<Value>) -> StatusCode {
+    let is_first = plain.orders.lock().unwrap().is_empty();
+    plain.orders.lock().unwrap().push(order.clone());
+    if is_first {
+        return StatusCode::TOO_MANY_REQUESTS;
+    }
+    {
+        let mut most = plain.most.lock().unwrap();
+        most.0 += 1;
+        most.1 = most.1.max(most.0);
+    }
+    tokio::spawn(async move {
+        let callback = order["callback"].as_str().unwrap().to_owned();
+        let caller = Caller::new("");
+        plain.most.lock().unwrap().0 -= 1;
+        let answer = caller.call("POST", &callback, verdict(&order)).await;
+        assert_eq!(answer.status, 202, "{}", answer.body);
+    });
+    StatusCode::OK
+}
+
+async fn tasks_are_pushed_to_a_plain_service_and_called_back(engine: Engine) {
+    let (team, caller) = serving(engine).await;
+    let plain = Plain::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = Router::new().route("/submit", post(take)).with_state(plain.clone());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let instance = json!({"name": "plain", "url": url, "max_task_num": 3});
+    let made = caller.call("POST", "/v1/instances", instance.clone()).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert_eq!(caller.call("POST", "/v1/instances", instance).await.status, 200);
+    let run = submit(&caller, 10).await;
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Passed), 10, "{status:?}");
+    assert_eq!(status.totals.get(Status::Failed), 10, "{status:?}");
+    team.audit(&run, 20).await;
+    let orders = plain.orders.lock().unwrap().clone();
+    assert_eq!(orders.len(), 21, "each once, and once more the one that was refused");
+    let order = &orders[1];
+    let shown = [&order["url"], &order["input"], &order["output"]];
+    assert_eq!(shown, [&json!("http://tested.lab/x"), &json!("in"), &json!("ok")]);
+    assert!(plain.most.lock().unwrap().1 <= 3, "no more at once than it takes");
+    let failures = caller.get(&format!("/v1/runs/{run}/tasks?status=failures&limit=1")).await;
+    assert_eq!(failures.body["items"][0]["detail"]["message"], "it was bad", "{}", failures.body);
+    assert_eq!(failures.body["items"][0]["worker"], "plain");
+    // A verdict that comes again counts for nothing.
+    let again = caller.call("POST", "/v1/claims/results", verdict(order)).await;
+    assert_eq!(again.status, 409, "{}", again.body);
+
+    assert_eq!(caller.raw("DELETE", "/v1/instances/plain", &[], "").await.status, 200);
+    eventually("the worker's end", async || match caller.get("/v1/instances/plain").await {
+        found if found.status == 404 => Ok(()),
+        found => Err(found.body.to_string()),
+    })
+    .await;
+}
+
+async fn tasks_are_pulled_by_a_client_that_asks(engine: Engine) {
+    let (team, caller) = serving(engine).await;
+    let asking = json!({"worker": "puller", "max_task_num": 4});
+    let asked = Instant::now();
+    let nothing = caller.call("POST", "/v1/claims?want=4&wait=1", asking.clone()).await;
+    assert_eq!((nothing.status, nothing.body), (200, json!({"tasks": []})));
+    assert!(asked.elapsed() >= Duration::from_secs(1), "it waits for tasks");
+    let run = submit(&caller, 6).await;
+    let mut seen = Vec::new();
+    while seen.len() < 12 {
+        let found = caller.call("POST", "/v1/claims?want=4", asking.clone()).await;
+        assert_eq!(found.status, 200, "{}", found.body);
+        let orders = found.body["tasks"].as_array().unwrap().clone();
+        assert!((1..=4).contains(&orders.len()), "{orders:?}");
+        for order in &orders {
+            let said = caller.call("POST", "/v1/claims/results", verdict(order)).await;
+            assert_eq!(said.status, 202, "{}", said.body);
+        }
+        seen.extend(orders);
+    }
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Passed), 6, "{status:?}");
+    assert_eq!(status.totals.get(Status::Failed), 6, "{status:?}");
+    team.audit(&run, 12).await;
+}
+
+async fn bad_registrations_and_results_are_refused(engine: Engine) {
+    let (mut team, caller) = serving(engine).await;
+    team.start_worker("w1", 1, &[]).await;
+    let service =
+        |name: &str, url: &str, most: u32| json!({"name": name, "url": url, "max_task_num": most});
+    let local = "http://127.0.0.1:1";
+    for (path, body, status, text) in [
+        ("/v1/instances", service("a", local, 0), 400, "max_task_num is not between 1 and 10000"),
+        ("/v1/instances", service("a", "ftp://x", 1), 400, "is not http or https"),
+        ("/v1/instances", service("a/b", local, 1), 400, "has a slash or control character"),
+        ("/v1/instances", service("a", "http://169.254.169.254", 1), 403, "a link-local address"),
+        ("/v1/instances", service("a", "http://10.0.0.1", 1), 403, "a private address"),
+        ("/v1/instances", service("w1", local, 1), 409, "there is a worker w1 already"),
+        ("/v1/claims?want=0", json!({"worker": "p"}), 400, "want is not between 1 and 1000"),
+        ("/v1/claims", json!({}), 400, "worker without an id"),
+        ("/v1/claims/results", json!({"recordId": "r", "status": "02"}), 409, "nobody waits for"),
+        ("/v1/claims/results", json!({"recordId": "r", "status": "05"}), 400, "status is none of"),
+    ] {
+        let answer = caller.call("POST", path, body).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        assert!(answer.message().contains(text), "{path}: {}", answer.message());
+    }
+}
