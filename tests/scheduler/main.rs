@@ -7,6 +7,7 @@
 #[path = "../cluster/mod.rs"]
 mod cluster;
 
+mod admission;
 mod browser;
 mod http;
 mod page;

@@ -43,8 +43,13 @@ impl Team {
 
     /// Starts one more scheduler. The first leads.
     pub fn start_scheduler(&mut self) -> &mut Process {
+        self.start_scheduler_with(&["--scheduler-listen-url", "http://127.0.0.1:0"])
+    }
+
+    pub fn start_scheduler_with(&mut self, more: &[&str]) -> &mut Process {
         let name = format!("s{}", self.schedulers.len());
-        let words = ["scheduler", "--name", &name, "--scheduler-listen-url", "http://127.0.0.1:0"];
+        let words: Vec<&str> =
+            ["scheduler", "--name", &name].into_iter().chain(more.iter().copied()).collect();
         let process = self.process(&format!("{name}.log"), &words);
         self.schedulers.push(process);
         self.schedulers.last_mut().unwrap()
