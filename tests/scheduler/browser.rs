@@ -136,11 +136,11 @@ impl Browser {
         self.until(&format!("(() => {{ const e = {element}; e?.click(); return !!e; }})()")).await;
     }
 
-    /// Clicks the button that says this.
+    /// Clicks the button that says this, in the dialog if one is open.
     pub async fn press_button(&self, text: &str) {
         let find = format!(
-            "[...document.querySelectorAll('button')].find(b => b.textContent.startsWith({text:?}) \
-             && !b.disabled)"
+            "[...(document.querySelector('dialog[open]') || document).querySelectorAll('button')]\
+             .find(b => b.textContent.startsWith({text:?}) && !b.disabled)"
         );
         self.click(&find).await;
     }

@@ -28,6 +28,8 @@ use tokio::time::Instant;
 const BOOKS_MAX: usize = 4;
 /// How old what is told of an open run may be.
 const FRESH: Duration = Duration::from_secs(1);
+/// Or so many times as long as reading it takes: a long run must not be read all the time.
+const COST_FACTOR: u32 = 5;
 /// Attempts in one picture.
 const TIMELINE_MAX: usize = 20_000;
 /// Lanes that are told why they wait.
@@ -43,7 +45,15 @@ struct Shelved {
     numbers: Numbers,
     waiting: Vec<Waiting>,
     read: Instant,
-    used: Instant,
+    /// How long that took.
+    cost: Duration,
+}
+
+impl Shelved {
+    /// Whether it need not be read again: it has ended, or what was read is new beside what reading costs.
+    fn is_fresh(&self) -> bool {
+        !self.book.is_open || self.read.elapsed() < FRESH.max(self.cost * COST_FACTOR)
+    }
 }
 
 /// Runs that somebody has looked at lately. Whoever wants one that is being read waits for it.
@@ -56,8 +66,7 @@ impl Shelf {
     async fn find(&self, client: Client, run: &str) -> Result<Arc<Shelved>, Problem> {
         let place = self.place(run).await;
         let mut place = place.lock().await;
-        let is_fresh = |found: &&Arc<Shelved>| !found.book.is_open || found.read.elapsed() < FRESH;
-        if let Some(found) = place.as_ref().filter(is_fresh) {
+        if let Some(found) = place.as_ref().filter(|found| found.is_fresh()) {
             return Ok(found.clone());
         }
         let name = run.to_owned();
@@ -70,17 +79,17 @@ impl Shelf {
         Ok(found)
     }
 
-    /// Where a run is kept; those that were not looked at for longest go.
+    /// Where a run is kept; the one that was read longest ago makes room.
     async fn place(&self, run: &str) -> Arc<Mutex<Option<Arc<Shelved>>>> {
         let mut runs = self.runs.lock().await;
         if !runs.contains_key(run) && runs.len() >= BOOKS_MAX {
-            let used = |place: &Arc<Mutex<Option<Arc<Shelved>>>>| {
+            let read = |place: &Arc<Mutex<Option<Arc<Shelved>>>>| {
                 // One that is being read is in use.
                 place
                     .try_lock()
-                    .map_or(Some(Instant::now()), |found| found.as_ref().map(|f| f.used))
+                    .map_or(Some(Instant::now()), |found| found.as_ref().map(|f| f.read))
             };
-            let oldest = runs.iter().min_by_key(|(_, place)| used(place));
+            let oldest = runs.iter().min_by_key(|(_, place)| read(place));
             if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
                 runs.remove(&oldest);
             }
@@ -90,11 +99,12 @@ impl Shelf {
 }
 
 async fn read_run(client: &Client, run: &str) -> Result<Shelved, SubmitError> {
+    let begun = Instant::now();
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map_or(0, |since| since.as_millis() as u64);
     let (book, waiting) = read::why(client, run, now).await?;
     let (numbers, read) = (numbers(&book), Instant::now());
-    Ok(Shelved { book, numbers, waiting, read, used: read })
+    Ok(Shelved { book, numbers, waiting, read, cost: read.duration_since(begun) })
 }
 
 /// Lanes that wait for tags, by tag: those of the newest open runs, as many as are kept.
