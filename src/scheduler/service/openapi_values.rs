@@ -167,6 +167,51 @@ fn instance() -> Value {
     }))
 }
 
+/// What workers that speak HTTP say and are told.
+fn of_remote_workers() -> [(&'static str, Value); 5] {
+    [
+        (
+            "Service",
+            object(json!({
+                "name": text("No two workers share one"), "url": text("It is asked at {url}/submit"),
+                "max_task_num": number("Tasks at once"), "labels": texts("What it is"),
+            })),
+        ),
+        (
+            "Claim",
+            object(json!({
+                "worker": text("Who asks; no two share a name"),
+                "max_task_num": number("Tasks at once; as many as are wanted unless said"),
+                "labels": texts("What it is"),
+            })),
+        ),
+        (
+            "Order",
+            object(json!({
+                "recordId": text("To be named with the verdict"), "case": text("Its id"),
+                "url": text("Whom to call"), "input": text("What with"), "output": text("What is expected"),
+                "callback": text("Where the verdict is posted"), "attempt": number("From 1"),
+                "fence": number("Grows with each giving; the tested system may refuse smaller ones"),
+                "deadline": number("Milliseconds since 1970"),
+            })),
+        ),
+        (
+            "Orders",
+            object(json!({
+                "tasks": {"type": "array", "items": {"$ref": "#/components/schemas/Order"}},
+            })),
+        ),
+        (
+            "Verdict",
+            object(json!({
+                "recordId": text("Of the order"),
+                "status": text("passed, failed, error or timed out; or 02, 03, 04, 07"),
+                "message": text("Why, for people"), "result": text("What came back"),
+            })),
+        ),
+    ]
+}
+
 /// All schemas by name.
 pub(super) fn values() -> Map<String, Value> {
     let error = object(json!({
@@ -222,49 +267,11 @@ pub(super) fn values() -> Map<String, Value> {
         ),
         ("Instance", instance()),
         ("InstanceList", list("Instance")),
-        (
-            "Service",
-            object(json!({
-                "name": text("No two workers share one"), "url": text("It is asked at {url}/submit"),
-                "max_task_num": number("Tasks at once"), "labels": texts("What it is"),
-            })),
-        ),
-        (
-            "Claim",
-            object(json!({
-                "worker": text("Who asks; no two share a name"),
-                "max_task_num": number("Tasks at once; as many as are wanted unless said"),
-                "labels": texts("What it is"),
-            })),
-        ),
-        (
-            "Order",
-            object(json!({
-                "recordId": text("To be named with the verdict"), "case": text("Its id"),
-                "url": text("Whom to call"), "input": text("What with"), "output": text("What is expected"),
-                "callback": text("Where the verdict is posted"), "attempt": number("From 1"),
-                "fence": number("Grows with each giving; the tested system may refuse smaller ones"),
-                "deadline": number("Milliseconds since 1970"),
-            })),
-        ),
-        (
-            "Orders",
-            object(json!({
-                "tasks": {"type": "array", "items": {"$ref": "#/components/schemas/Order"}},
-            })),
-        ),
-        (
-            "Verdict",
-            object(json!({
-                "recordId": text("Of the order"),
-                "status": text("passed, failed, error or timed out; or 02, 03, 04, 07"),
-                "message": text("Why, for people"), "result": text("What came back"),
-            })),
-        ),
         ("TagSettings", object(json!({"capacity": number("How many may hold it at once")}))),
         ("TagList", list("Object")),
         ("Queue", queue),
         ("QueueList", list("Queue")),
     ];
-    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    let all = all.into_iter().chain(of_remote_workers());
+    all.map(|(name, value)| (name.to_owned(), value)).collect()
 }
