@@ -86,6 +86,20 @@ fn pairs() -> impl Strategy<Value = Pairs> {
     prop::collection::btree_map(key, value, 0..120)
 }
 
+#[test]
+fn keys_longer_than_pages_make_a_tree_that_ends() {
+    for (count, len) in [(2u8, 3_900), (2, 4_050), (5, 3_000), (9, 32_768), (100, 4_096)] {
+        let key = |number: u8| [&[number][..], &vec![b'k'; len - 1]].concat();
+        let pairs: Pairs = (0..count).map(|number| (key(number), vec![number])).collect();
+        let buckets = Buckets::from([(b"authUsers".to_vec(), pairs)]);
+        let file = written(&buckets);
+        assert_eq!(read(&file).unwrap(), buckets, "{count} of {len}");
+        // Each key stands in a leaf, and in branches that become half as many from level to level.
+        let most = usize::from(count) * (len + PAGE_LEN) * 4 + 64 * PAGE_LEN;
+        assert!(file.len() <= most, "{count} of {len}: {} bytes", file.len());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -15,6 +15,9 @@ pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Fatal> + 'a;
 
 /// Elements of a page are counted in 16 bits, of which bbolt keeps the highest number free.
 const ELEMENTS_MAX: usize = 0xFFFE;
+/// Two at least, as bbolt has it, however long their keys are: with one alone a level would be no shorter
+/// than the one below, and the tree would have no end.
+const BRANCH_ELEMENTS_MIN: usize = 2;
 /// The longest key that bbolt takes.
 const KEY_LEN_MAX: usize = 32 << 10;
 /// The longest value that bbolt takes, less a page for what stands around it.
@@ -61,8 +64,8 @@ impl Level {
         PAGE_HEAD + (self.elements.len() + 1) * ELEMENT + self.data.len() + data_len
     }
 
-    fn is_full_for(&self, data_len: usize) -> bool {
-        !self.elements.is_empty()
+    fn is_full_for(&self, data_len: usize, elements_min: usize) -> bool {
+        self.elements.len() >= elements_min
             && (self.len_with(data_len) > PAGE_LEN || self.elements.len() == ELEMENTS_MAX)
     }
 
@@ -215,7 +218,7 @@ impl<'a> Writer<'a> {
         if self.levels.is_empty() {
             self.levels.push(Level::default());
         }
-        if self.levels[0].is_full_for(key.len() + value.len()) {
+        if self.levels[0].is_full_for(key.len() + value.len(), 1) {
             self.flush(0)?;
         }
         self.levels[0].push(key, value, flags, 0);
@@ -232,7 +235,7 @@ impl<'a> Writer<'a> {
         if level + 1 == self.levels.len() {
             self.levels.push(Level::default());
         }
-        if self.levels[level + 1].is_full_for(first_key.len()) {
+        if self.levels[level + 1].is_full_for(first_key.len(), BRANCH_ELEMENTS_MIN) {
             self.flush(level + 1)?;
         }
         self.levels[level + 1].push(&first_key, &[], 0, page);

@@ -264,6 +264,15 @@ impl Folder {
         let path = self.member.display();
         match begin().map_err(|e| Fatal::with(format!("initialise {path}"), e))? {
             None => Ok(()),
+            // There ours is a folder.
+            Some(found) if self.member.join("snap").join("db").is_file() => {
+                Err(Fatal::new(format!(
+                    "initialise {path}: it holds the data of an etcd ({}), which only etcd can read; move it: take \
+                 a snapshot of the running etcd (etcdctl snapshot save), make a folder of it (quoin \
+                 snapshot restore), and start with that",
+                    found.display()
+                )))
+            }
             Some(found) => Err(Fatal::new(format!(
                 "initialise {path}: it holds {} but no id.json; restore id.json or use an \
                  empty directory",
@@ -320,7 +329,13 @@ fn lock_file(data: &Path) -> Result<File, Fatal> {
         .map_err(|e| Fatal::with(format!("open {}", path.display()), e))
 }
 
-/// Creates a folder for its owner alone, or checks that an existing one is private and writable.
+/// Permissions as `ls` writes them.
+fn permission_letters(mode: u32) -> String {
+    let letters = "rwxrwxrwx".chars().zip((0..9).rev());
+    letters.map(|(letter, bit)| if mode >> bit & 1 == 1 { letter } else { '-' }).collect()
+}
+
+/// Creates a folder for its owner alone, or checks that an existing one is writable.
 fn private_folder(path: &Path) -> Result<(), Fatal> {
     let fail = |what: &str, e: std::io::Error| Fatal::with(format!("{what} {}", path.display()), e);
     if !path.exists() {
@@ -334,12 +349,15 @@ fn private_folder(path: &Path) -> Result<(), Fatal> {
         return Err(fail("open", std::io::ErrorKind::NotADirectory.into()));
     }
     let mode = fs::metadata(path).map_err(|e| fail("inspect directory", e))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(Fatal::new(format!(
-            "directory {} has permissions {:o}, others can read it: run chmod 700 on it",
+    if mode & 0o777 != 0o700 {
+        // Like etcd: volumes come with other permissions, and what lies in the folder has its own.
+        let error = format!(
+            "directory \"{}\" exist, but the permission is \"d{}\". The recommended permission is \
+             \"-rwx------\" to prevent possible unprivileged access to the data",
             path.display(),
-            mode & 0o777
-        )));
+            permission_letters(mode)
+        );
+        tracing::warn!(error, "check file permission");
     }
     let probe = path.join(".touch");
     File::create(&probe)

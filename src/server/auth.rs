@@ -32,6 +32,9 @@ use bytes::Bytes;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
+/// The longest key of etcd's database, in which users and roles are kept by name.
+const NAME_BYTES_MAX: usize = 32 << 10;
+
 /// Serves etcdserverpb.Auth for one member.
 #[derive(Clone)]
 pub struct AuthService {
@@ -139,6 +142,14 @@ fn everything() -> Permission {
     Permission { perm_type: Type::Readwrite as i32, key: Bytes::new(), range_end }
 }
 
+/// A name that a backup has room for: etcd itself would end at a longer one.
+fn check_name(name: &str) -> Result<(), RequestError> {
+    match name.len() <= NAME_BYTES_MAX {
+        true => Ok(()),
+        false => Err(RequestError::RequestTooLarge),
+    }
+}
+
 #[tonic::async_trait]
 impl Auth for AuthService {
     async fn auth_enable(
@@ -196,6 +207,7 @@ impl Auth for AuthService {
         request: Request<AuthUserAddRequest>,
     ) -> Result<Response<AuthUserAddResponse>, Status> {
         let (credentials, mut request) = self.open(request)?;
+        check_name(&request.name)?;
         if request.options.unwrap_or_default().no_password {
             request.password.clear();
             request.hashed_password.clear();
@@ -275,6 +287,7 @@ impl Auth for AuthService {
         request: Request<AuthRoleAddRequest>,
     ) -> Result<Response<AuthRoleAddResponse>, Status> {
         let (credentials, request) = self.open(request)?;
+        check_name(&request.name)?;
         let header = self.change(&credentials, Command::RoleAdd(request)).await?;
         Ok(Response::new(AuthRoleAddResponse { header }))
     }

@@ -24,6 +24,7 @@ on_each_engine![
     signed_tokens_are_old_after_a_change,
     urls_of_a_new_member_are_looked_at_before_who_adds_it,
     a_password_that_was_right_counts_until_it_changes,
+    a_name_that_no_backup_could_hold_is_refused,
 ];
 
 fn setup(engine: Engine, members: usize) -> Setup {
@@ -491,4 +492,31 @@ async fn a_password_that_was_right_counts_until_it_changes(engine: Engine) {
     auth.auth_disable(root.on(AuthDisableRequest {})).await.unwrap();
     let off = (Code::FailedPrecondition, "etcdserver: authentication is not enabled".to_owned());
     assert_eq!(error(authenticate(&raw, "ann", "ann").await), off);
+}
+
+async fn a_name_that_no_backup_could_hold_is_refused(engine: Engine) {
+    if !product().ours {
+        // etcd itself ends at such a name.
+        return;
+    }
+    let cluster = setup(engine, 1).start().await;
+    let raw = cluster.raw(0);
+    let mut auth = raw.auth.clone();
+    let options = Some(UserAddOptions { no_password: true });
+    let user = |name: String| AuthUserAddRequest { name, options, ..Default::default() };
+    let role = |name: String| AuthRoleAddRequest { name };
+    let refused = (Code::InvalidArgument, "etcdserver: request is too large".to_owned());
+    assert_eq!(error(auth.user_add(user("u".repeat(32_769))).await), refused);
+    assert_eq!(error(auth.role_add(role("r".repeat(32_769))).await), refused);
+    for len in [3_000, 3_001, 32_768] {
+        auth.user_add(user("u".repeat(len))).await.unwrap();
+        auth.role_add(role("r".repeat(len))).await.unwrap();
+    }
+    let mut maintenance = raw.maintenance.clone();
+    let mut backup = maintenance.snapshot(SnapshotRequest {}).await.unwrap().into_inner();
+    let mut len = 0;
+    while let Some(piece) = backup.message().await.unwrap() {
+        len += piece.blob.len();
+    }
+    assert!((200_000..1 << 20).contains(&len), "{len} bytes");
 }
