@@ -9,6 +9,7 @@ use quoin::ctl;
 use quoin::logging::journal::{self, Journal};
 use quoin::logging::rotation::{RotatingFile, Rules};
 use quoin::logging::{self, Sink};
+use quoin::scheduler::tool::Beside;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
     match args.first().and_then(|arg| arg.to_str()) {
         Some("serve") => {
             args.remove(0);
-            serve(args)
+            let scheduler = take_scheduler(&mut args);
+            serve_with(args, scheduler)
         }
         Some("help") if args.len() == 1 => serve(vec!["--help".into()]),
         Some("help") if args.len() == 2 && args[1] == "tools" => tool(vec!["--help".into()]),
@@ -63,11 +65,10 @@ enum Tool {
     Gateway(quoin::gateway::GatewayArgs),
     /// Serves as a test scheduler beside others
     Scheduler(quoin::scheduler::tool::SchedulerArgs),
-    /// Serves as a worker of the test scheduler
+    /// Serves as a worker of the test scheduler, or looks at workers
     Worker(quoin::scheduler::tool::WorkerArgs),
-    /// Submits runs of test cases and looks at them
-    #[command(subcommand)]
-    Run(quoin::scheduler::tool::RunAction),
+    #[command(flatten)]
+    Team(quoin::scheduler::tool::Action),
     /// Prints a script with which a shell completes command lines
     Completion(CompletionArgs),
 }
@@ -141,7 +142,7 @@ fn tool(args: Vec<OsString>) -> ExitCode {
         },
         Tool::Scheduler(args) => runtime.block_on(quoin::scheduler::tool::schedule(args, &options)),
         Tool::Worker(args) => runtime.block_on(quoin::scheduler::tool::work(args, &options)),
-        Tool::Run(action) => runtime.block_on(quoin::scheduler::tool::run(action, &options)),
+        Tool::Team(action) => runtime.block_on(quoin::scheduler::tool::run(action, &options)),
         Tool::Completion(CompletionArgs { shell }) => complete(shell),
     };
     // A thread may still read standard input.
@@ -174,15 +175,47 @@ fn complain(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Takes the flags of a scheduler out of those of a member: none if it shall have none beside it.
+fn take_scheduler(args: &mut Vec<OsString>) -> Option<Vec<OsString>> {
+    let is_wanted = args.iter().any(|arg| arg == "--scheduler");
+    let (mut own, mut left) = (Vec::new(), Vec::new());
+    let mut given = args.drain(..);
+    while let Some(arg) = given.next() {
+        let flag = arg.to_string_lossy().into_owned();
+        if flag == "--scheduler" {
+            continue;
+        } else if !flag.starts_with("--scheduler-") {
+            left.push(arg);
+            continue;
+        }
+        own.push(arg);
+        if !flag.contains('=') {
+            own.extend(given.next());
+        }
+    }
+    drop(given);
+    *args = left;
+    is_wanted.then_some(own)
+}
+
 fn serve(args: Vec<OsString>) -> ExitCode {
+    serve_with(args, None)
+}
+
+/// Serves as a member; with flags of a scheduler, as one beside it.
+fn serve_with(args: Vec<OsString>, scheduler: Option<Vec<OsString>>) -> ExitCode {
     logging::end_on_panic();
+    let scheduler = match scheduler.map(Beside::new).transpose() {
+        Ok(scheduler) => scheduler,
+        Err(error) => return ctl::report(&ctl::complaint(&error)),
+    };
     match config::read_as(program(), args, std::env::vars_os()) {
         Ok(Invocation::Print(page)) => {
             // A reader that closes the pipe early has seen enough.
             let _closed = io::stdout().write_all(page.as_bytes());
             ExitCode::SUCCESS
         }
-        Ok(Invocation::Start(config, notices)) => start(*config, &notices),
+        Ok(Invocation::Start(config, notices)) => start(*config, &notices, scheduler),
         Err(error) => refuse(&error),
     }
 }
@@ -203,7 +236,7 @@ fn refuse(error: &ConfigError) -> ExitCode {
     ExitCode::from(error.exit_code)
 }
 
-fn start(config: Config, notices: &[Notice]) -> ExitCode {
+fn start(config: Config, notices: &[Notice], scheduler: Option<Beside>) -> ExitCode {
     let sinks = match open_log(&config) {
         Ok(sinks) => sinks,
         Err(message) => {
@@ -219,6 +252,12 @@ fn start(config: Config, notices: &[Notice]) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
+    if let Some(scheduler) = scheduler {
+        let urls = config.listen_client_urls.iter().map(ToString::to_string).collect();
+        if let Err(error) = runtime.block_on(scheduler.start(urls)) {
+            return fail(&io::Error::other(error));
+        }
+    }
     let result = runtime.block_on(quoin::node::run(config));
     // Tasks that still wait for something must not hold the exit up.
     runtime.shutdown_background();

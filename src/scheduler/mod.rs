@@ -4,6 +4,7 @@
 //! It is a stranger to the server: all that it knows is kept in an etcd-compatible store, which it
 //! reaches as any client does.
 
+pub mod adapters;
 pub mod agent;
 pub mod analysis;
 pub mod catalog;
@@ -21,6 +22,8 @@ mod page;
 pub mod planner;
 pub mod record;
 pub mod service;
+pub mod plan_file;
+pub mod report;
 pub mod store;
 pub mod submit;
 pub mod tool;

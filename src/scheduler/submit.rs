@@ -116,7 +116,8 @@ pub async fn submit(client: &Client, spec: &RunSpec) -> Result<Submitted, Submit
         return submitted_before(&kv, &digest);
     }
     check_queue(client, &spec.queue).await?;
-    let cases = selected_cases(client, spec).await?;
+    let mut cases = selected_cases(client, spec).await?;
+    cases.values_mut().for_each(|case| case.end_state(spec.submitted));
     let environments = catalog::of_ids::<Environment>(client, &spec.environments).await?;
     let plan = expand(spec, &cases, &environments)?;
     let packs = packs(spec, &plan, &cases, &environments);

@@ -9,6 +9,7 @@ mod cluster;
 
 mod admission;
 mod browser;
+mod commands;
 mod http;
 mod page;
 mod refusals;
@@ -255,12 +256,13 @@ async fn the_example_passes_on_a_store_with_users(engine: Engine) {
     team.access = vec!["--user".into(), "tester:secret".into()];
     team.start_scheduler().says("leading the scheduler").await.unwrap();
     team.start_worker("w1", 4, &["--allow-command"]).await;
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shop.json");
-    let run = team.submit_file(example).await;
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/web-shop.yaml");
+    let base = format!("base={}", team.cluster.endpoints()[0]);
+    let run = team.submit_words(&[example, "--set", &base]).await;
     cluster::eventually("end of the run", async || {
         let shown = team.run(&["show", &run]).await;
         let shown = String::from_utf8(shown.stdout).unwrap();
-        match shown.starts_with("passed: 31 of 31 ended, 31 passed in ") {
+        match shown.starts_with("passed: 49 of 49 ended, 49 passed in ") {
             true => Ok(()),
             false => Err(shown),
         }

@@ -78,8 +78,31 @@ impl Team {
 
     /// Runs `quoin run ...`.
     pub async fn run(&self, words: &[&str]) -> Output {
+        self.quoin(&[&["run"], words].concat()).await
+    }
+
+    /// Runs a command that does what it should, and prints one JSON document.
+    pub async fn json(&self, words: &[&str]) -> Value {
+        let output = self.quoin(&[words, &["--json"]].concat()).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {said}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs a command: exit code, what it printed, and what it complained of.
+    pub async fn says(&self, words: &[&str]) -> (i32, String, String) {
+        let output = self.quoin(words).await;
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    pub fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    pub async fn quoin(&self, words: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quoin"));
-        command.arg("run").args(words).args(["--endpoints", &self.endpoints()]).args(&self.access);
+        command.args(words).args(["--endpoints", &self.endpoints()]).args(&self.access);
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
@@ -95,7 +118,11 @@ impl Team {
     }
 
     pub async fn submit_file(&self, file: &str) -> String {
-        let output = self.run(&["submit", file]).await;
+        self.submit_words(&[file]).await
+    }
+
+    pub async fn submit_words(&self, words: &[&str]) -> String {
+        let output = self.run(&[&["submit"], words].concat()).await;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }

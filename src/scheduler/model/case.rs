@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::UNIX_EPOCH;
 
 const ID_BYTES_MAX: usize = 256;
 /// A tag is part of a key, and a claim of several tags one transaction.
@@ -306,7 +307,10 @@ impl TestCase {
     fn check_kind(&self) -> Result<(), String> {
         match self.kind {
             Kind::Http => {
-                if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
+                // One that begins with a value of the environment is seen when that is known.
+                let is_known = !self.url.starts_with("{{");
+                let is_http = ["http://", "https://"].iter().any(|s| self.url.starts_with(s));
+                if is_known && !is_http {
                     return Err(format!("url {:?} is not http or https", self.url));
                 }
                 if self.output.is_none() && self.matching() == OutputMatch::Exact {
@@ -345,6 +349,17 @@ impl TestCase {
             return Err(format!("timeout_ms {timeout} is not between 1 and {TIMEOUT_MS_MAX}"));
         }
         Ok(())
+    }
+
+    /// Lets a case that was muted or skipped until a time that has passed be as any other; `now` is in
+    /// milliseconds since 1970. What is no time never passes.
+    pub fn end_state(&mut self, now: u64) {
+        let until = self.state_until.as_deref();
+        let until = until.and_then(|until| humantime::parse_rfc3339_weak(until).ok());
+        let since = until.and_then(|until| until.duration_since(UNIX_EPOCH).ok());
+        if since.is_some_and(|since| since.as_millis() <= u128::from(now)) {
+            self.state = CaseState::Enabled;
+        }
     }
 
     /// How its output is compared. Exact, as test teams are used to, where an output is given for a

@@ -7,6 +7,7 @@ use crate::scheduler::model::{
     TestCase, Totals,
 };
 use crate::scheduler::planner::{LaneId, Planner, RunNo, RunSetup, Verdict};
+use crate::scheduler::record::Block;
 use crate::scheduler::store::Kv;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -129,11 +130,45 @@ impl RunBook {
         self.index.sort_unstable();
         self.counted = counted(&planner, run, self.plan.lanes.len() as u32);
         self.unstarted = vec![LaneCheckpoint::default(); self.counted.len()];
+        if self.status.ended.is_some() {
+            // The checkpoints of a run that is over have gone.
+            self.count_rest();
+            return;
+        }
         let prefix = format!("{}lane/", keys::run_parts(&self.spec.id));
         for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
             for (lane, known) in parse::<LanePack>(kv).unwrap_or_default().lanes {
                 let Some(counted) = self.counted.get(lane as usize) else { continue };
                 self.unstarted[lane as usize] = self.beyond(lane, &known, counted);
+            }
+        }
+    }
+
+    /// Tasks of a run that has ended which ended without an attempt, as many as the totals tell. Which
+    /// lane's did how is not written down where they differ.
+    fn count_rest(&mut self) {
+        let mut known = Totals::default();
+        self.counted.iter().for_each(|counted| known.merge(&counted.totals));
+        // All others have an attempt that ended them.
+        let mut left = [Status::Skipped, Status::Canceled].map(|status| {
+            let count = self.status.totals.get(status);
+            (status, count.saturating_sub(known.get(status)))
+        });
+        for (lane, counted) in self.counted.iter().enumerate() {
+            let rest = &mut self.unstarted[lane];
+            let total = self.plan.lanes[lane].total;
+            let mut from = 0;
+            for (start, end) in counted.ended.intervals().chain([(total, total)]) {
+                for (status, left) in &mut left {
+                    let count = u64::from(start - from).min(*left);
+                    let to = from + count as u32;
+                    rest.ended.insert_range(from, to);
+                    if count > 0 {
+                        rest.totals.add(*status, count);
+                    }
+                    (*left, from) = (*left - count, to);
+                }
+                from = end;
             }
         }
     }
@@ -247,24 +282,33 @@ fn counted(planner: &Planner, run: RunNo, lanes: u32) -> Vec<LaneCheckpoint> {
     (0..lanes).map(known).collect()
 }
 
-/// All attempts that segments hold, in the order of revisions, not yet booked.
+/// All attempts that segments and blocks of segments hold, in the order of revisions, not yet booked.
 fn attempts(run: &str, kvs: &[Kv]) -> Vec<Attempt> {
     let prefix = keys::segments(run);
-    let mut segments: Vec<&Kv> = kvs.iter().filter(|kv| kv.key.starts_with(&prefix)).collect();
-    segments.sort_by_key(|kv| kv.mod_revision);
     let mut attempts = Vec::new();
-    for kv in segments {
-        let Some((_, worker, _)) = keys::parse_segment(&kv.key) else { continue };
+    let mut take = |worker: &str, revision: i64, claim: i64, rows: Vec<Row>| {
         let worker: Arc<str> = worker.into();
-        let Some(segment) = parse::<Segment>(kv) else { continue };
-        attempts.extend(segment.rows.into_iter().map(|row| Attempt {
+        attempts.extend(rows.into_iter().map(|row| Attempt {
             row,
             worker: worker.clone(),
-            revision: kv.mod_revision,
-            claim: segment.claim,
+            revision,
+            claim,
             verdict: Verdict::Refused,
         }));
+    };
+    for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
+        let Some((_, worker, _)) = keys::parse_segment(&kv.key) else { continue };
+        let Some(segment) = parse::<Segment>(kv) else { continue };
+        take(worker, kv.mod_revision, segment.claim, segment.rows);
     }
+    let prefix = keys::blocks(run);
+    for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
+        for rolled in parse::<Block>(kv).unwrap_or_default().segments {
+            let worker = rolled.worker().to_owned();
+            take(&worker, rolled.revision, rolled.claim, rolled.rows);
+        }
+    }
+    attempts.sort_by_key(|attempt| attempt.revision);
     attempts
 }
 

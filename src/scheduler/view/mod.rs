@@ -8,6 +8,7 @@
 
 mod audit;
 mod book;
+mod live;
 mod numbers;
 pub mod read;
 mod tasks;
@@ -17,6 +18,7 @@ mod waiting;
 
 pub use audit::{Audit, Fault, Rule, audit, replay};
 pub use book::{Attempt, Open, RunBook};
+pub use live::{End, Live, Runs};
 pub use numbers::{Loss, Numbers, numbers};
 pub use tasks::{Filter, LaneView, TaskView, TasksPage};
 pub use waiting::{Holder, Waiting, waiting};

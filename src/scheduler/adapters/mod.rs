@@ -1,0 +1,156 @@
+//! From other tools' tests to cases and back. Pure: what those tools list comes in as text.
+//!
+//! Ids are made of the tests' own names, with `.` where they have a slash. A test becomes a command that
+//! runs it alone, in the folder in which it was listed: workers need that folder too.
+
+mod lists;
+mod suites;
+#[cfg(test)]
+mod tests;
+
+use crate::scheduler::junit;
+use crate::scheduler::model::{Kind, TestCase};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What is imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    Nextest,
+    Pytest,
+    Gotest,
+    Csv,
+    Urls,
+    Junit,
+}
+
+/// What a tool said of a project's tests.
+#[derive(Clone, Debug, Default)]
+pub struct Suite {
+    pub text: String,
+    /// Where it was asked, if it was.
+    pub folder: Option<String>,
+}
+
+/// The words that list a project's tests; none for what is no tool's.
+pub fn listing(form: Form) -> &'static [&'static str] {
+    match form {
+        Form::Nextest => &["cargo", "nextest", "list", "--message-format", "json"],
+        Form::Pytest => &["python3", "-m", "pytest", "--collect-only", "-q"],
+        Form::Gotest => &["go", "test", "-list", ".", "-json", "./..."],
+        Form::Csv | Form::Urls | Form::Junit => &["false"],
+    }
+}
+
+/// Makes cases. `command` is what runs a test of a JUnit report.
+///
+/// # Errors
+///
+/// What is wrong with the text, with the line where there is one.
+pub fn import(form: Form, suite: &Suite, command: &[String]) -> Result<Vec<TestCase>, String> {
+    let mut cases = match form {
+        Form::Nextest => suites::nextest(&suite.text)?,
+        Form::Pytest => suites::pytest(suite),
+        Form::Gotest => suites::gotest(suite)?,
+        Form::Csv => lists::csv(&suite.text)?,
+        Form::Urls => lists::urls(&suite.text)?,
+        Form::Junit => of_junit(&suite.text, command)?,
+    };
+    number_twins(&mut cases);
+    for case in &cases {
+        case.check().map_err(|refusal| refusal.message)?;
+    }
+    Ok(cases)
+}
+
+/// Prints cases as yaml, json, csv or urls.
+///
+/// # Errors
+///
+/// When there is no such form.
+pub fn export(form: &str, cases: &[TestCase]) -> Result<String, String> {
+    let values: Vec<Value> = cases.iter().map(plain).collect();
+    match form {
+        // Maps with other keys than strings are all that JSON cannot hold.
+        "json" => Ok(serde_json::to_string_pretty(&values).unwrap_or_default() + "\n"),
+        "yaml" => {
+            let plan = BTreeMap::from([("cases", values)]);
+            serde_saphyr::to_string(&plan).map_err(|error| error.to_string())
+        }
+        "csv" => Ok(lists::to_csv(cases)),
+        "urls" => Ok(lists::to_urls(cases)),
+        other => Err(format!("{other:?} is not yaml, json, csv, urls or junit")),
+    }
+}
+
+/// A case without the fields that say what would hold anyway.
+pub fn plain(case: &TestCase) -> Value {
+    let value = |case: &TestCase| serde_json::to_value(case).unwrap_or_default();
+    let (mut own, usual) = (value(case), value(&blank()));
+    if let (Value::Object(own), Value::Object(usual)) = (&mut own, usual) {
+        own.retain(|name, value| {
+            !name.starts_with("gmt_") && (name == "id" || usual.get(name) != Some(value))
+        });
+    }
+    own
+}
+
+/// What a case is that says nothing.
+fn blank() -> TestCase {
+    serde_json::from_str("{}").unwrap_or_default()
+}
+
+/// A case of kind command.
+fn command(id: &str, words: Vec<String>, folder: Option<&str>) -> TestCase {
+    let folder = folder.map(str::to_owned);
+    TestCase { id: as_id(id), kind: Kind::Command, command: words, folder, ..blank() }
+}
+
+/// A name as an id can be: short enough, without slashes.
+fn as_id(name: &str) -> String {
+    const BYTES_MAX: usize = 200;
+    let name = name.replace('/', ".");
+    let name: String = name.chars().filter(|c| !c.is_control()).collect();
+    let end = (0..=BYTES_MAX.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
+    name[..end.unwrap_or_default()].trim().trim_start_matches('.').to_owned()
+}
+
+/// Gives cases of one name a number each, from the second on.
+fn number_twins(cases: &mut [TestCase]) {
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    for case in cases {
+        let count = seen.entry(case.id.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            case.id = format!("{}~{count}", case.id);
+        }
+    }
+}
+
+fn of_junit(text: &str, words: &[String]) -> Result<Vec<TestCase>, String> {
+    let report = junit::read(text.as_bytes()).map_err(|invalid| invalid.to_string())?;
+    let mut cases = Vec::new();
+    for suite in &report.suites {
+        for test in &suite.cases {
+            let name = match test.class.as_str() {
+                "" => test.name.clone(),
+                class => format!("{class}.{}", test.name),
+            };
+            let fill = |word: &String| {
+                let word = word.replace("{name}", &test.name).replace("{class}", &test.class);
+                word.replace("{file}", &test.file)
+            };
+            let mut case = command(&name, words.iter().map(fill).collect(), None);
+            if words.is_empty() {
+                case.kind = Kind::Manual;
+                case.name = name;
+            }
+            case.est_ms = test.time_us.map(|us| us.div_ceil(1_000).max(1));
+            if !suite.name.is_empty() {
+                case.labels.insert("suite".into(), suite.name.clone());
+            }
+            cases.push(case);
+        }
+    }
+    Ok(cases)
+}

@@ -1,0 +1,210 @@
+//! Plan files: cases, environments and a run in YAML, of which JSON is a part.
+//!
+//! `${name}` stands for a variable: one that the file gives a value under `variables`, or that was given
+//! on the command line, which wins. Values are put in as text before anything else is read, so that
+//! `${ms}` may be a number; `$${` stands for `${` itself. Nothing is read from other files or from the
+//! environment.
+
+use super::model::{Environment, RunSpec, TestCase};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+
+const BYTES_MAX: usize = 64 << 20;
+
+/// What a plan file holds.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plan {
+    /// Values of variables, all taken as text.
+    pub variables: BTreeMap<String, String>,
+    pub cases: Vec<TestCase>,
+    pub environments: Vec<Environment>,
+    #[serde(default = "blank_run")]
+    pub run: RunSpec,
+}
+
+/// What a run is that says nothing: that differs from a value of zeros.
+fn blank_run() -> RunSpec {
+    serde_json::from_str("{}").unwrap_or_default()
+}
+
+impl Plan {
+    /// What a plan is that says nothing.
+    pub fn blank() -> Self {
+        parse("{}").unwrap_or_default()
+    }
+}
+
+/// Reads a plan. What it holds is not checked beyond its form.
+///
+/// # Errors
+///
+/// What is wrong, with the line.
+pub fn read(text: &str, set: &[(String, String)]) -> Result<Plan, String> {
+    parse(&fill(text, set)?)
+}
+
+/// Reads cases: one, a list of them, or those of a plan.
+///
+/// # Errors
+///
+/// What is wrong, with the line.
+pub fn cases(text: &str, set: &[(String, String)]) -> Result<Vec<TestCase>, String> {
+    some(text, set, "cases", |plan| plan.cases)
+}
+
+/// Reads environments: one, a list of them, or those of a plan.
+///
+/// # Errors
+///
+/// What is wrong, with the line.
+pub fn environments(text: &str, set: &[(String, String)]) -> Result<Vec<Environment>, String> {
+    some(text, set, "environments", |plan| plan.environments)
+}
+
+fn some<T: DeserializeOwned>(
+    text: &str,
+    set: &[(String, String)],
+    field: &str,
+    of: impl FnOnce(Plan) -> Vec<T>,
+) -> Result<Vec<T>, String> {
+    let text = fill(text, set)?;
+    let shape: serde_json::Value = parse(&text)?;
+    match shape {
+        serde_json::Value::Array(_) => parse(&text),
+        serde_json::Value::Object(object)
+            if object.contains_key(field) || object.contains_key("variables") =>
+        {
+            parse(&text).map(of)
+        }
+        _ => Ok(vec![parse(&text)?]),
+    }
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    if text.len() > BYTES_MAX {
+        return Err(format!("more than {BYTES_MAX} bytes"));
+    }
+    serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())
+}
+
+/// Puts the values of variables in.
+fn fill(text: &str, set: &[(String, String)]) -> Result<String, String> {
+    let mut values = defaults(text)?;
+    for (name, value) in set {
+        if value.chars().any(char::is_control) {
+            return Err(format!("the value of {name} is more than one line of text"));
+        }
+        if !values.contains_key(name) && !text.contains(&format!("${{{name}}}")) {
+            return Err(format!("there is no variable {name}"));
+        }
+        values.insert(name.clone(), value.clone());
+    }
+    let mut filled = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if let Some(before) = rest[..at].strip_suffix('$') {
+            filled.push_str(before);
+            filled.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        let line = || 1 + filled.matches('\n').count() + rest[..at].matches('\n').count();
+        let end = rest[at..].find('}').ok_or_else(|| format!("line {}: ${{ without }}", line()))?;
+        let name = &rest[at + 2..at + end];
+        let value = values.get(name);
+        let value = value.ok_or_else(|| format!("line {}: no variable {name}", line()))?;
+        filled.push_str(&rest[..at]);
+        filled.push_str(value);
+        rest = &rest[at + end + 1..];
+    }
+    filled.push_str(rest);
+    Ok(filled)
+}
+
+/// The values that the file itself gives. Its other parts may be no YAML before these are put in, so
+/// that section is cut out by its indentation.
+fn defaults(text: &str) -> Result<BTreeMap<String, String>, String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Section {
+        variables: BTreeMap<String, String>,
+    }
+    let is_start = |line: &&str| line.starts_with("variables:");
+    let Some(start) = text.lines().position(|line| is_start(&line)) else {
+        // A file in JSON may hold them as well; one that does is read as it is.
+        let read = parse::<Section>(text).unwrap_or_default();
+        return Ok(read.variables);
+    };
+    let inner = |line: &&str| line.starts_with([' ', '\t', '#', '}']) || line.trim().is_empty();
+    let section = text.lines().skip(start).take(1);
+    let section = section.chain(text.lines().skip(start + 1).take_while(inner));
+    let blank = "\n".repeat(start);
+    let section = blank + &section.collect::<Vec<_>>().join("\n");
+    parse::<Section>(&section).map(|section| section.variables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cases, environments, read};
+
+    const PLAN: &str = "\
+variables:
+  ms: 3000   # of one case
+  word: hello
+cases:
+  - id: a
+    kind: command
+    command: [sleep, \"${ms}e-3\"]
+    est_ms: ${ms}
+  - {id: b, kind: command, command: [echo, \"$${word} is ${word}\"], case_pre: a}
+environments:
+  - id: lab
+    config: {port: 80}
+run:
+  cases: [{case: a, repeats: 5}, {case: b}]
+";
+
+    fn set(name: &str, value: &str) -> Vec<(String, String)> {
+        vec![(name.into(), value.into())]
+    }
+
+    #[test]
+    fn variables_have_the_value_of_the_file_or_of_the_command_line() {
+        let plan = read(PLAN, &[]).unwrap();
+        assert_eq!(plan.cases[0].command, ["sleep", "3000e-3"]);
+        assert_eq!(plan.cases[0].est_ms, Some(3_000));
+        assert_eq!(plan.cases[1].command, ["echo", "${word} is hello"]);
+        let plan = read(PLAN, &set("ms", "30")).unwrap();
+        assert_eq!((plan.cases[0].est_ms, plan.run.cases[0].repeats), (Some(30), Some(5)));
+        assert_eq!(plan.environments[0].config["port"], 80);
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_line() {
+        let with = |from, to| read(&PLAN.replace(from, to), &[]).unwrap_err();
+        assert!(with("is ${word}", "is ${wort}").contains("line 9: no variable wort"));
+        let unknown = with("est_ms", "est");
+        assert!(unknown.contains("unknown field `est`") && unknown.contains("line 8"), "{unknown}");
+        let twice = with("kind: command\n    command", "id: a\n    command");
+        assert!(twice.contains("duplicate") && twice.contains("line 6"), "{twice}");
+        assert!(with("run:", "runs:").contains("unknown field `runs`"));
+        assert_eq!(read(PLAN, &set("sm", "1")).unwrap_err(), "there is no variable sm");
+        assert!(read(PLAN, &set("ms", "1\n- x")).unwrap_err().contains("more than one line"));
+        assert!(with("est_ms: ${ms}", "est_ms: soon").contains("line 8"));
+    }
+
+    #[test]
+    fn a_file_of_cases_is_one_a_list_or_a_plan() {
+        let one = "id: a\nkind: command\ncommand: [ls]\n";
+        assert_eq!(cases(one, &[]).unwrap().len(), 1);
+        let list = "[{\"id\": \"a\", \"kind\": \"command\", \"command\": [\"ls\"]}]";
+        assert_eq!(cases(list, &[]).unwrap()[0].command, ["ls"]);
+        assert_eq!(cases(PLAN, &[]).unwrap().len(), 2);
+        assert_eq!(environments(PLAN, &[]).unwrap()[0].id, "lab");
+        assert_eq!(environments("id: x\n", &[]).unwrap()[0].id, "x");
+        let blank = super::Plan::blank().run;
+        assert_eq!((blank.repeats, blank.queue.as_str()), (1, "default"));
+    }
+}

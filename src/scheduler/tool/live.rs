@@ -1,0 +1,325 @@
+//! `quoin run watch`, and waiting for a run: a bar, what has run for longest, failures as they come. Where
+//! nobody looks, a character for each task.
+
+use super::desk::{Desk, Done, Trouble, duration, now_ms, say, warn};
+use super::runs::{code, line, waiting};
+use super::terminal::{Keys, Screen};
+use crate::scheduler::client::Commits;
+use crate::scheduler::keys;
+use crate::scheduler::model::Status;
+use crate::scheduler::submit::SubmitError;
+use crate::scheduler::view::{End, Live, read, totals_line};
+use std::io::{self, Write as _};
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+/// Tasks that are shown while they run.
+const LONGEST_MAX: usize = 8;
+/// Between two drawings.
+const TICK: Duration = Duration::from_millis(100);
+/// A store that does not answer for so long is at fault.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Characters in a line of them.
+const DOTS: usize = 80;
+
+/// Shows a run until its end; the exit code is how it went.
+pub(super) async fn watch(desk: &Desk, run: &str) -> Done {
+    let mut show: Box<dyn Show> = match (desk.wants_json, Screen::is_there()) {
+        (true, _) => Box::new(Silent),
+        (false, true) => Box::new(Picture::default()),
+        (false, false) => Box::new(Dots::default()),
+    };
+    let mut keys = (!desk.wants_json && Screen::is_there()).then(Keys::new);
+    // Those that were shown: after the store was away, the run is read from its begin again.
+    let mut shown = 0;
+    let mut away: Option<Instant> = None;
+    loop {
+        let before = shown;
+        match follow(desk, run, show.as_mut(), &mut keys, &mut shown).await {
+            Ok(()) => break,
+            Err(Trouble::Submit(SubmitError::Store(text))) => {
+                if shown > before {
+                    away = None;
+                }
+                if away.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                    return Err(Trouble::Submit(SubmitError::Store(text)));
+                }
+                sleep(TICK).await;
+            }
+            Err(trouble) => return Err(trouble),
+        }
+    }
+    drop(keys);
+    let summary = read::summary(&desk.client, run).await?;
+    show.end();
+    desk.show(&summary, line);
+    Ok(code(&summary.state))
+}
+
+/// Follows a run to its end, or to the end of the watch.
+async fn follow(
+    desk: &Desk,
+    run: &str,
+    show: &mut dyn Show,
+    keys: &mut Option<Keys>,
+    shown: &mut usize,
+) -> Result<(), Trouble> {
+    let book = read::book(&desk.client, run).await?;
+    let mut live = Live::new(&book, now_ms());
+    let mut commits = desk.client.watch(keys::PREFIX, book.revision + 1).await?;
+    let mut name = book.spec.name.clone();
+    if name.is_empty() {
+        name.clone_from(&book.spec.id);
+    }
+    let total = book.attempts.len();
+    drop(book);
+    let known = live.take_ends().split_off((*shown).min(total));
+    *shown += known.len();
+    show.ends(&known);
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut interrupt = signal(SignalKind::interrupt()).ok();
+    while live.status().ended.is_none() {
+        tokio::select! {
+            found = next(&mut commits) => {
+                let now = now_ms();
+                for commit in found? {
+                    live.commit(&commit, now);
+                }
+                let ends = live.take_ends();
+                *shown += ends.len();
+                show.ends(&ends);
+            }
+            _ = tick.tick() => show.draw(&name, &live),
+            key = key(keys) => match key {
+                b't' => show.toggle(),
+                b'w' => match read::why(&desk.client, run, now_ms()).await {
+                    Ok((_, found)) if found.is_empty() => show.say("nothing waits\n"),
+                    Ok((_, found)) => show.say(&waiting(&found)),
+                    Err(error) => show.say(&format!("{error}\n")),
+                },
+                b'q' => {
+                    return Err(Trouble::Usage(format!("no longer watched: run {run} goes on")));
+                }
+                _ => {}
+            },
+            () = interrupted(&mut interrupt) => {
+                return Err(Trouble::Usage(format!("no longer watched: run {run} goes on")));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn next(
+    commits: &mut Commits,
+) -> Result<Vec<crate::scheduler::store::Commit>, etcd_client::Error> {
+    commits.next().await
+}
+
+async fn key(keys: &mut Option<Keys>) -> u8 {
+    match keys {
+        Some(keys) => keys.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The terminal must be put right before the process ends by it.
+async fn interrupted(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// How a run is shown while it goes on.
+trait Show {
+    fn ends(&mut self, ends: &[End]);
+    fn draw(&mut self, name: &str, live: &Live);
+    fn say(&mut self, text: &str);
+    fn toggle(&mut self);
+    fn end(&mut self);
+}
+
+/// For programs: the end alone is told.
+struct Silent;
+
+impl Show for Silent {
+    fn ends(&mut self, _: &[End]) {}
+    fn draw(&mut self, _: &str, _: &Live) {}
+    fn say(&mut self, _: &str) {}
+    fn toggle(&mut self) {}
+    fn end(&mut self) {}
+}
+
+/// The end of an attempt that went wrong, in lines.
+fn told(end: &End) -> Option<String> {
+    let status = end.row.status;
+    if !status.fails_run() {
+        return None;
+    }
+    let place = if end.environment.is_empty() { "" } else { "@" };
+    let task = format!("{}{place}{}#{}", end.case, end.environment, end.row.ordinal);
+    let again = if end.ended.is_none() { ", again" } else { "" };
+    let (word, took) = (status.word(), duration(end.row.duration));
+    let mut text = format!("{word} {task} on {} after {took}{again}\n", end.worker);
+    for (name, said) in crate::scheduler::report::sayings(end.row.detail.as_ref()) {
+        for line in said.lines().take(10) {
+            let shown: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
+            text += &format!("    {name}: {shown}\n");
+        }
+    }
+    Some(text)
+}
+
+#[derive(Default)]
+struct Dots {
+    column: usize,
+    failures: Vec<String>,
+}
+
+impl Show for Dots {
+    fn ends(&mut self, ends: &[End]) {
+        let mut text = String::new();
+        for end in ends {
+            self.failures.extend(told(end).filter(|_| end.ended.is_some()));
+            let Some(status) = end.ended else { continue };
+            text.push(match status {
+                Status::Passed if end.is_flaky => '±',
+                Status::Passed => '·',
+                Status::Failed => 'F',
+                Status::Error => 'E',
+                Status::TimedOut => 'T',
+                Status::Lost => 'L',
+                Status::Pending | Status::Running | Status::Canceled | Status::Skipped => '°',
+            });
+            self.column += 1;
+            if self.column == DOTS {
+                self.column = 0;
+                text.push('\n');
+            }
+        }
+        if !text.is_empty() {
+            let mut out = io::stdout();
+            // A reader that is gone has seen enough.
+            let _closed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        }
+    }
+
+    fn draw(&mut self, _: &str, _: &Live) {}
+
+    fn say(&mut self, text: &str) {
+        warn(text.trim_end());
+    }
+
+    fn toggle(&mut self) {}
+
+    fn end(&mut self) {
+        if self.column > 0 {
+            say("");
+        }
+        for failure in &self.failures {
+            say(failure.trim_end());
+        }
+    }
+}
+
+struct Picture {
+    screen: Screen,
+    /// To be printed above.
+    text: String,
+    shows_tasks: bool,
+    begin: Instant,
+}
+
+impl Default for Picture {
+    fn default() -> Self {
+        let (screen, text, begin) = (Screen::default(), String::new(), Instant::now());
+        Self { screen, text, shows_tasks: true, begin }
+    }
+}
+
+impl Show for Picture {
+    fn ends(&mut self, ends: &[End]) {
+        self.text.extend(ends.iter().filter_map(told));
+    }
+
+    fn draw(&mut self, name: &str, live: &Live) {
+        let totals = live.totals();
+        let (ended, total) = (totals.ended(), totals.total.max(1));
+        let width = 30;
+        let full = (ended * width / total) as usize;
+        let bar: String = std::iter::repeat_n('█', full)
+            .chain(std::iter::repeat_n('░', width as usize - full))
+            .collect();
+        let seconds = self.begin.elapsed().as_secs();
+        let mut lines = vec![
+            format!("{name}  {}:{:02}", seconds / 60, seconds % 60),
+            format!("{bar} {}, {} with workers", totals_line(&totals), live.given()),
+        ];
+        if self.shows_tasks {
+            let now = now_ms();
+            for runs in live.longest(LONGEST_MAX) {
+                let place = if runs.environment.is_empty() { "" } else { "@" };
+                let task = format!("{}{place}{}#{}", runs.case, runs.environment, runs.ordinal);
+                let took = duration(now.saturating_sub(runs.since) * 1_000);
+                lines.push(format!("  {took:>9}  {task} on {}", runs.worker));
+            }
+        }
+        lines.push("t: what runs   w: why the rest waits   q: leave it running".into());
+        self.screen.draw(&std::mem::take(&mut self.text), &lines);
+    }
+
+    fn say(&mut self, text: &str) {
+        self.text += text;
+    }
+
+    fn toggle(&mut self) {
+        self.shows_tasks = !self.shows_tasks;
+    }
+
+    fn end(&mut self) {
+        self.screen.draw(&std::mem::take(&mut self.text), &[]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::told;
+    use crate::scheduler::model::{Row, Status};
+    use crate::scheduler::view::End;
+    use serde_json::json;
+
+    #[test]
+    fn a_failure_is_told_with_what_it_said() {
+        let detail = json!({"message": "exit code 1", "stderr": "a\nb\u{1b}[1m\n"});
+        let row = Row {
+            lane: 0,
+            ordinal: 3,
+            attempt: 1,
+            status: Status::Failed,
+            start: 0,
+            duration: 1_500,
+            detail: Some(detail),
+        };
+        let mut end = End {
+            case: "pay".into(),
+            environment: "lab".into(),
+            row,
+            worker: "w1".into(),
+            ended: None,
+            is_flaky: false,
+        };
+        let told_text = told(&end).unwrap();
+        assert_eq!(
+            told_text,
+            "failed pay@lab#3 on w1 after 1.5 ms, again\n    message: exit code 1\n    \
+             stderr: a\n    stderr: b[1m\n"
+        );
+        end.row.status = Status::Passed;
+        assert_eq!(told(&end), None);
+    }
+}

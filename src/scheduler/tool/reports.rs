@@ -1,0 +1,55 @@
+//! `quoin report`: a run's report, all of it cut at one revision.
+
+use super::desk::{Desk, Done, Trouble, write};
+use crate::scheduler::junit;
+use crate::scheduler::report;
+use crate::scheduler::view::{RunBook, read};
+use clap::Subcommand;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub enum ReportAction {
+    /// One HTML file that needs no other
+    Html(Where),
+    /// JUnit's XML
+    Junit(Where),
+    /// JSON
+    Json(Where),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Where {
+    run: String,
+    /// A file; standard output if none is named
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
+pub(super) async fn run(action: ReportAction, desk: &Desk) -> Done {
+    let (to, form): (_, fn(&RunBook) -> String) = match action {
+        ReportAction::Html(to) => (to, report::html),
+        ReportAction::Junit(to) => (to, as_junit),
+        ReportAction::Json(to) => (to, report::json),
+    };
+    let book = read::book(&desk.client, &to.run).await?;
+    write(to.output.as_deref(), &form(&book))?;
+    Ok(0)
+}
+
+fn as_junit(book: &RunBook) -> String {
+    junit::write(&report::junit(book))
+}
+
+/// Writes a report in the form that the file's name asks for.
+pub(super) fn write_as_named(book: &RunBook, file: &Path) -> Result<(), Trouble> {
+    let text = match file.extension().and_then(|extension| extension.to_str()) {
+        Some("html" | "htm") => report::html(book),
+        Some("xml") => as_junit(book),
+        Some("json") => report::json(book),
+        _ => {
+            let text = "a report's file ends with .html, .xml or .json";
+            return Err(Trouble::Usage(format!("{}: {text}", file.display())));
+        }
+    };
+    write(Some(file), &text)
+}

@@ -1,0 +1,194 @@
+//! `quoin result`: tasks of a run one by one, and the latest result of each case.
+
+use super::desk::{Desk, Done, Trouble, cell, duration, json, table, time};
+use super::runs::{parse_task, task_name};
+use crate::scheduler::junit::{Case, Reason, Report, Suite, write};
+use crate::scheduler::keys;
+use crate::scheduler::model::{Status, TestCase};
+use crate::scheduler::report;
+use crate::scheduler::view::{Attempt, Filter, TasksPage, read};
+use clap::Subcommand;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+#[derive(Debug, Subcommand)]
+pub enum ResultAction {
+    /// Lists the tasks of a run
+    Ls {
+        run: String,
+        /// pending, running, passed, failed, error, canceled, skipped, "timed out", lost, flaky, failures
+        #[arg(long)]
+        status: Vec<String>,
+        #[arg(long)]
+        case: Option<String>,
+        #[arg(long)]
+        env: Option<String>,
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Where to go on: lane,number, as the page before says
+        #[arg(long, value_parser = place, default_value = "0,0")]
+        from: (u32, u32),
+    },
+    /// Shows all attempts of a task with their outputs
+    Get {
+        run: String,
+        /// case@environment#number
+        task: String,
+    },
+    /// Shows the latest result of a case, in each environment
+    Latest { case: String },
+}
+
+fn place(text: &str) -> Result<(u32, u32), String> {
+    let parts = text.split_once(',');
+    let parts = parts.and_then(|(lane, at)| Some((lane.parse().ok()?, at.parse().ok()?)));
+    parts.ok_or_else(|| "it is not lane,number".into())
+}
+
+pub(super) async fn run(action: ResultAction, desk: &Desk) -> Done {
+    match action {
+        ResultAction::Ls { run, status, case, env, limit, from } => {
+            let mut filter = Filter { case, environment: env, ..Default::default() };
+            for word in &status {
+                narrow(&mut filter, word)?;
+            }
+            let book = read::book(&desk.client, &run).await?;
+            desk.show(&book.tasks(&filter, from, limit), list);
+        }
+        ResultAction::Get { run, task } => get(desk, &run, &task).await?,
+        ResultAction::Latest { case } => {
+            let prefix = format!("{}{case}/", keys::RESULTS);
+            let (kvs, _) = desk.client.prefix(&prefix, 0).await?;
+            if kvs.is_empty() {
+                return Err(Trouble::Nothing(format!("there is no result of case {case}")));
+            }
+            let values = kvs.iter().filter_map(|kv| {
+                let value = serde_json::from_slice::<Value>(&kv.value).ok()?;
+                Some(json!({"environment": kv.key.strip_prefix(&prefix), "result": value}))
+            });
+            desk.show(&values.collect::<Vec<_>>(), json);
+        }
+    }
+    Ok(0)
+}
+
+fn narrow(filter: &mut Filter, word: &str) -> Result<(), Trouble> {
+    match word {
+        "flaky" => filter.flaky = true,
+        "failures" => filter.statuses.extend(Filter::failures().statuses),
+        word => {
+            let known = Status::ALL.into_iter().find(|status| {
+                status.word() == word
+                    || status.code() == word
+                    || word == "timeout" && status.word() == "timed out"
+            });
+            let known =
+                known.ok_or_else(|| Trouble::Usage(format!("there is no status {word:?}")))?;
+            filter.statuses.push(known);
+        }
+    }
+    Ok(())
+}
+
+fn list(page: &TasksPage) -> String {
+    let rows = page.tasks.iter().map(|task| {
+        let mut status = task.status.word().to_owned();
+        if task.is_flaky {
+            status += ", flaky";
+        }
+        let said = task.detail.as_ref().and_then(|detail| detail.get("message"));
+        [
+            task_name(task),
+            status,
+            task.attempts.to_string(),
+            task.worker.clone().unwrap_or_default(),
+            task.start.map(time).unwrap_or_default(),
+            task.duration.map(duration).unwrap_or_default(),
+            cell(said.and_then(Value::as_str).unwrap_or_default(), 60),
+        ]
+    });
+    let titles = ["task", "status", "attempts", "worker", "start", "took", "message"];
+    let mut text = table(titles, rows.collect());
+    if let Some((lane, ordinal)) = page.next {
+        // It cannot fail.
+        let _infallible = writeln!(text, "there are more: --from {lane},{ordinal}");
+    }
+    text
+}
+
+async fn get(desk: &Desk, run: &str, task: &str) -> Result<(), Trouble> {
+    let book = read::book(&desk.client, run).await?;
+    let (lane, ordinal) = parse_task(&book, task)?;
+    let found = book.find_task(lane, ordinal.unwrap_or(0));
+    let found = found.ok_or_else(|| Trouble::Usage(format!("run {run} has no task {task}")))?;
+    let attempts: Vec<&Attempt> = book.attempts_of(lane, found.ordinal).collect();
+    let values: Vec<Value> = attempts
+        .iter()
+        .map(|attempt| {
+            let row = &attempt.row;
+            json!({
+                "attempt": row.attempt, "status": row.status, "worker": *attempt.worker,
+                "start": row.start, "duration": row.duration, "fence": attempt.claim,
+                "revision": attempt.revision, "detail": row.detail,
+            })
+        })
+        .collect();
+    desk.show(&json!({"task": found, "attempts": values}), |_| {
+        let mut text = format!("{}: {}\n", task_name(&found), found.status.word());
+        for attempt in attempts {
+            let row = &attempt.row;
+            let _infallible = writeln!(
+                text,
+                "attempt {} on {}: {} in {}, started {}, fence {}",
+                row.attempt,
+                attempt.worker,
+                row.status.word(),
+                duration(row.duration),
+                time(row.start),
+                attempt.claim,
+            );
+            for (name, said) in report::sayings(row.detail.as_ref()) {
+                let _infallible =
+                    writeln!(text, "  {name}: {}", said.trim_end().replace('\n', "\n    "));
+            }
+        }
+        text
+    });
+    Ok(())
+}
+
+/// The latest results of cases as a JUnit report; cases without one are skipped tests.
+pub(super) async fn latest_as_junit(desk: &Desk, cases: &[TestCase]) -> Result<String, Trouble> {
+    let (kvs, _) = desk.client.prefix(keys::RESULTS, 0).await?;
+    let mut suite = Suite { name: "latest results".into(), ..Default::default() };
+    for case in cases {
+        let prefix = format!("{}{}/", keys::RESULTS, case.id);
+        let mut is_known = false;
+        for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
+            let value: Value = serde_json::from_slice(&kv.value).unwrap_or_default();
+            let Ok(status) = serde_json::from_value(value["code"].clone())
+                .or_else(|_| by_word(value["status"].as_str().unwrap_or_default()))
+            else {
+                continue;
+            };
+            is_known = true;
+            suite.cases.push(Case {
+                name: case.id.clone(),
+                class: kv.key[prefix.len()..].to_owned(),
+                status,
+                time_us: value["duration_ms"].as_u64().map(|ms| ms * 1_000),
+                ..Default::default()
+            });
+        }
+        if !is_known {
+            let reason = Reason { message: "it never ran".into(), ..Default::default() };
+            let (name, status) = (case.id.clone(), Status::Skipped);
+            suite.cases.push(Case { name, status, reason, ..Default::default() });
+        }
+    }
+    Ok(write(&Report { name: "cases".into(), suites: vec![suite] }))
+}
+
+fn by_word(word: &str) -> Result<Status, ()> {
+    Status::ALL.into_iter().find(|status| status.word() == word || status.code() == word).ok_or(())
+}

@@ -1,0 +1,365 @@
+//! `quoin run`: submits, looks at runs and steers them.
+
+use super::desk::{Desk, Done, Trouble, duration, now_ms, percent, say, table, time};
+use super::submits::{self, SubmitArgs, Then, Which};
+use super::{CANCELED, FAILED, live, reports};
+use crate::scheduler::coordinator::Control;
+use crate::scheduler::model::Status;
+use crate::scheduler::submit;
+use crate::scheduler::view::{
+    Audit, Numbers, RunBook, RunSummary, TaskView, Waiting, numbers, read, totals_line,
+};
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::json;
+use std::fmt::Write as _;
+
+#[derive(Debug, Subcommand)]
+pub enum RunAction {
+    /// Writes the cases and environments of a plan file and submits its run, or runs cases by name
+    Submit(Box<SubmitArgs>),
+    /// Lists runs, the newest first
+    Ls {
+        /// accepted, running, paused, canceling, passed, failed, canceled or incomplete
+        #[arg(long)]
+        state: Option<String>,
+        /// Those before this one
+        #[arg(long)]
+        before: Option<String>,
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Shows how far a run is
+    Show { run: String },
+    /// Shows a run live until its end, and exits as it went
+    Watch { run: String },
+    /// Says why tasks wait: all of a run, those of a case, or one (case#number)
+    Why { run: String, task: Option<String> },
+    /// Measures a run against the least time in which it could be done
+    Bound { run: String },
+    /// Checks a run's record against all that the scheduler promises
+    Verify {
+        run: String,
+        /// How far the clocks of workers may be apart, in milliseconds
+        #[arg(long, default_value_t = 50)]
+        skew: u64,
+    },
+    /// Submits some tasks of a run again, as a new run that points to it
+    Rerun {
+        run: String,
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        then: Then,
+    },
+    /// Gives nothing more of a run out
+    Pause { run: String },
+    /// Lets a paused run go on
+    Resume { run: String },
+    /// Ends a run: what runs is stopped, what waits is dropped
+    Cancel { run: String },
+}
+
+pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
+    let client = &desk.client;
+    match action {
+        RunAction::Submit(args) => {
+            let run = submits::submit(&args, desk).await?;
+            then(run, &args.then, desk).await
+        }
+        RunAction::Rerun { run, which, then: after } => {
+            let book = read::book(client, &run).await?;
+            let run = submits::rerun(&book, &which, desk).await?;
+            then(run, &after, desk).await
+        }
+        RunAction::Ls { state, before, limit } => {
+            let found = read::runs(client, state.as_deref(), before.as_deref(), limit).await?;
+            desk.show(&json!({"runs": found.0, "next": found.1}), |_| list(&found.0));
+            Ok(0)
+        }
+        RunAction::Show { run } => show(desk, &run).await,
+        RunAction::Watch { run } => live::watch(desk, &run).await,
+        RunAction::Why { run, task } => why(desk, &run, task.as_deref()).await,
+        RunAction::Bound { run } => {
+            let book = read::book(client, &run).await?;
+            desk.show(&numbers(&book), bound);
+            Ok(0)
+        }
+        RunAction::Verify { run, skew } => verify(desk, &run, skew).await,
+        RunAction::Pause { run } => control(desk, &run, Control::Paused).await,
+        RunAction::Resume { run } => control(desk, &run, Control::Running).await,
+        RunAction::Cancel { run } => control(desk, &run, Control::Canceled).await,
+    }
+}
+
+async fn control(desk: &Desk, run: &str, wanted: Control) -> Done {
+    submit::control(&desk.client, run, wanted).await?;
+    Ok(0)
+}
+
+/// Says the run's id, and follows the run if that was asked for.
+async fn then(run: String, then: &Then, desk: &Desk) -> Done {
+    if !then.wait && then.reports.is_empty() {
+        desk.show(&json!({"run": run}), |_| run.clone());
+        return Ok(0);
+    }
+    if !desk.wants_json {
+        say(&run);
+    }
+    let code = live::watch(desk, &run).await?;
+    if !then.reports.is_empty() {
+        let book = read::book(&desk.client, &run).await?;
+        for file in &then.reports {
+            reports::write_as_named(&book, file)?;
+        }
+    }
+    Ok(code)
+}
+
+/// The exit code for how a run ended.
+pub(super) fn code(state: &str) -> u8 {
+    match state {
+        "passed" => 0,
+        "canceled" => CANCELED,
+        _ => FAILED,
+    }
+}
+
+/// One line that says how far a run is.
+pub(super) fn line(found: &RunSummary) -> String {
+    let mut line = format!("{}: {}", found.state, totals_line(&found.totals));
+    if let Some(ended) = found.ended {
+        let seconds = ended.saturating_sub(found.submitted) as f64 / 1_000.0;
+        // It cannot fail.
+        let _infallible = write!(line, " in {seconds:.3} s");
+    }
+    line
+}
+
+fn list(found: &[RunSummary]) -> String {
+    let rows = found.iter().map(|run| {
+        let took = run.ended.map(|end| duration(end.saturating_sub(run.submitted) * 1_000));
+        [
+            run.id.clone(),
+            run.name.clone(),
+            run.state.clone(),
+            format!("{} of {}", run.totals.ended(), run.totals.total),
+            run.totals.failures.to_string(),
+            run.totals.flaky.to_string(),
+            time(run.submitted),
+            took.unwrap_or_default(),
+        ]
+    });
+    let titles = ["run", "name", "state", "ended", "failures", "flaky", "submitted", "took"];
+    table(titles, rows.collect())
+}
+
+async fn show(desk: &Desk, run: &str) -> Done {
+    let book = read::book(&desk.client, run).await?;
+    let mut summary = read::summary(&desk.client, run).await?;
+    if summary.ended.is_none() {
+        summary.state = book.state().to_owned();
+        summary.totals = book.totals();
+    }
+    #[derive(Serialize)]
+    struct Shown<'s> {
+        #[serde(flatten)]
+        summary: &'s RunSummary,
+        running: u64,
+        lanes: Vec<crate::scheduler::view::LaneView>,
+        failures: Vec<TaskView>,
+        revision: i64,
+    }
+    let failures = book.tasks(&crate::scheduler::view::Filter::failures(), (0, 0), 20).tasks;
+    let (running, lanes, revision) = (book.running(), book.lanes(), book.revision);
+    let shown = Shown { summary: &summary, running, lanes, failures, revision };
+    desk.show(&shown, |shown| {
+        let mut text = line(&summary) + "\n";
+        if shown.running > 0 {
+            let _infallible = writeln!(text, "{} with workers", shown.running);
+        }
+        if shown.lanes.len() > 1 && shown.lanes.len() <= 50 {
+            text += &lanes_table(&shown.lanes);
+        }
+        for task in &shown.failures {
+            let _infallible = writeln!(text, "{}", failure(task));
+        }
+        text
+    });
+    Ok(0)
+}
+
+fn lanes_table(lanes: &[crate::scheduler::view::LaneView]) -> String {
+    let rows = lanes.iter().map(|lane| {
+        let count = |status| match lane.totals.get(status) {
+            0 => String::new(),
+            count => count.to_string(),
+        };
+        let failed = lane.totals.get(Status::Failed)
+            + lane.totals.get(Status::Error)
+            + lane.totals.get(Status::TimedOut)
+            + lane.totals.get(Status::Lost);
+        let open = lane.totals.total.saturating_sub(lane.totals.ended());
+        [
+            lane.case.clone(),
+            lane.environment.clone(),
+            lane.totals.total.to_string(),
+            count(Status::Passed),
+            if failed > 0 { failed.to_string() } else { String::new() },
+            lane.running.to_string(),
+            open.saturating_sub(lane.running.into()).to_string(),
+        ]
+    });
+    let titles = ["case", "environment", "tasks", "passed", "failed", "running", "waiting"];
+    table(titles, rows.collect())
+}
+
+/// A task and what its last attempt said, in one line.
+pub(super) fn failure(task: &TaskView) -> String {
+    let mut line = format!("{} {}", task.status.word(), task_name(task));
+    if task.attempts > 1 {
+        let _infallible = write!(line, " after {} attempts", task.attempts);
+    }
+    let said = task.detail.as_ref().and_then(|detail| {
+        let of = |name: &str| {
+            detail.get(name).and_then(|value| value.as_str()).filter(|text| !text.is_empty())
+        };
+        of("message").or_else(|| of("stderr")).or_else(|| of("output"))
+    });
+    if let Some(said) = said {
+        let _infallible = write!(line, ": {}", super::desk::cell(said, 160));
+    }
+    line
+}
+
+/// `case@environment#number`
+pub(super) fn task_name(task: &TaskView) -> String {
+    match task.environment.as_str() {
+        "" => format!("{}#{}", task.case, task.ordinal),
+        environment => format!("{}@{environment}#{}", task.case, task.ordinal),
+    }
+}
+
+/// Takes `case@environment#number` apart, of which all but the case may be missing.
+pub(super) fn parse_task(book: &RunBook, text: &str) -> Result<(u32, Option<u32>), Trouble> {
+    let (name, ordinal) = match text.rsplit_once('#').map(|(name, n)| (name, n.parse().ok())) {
+        Some((name, Some(ordinal))) => (name, Some(ordinal)),
+        _ => (text, None),
+    };
+    let (case, environment) = match book.lane_of(name, "") {
+        Some(lane) => return Ok((lane, ordinal)),
+        None => name.rsplit_once('@').unwrap_or((name, "")),
+    };
+    let alone = || {
+        let mut lanes = (0..).zip(&book.plan.lanes).filter(|(_, lane)| *lane.case == *case);
+        lanes.next().filter(|_| lanes.next().is_none()).map(|(lane, _)| lane)
+    };
+    let lane =
+        book.lane_of(case, environment).or_else(|| alone().filter(|_| environment.is_empty()));
+    let lane = lane.ok_or_else(|| {
+        Trouble::Usage(format!(
+            "run {} has no task {text}: name it case@environment#number",
+            book.spec.id
+        ))
+    })?;
+    Ok((lane, ordinal))
+}
+
+async fn why(desk: &Desk, run: &str, task: Option<&str>) -> Done {
+    let (book, mut found) = read::why(&desk.client, run, now_ms()).await?;
+    if let Some(task) = task {
+        let (lane, ordinal) = parse_task(&book, task)?;
+        found.retain(|waiting| waiting.lane == lane);
+        if let Some(task) = ordinal.and_then(|ordinal| book.find_task(lane, ordinal))
+            && task.status != Status::Pending
+        {
+            desk.show(&json!({"task": task}), |_| {
+                let on = task.worker.as_ref().map(|worker| format!(" on {worker}"));
+                format!("{} is {}{}", task_name(&task), task.status.word(), on.unwrap_or_default())
+            });
+            return Ok(0);
+        }
+    }
+    let state = book.state().to_owned();
+    desk.show(&json!({"state": state, "waiting": found}), |_| match found.is_empty() {
+        true => format!("nothing waits; the run is {state}"),
+        false => waiting(&found),
+    });
+    Ok(0)
+}
+
+/// A table of what waits for what.
+pub(super) fn waiting(found: &[Waiting]) -> String {
+    let rows = found.iter().map(|waiting| {
+        [
+            waiting.case.clone(),
+            waiting.environment.clone(),
+            waiting.tasks.to_string(),
+            waiting.text.clone(),
+        ]
+    });
+    table(["case", "environment", "waiting", "because"], rows.collect())
+}
+
+fn bound(found: &Numbers) -> String {
+    let mut rows = vec![
+        ["slots".to_owned(), found.slots.to_string()],
+        ["work".into(), duration(found.work)],
+        ["bound by work over slots".into(), duration(found.bound_work)],
+        ["bound by the busiest tag".into(), duration(found.bound_tag)],
+        ["bound by the longest chain".into(), duration(found.bound_chain)],
+        ["bound".into(), duration(found.bound)],
+        ["took so far".into(), duration(found.makespan)],
+    ];
+    if found.left > 0 {
+        rows.push(["left at least".into(), duration(found.left)]);
+    }
+    if let Some(efficiency) = found.efficiency {
+        rows.push(["efficiency".into(), percent(efficiency)]);
+    }
+    if let Some(loss) = found.loss {
+        let all = (found.slots * found.makespan).max(1) as f64;
+        for (name, lost) in [
+            ("until the first start", loss.start),
+            ("waiting for predecessors", loss.predecessor),
+            ("waiting for tags", loss.tag),
+            ("hand-over", loss.hand_over),
+            ("tail", loss.tail),
+            ("attempts in vain", loss.repeated),
+        ] {
+            rows.push([format!("slots lost: {name}"), percent(lost as f64 / all)]);
+        }
+    }
+    table(["what", "value"], rows)
+}
+
+async fn verify(desk: &Desk, run: &str, skew: u64) -> Done {
+    let (book, audit, has_history) = read::verify(&desk.client, run, skew).await?;
+    let is_clean = audit.is_clean();
+    let shown = json!({
+        "run": run, "state": book.state(), "clean": is_clean, "history": has_history, "audit": audit
+    });
+    desk.show(&shown, |_| verdict(&audit, has_history));
+    Ok(if is_clean { 0 } else { FAILED })
+}
+
+fn verdict(audit: &Audit, has_history: bool) -> String {
+    let rows = crate::scheduler::view::Rule::ALL.into_iter().map(|rule| {
+        let faults = audit.faults.iter().filter(|fault| fault.rule == rule).count();
+        let checked = audit.checked.get(&rule).copied().unwrap_or_default();
+        let word = match (faults, checked) {
+            (0, 0) => "not known".to_owned(),
+            (0, _) => "holds".to_owned(),
+            (faults, _) => format!("broken {faults} times"),
+        };
+        [rule.text().to_owned(), checked.to_string(), word]
+    });
+    let mut text = table(["promise", "checked", "verdict"], rows.collect());
+    for fault in &audit.faults {
+        let _infallible = writeln!(text, "{}", fault.text);
+    }
+    if !has_history {
+        text += "The store has compacted the run's history: only what is recorded was checked.\n";
+    }
+    text
+}

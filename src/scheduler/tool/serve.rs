@@ -1,0 +1,206 @@
+//! `quoin scheduler` and `quoin worker`: the scheduler's processes.
+
+use super::{INFRASTRUCTURE, USAGE, WorkerAction, access, complain};
+use crate::ctl;
+use crate::logging;
+use crate::scheduler::client::Access;
+use crate::scheduler::coordinator;
+use crate::scheduler::execute::{self, Executor, Rule};
+use crate::scheduler::leader;
+use crate::scheduler::model::{Labels, check_id};
+use crate::scheduler::service::ServiceArgs;
+use crate::scheduler::worker;
+use crate::tls::{DialOptions, Dialer};
+use clap::Args;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+
+/// Serves as a scheduler beside others: one leads, the others wait.
+#[derive(Debug, Args)]
+pub struct SchedulerArgs {
+    /// The name under which it is shown
+    #[arg(long, default_value = "scheduler")]
+    name: String,
+    #[command(flatten)]
+    services: ServiceArgs,
+}
+
+/// Serves as a worker: runs test cases.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct WorkerArgs {
+    #[command(subcommand)]
+    pub(super) action: Option<WorkerAction>,
+    #[command(flatten)]
+    serve: Option<ServeArgs>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// No two workers share a name
+    #[arg(long)]
+    name: String,
+    /// Where others find it; its name if it is not given
+    #[arg(long)]
+    address: Option<String>,
+    /// How many tasks may run at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    capacity: u32,
+    /// How many tasks it takes ahead for each slot, at most
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    prefetch: u32,
+    /// What it is, for cases that require it: name=value
+    #[arg(long = "label", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Run cases of kind command, with this process's rights
+    #[arg(long)]
+    allow_command: bool,
+    /// Let cases call addresses of this machine
+    #[arg(long)]
+    allow_loopback: bool,
+    /// Let cases call a private target: host, *.domain, address or network
+    #[arg(long = "allow-target")]
+    allow_targets: Vec<Rule>,
+    /// Seconds without a sign of life after which its tasks are given to others
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=60))]
+    ttl: u32,
+    /// Folder for outputs that are too long for a record, of this worker alone [default:
+    /// NAME-artifacts]
+    #[arg(long)]
+    artifacts: Option<PathBuf>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a label is name=value".into()),
+    }
+}
+
+/// Done when the process is asked to end; never, if it cannot hear of that: its default ends it then.
+async fn asked_to_end() {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut end), Ok(mut interrupt)) = signals else { return std::future::pending().await };
+    tokio::select! {
+        _ = end.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn log() -> Result<(), Box<dyn std::error::Error>> {
+    logging::install(LevelFilter::INFO, true, logging::Format::Json, vec![Box::new(io::stderr())])?;
+    Ok(())
+}
+
+pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
+    if let Err(error) = log() {
+        return complain(error, INFRASTRUCTURE);
+    }
+    let access = match access(options) {
+        Ok(access) => access,
+        Err(error) => return complain(error, USAGE),
+    };
+    let services = match args.services.start(access.clone()) {
+        Ok(services) => services,
+        Err(error) => return complain(error, USAGE),
+    };
+    leader::run(access, args.name, coordinator::Settings::default(), asked_to_end()).await;
+    if let Some(services) = services {
+        services.stop();
+    }
+    ExitCode::SUCCESS
+}
+
+pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
+    let args = match (args.action, args.serve) {
+        (Some(action), _) => return super::manage_workers(action, options).await,
+        (None, Some(args)) => args,
+        (None, None) => return complain("--name is missing", USAGE),
+    };
+    if let Err(error) = log() {
+        return complain(error, INFRASTRUCTURE);
+    }
+    if let Err(error) = check_id("worker", &args.name) {
+        return complain(error, USAGE);
+    }
+    let artifacts = args.artifacts.unwrap_or_else(|| format!("{}-artifacts", args.name).into());
+    let mut settings = execute::Settings::new(artifacts);
+    settings.allows_commands = args.allow_command;
+    settings.targets.loopback = args.allow_loopback;
+    settings.targets.allowed = args.allow_targets;
+    let dialer = match Dialer::new(DialOptions::default()) {
+        Ok(dialer) => dialer,
+        Err(error) => return complain(error, INFRASTRUCTURE),
+    };
+    let executor = match Executor::open(settings, dialer) {
+        Ok(executor) => Arc::new(executor),
+        Err(error) => return complain(error, INFRASTRUCTURE),
+    };
+    let settings = worker::Settings {
+        address: args.address.unwrap_or_else(|| args.name.clone()),
+        name: args.name,
+        capacity: args.capacity,
+        prefetch: args.prefetch,
+        labels: Labels::from_iter(args.labels),
+        ttl: args.ttl,
+    };
+    let access = match access(options) {
+        Ok(access) => access,
+        Err(error) => return complain(error, USAGE),
+    };
+    worker::run(access, settings, executor, asked_to_end()).await;
+    ExitCode::SUCCESS
+}
+
+/// A scheduler in the process of a member, which is its store.
+#[derive(Debug)]
+pub struct Beside(SchedulerArgs);
+
+impl Beside {
+    /// From its flags.
+    ///
+    /// # Errors
+    ///
+    /// When they are wrong.
+    pub fn new(flags: Vec<OsString>) -> Result<Self, clap::Error> {
+        #[derive(clap::Parser)]
+        #[command(name = "quoin serve --scheduler")]
+        struct Line {
+            #[command(flatten)]
+            args: SchedulerArgs,
+        }
+        // A member's own flags have names that these begin with.
+        let line = std::iter::once(OsString::from("quoin")).chain(flags);
+        <Line as clap::Parser>::try_parse_from(line).map(|line| Self(line.args))
+    }
+
+    /// Begins to stand for election, at the member's own addresses, once that answers. It ends with the
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// When the member can only be reached with TLS, for which a scheduler of its own knows the files.
+    pub async fn start(self, urls: Vec<String>) -> Result<(), String> {
+        let plain = urls.iter().find_map(|url| url.strip_prefix("http://"));
+        let Some(address) = plain else {
+            return Err("--scheduler needs a client address without TLS: \
+                        run quoin scheduler beside the member"
+                .into());
+        };
+        // Those who listen everywhere can be found here.
+        let address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
+        let access = Access { endpoints: vec![format!("http://{address}")], ..Default::default() };
+        let services = self.0.services.start(access.clone())?;
+        let settings = coordinator::Settings::default();
+        tokio::spawn(async move {
+            leader::run(access, self.0.name, settings, std::future::pending()).await;
+            drop(services);
+        });
+        Ok(())
+    }
+}

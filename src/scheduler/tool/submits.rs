@@ -1,0 +1,221 @@
+//! `quoin run submit` and `rerun`: from a plan file, from words, or from a run that was.
+
+use super::desk::{Desk, Trouble, now_ms, read, time};
+use super::{cases, desk};
+use crate::scheduler::catalog;
+use crate::scheduler::model::{Environment, Missing, RunSpec, Selected, Status};
+use crate::scheduler::plan_file::{self, Plan};
+use crate::scheduler::submit;
+use crate::scheduler::view::{Filter, RunBook};
+use clap::Args;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// A plan file in YAML or JSON with cases, environments and a run; - is standard input
+    file: Option<PathBuf>,
+    /// Give a variable of the file another value: name=value
+    #[arg(long = "set", value_parser = assignment)]
+    variables: Vec<(String, String)>,
+    /// A case to run, case=repeats, or prefix* for all whose ids begin so
+    #[arg(long = "case")]
+    cases: Vec<String>,
+    /// How often each case runs
+    #[arg(long, visible_alias = "repeats")]
+    repeat: Option<u32>,
+    /// An environment to run in
+    #[arg(long = "env")]
+    environments: Vec<String>,
+    #[arg(long)]
+    name: Option<String>,
+    #[arg(long)]
+    queue: Option<String>,
+    /// Within the queue; higher first
+    #[arg(long, allow_hyphen_values = true)]
+    priority: Option<i32>,
+    /// Submits with one request id are one run
+    #[arg(long)]
+    request_id: Option<String>,
+    #[arg(long)]
+    owner: Option<String>,
+    /// Run predecessors that are not selected too
+    #[arg(long, conflicts_with = "ignore_missing_predecessors")]
+    include_predecessors: bool,
+    /// Do as if predecessors that are not selected had ended
+    #[arg(long)]
+    ignore_missing_predecessors: bool,
+    #[command(flatten)]
+    pub(super) then: Then,
+}
+
+/// What follows a submit.
+#[derive(Debug, Args)]
+pub struct Then {
+    /// Wait for its end, and exit as it went
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// At the end, write a report: FILE.html, .xml (JUnit) or .json; waits
+    #[arg(long = "report")]
+    pub(super) reports: Vec<PathBuf>,
+}
+
+/// Which tasks of a run are run again.
+#[derive(Debug, Args)]
+#[group(required = true)]
+pub struct Which {
+    /// Those that failed, timed out, were lost or ended in error
+    #[arg(long)]
+    failed: bool,
+    /// Those that were lost with their workers
+    #[arg(long)]
+    lost: bool,
+    /// Those that were skipped or canceled
+    #[arg(long)]
+    never_run: bool,
+    /// All
+    #[arg(long)]
+    all: bool,
+}
+
+/// Reads name=value.
+pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it is not name=value".into()),
+    }
+}
+
+/// Submits what was asked for; the run's id.
+pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Trouble> {
+    let mut plan = match &args.file {
+        Some(file) => plan_file::read(&read(file)?, &args.variables)
+            .map_err(|error| Trouble::Usage(format!("{}: {error}", file.display())))?,
+        None if args.cases.is_empty() => {
+            return Err(Trouble::Usage("neither a plan file nor --case is given".into()));
+        }
+        None => Plan::blank(),
+    };
+    check(&plan)?;
+    refine(args, &mut plan.run, desk).await?;
+    plan.run.check()?;
+    if !plan.cases.is_empty() {
+        cases::save(&Desk { client: desk.client.clone(), wants_json: true }, &plan.cases).await?;
+    }
+    for environment in &plan.environments {
+        catalog::put::<Environment>(&desk.client, environment.clone(), None).await?;
+    }
+    send(plan.run, desk).await
+}
+
+/// That all parts of a plan are fine by themselves: nothing is written of one that is not.
+fn check(plan: &Plan) -> Result<(), Trouble> {
+    for case in &plan.cases {
+        case.check()?;
+    }
+    for environment in &plan.environments {
+        environment.check()?;
+    }
+    Ok(())
+}
+
+/// What words say beats what the file says.
+async fn refine(args: &SubmitArgs, run: &mut RunSpec, desk: &Desk) -> Result<(), Trouble> {
+    if !args.cases.is_empty() {
+        run.cases = Vec::new();
+    }
+    for words in &args.cases {
+        if let Some(prefix) = words.strip_suffix('*') {
+            let found = cases::matching(desk, prefix, usize::MAX, |_| true).await?;
+            if found.is_empty() {
+                return Err(Trouble::Nothing(format!("no case begins with {prefix}")));
+            }
+            let chosen = found.into_iter().map(|case| Selected { case: case.id, repeats: None });
+            run.cases.extend(chosen);
+            continue;
+        }
+        let number = words.rsplit_once('=').and_then(|(case, n)| Some((case, n.parse().ok()?)));
+        run.cases.push(match number {
+            Some((case, repeats)) => Selected { case: case.into(), repeats: Some(repeats) },
+            None => Selected { case: words.clone(), repeats: None },
+        });
+    }
+    if !args.environments.is_empty() {
+        run.environments = args.environments.clone();
+    }
+    run.repeats = args.repeat.unwrap_or(run.repeats);
+    run.priority = args.priority.unwrap_or(run.priority);
+    for (given, field) in
+        [(&args.name, &mut run.name), (&args.queue, &mut run.queue), (&args.owner, &mut run.owner)]
+    {
+        if let Some(given) = given {
+            field.clone_from(given);
+        }
+    }
+    if args.request_id.is_some() {
+        run.request_id.clone_from(&args.request_id);
+    }
+    if args.include_predecessors {
+        run.missing = Missing::Include;
+    } else if args.ignore_missing_predecessors {
+        run.missing = Missing::Ignore;
+    }
+    Ok(())
+}
+
+async fn send(run: RunSpec, desk: &Desk) -> Result<String, Trouble> {
+    let submitted = now_ms();
+    let spec = RunSpec {
+        id: format!("{submitted:011x}{:05x}", rand::random::<u32>() & 0xf_ffff),
+        gmt_create: time(submitted),
+        submitted,
+        ..run
+    };
+    let made = submit::submit(&desk.client, &spec).await?;
+    made.plan.warnings.iter().for_each(desk::warn);
+    Ok(made.run)
+}
+
+/// Submits a run of those tasks of another that ended so. Order and tags are those of the cases as
+/// they are now; predecessors that are not run again count as ended.
+pub(super) async fn rerun(book: &RunBook, which: &Which, desk: &Desk) -> Result<String, Trouble> {
+    let statuses: Vec<Status> = Status::ALL
+        .into_iter()
+        .filter(|status| {
+            which.failed && status.fails_run()
+                || which.lost && *status == Status::Lost
+                || which.never_run && matches!(status, Status::Skipped | Status::Canceled)
+                || which.all
+        })
+        .collect();
+    let filter = Filter { statuses, ..Default::default() };
+    let found = book.tasks(&filter, (0, 0), usize::MAX).tasks;
+    if found.is_empty() {
+        return Err(Trouble::Nothing(format!("run {} has no such tasks", book.spec.id)));
+    }
+    // A run has each case in each of its environments: as often as the one with most needs.
+    let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut environments: Vec<String> = Vec::new();
+    for task in &found {
+        *counts.entry(task.lane).or_default() += 1;
+        if !task.environment.is_empty() && !environments.contains(&task.environment) {
+            environments.push(task.environment.clone());
+        }
+    }
+    let mut repeats: BTreeMap<&str, u32> = BTreeMap::new();
+    for (lane, count) in counts {
+        let most = repeats.entry(&book.plan.lanes[lane as usize].case).or_default();
+        *most = (*most).max(count);
+    }
+    let chosen = repeats.into_iter();
+    let chosen = chosen.map(|(case, n)| Selected { case: case.into(), repeats: Some(n) });
+    let spec = RunSpec {
+        cases: chosen.collect(),
+        environments,
+        missing: Missing::Ignore,
+        rerun_of: Some(book.spec.id.clone()),
+        request_id: None,
+        ..book.spec.clone()
+    };
+    send(spec, desk).await
+}

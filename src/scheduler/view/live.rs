@@ -1,0 +1,200 @@
+//! A run as it goes on, commit by commit: for whoever watches it.
+
+use super::book::{RunBook, parse};
+use crate::scheduler::coordinator::RunStatus;
+use crate::scheduler::keys;
+use crate::scheduler::model::{Claim, Row, RunPlan, Segment, Status, Totals};
+use crate::scheduler::planner::{Planner, RunNo, RunSetup, Verdict};
+use crate::scheduler::record::Running;
+use crate::scheduler::store::{Change, Commit, Kv};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The end of an attempt, for people.
+#[derive(Clone, Debug)]
+pub struct End {
+    pub case: Arc<str>,
+    pub environment: Arc<str>,
+    pub row: Row,
+    pub worker: Arc<str>,
+    /// How the task ended with it; none when it is tried again.
+    pub ended: Option<Status>,
+    /// It passed after a failed attempt.
+    pub is_flaky: bool,
+}
+
+/// A task that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runs {
+    pub case: Arc<str>,
+    pub environment: Arc<str>,
+    pub ordinal: u32,
+    pub worker: String,
+    /// Since when it is known to, in milliseconds since 1970.
+    pub since: u64,
+}
+
+/// What a worker was given, and when that was seen.
+#[derive(Debug)]
+struct Given {
+    worker: String,
+    claim: Claim,
+    since: u64,
+}
+
+#[derive(Debug)]
+pub struct Live {
+    run: String,
+    plan: RunPlan,
+    planner: Planner,
+    number: RunNo,
+    flaky: u64,
+    given: BTreeMap<String, Given>,
+    /// By worker: what it says that it runs.
+    beats: BTreeMap<String, Vec<Running>>,
+    status: RunStatus,
+    ends: Vec<End>,
+}
+
+impl Live {
+    /// From what was read at one revision; commits follow from the next one on.
+    pub fn new(book: &RunBook, now: u64) -> Self {
+        let mut planner = Planner::new();
+        let setup = RunSetup { plan: book.plan.clone(), ..Default::default() };
+        let number = planner.add_run(0, setup);
+        let mut live = Self {
+            run: book.spec.id.clone(),
+            plan: book.plan.clone(),
+            planner,
+            number,
+            flaky: 0,
+            given: BTreeMap::new(),
+            beats: BTreeMap::new(),
+            status: book.status.clone(),
+            ends: Vec::new(),
+        };
+        for attempt in &book.attempts {
+            live.row(attempt.row.clone(), &attempt.worker);
+        }
+        for open in &book.open {
+            let items = open.items.clone();
+            let claim = Claim { run: live.run.clone(), items, ..Default::default() };
+            let given = Given { worker: open.worker.to_string(), claim, since: now };
+            live.given.insert(open.claim.clone(), given);
+        }
+        live
+    }
+
+    /// One more commit.
+    pub fn commit(&mut self, commit: &Commit, now: u64) {
+        for change in &commit.changes {
+            match change {
+                Change::Put(kv) => self.put(kv, now),
+                Change::Delete { key } => {
+                    self.given.remove(key);
+                    if let Some(worker) = key.strip_prefix(keys::BEATS) {
+                        self.beats.remove(worker);
+                    }
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, kv: &Kv, now: u64) {
+        if kv.key.starts_with(keys::CLAIMS) {
+            let worker = keys::parse_claim(&kv.key).map(|(worker, _)| worker.to_owned());
+            let claim = parse::<Claim>(kv).filter(|claim| claim.run == self.run);
+            if let (Some(worker), Some(claim)) = (worker, claim) {
+                let since = self.given.get(&kv.key).map_or(now, |given| given.since);
+                self.given.insert(kv.key.clone(), Given { worker, claim, since });
+            }
+        } else if let Some((run, worker, _)) = keys::parse_segment(&kv.key) {
+            if run == self.run {
+                let worker: Arc<str> = worker.into();
+                for row in parse::<Segment>(kv).unwrap_or_default().rows {
+                    self.row(row, &worker);
+                }
+            }
+        } else if kv.key == keys::status(&self.run) {
+            self.status = parse(kv).unwrap_or_default();
+        } else if let Some(worker) = kv.key.strip_prefix(keys::BEATS) {
+            self.beats.insert(worker.to_owned(), beat(kv));
+        }
+    }
+
+    fn row(&mut self, row: Row, worker: &Arc<str>) {
+        let verdict = self.planner.restore_row(self.number, &row, worker);
+        let Some(plan) = self.plan.lanes.get(row.lane as usize) else { return };
+        let ended = match verdict {
+            Verdict::Ended(status) => Some(status),
+            Verdict::Again(_) => None,
+            Verdict::Refused => return,
+        };
+        let flaky = match ended {
+            Some(Status::Passed) => self.planner.totals(self.number).map_or(0, |all| all.flaky),
+            _ => self.flaky,
+        };
+        let is_flaky = flaky > self.flaky;
+        self.flaky = flaky;
+        let (case, environment) = (plan.case.clone(), plan.environment.clone());
+        self.ends.push(End { case, environment, row, worker: worker.clone(), ended, is_flaky });
+    }
+
+    /// All ends of attempts since it was last asked, in order.
+    pub fn take_ends(&mut self) -> Vec<End> {
+        std::mem::take(&mut self.ends)
+    }
+
+    /// As the leader wrote it last.
+    pub fn status(&self) -> &RunStatus {
+        &self.status
+    }
+
+    /// How tasks have ended so far: the newer of what is counted here and what the leader counted, who
+    /// knows also what was skipped.
+    pub fn totals(&self) -> Totals {
+        let own = self.planner.totals(self.number).unwrap_or_default();
+        if self.status.totals.ended() > own.ended() { self.status.totals.clone() } else { own }
+    }
+
+    /// How many tasks workers have.
+    pub fn given(&self) -> u64 {
+        let items = self.given.values().flat_map(|given| &given.claim.items);
+        items.map(|item| u64::from(item.count())).sum()
+    }
+
+    /// What has run for longest, the first first. Where a worker does not say what it runs, the first
+    /// tasks of what it was given are taken to run.
+    pub fn longest(&self, max: usize) -> Vec<Runs> {
+        let lane = |lane: u32| self.plan.lanes.get(lane as usize);
+        let mut found: Vec<Runs> = Vec::new();
+        for (worker, running) in &self.beats {
+            for (run, number, ordinal, _, since) in running {
+                if let Some(plan) = lane(*number).filter(|_| *run == self.run) {
+                    let (case, environment) = (plan.case.clone(), plan.environment.clone());
+                    let (ordinal, worker, since) = (*ordinal, worker.clone(), *since);
+                    found.push(Runs { case, environment, ordinal, worker, since });
+                }
+            }
+        }
+        let silent = self.given.values().filter(|given| !self.beats.contains_key(&given.worker));
+        for given in silent {
+            let Some(item) = given.claim.items.first() else { continue };
+            let Some(plan) = lane(item.lane) else { continue };
+            let (case, environment) = (plan.case.clone(), plan.environment.clone());
+            let (ordinal, worker, since) = (item.from, given.worker.clone(), given.since);
+            found.push(Runs { case, environment, ordinal, worker, since });
+        }
+        found.sort_by_key(|runs| runs.since);
+        found.truncate(max);
+        found
+    }
+}
+
+/// What a worker says that it runs: a list, alone or as `running`.
+fn beat(kv: &Kv) -> Vec<Running> {
+    let value: Value = parse(kv).unwrap_or_default();
+    let list = if value.is_array() { value } else { value["running"].clone() };
+    serde_json::from_value(list).unwrap_or_default()
+}
