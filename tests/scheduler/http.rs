@@ -294,6 +294,8 @@ async fn runs_are_submitted_once_and_followed(engine: Engine) {
     // A run that waits for workers can be paused, and a full queue takes no second one.
     let path = format!("/v1/runs/{run}");
     assert_eq!(caller.call("POST", &format!("{path}/pause"), json!({})).await.status, 202);
+    let paused = caller.get(&path).await;
+    assert_eq!(paused.body["status"]["state"], "paused", "{}", paused.body);
     let queue = caller.call("PUT", "/v1/queues/default", json!({"runs_max": 1})).await;
     assert_eq!(queue.status, 200, "{}", queue.body);
     let full = json!({"cases": [{"case": "one"}]});

@@ -43,7 +43,9 @@ export async function one(view, run) {
   const tabs = h("div", { class: "tabs", role: "tablist" });
   let chosen = "overview";
 
-  const state = () => found.status.state;
+  // Nothing is written of a run before its first result.
+  const state = () => (found.status.state === "accepted" && running > 0 ? "running" : found.status.state);
+  let drawn = "";
   const isOver = () => Boolean(found.status.ended);
   const act = (word, call, isMain) => h("button", { type: "button", class: isMain ? "main" : null, click: trying(call) }, t(word));
   const control = (verb) => async () => { await send("POST", `${path}/${verb}`); say(t("asked")); };
@@ -53,6 +55,7 @@ export async function one(view, run) {
   };
 
   const drawHead = () => {
+    drawn = state();
     const buttons = isOver()
       ? [found.status.totals?.failures > 0 && act("rerun_failed", again("failed"), true), act("rerun_all", again("all"))]
       : [state() === "paused" ? act("resume", control("resume")) : act("pause", control("pause")),
@@ -175,6 +178,7 @@ export async function one(view, run) {
   const measure = async () => {
     measured = await get(`${path}/bound`).catch(() => measured);
     running = measured?.running || 0;
+    if (drawn !== state()) drawHead();
     drawProgress();
   };
   drawHead(); drawProgress(); choose("overview");

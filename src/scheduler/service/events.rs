@@ -10,7 +10,7 @@ use super::ask::InPath;
 use super::runs::status_of;
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
-use crate::scheduler::store::{Change, Kv};
+use crate::scheduler::store::{Change, Commit, Kv};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -93,33 +93,44 @@ async fn follow(
     run: &str,
     sender: &watch::Sender<Seen>,
 ) -> Result<bool, etcd_client::Error> {
-    let key = keys::status(run);
-    let page = client.page(&key, &keys::range_end(&key), 1, false).await?;
-    let mut seen = see(run, page.kvs.first());
-    let mut commits = client.watch(&key, page.revision + 1).await?;
+    let (status_key, control_key) = (keys::status(run), keys::control(run));
+    let page = client.page(&status_key, &keys::range_end(&status_key), 1, false).await?;
+    let mut status = page.kvs.into_iter().next();
+    let mut control = client.get(&control_key).await?;
+    let mut statuses = client.watch(&status_key, page.revision + 1).await?;
+    let mut controls = client.watch(&control_key, page.revision + 1).await?;
     loop {
+        let seen = see(run, status.as_ref(), control.as_ref());
         let is_over = seen.is_over;
         sender.send_replace(seen);
         if is_over {
             return Ok(true);
         }
-        let changes = commits.next().await?.into_iter().flat_map(|commit| commit.changes);
-        let mut puts = changes.filter_map(|change| match change {
-            Change::Put(kv) => Some(kv),
-            Change::Delete { .. } => None,
-        });
-        match puts.next_back() {
-            Some(kv) => seen = see(run, Some(&kv)),
-            None => return Ok(true),
+        tokio::select! {
+            found = statuses.next() => match last_put(found?) {
+                Some(kv) => status = Some(kv),
+                // The run was taken away.
+                None => return Ok(true),
+            },
+            found = controls.next() => control = last_put(found?).or(control),
         }
     }
 }
 
-fn see(run: &str, kv: Option<&Kv>) -> Seen {
-    let mut fields = status_of(kv);
+fn last_put(commits: Vec<Commit>) -> Option<Kv> {
+    let changes = commits.into_iter().flat_map(|commit| commit.changes);
+    let mut puts = changes.filter_map(|change| match change {
+        Change::Put(kv) => Some(kv),
+        Change::Delete { .. } => None,
+    });
+    puts.next_back()
+}
+
+fn see(run: &str, status: Option<&Kv>, control: Option<&Kv>) -> Seen {
+    let mut fields = status_of(status, control);
     fields.insert("run".into(), run.into());
     let is_over = fields.get("ended").is_some_and(|ended| !ended.is_null());
-    let revision = kv.map_or(0, |kv| kv.mod_revision);
+    let revision = fields.get("version").and_then(Value::as_i64).unwrap_or(0);
     Seen { revision, text: Value::Object(fields).to_string().into(), is_over }
 }
 

@@ -156,10 +156,12 @@ async fn show_open(
 ) -> Result<Option<Map<String, Value>>, etcd_client::Error> {
     let run = kv.key.strip_prefix(keys::OPEN).unwrap_or_default();
     let (spec_key, status_key) = (keys::run(run), keys::status(run));
-    let (spec, status) = tokio::join!(client.get(&spec_key), client.get(&status_key));
+    let control_key = keys::control(run);
+    let (spec, status, control) =
+        tokio::join!(client.get(&spec_key), client.get(&status_key), client.get(&control_key));
     let Some(spec) = spec? else { return Ok(None) };
     let spec: RunSpec = serde_json::from_slice(&spec.value).unwrap_or_default();
-    let mut shown = status_of(status?.as_ref());
+    let mut shown = status_of(status?.as_ref(), control?.as_ref());
     for (name, value) in
         [("run", run), ("name", &spec.name), ("queue", &spec.queue), ("owner", &spec.owner)]
     {
@@ -188,22 +190,39 @@ pub(super) async fn get(
 ) -> Result<Response, Problem> {
     let client = services.store().await?;
     let (spec_key, status_key) = (keys::run(&run), keys::status(&run));
-    let (spec, status) = tokio::join!(client.get(&spec_key), client.get(&status_key));
+    let control_key = keys::control(&run);
+    let (spec, status, control) =
+        tokio::join!(client.get(&spec_key), client.get(&status_key), client.get(&control_key));
     let spec = spec?.ok_or_else(|| Problem::unknown("run", &run))?;
     let spec: Value = serde_json::from_slice(&spec.value)
         .map_err(|error| Problem::new(422, format!("{spec_key} holds no run: {error}")))?;
-    Ok(ok(&json!({"run": run, "spec": spec, "status": status_of(status?.as_ref())})))
+    Ok(ok(
+        &json!({"run": run, "spec": spec, "status": status_of(status?.as_ref(), control?.as_ref())}),
+    ))
 }
 
-/// The value of a run's status key, with its version; a run without one is accepted.
-pub(super) fn status_of(kv: Option<&Kv>) -> Map<String, Value> {
-    let fields = kv.and_then(|kv| match serde_json::from_slice(&kv.value) {
+/// What the leader has written of a run, with the version of that and of what is wanted since: the
+/// leader writes when results change, and what was asked for is told at once. A run of which nothing
+/// was written is accepted.
+pub(super) fn status_of(status: Option<&Kv>, control: Option<&Kv>) -> Map<String, Value> {
+    let fields = status.and_then(|kv| match serde_json::from_slice(&kv.value) {
         Ok(Value::Object(fields)) => Some(fields),
         _ => None,
     });
     let mut fields =
         fields.unwrap_or_else(|| Map::from_iter([("state".to_owned(), "accepted".into())]));
-    fields.insert("version".into(), kv.map_or(0, |kv| kv.mod_revision).into());
+    let wanted = control.and_then(|kv| serde_json::from_slice(&kv.value).ok()).unwrap_or_default();
+    let state = match (fields.get("state").and_then(Value::as_str), wanted) {
+        (Some("accepted" | "running"), Control::Paused) => Some("paused"),
+        (Some("accepted" | "running" | "paused"), Control::Canceled) => Some("canceling"),
+        (Some("paused"), Control::Running) => Some("running"),
+        _ => None,
+    };
+    if let Some(state) = state {
+        fields.insert("state".into(), state.into());
+    }
+    let versions = [status, control].into_iter().flatten().map(|kv| kv.mod_revision);
+    fields.insert("version".into(), versions.max().unwrap_or(0).into());
     fields
 }
 
