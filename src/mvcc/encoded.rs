@@ -5,18 +5,23 @@
 //! time, at the same revision, when it is to be sent.
 
 use super::pins::Pin;
-use super::range::{header, is_in_key_order};
+use super::range::{Filters, header, is_sorted};
 use super::reader::{Version, Walk};
 use super::view::View;
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use crate::pb::mvccpb::KeyValue;
-use crate::types::KeyRange;
+use crate::types::{KeyEnd, KeyRange};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 /// Bytes of a piece: a few HTTP/2 frames, and small enough for the allocator to use again.
 const PIECE_LEN: usize = if cfg!(test) { 64 } else { 128 << 10 };
+
+/// Engine scans in a step of bounded work: a few milliseconds at most.
+pub(super) const STEP_SCANS: usize = if cfg!(test) { 2 } else { 16 };
+/// Bytes of pairs in such a step.
+const STEP_BYTES: usize = if cfg!(test) { 64 } else { 4 << 20 };
 
 /// Number of `kvs` in RangeResponse.
 const KVS: u32 = 2;
@@ -26,7 +31,7 @@ pub struct EncodedRange {
     pub header: Option<ResponseHeader>,
     pub pairs: Vec<Bytes>,
     /// The pairs behind those, if there was no room for all.
-    pub rest: Option<EncodedRest>,
+    pub rest: Option<Box<EncodedRest>>,
     pub more: bool,
     pub count: i64,
 }
@@ -37,6 +42,30 @@ impl EncodedRange {
         let rest = self.rest.as_ref().map_or(0, |rest| rest.len);
         self.pairs.iter().map(|piece| piece.len() as u64).sum::<u64>() + rest
     }
+}
+
+/// A range in key order that is being answered in encoded form, in steps of bounded work. Its revision is held
+/// against removal until this is dropped.
+pub struct RangeEncoding {
+    view: View,
+    /// The view's, at the begin.
+    replacements: u64,
+    _pin: Pin,
+    at: i64,
+    /// The present revision at the begin, for the header.
+    current: i64,
+    walk: Walk,
+    end: KeyEnd,
+    pick: Pick,
+    count_only: bool,
+    /// The most pairs that are answered.
+    limit: Option<u64>,
+    /// Keys found.
+    count: u64,
+    /// Of those that pass the filters; not told further once there are more than the limit.
+    matched: u64,
+    pieces: Pieces,
+    unheld: Option<Unheld>,
 }
 
 /// The pairs of a range from some key on, which are encoded when they are asked for. Their revision is
@@ -50,75 +79,15 @@ pub struct EncodedRest {
     pin: Pin,
     at: i64,
     walk: Walk,
-    with_values: bool,
+    pick: Pick,
+    pieces: Pieces,
 }
 
-impl View {
-    /// Answers like [`View::range`]. `room` is asked before so many bytes more are held; once it
-    /// refuses, nothing more is.
-    ///
-    /// # Errors
-    /// `FutureRevision`, `Compacted`.
-    pub fn range_encoded(
-        &self,
-        request: &RangeRequest,
-        room: &dyn Fn(usize) -> bool,
-    ) -> Result<Result<EncodedRange, RequestError>, Fatal> {
-        if !is_in_key_order(request) {
-            // The order is known only when all of it is there.
-            let answer = self.range(request)?.map(EncodedRange::from);
-            if let Ok(answer) = &answer {
-                answer.pairs.iter().for_each(|piece| _ = room(piece.len()));
-            }
-            return Ok(answer);
-        }
-        let limit = u64::try_from(request.limit).ok().filter(|limit| *limit > 0);
-        self.at_revision(request.revision, false, |at, current| {
-            let replacements = self.replacements();
-            let range = KeyRange::new(request.key.clone(), request.range_end.clone());
-            let mut walk = Walk::new(&range, at);
-            let mut pieces = Pieces::default();
-            let mut unheld: Option<Unheld> = None;
-            let mut count = 0;
-            while !walk.is_done() {
-                walk.advance(self.shared().source(), &mut |found| {
-                    count += 1;
-                    if request.count_only || limit.is_some_and(|limit| count > limit) {
-                        return Ok(true);
-                    }
-                    let escaped = found.escaped();
-                    let pair =
-                        Encoded::of(escaped, &found.version()?, !request.keys_only, |pair| {
-                            if unheld.is_none() && !pieces.has_room(pair.len(), room) {
-                                unheld =
-                                    Some(Unheld { from: pair.user_key.to_vec().into(), len: 0 });
-                            }
-                            match &mut unheld {
-                                Some(unheld) => unheld.len += pair.len() as u64,
-                                None => pair.put(pieces.room(pair.len())),
-                            }
-                        });
-                    pair.map(|()| true)
-                })?;
-            }
-            let rest = unheld.map(|unheld| EncodedRest {
-                len: unheld.len,
-                view: self.clone(),
-                replacements,
-                pin: self.shared().pins.pin(at, true),
-                at,
-                walk: Walk::new(&KeyRange { start: unheld.from, end: range.end.clone() }, at),
-                with_values: !request.keys_only,
-            });
-            Ok(Ok(EncodedRange {
-                header: header(current),
-                pairs: pieces.finish(),
-                rest,
-                more: !request.count_only && limit.is_some_and(|limit| count > limit),
-                count: count.cast_signed(),
-            }))
-        })
-    }
+/// Which versions are answered, and what of them.
+#[derive(Clone, Copy)]
+struct Pick {
+    filters: Filters,
+    with_values: bool,
 }
 
 /// Pairs that are only measured.
@@ -127,24 +96,171 @@ struct Unheld {
     len: u64,
 }
 
+impl View {
+    /// Answers like [`View::range`], all at once. `room` is asked before so many bytes more are held; once it
+    /// refuses, nothing more is. Of a sorted range all is held: its order is known only when all of it is there.
+    ///
+    /// # Errors
+    /// `FutureRevision`, `Compacted`.
+    pub fn range_encoded(
+        &self,
+        request: &RangeRequest,
+        room: &dyn Fn(usize) -> bool,
+    ) -> Result<Result<EncodedRange, RequestError>, Fatal> {
+        if is_sorted(request) {
+            let answer = self.range(request)?.map(EncodedRange::from);
+            if let Ok(answer) = &answer {
+                answer.pairs.iter().for_each(|piece| _ = room(piece.len()));
+            }
+            return Ok(answer);
+        }
+        loop {
+            let mut encoding = match self.begin_encoding(request)? {
+                Ok(encoding) => encoding,
+                Err(error) => return Ok(Err(error)),
+            };
+            while !encoding.is_done() {
+                encoding.step(room)?;
+            }
+            if let Some(range) = encoding.finish() {
+                return Ok(Ok(range));
+            }
+        }
+    }
+
+    /// Begins to answer a range that is not sorted.
+    ///
+    /// # Errors
+    /// `FutureRevision`, `Compacted`.
+    pub fn begin_encoding(
+        &self,
+        request: &RangeRequest,
+    ) -> Result<Result<RangeEncoding, RequestError>, Fatal> {
+        self.at_revision(request.revision, false, |at, current| {
+            let range = KeyRange::new(request.key.clone(), request.range_end.clone());
+            Ok(Ok(RangeEncoding {
+                view: self.clone(),
+                replacements: self.replacements(),
+                _pin: self.pin(at),
+                at,
+                current,
+                walk: Walk::new(&range, at),
+                end: range.end,
+                pick: Pick { filters: Filters::of(request), with_values: !request.keys_only },
+                count_only: request.count_only,
+                limit: u64::try_from(request.limit).ok().filter(|limit| *limit > 0),
+                count: 0,
+                matched: 0,
+                pieces: Pieces::default(),
+                unheld: None,
+            }))
+        })
+    }
+}
+
+impl RangeEncoding {
+    /// Whether all keys have been looked at.
+    pub fn is_done(&self) -> bool {
+        self.walk.is_done()
+    }
+
+    /// Goes on for a bounded time. `room` is asked before so many bytes more are held; once it refuses, nothing
+    /// more is.
+    pub fn step(&mut self, room: &dyn Fn(usize) -> bool) -> Result<(), Fatal> {
+        let Self { walk, view, pick, pieces, unheld, .. } = self;
+        let (count, matched, limit) = (&mut self.count, &mut self.matched, self.limit);
+        let (mut scans, mut bytes) = (0, 0);
+        while !walk.is_done() && scans < STEP_SCANS && bytes < STEP_BYTES {
+            scans += 1;
+            walk.advance(view.shared().source(), &mut |found| {
+                *count += 1;
+                if self.count_only || limit.is_some_and(|limit| *matched > limit) {
+                    return Ok(true);
+                }
+                let (escaped, version) = (found.escaped(), found.version()?);
+                if !pick.filters.pass(&version) {
+                    return Ok(true);
+                }
+                *matched += 1;
+                if limit.is_some_and(|limit| *matched > limit) {
+                    return Ok(true);
+                }
+                Encoded::of(escaped, &version, pick.with_values, |pair| {
+                    if unheld.is_none() && !pieces.has_room(pair.len(), room) {
+                        *unheld = Some(Unheld { from: pair.user_key.to_vec().into(), len: 0 });
+                    }
+                    bytes += pair.len();
+                    match unheld {
+                        Some(unheld) => unheld.len += pair.len() as u64,
+                        None => pair.put(pieces.room(pair.len())),
+                    }
+                })?;
+                Ok(bytes < STEP_BYTES)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The answer, when all keys have been looked at; `None` where a snapshot has replaced them meanwhile, and it is
+    /// to be begun again.
+    pub fn finish(self) -> Option<EncodedRange> {
+        if self.view.replacements() != self.replacements {
+            return None;
+        }
+        let rest = self.unheld.map(|unheld| {
+            Box::new(EncodedRest {
+                len: unheld.len,
+                pin: self.view.shared().pins.pin(self.at, true),
+                view: self.view,
+                replacements: self.replacements,
+                at: self.at,
+                walk: Walk::new(&KeyRange { start: unheld.from, end: self.end }, self.at),
+                pick: self.pick,
+                pieces: Pieces::default(),
+            })
+        });
+        Some(EncodedRange {
+            header: header(self.current),
+            pairs: self.pieces.finish(),
+            rest,
+            more: self.limit.is_some_and(|limit| self.matched > limit),
+            count: self.count.cast_signed(),
+        })
+    }
+}
+
+/// What a step of bounded work has come to.
+#[derive(Debug, PartialEq)]
+pub enum Step<T> {
+    /// Nothing yet: there is more to look at.
+    GoOn,
+    Made(T),
+    /// All is made.
+    Over,
+}
+
 impl EncodedRest {
-    /// The next pairs, in pieces; `None` after the last.
+    /// Goes on for a bounded time to make the next pairs, in pieces.
     ///
     /// # Errors
     /// `Compacted` when it took so long that the revision is held no more; `TimeoutWaitAppliedIndex` when
     /// a snapshot has replaced what was measured.
-    pub fn next_pieces(&mut self) -> Result<Result<Option<Vec<Bytes>>, RequestError>, Fatal> {
-        let mut pieces = Pieces::default();
-        let source = self.view.shared().source();
-        while self.len > 0 && pieces.full.is_empty() && !self.walk.is_done() {
-            self.walk.advance(source, &mut |found| {
-                let escaped = found.escaped();
-                Encoded::of(escaped, &found.version()?, self.with_values, |pair| {
-                    self.len = self.len.saturating_sub(pair.len() as u64);
+    pub fn step(&mut self) -> Result<Result<Step<Vec<Bytes>>, RequestError>, Fatal> {
+        let Self { len, walk, pick, pieces, .. } = self;
+        let mut scans = 0;
+        while *len > 0 && pieces.full.is_empty() && !walk.is_done() && scans < STEP_SCANS {
+            scans += 1;
+            walk.advance(self.view.shared().source(), &mut |found| {
+                let (escaped, version) = (found.escaped(), found.version()?);
+                if !pick.filters.pass(&version) {
+                    return Ok(true);
+                }
+                Encoded::of(escaped, &version, pick.with_values, |pair| {
+                    *len = len.saturating_sub(pair.len() as u64);
                     pair.put(pieces.room(pair.len()));
                 })?;
                 // What follows the last measured pair is beyond the request's limit.
-                Ok(self.len > 0 && pieces.full.is_empty())
+                Ok(*len > 0 && pieces.full.is_empty())
             })?;
         }
         if self.view.replacements() != self.replacements {
@@ -154,8 +270,12 @@ impl EncodedRest {
         if !self.pin.is_held() && self.at < self.view.compacted() {
             return Ok(Err(RequestError::Compacted));
         }
-        let pieces = pieces.finish();
-        Ok(Ok((!pieces.is_empty()).then_some(pieces)))
+        let is_over = self.len == 0 || self.walk.is_done();
+        if !is_over && self.pieces.full.is_empty() {
+            return Ok(Ok(Step::GoOn));
+        }
+        let made = std::mem::take(&mut self.pieces).finish();
+        Ok(Ok(if made.is_empty() { Step::Over } else { Step::Made(made) }))
     }
 }
 

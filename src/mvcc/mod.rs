@@ -34,10 +34,11 @@ mod view;
 mod write;
 
 pub use compaction::CompactionProgress;
-pub use encoded::{EncodedRange, EncodedRest};
+pub use encoded::{EncodedRange, EncodedRest, RangeEncoding, Step};
 pub use hash::HashKv;
 pub use history::{Compacted, History};
 pub use pins::Pin;
+pub use range::is_sorted;
 pub use stream::RangeStream;
 pub use tally::Tally;
 pub use view::View;

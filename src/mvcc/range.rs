@@ -60,10 +60,36 @@ pub(super) fn answer_if_short(
     Ok(Some(answer.finish()))
 }
 
-/// Whether a request's pairs are answered as they come, all up to the limit.
-pub(super) fn is_in_key_order(request: &RangeRequest) -> bool {
-    let answer = Answer::new(request);
-    answer.order == Order::Found && !answer.is_filtered
+/// Whether a request's pairs are answered in another order than that of their keys, which is known only when
+/// all of them are there.
+pub fn is_sorted(request: &RangeRequest) -> bool {
+    Answer::new(request).order != Order::Found
+}
+
+/// The revisions that a request's pairs must have; 0 where it asks for none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Filters {
+    modified: [i64; 2],
+    created: [i64; 2],
+}
+
+impl Filters {
+    pub(super) fn of(request: &RangeRequest) -> Self {
+        Self {
+            modified: [request.min_mod_revision, request.max_mod_revision],
+            created: [request.min_create_revision, request.max_create_revision],
+        }
+    }
+
+    pub(super) fn are_asked(&self) -> bool {
+        (self.modified, self.created) != ([0; 2], [0; 2])
+    }
+
+    pub(super) fn pass(&self, version: &Version<'_>) -> bool {
+        let within =
+            |number: i64, [min, max]: [i64; 2]| number >= min && (max == 0 || number <= max);
+        within(version.revision.main, self.modified) && within(version.put.create, self.created)
+    }
 }
 
 /// What a request makes of the versions found, apart from where they are read.
@@ -74,7 +100,7 @@ struct Answer<'a> {
     /// The most pairs that are looked at, of those that pass the filters.
     matched_max: usize,
     order: Order,
-    is_filtered: bool,
+    filters: Filters,
     count: i64,
     /// Pairs that passed the filters.
     matched: usize,
@@ -102,13 +128,7 @@ impl<'a> Answer<'a> {
             SortOrder::None => Order::By(target, SortOrder::Ascend),
             order => Order::By(target, order),
         };
-        let filters = [
-            request.max_mod_revision,
-            request.min_mod_revision,
-            request.max_create_revision,
-            request.min_create_revision,
-        ];
-        let is_filtered = filters != [0; 4];
+        let filters = Filters::of(request);
         let limit = match usize::try_from(request.limit) {
             Ok(limit) if limit > 0 => limit,
             _ => usize::MAX,
@@ -117,13 +137,13 @@ impl<'a> Answer<'a> {
         // one more: it has looked for that to see whether there are more.
         let takes_first = asked_order == SortOrder::None || order == Order::Found;
         let matched_max =
-            if takes_first && !is_filtered { limit.saturating_add(1) } else { usize::MAX };
+            if takes_first && !filters.are_asked() { limit.saturating_add(1) } else { usize::MAX };
         Self {
             request,
             limit,
             matched_max,
             order,
-            is_filtered,
+            filters,
             count: 0,
             matched: 0,
             kvs: vec![],
@@ -181,7 +201,7 @@ impl<'a> Answer<'a> {
         version: &Version<'_>,
         to_pair: impl FnOnce(bool) -> Result<KeyValue, Fatal>,
     ) -> Result<(), Fatal> {
-        if self.request.count_only || self.is_filtered && !self.passes(version) {
+        if self.request.count_only || !self.filters.pass(version) {
             return Ok(());
         }
         self.matched += 1;
@@ -196,15 +216,6 @@ impl<'a> Answer<'a> {
             self.sort_and_cut();
         }
         Ok(())
-    }
-
-    fn passes(&self, version: &Version<'_>) -> bool {
-        let within = |number: i64, min: i64, max: i64| {
-            (max == 0 || number <= max) && (min == 0 || number >= min)
-        };
-        let request = self.request;
-        within(version.revision.main, request.min_mod_revision, request.max_mod_revision)
-            && within(version.put.create, request.min_create_revision, request.max_create_revision)
     }
 
     fn sort_and_cut(&mut self) {

@@ -45,10 +45,12 @@ fn decoded(range: EncodedRange) -> RangeResponse {
     let len = range.pairs_len();
     let EncodedRange { header, mut pairs, rest, more, count } = range;
     let mut rest = rest;
-    while let Some(rest) = &mut rest
-        && let Some(pieces) = rest.next_pieces().expect("a store").expect("a revision held")
-    {
-        pairs.extend(pieces);
+    while let Some(unread) = &mut rest {
+        match unread.step().expect("a store").expect("a revision held") {
+            Step::GoOn => {}
+            Step::Made(pieces) => pairs.extend(pieces),
+            Step::Over => rest = None,
+        }
     }
     assert_eq!(pairs.concat().len() as u64, len);
     let pairs = RangeResponse::decode(&pairs.concat()[..]).expect("fields of a RangeResponse");

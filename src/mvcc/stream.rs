@@ -1,11 +1,13 @@
 //! Answering a RangeRequest in chunks, so that a large answer never lies in memory as a whole.
 
+use super::encoded::{STEP_SCANS, Step};
 use super::pins::Pin;
 use super::range::header;
 use super::reader::{Arena, Walk};
 use super::view::View;
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse};
+use crate::pb::mvccpb::KeyValue;
 use crate::types::KeyRange;
 
 /// Keys in the first chunk, as etcd has it: the client sees something early.
@@ -39,6 +41,9 @@ pub struct RangeStream {
     /// Keys found, answered or not.
     count: i64,
     answered: i64,
+    /// Of the chunk that is being made.
+    kvs: Vec<KeyValue>,
+    bytes: usize,
     is_ended: bool,
 }
 
@@ -74,6 +79,8 @@ impl View {
                 bytes_max,
                 count: 0,
                 answered: 0,
+                kvs: vec![],
+                bytes: 0,
                 is_ended: false,
             }))
         })
@@ -84,28 +91,42 @@ impl RangeStream {
     /// The next chunk; `None` after the last one.
     ///
     /// # Errors
+    /// See [`RangeStream::step`].
+    pub fn next_chunk(&mut self) -> Result<Result<Option<RangeResponse>, RequestError>, Fatal> {
+        loop {
+            match self.step()? {
+                Ok(Step::GoOn) => {}
+                Ok(Step::Made(chunk)) => return Ok(Ok(Some(chunk))),
+                Ok(Step::Over) => return Ok(Ok(None)),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    /// Goes on for a bounded time to make the next chunk.
+    ///
+    /// # Errors
     /// `Compacted` when the stream took so long that its revision is held no more;
     /// `TimeoutWaitAppliedIndex` when a snapshot has replaced what it was reading.
-    pub fn next_chunk(&mut self) -> Result<Result<Option<RangeResponse>, RequestError>, Fatal> {
+    pub fn step(&mut self) -> Result<Result<Step<RangeResponse>, RequestError>, Fatal> {
         if self.is_ended {
-            return Ok(Ok(None));
+            return Ok(Ok(Step::Over));
         }
-        let mut kvs = Vec::new();
-        let mut bytes = 0;
+        let Self { walk, view, arena, count, left, kvs, bytes, .. } = self;
         let is_first = self.answered == 0;
-        let source = self.view.shared().source();
-        let mut is_full = false;
-        while !is_full && !self.walk.is_done() {
-            self.walk.advance(source, &mut |found| {
-                self.count += 1;
-                if self.left == 0 {
+        let (mut is_full, mut scans) = (false, 0);
+        while !is_full && !walk.is_done() && scans < STEP_SCANS {
+            scans += 1;
+            walk.advance(view.shared().source(), &mut |found| {
+                *count += 1;
+                if *left == 0 {
                     return Ok(true);
                 }
-                self.left -= 1;
-                let kv = self.arena.pair(found, !self.keys_only)?;
-                bytes += kv.key.len() + kv.value.len() + PAIR_OVERHEAD;
+                *left -= 1;
+                let kv = arena.pair(found, !self.keys_only)?;
+                *bytes += kv.key.len() + kv.value.len() + PAIR_OVERHEAD;
                 kvs.push(kv);
-                is_full = bytes >= self.bytes_max || is_first && kvs.len() == FIRST_CHUNK_KEYS;
+                is_full = *bytes >= self.bytes_max || is_first && kvs.len() == FIRST_CHUNK_KEYS;
                 Ok(!is_full)
             })?;
         }
@@ -116,12 +137,18 @@ impl RangeStream {
         if !self.pin.is_held() && self.at < self.view.compacted() {
             return Ok(Err(RequestError::Compacted));
         }
+        if !is_full && !self.walk.is_done() {
+            return Ok(Ok(Step::GoOn));
+        }
+        let kvs = std::mem::take(&mut self.kvs);
+        self.bytes = 0;
         self.answered += kvs.len() as i64;
         if !self.walk.is_done() {
-            return Ok(Ok(Some(RangeResponse { kvs, ..Default::default() })));
+            return Ok(Ok(Step::Made(RangeResponse { kvs, ..Default::default() })));
         }
         self.is_ended = true;
         let more = self.is_limited && self.count > self.answered;
-        Ok(Ok(Some(RangeResponse { header: header(self.current), kvs, more, count: self.count })))
+        let last = RangeResponse { header: header(self.current), kvs, more, count: self.count };
+        Ok(Ok(Step::Made(last)))
     }
 }

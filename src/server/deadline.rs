@@ -1,11 +1,14 @@
 //! The deadline that a client gives its call in `grpc-timeout`.
 //!
 //! Past it the call is answered DeadlineExceeded and dropped with all that it waits for; the stream of one that has
-//! begun to answer is reset, as by etcd. A write that was proposed by then may still be applied, as after
-//! any other timeout.
+//! begun to answer is reset, as by etcd. A call whose turn comes too late is not begun, so that nothing is proposed for
+//! it; a write that was proposed before may still be applied, as after any other timeout.
 
 use super::connection::Begun;
 use http::{HeaderMap, StatusCode};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
@@ -62,15 +65,18 @@ fn exceeded() -> Status {
     Status::deadline_exceeded("context deadline exceeded")
 }
 
-/// A call that is answered by its deadline.
+/// A call that is answered by its deadline, and does nothing after it.
 pub(super) async fn bounded<E>(
-    timeout: Duration,
+    deadline: Instant,
     call: impl Future<Output = Result<http::Response<Body>, E>>,
 ) -> Result<http::Response<Body>, E> {
-    if timeout.is_zero() {
-        return Ok(exceeded().into_http());
-    }
-    tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Ok(exceeded().into_http()))
+    let mut call = pin!(call);
+    // A timer rings late, and a call that is woken comes before it.
+    let call = poll_fn(|cx| match Instant::now() < deadline {
+        true => call.as_mut().poll(cx),
+        false => Poll::Ready(Ok(exceeded().into_http())),
+    });
+    tokio::time::timeout_at(deadline, call).await.unwrap_or_else(|_| Ok(exceeded().into_http()))
 }
 
 /// A connection's service, which ends its calls at their deadlines even while their answers are sent.
@@ -137,11 +143,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_answered_by_its_deadline() {
-        let timeout = Duration::from_millis(20);
-        let Ok(response) = bounded(timeout, pending::<Result<_, Infallible>>()).await;
+        let soon = Instant::now() + Duration::from_millis(20);
+        let Ok(response) = bounded(soon, pending::<Result<_, Infallible>>()).await;
         assert_eq!(response.headers()["grpc-status"], "4");
-        let answer = ready(Ok::<_, Infallible>(http::Response::new(Body::empty())));
-        let Ok(response) = bounded(Duration::from_secs(60), answer).await;
+        let answer = || ready(Ok::<_, Infallible>(http::Response::new(Body::empty())));
+        let Ok(response) = bounded(Instant::now() + Duration::from_secs(60), answer()).await;
         assert!(!response.headers().contains_key("grpc-status"));
+        let Ok(response) = bounded(Instant::now(), answer()).await;
+        assert_eq!(response.headers()["grpc-status"], "4", "it has not come to its turn");
     }
 }

@@ -4,14 +4,15 @@ use super::access::{Access, Credentials, Permit, Wanted};
 use super::budget::{Budget, Share};
 use super::header::Headers;
 use super::limits::Limits;
-use super::long_work::apart;
+use super::long_range::{Chunks, LongRange, Source, next_chunk, whole_range, whole_txn};
+use super::long_work::{Kind, apart};
 use super::metadata;
 use super::quota;
 use super::validate;
 use crate::error::{Fatal, RequestError};
 use crate::machine::Response as Outcome;
 use crate::metrics::services::Reads;
-use crate::mvcc::{EncodedRange, RangeStream, View};
+use crate::mvcc::View;
 use crate::pb::etcdserverpb::kv_server::Kv;
 use crate::pb::etcdserverpb::response_op::Response as OpResponse;
 use crate::pb::etcdserverpb::{
@@ -21,46 +22,21 @@ use crate::pb::etcdserverpb::{
 };
 use crate::pb::quoinpb::command::Request as Command;
 use crate::replica::Handle;
-use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use prost::Message as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-/// Bytes of a RangeStream's chunk: what a client that reads slowly costs, several times over.
-const CHUNK_BYTES_MAX: usize = 128 << 10;
+/// What becomes of a message on its way through the generated server and the gateway: itself in protobuf, and JSON
+/// twice as long.
+const COPIES: usize = 3;
 
 /// What a Range is answered with.
 pub(super) enum RangeAnswer {
     Short(RangeResponse),
     Long(LongRange),
-}
-
-/// A long answer on its way out, and what it holds in memory.
-pub(super) struct LongRange {
-    pub(super) range: EncodedRange,
-    pub(super) share: Share,
-    handle: Handle,
-}
-
-impl LongRange {
-    /// Takes out what was not held: it is read while it is sent.
-    ///
-    /// The stream ends early, with an error, when the revision could not be held for so long.
-    pub(super) fn take_rest(
-        &mut self,
-    ) -> Option<impl Stream<Item = Result<Bytes, Status>> + use<>> {
-        let state = (self.range.rest.take()?, self.handle.clone());
-        let pieces = futures_util::stream::try_unfold(state, async |(mut rest, handle)| {
-            let (pieces, rest) = apart(move || (rest.next_pieces(), rest)).await?;
-            let next = answer(&handle, pieces)?.map(|pieces| (pieces, (rest, handle)));
-            Ok::<_, Status>(next)
-        });
-        let apart = |pieces: Vec<Bytes>| futures_util::stream::iter(pieces.into_iter().map(Ok));
-        Some(pieces.map_ok(apart).try_flatten())
-    }
 }
 
 /// Serves etcdserverpb.KV for one member.
@@ -157,16 +133,11 @@ impl KvService {
             self.headers.fill(&mut response.header);
             return Ok(RangeAnswer::Short(response));
         }
-        let share = self.budget.share();
-        let range = move |view: &View| {
-            let range = view.range_encoded(&request, &|bytes| share.grow(bytes))?;
-            Ok(range.map(|range| (range, share)))
-        };
-        let read = read_long(&self.handle, range).await;
-        let (mut range, share) = self.counted(begun, read)?;
+        let read = LongRange::read(&self.handle, &self.budget, request).await;
+        let mut long = self.counted(begun, read)?;
         self.access.confirm(&permit)?;
-        self.headers.fill(&mut range.header);
-        Ok(RangeAnswer::Long(LongRange { range, share, handle: self.handle.clone() }))
+        self.headers.fill(&mut long.range.header);
+        Ok(RangeAnswer::Long(long))
     }
 
     async fn read_barrier(&self, serializable: bool) -> Result<(), Status> {
@@ -190,14 +161,18 @@ fn ranges(response: &TxnResponse) -> u64 {
 /// Runs a read that may take long where it does not hold up the connection's other calls.
 pub(super) async fn read_long<T: Send + 'static>(
     handle: &Handle,
+    kind: Kind,
     work: impl FnOnce(&View) -> Result<Result<T, RequestError>, Fatal> + Send + 'static,
 ) -> Result<T, Status> {
     let view = handle.view().clone();
-    answer(handle, apart(move || work(&view)).await?)
+    answer(handle, apart(kind, move || work(&view)).await?)
 }
 
 /// What was read, or an error for the client; where the store cannot be read, the node stops.
-fn answer<T>(handle: &Handle, result: Result<Result<T, RequestError>, Fatal>) -> Result<T, Status> {
+pub(super) fn answer<T>(
+    handle: &Handle,
+    result: Result<Result<T, RequestError>, Fatal>,
+) -> Result<T, Status> {
     match result {
         Ok(answer) => answer.map_err(Status::from),
         Err(fatal) => {
@@ -205,6 +180,15 @@ fn answer<T>(handle: &Handle, result: Result<Result<T, RequestError>, Fatal>) ->
             Err(RequestError::Stopped.into())
         }
     }
+}
+
+/// An answer that goes along with what it holds.
+fn holding<T>(message: T, share: Option<Share>) -> Response<T> {
+    let mut response = Response::new(message);
+    if let Some(share) = share {
+        response.extensions_mut().insert(Arc::new(share));
+    }
+    response
 }
 
 pub(super) fn unexpected(outcome: &Outcome) -> Status {
@@ -220,11 +204,19 @@ impl Kv for KvService {
     ) -> Result<Response<RangeResponse>, Status> {
         let (request, permit) = self.begin_range(request).await?;
         let begun = Instant::now();
-        let read = read_long(&self.handle, move |view| view.range(&request)).await;
-        let mut response = self.counted(begun, read)?;
+        let short = answer(&self.handle, self.handle.view().range_if_short(&request));
+        let read = match short {
+            Ok(Some(response)) => Ok((response, None)),
+            Ok(None) => {
+                let read = whole_range(&self.handle, &self.budget, request, COPIES).await;
+                read.map(|(response, share)| (response, Some(share)))
+            }
+            Err(status) => Err(status),
+        };
+        let (mut response, share) = self.counted(begun, read)?;
         self.access.confirm(&permit)?;
         self.headers.fill(&mut response.header);
-        Ok(Response::new(response))
+        Ok(holding(response, share))
     }
 
     type RangeStreamStream =
@@ -239,12 +231,11 @@ impl Kv for KvService {
         self.read_barrier(request.get_ref().serializable).await?;
         let (credentials, request) = self.take(request);
         let permit = self.permit_range(&credentials, &request).await?;
-        let bytes_max = self.limits.request_bytes_max.min(CHUNK_BYTES_MAX);
+        let bytes_max = self.limits.request_bytes_max;
         let begun = Instant::now();
-        let stream = answer(&self.handle, self.handle.view().range_stream(&request, bytes_max));
-        let stream = self.counted(begun, stream)?;
+        let source = Source::begin(&self.handle, &self.budget, request, bytes_max).await;
         let chunks = Chunks {
-            stream,
+            source: self.counted(begun, source)?,
             permit,
             access: self.access.clone(),
             handle: self.handle.clone(),
@@ -289,21 +280,31 @@ impl Kv for KvService {
             self.read_barrier(validate::is_serializable_txn(request.get_ref())).await?;
             let (credentials, request) = self.take(request);
             let permit = self.access.permit(&credentials, || Wanted::Txn(request.clone())).await?;
-            let mut response = if validate::reads_single_keys(&request) {
-                answer(&self.handle, self.handle.view().txn_read_only(&request))?
+            let (mut response, share) = if validate::reads_single_keys(&request) {
+                (answer(&self.handle, self.handle.view().txn_read_only(&request))?, None)
             } else {
-                read_long(&self.handle, move |view| view.txn_read_only(&request)).await?
+                let read = whole_txn(&self.handle, &self.budget, request, COPIES).await?;
+                (read.0, Some(read.1))
             };
             self.count_txn(&response);
             self.access.confirm(&permit)?;
             self.headers.fill(&mut response.header);
-            return Ok(Response::new(response));
+            return Ok(holding(response, share));
         }
         let (credentials, request) = self.take(request);
+        let place = match validate::tells_of_ranges(&request) {
+            true => Some(self.budget.place().await?),
+            false => None,
+        };
         match self.propose(&credentials, Command::Txn(request)).await? {
             Outcome::Txn(mut response) => {
                 self.headers.fill(&mut response.header);
-                Ok(Response::new(response))
+                let share = place.map(|_place| {
+                    let share = self.budget.share();
+                    share.hold(response.encoded_len() * COPIES);
+                    share
+                });
+                Ok(holding(response, share))
             }
             other => Err(unexpected(&other)),
         }
@@ -321,38 +322,5 @@ impl Kv for KvService {
             }
             other => Err(unexpected(&other)),
         }
-    }
-}
-
-/// A range on its way out.
-struct Chunks {
-    stream: RangeStream,
-    permit: Permit,
-    access: Access,
-    handle: Handle,
-    headers: Headers,
-}
-
-/// Makes the next piece of a range when the client has room for it: one that does not read holds
-/// neither a thread nor more than the pieces that are on their way.
-async fn next_chunk(
-    chunks: Option<Chunks>,
-) -> Option<(Result<RangeStreamResponse, Status>, Option<Chunks>)> {
-    let mut chunks = chunks?;
-    let (chunk, chunks) = match apart(move || (chunks.stream.next_chunk(), chunks)).await {
-        Ok(made) => made,
-        Err(error) => return Some((Err(error.into()), None)),
-    };
-    let confirmed = |chunk| Ok(chunks.access.confirm(&chunks.permit).map(|()| chunk)?);
-    match answer(&chunks.handle, chunk).and_then(confirmed) {
-        Ok(Some(mut response)) => {
-            if response.header.is_some() {
-                chunks.headers.fill(&mut response.header);
-            }
-            let chunk = RangeStreamResponse { range_response: Some(response) };
-            Some((Ok(chunk), Some(chunks)))
-        }
-        Ok(None) => None,
-        Err(status) => Some((Err(status), None)),
     }
 }

@@ -6,6 +6,7 @@ use super::downgrade;
 use super::header::Headers;
 use super::kv::{read_long, unexpected};
 use super::limits::Limits;
+use super::long_work::Kind;
 use super::metadata;
 use super::status::text;
 use crate::error::RequestError;
@@ -57,7 +58,7 @@ impl MaintenanceService {
 
     async fn hashed(&self, revision: i64, times: &Histogram) -> Result<HashKv, Status> {
         let begun = Instant::now();
-        let hashed = read_long(&self.handle, move |view| view.hash_kv(revision)).await;
+        let hashed = read_long(&self.handle, Kind::Whole, move |view| view.hash_kv(revision)).await;
         times.observe_time(begun.elapsed());
         hashed
     }

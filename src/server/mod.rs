@@ -27,6 +27,7 @@ pub mod lease;
 pub mod limits;
 pub mod listener;
 pub mod lock;
+mod long_range;
 mod long_work;
 pub mod maintenance;
 mod metadata;

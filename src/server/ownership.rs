@@ -15,9 +15,11 @@
 use super::header::Headers;
 use super::kv::{KvService, read_long};
 use super::lease::LeaseService;
+use super::long_work::Kind;
 use super::metadata;
 use super::watch::WatchService;
 use crate::error::RequestError;
+use crate::mvcc::View;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::kv_server::Kv as _;
 use crate::pb::etcdserverpb::lease_server::Lease as _;
@@ -259,7 +261,8 @@ impl Place {
         };
         let response = loop {
             let look = look.clone();
-            match read_long(&self.queues.handle, move |view| view.txn_read_only(&look)).await {
+            let read = move |view: &View| view.txn_read_only(&look);
+            match read_long(&self.queues.handle, Kind::Walk, read).await {
                 // A snapshot is being put in place: a barrier ends when that is done.
                 Err(status) if status.code() == Code::Unavailable => {
                     self.queues.handle.read_barrier().await.map_err(|e| kept(e.into()))?;

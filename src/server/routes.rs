@@ -2,6 +2,7 @@
 
 use super::access::{Access, CommonName, guard};
 use super::backup::Backups;
+use super::deadline::{self, bounded};
 use super::gateway::Gateway;
 use super::header::Headers;
 use super::limits::Limits;
@@ -16,8 +17,8 @@ use super::visitors::Visitors;
 use super::watch;
 use super::web::Web;
 use super::{
-    auth, cluster, deadline, election, health, http as pages, http2_debug, kv, lease, lock,
-    maintenance, status, unary,
+    auth, cluster, election, health, http as pages, http2_debug, kv, lease, lock, maintenance,
+    status, unary,
 };
 use crate::metrics::Metrics;
 use crate::pb::etcdserverpb::auth_server::AuthServer;
@@ -40,6 +41,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch::Receiver;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tower::ServiceExt as _;
 
@@ -123,7 +125,7 @@ impl ClientService {
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl ClientService {
-    fn call_grpc(&self, request: http::Request<Incoming>, timeout: Option<Duration>) -> Answer {
+    fn call_grpc(&self, request: http::Request<Incoming>, deadline: Option<Instant>) -> Answer {
         if let Some(call) = unary::Call::of(&request) {
             let (kv, bytes_max, meter) =
                 (self.kv.clone(), self.message_bytes_max, self.meter.clone());
@@ -134,9 +136,9 @@ impl ClientService {
                         unary::serve(call, &kv, bytes_max, request, &mut noted).await,
                     )
                 };
-                let response = match timeout {
+                let response = match deadline {
                     None => served.await,
-                    Some(timeout) => deadline::bounded(timeout, served).await,
+                    Some(deadline) => bounded(deadline, served).await,
                 }?;
                 noted.end(&response);
                 Ok(response)
@@ -149,9 +151,9 @@ impl ClientService {
                 let response = status::oversize_as_exhausted(rest.oneshot(request).await?);
                 Ok(status::unknown_method_as_text(uri.path(), response).map(Body::new))
             };
-            match timeout {
+            match deadline {
                 None => served.await,
-                Some(timeout) => deadline::bounded(timeout, served).await,
+                Some(deadline) => bounded(deadline, served).await,
             }
         };
         Box::pin(metered::serve(self.meter.clone(), request, serve))
@@ -175,7 +177,9 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
                 request.extensions_mut().insert(name.clone());
             }
             return match deadline::timeout(request.headers()) {
-                Ok(timeout) => self.call_grpc(request, timeout),
+                Ok(timeout) => {
+                    self.call_grpc(request, timeout.map(|timeout| Instant::now() + timeout))
+                }
                 Err(refused) => Box::pin(ready(Ok(refused))),
             };
         }

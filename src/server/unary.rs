@@ -6,7 +6,8 @@
 
 use super::budget::Share;
 use super::http::text_page;
-use super::kv::{KvService, LongRange, RangeAnswer};
+use super::kv::{KvService, RangeAnswer};
+use super::long_range::LongRange;
 use super::metered;
 use super::validate::is_read_only_txn;
 use crate::metrics::calls::CallId;
@@ -20,6 +21,7 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use prost::Message;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::vec;
 use tokio_stream::Stream;
@@ -162,7 +164,14 @@ where
                 if is_read_only_txn(request.get_ref()) {
                     noted.reads_only();
                 }
-                kv.txn(request).await.map(|answer| whole(&answer.into_inner(), 0, noted))
+                kv.txn(request).await.map(|mut answer| {
+                    let share = answer.extensions_mut().remove::<Arc<Share>>();
+                    let pieces = message(&answer.into_inner(), 0, noted);
+                    Body::new(match share.and_then(Arc::into_inner) {
+                        Some(share) => pieces.holding(share),
+                        None => pieces,
+                    })
+                })
             }
             Err(status) => Err(status),
         },
@@ -254,13 +263,17 @@ fn put_prefix(frame: &mut BytesMut, length: usize) {
 }
 
 /// A message in one buffer.
-fn whole<M: Message>(message: &M, pairs: i64, noted: &mut metered::Call) -> Body {
+fn whole<M: Message>(answer: &M, pairs: i64, noted: &mut metered::Call) -> Body {
+    Body::new(message(answer, pairs, noted))
+}
+
+fn message<M: Message>(message: &M, pairs: i64, noted: &mut metered::Call) -> Pieces {
     let length = message.encoded_len();
     noted.sent(pairs, length);
     let mut frame = BytesMut::with_capacity(PREFIX + length);
     put_prefix(&mut frame, length);
     message.encode_raw(&mut frame);
-    Body::new(Pieces { next: Some(frame.freeze()), ..Pieces::default() })
+    Pieces { next: Some(frame.freeze()), ..Pieces::default() }
 }
 
 /// A large message.
@@ -302,11 +315,32 @@ type Tail = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 struct Pieces {
     next: Option<Bytes>,
     rest: vec::IntoIter<Bytes>,
-    /// What those pieces hold in memory.
+    /// What those pieces hold in memory, until they have left.
     share: Option<Share>,
     /// What is read when it is sent.
     tail: Option<Tail>,
     is_ended: bool,
+}
+
+impl Pieces {
+    /// The same in one piece, which holds a share.
+    fn holding(self, share: Share) -> Self {
+        let next = self.next.map(|frame| {
+            share.hold(frame.len());
+            share.attach(frame)
+        });
+        Self { next, ..self }
+    }
+
+    /// The end of a message whose rest has been lost: as trailers may end it anywhere, clients learn why.
+    fn failed(&mut self, status: &Status) -> Frame<Bytes> {
+        self.tail = None;
+        self.is_ended = true;
+        let mut trailers = HeaderMap::with_capacity(2);
+        // Only a text that is no header's value fails, and none of ours is.
+        let _complete = status.add_header(&mut trailers);
+        Frame::trailers(trailers)
+    }
 }
 
 impl HttpBody for Pieces {
@@ -321,15 +355,24 @@ impl HttpBody for Pieces {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         if let Some(piece) = self.rest.next() {
-            if let Some(share) = &self.share {
-                share.shrink(piece.len());
-            }
+            // What of the last piece's buffer is not used is held with it.
+            let share = match self.rest.len() {
+                0 => self.share.take(),
+                _ => self.share.as_ref().map(|share| share.split(piece.len())),
+            };
+            let piece = match share {
+                Some(share) => share.attach(piece),
+                None => piece,
+            };
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(tail) = &mut self.tail
             && let Some(piece) = ready!(tail.as_mut().poll_next(cx))
         {
-            return Poll::Ready(Some(piece.map(Frame::data)));
+            return Poll::Ready(Some(Ok(match piece {
+                Ok(piece) => Frame::data(piece),
+                Err(status) => self.failed(&status),
+            })));
         }
         self.tail = None;
         if std::mem::replace(&mut self.is_ended, true) {
@@ -346,12 +389,13 @@ impl HttpBody for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::RequestError;
     use crate::metrics::Metrics;
     use crate::pb::etcdserverpb::ResponseHeader;
     use crate::pb::mvccpb::KeyValue;
+    use crate::server::budget::Budget;
     use crate::server::request_stats::Slow;
     use http_body_util::Full;
-    use std::sync::Arc;
 
     #[test]
     fn beside_http_only_what_claims_to_be_grpc_is_refused_as_such() {
@@ -415,6 +459,54 @@ mod tests {
         let metrics = Arc::new(Metrics::new(false));
         let meter = metered::Meter { metrics, slow, remote: metered::Remote::default() };
         metered::Call::begin(&meter, CallId::PUT, &HeaderMap::new())
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_rest_is_lost_ends_with_trailers_that_say_why() {
+        for error in [RequestError::Compacted, RequestError::Stopped] {
+            let status = Status::from(error);
+            let rest = [Ok(Bytes::from_static(b"rest")), Err(status.clone())];
+            let tail: Tail = Box::pin(tokio_stream::iter(rest));
+            let pieces = Pieces {
+                next: Some("head,".into()),
+                rest: vec!["first,".into()].into_iter(),
+                tail: Some(tail),
+                ..Pieces::default()
+            };
+            let (sent, trailers) = collect(Body::new(pieces)).await;
+            assert_eq!(&sent[..], b"head,first,rest");
+            let told = Status::from_header_map(&trailers).expect("a status");
+            assert_eq!((told.code(), told.message()), (status.code(), status.message()));
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_hold_their_share_until_they_have_left() {
+        let budget = Budget::new(1000);
+        let share = budget.share();
+        assert!(share.grow(700));
+        let pieces = Pieces {
+            next: Some("head".into()),
+            rest: vec![vec![1; 300].into(), Bytes::from(vec![2; 300])].into_iter(),
+            share: Some(share),
+            ..Pieces::default()
+        };
+        let mut body = Body::new(pieces);
+        let mut next = async || {
+            let frame = body.frame().await.expect("a frame").expect("no error");
+            frame.into_data().expect("data")
+        };
+        let room = |bytes| budget.share().grow(bytes);
+        drop(next().await);
+        let first = next().await;
+        assert!(!room(51) && room(50));
+        drop(first);
+        let last = next().await;
+        assert!(!room(351) && room(350), "what is not used of a buffer goes with its piece");
+        drop(body);
+        assert!(!room(351));
+        drop(last);
+        assert!(room(750));
     }
 
     async fn received(frame: &[u8]) -> Result<PutRequest, Code> {

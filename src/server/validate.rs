@@ -36,11 +36,11 @@ pub fn range(request: &RangeRequest) -> Checked {
     Ok(())
 }
 
-/// What [`range`] checks, and that the answer can be given in pieces, in key order.
+/// What [`range`] checks, and that nothing is asked for that etcd does not give in pieces.
 pub fn range_stream(request: &RangeRequest) -> Checked {
     range(request)?;
     let by_key = request.sort_target == SortTarget::Key as i32;
-    // A target without an order asks for no sorting here.
+    // A target without an order is no order in etcd's eyes, though it sorts by it.
     let is_unsorted = request.sort_order == SortOrder::None as i32;
     if !is_unsorted && (!by_key || request.sort_order == SortOrder::Descend as i32) {
         return Err(RequestError::StreamSortUnsupported);
@@ -113,6 +113,18 @@ pub fn reads_single_keys(request: &TxnRequest) -> bool {
     let is_single = |op: &RequestOp| !matches!(&op.request, Some(Request::RequestRange(range)) if !range.range_end.is_empty());
     request.compare.iter().all(|compare| compare.range_end.is_empty())
         && ops(request).all(is_single)
+}
+
+/// Whether the answer may tell of many pairs.
+pub fn tells_of_ranges(request: &TxnRequest) -> bool {
+    ops(request).any(|op| match &op.request {
+        Some(Request::RequestRange(range)) => {
+            !range.range_end.is_empty() && !range.count_only && range.limit != 1
+        }
+        Some(Request::RequestDeleteRange(delete)) => !delete.range_end.is_empty() && delete.prev_kv,
+        Some(Request::RequestTxn(nested)) => tells_of_ranges(nested),
+        _ => false,
+    })
 }
 
 /// The API version that a client says it speaks; "unknown" if it says nothing.
@@ -322,6 +334,39 @@ mod tests {
         ];
         for (request, expected) in table {
             assert_eq!(range(&request), expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn transactions_that_tell_of_ranges_are_known() {
+        let range = |range_end: &'static str| RangeRequest {
+            key: "a".into(),
+            range_end: range_end.into(),
+            ..Default::default()
+        };
+        let delete = |range_end: &'static str, prev_kv| DeleteRangeRequest {
+            key: "a".into(),
+            range_end: range_end.into(),
+            prev_kv,
+        };
+        let txn = |request| TxnRequest {
+            failure: vec![RequestOp { request: Some(request) }],
+            ..Default::default()
+        };
+        let table = [
+            (Request::RequestRange(range("")), false),
+            (Request::RequestRange(range("b")), true),
+            (Request::RequestRange(RangeRequest { limit: 1, ..range("b") }), false),
+            (Request::RequestRange(RangeRequest { limit: 2, ..range("b") }), true),
+            (Request::RequestRange(RangeRequest { count_only: true, ..range("b") }), false),
+            (Request::RequestDeleteRange(delete("b", false)), false),
+            (Request::RequestDeleteRange(delete("b", true)), true),
+            (Request::RequestDeleteRange(delete("", true)), false),
+            (Request::RequestTxn(txn(Request::RequestRange(range("b")))), true),
+            (Request::RequestTxn(txn(Request::RequestRange(range("")))), false),
+        ];
+        for (request, expected) in table {
+            assert_eq!(tells_of_ranges(&txn(request.clone())), expected, "{request:?}");
         }
     }
 

@@ -3,22 +3,27 @@
 
 use crate::cluster::{Cluster, Engine, Raw, Setup, channel, eventually, product};
 use crate::on_each_engine;
-use crate::requests::{delete_range, get, put, range};
+use crate::requests::{all_of, delete_range, get, op, put, range};
 use http::uri::PathAndQuery;
+use prost::Message;
+use quoin::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use quoin::pb::etcdserverpb::watch_request::RequestUnion;
 use quoin::pb::etcdserverpb::{
     CompactionRequest, LeaseGrantRequest, LeaseLeasesRequest, LeaseTimeToLiveRequest, PutRequest,
-    RangeRequest, RangeResponse, WatchCancelRequest, WatchCreateRequest, WatchRequest,
+    RangeRequest, RangeResponse, TxnResponse, WatchCancelRequest, WatchCreateRequest, WatchRequest,
     WatchResponse,
 };
 use quoin::pb::mvccpb::event::EventType;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
-use tonic::{Request, Streaming};
+use tonic::transport::Endpoint;
+use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 on_each_engine![
@@ -27,6 +32,8 @@ on_each_engine![
     more_streams_than_allowed_wait_for_one_to_end,
     range_streams_that_nobody_reads_hold_nobody_up,
     large_answers_that_nobody_reads_take_little_memory_and_stay_what_they_were,
+    what_sorted_answers_hold_that_nobody_reads_is_bounded_and_others_are_served,
+    a_stream_goes_on_beside_sorted_ranges,
     a_burst_of_cancelled_calls_ends_nothing_else,
 ];
 
@@ -331,16 +338,11 @@ async fn large_answers_that_nobody_reads_take_little_memory_and_stay_what_they_w
     let before = resident(&cluster);
     let mut answers = vec![];
     for call in 0..CALLS {
-        // As a stream, a unary answer is only read when it is asked for.
-        let mut grpc = Grpc::new(channel(&cluster.members[0].endpoint));
-        grpc = grpc.max_decoding_message_size(64 << 20);
-        grpc.ready().await.expect("a connection");
-        let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
         let limit = if call % 2 == 0 { 0 } else { (KEYS - 7) as i64 };
-        let request = Request::new(RangeRequest { limit, ..range("key", "kez") });
-        let codec = ProstCodec::<RangeRequest, RangeResponse>::default();
-        let answer = grpc.server_streaming(request, path, codec).await.unwrap();
-        answers.push((limit, answer.into_inner()));
+        let request = RangeRequest { limit, ..range("key", "kez") };
+        let endpoint = cluster.members[0].endpoint.clone();
+        let answer = unread::<_, RangeResponse>(endpoint, "/etcdserverpb.KV/Range", request).await;
+        answers.push((limit, answer.unwrap()));
     }
     let grown = resident(&cluster).saturating_sub(before);
     let all = KEYS * VALUE * CALLS;
@@ -363,6 +365,161 @@ async fn large_answers_that_nobody_reads_take_little_memory_and_stay_what_they_w
         assert!(response.kvs.iter().all(|kv| kv.value.iter().all(|byte| *byte == b'o')));
         assert!(response.kvs.iter().all(|kv| kv.value.len() == VALUE));
         assert!(answer.message().await.unwrap().is_none(), "a unary call has one answer");
+    }
+}
+
+/// Begins a call whose answer is read only when it is asked for.
+async fn unread<M: Message + 'static, R: Message + Default + 'static>(
+    endpoint: String,
+    path: &'static str,
+    request: M,
+) -> Result<Streaming<R>, Status> {
+    let channel = Endpoint::from_shared(endpoint).expect("an address");
+    let channel = channel.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+    let channel = channel.connect().await.expect("a connection");
+    let mut grpc = Grpc::new(channel).max_decoding_message_size(64 << 20);
+    grpc.ready().await.expect("a connection");
+    let codec = ProstCodec::<M, R>::default();
+    let path = PathAndQuery::from_static(path);
+    Ok(grpc.server_streaming(Request::new(request), path, codec).await?.into_inner())
+}
+
+async fn what_sorted_answers_hold_that_nobody_reads_is_bounded_and_others_are_served(
+    engine: Engine,
+) {
+    const KEYS: usize = 32;
+    const VALUE: usize = 64 << 10;
+    const BUDGET: usize = 8 << 20;
+    // There is no such bound in etcd.
+    if !product().ours {
+        return;
+    }
+    let at_once = 4 * std::thread::available_parallelism().unwrap().get() + 8;
+    let calls = 4 * at_once;
+    let setup = Setup::new(engine, 1).flag(format!("--range-memory-bytes={BUDGET}"));
+    let cluster = setup.start().await;
+    let endpoint = cluster.members[0].endpoint.clone();
+    let mut kv = cluster.raw(0).kv;
+    for n in 0..KEYS {
+        kv.put(put(&format!("key{n:02}"), &"o".repeat(VALUE))).await.unwrap();
+    }
+    let sorted = |target: SortTarget, order: SortOrder| RangeRequest {
+        sort_target: target as i32,
+        sort_order: order as i32,
+        ..range("key", "kez")
+    };
+    let by_value = sorted(SortTarget::Value, SortOrder::Ascend);
+    let down = sorted(SortTarget::Key, SortOrder::Descend);
+    let read = all_of(vec![op(range("key", "kez"))]);
+    let write = all_of(vec![op(put("other", "v")), op(range("key", "kez"))]);
+    let before = resident(&cluster);
+    let (mut ranges, mut txns) = (JoinSet::new(), JoinSet::new());
+    for _ in 0..calls / 4 {
+        for request in [by_value.clone(), down.clone()] {
+            ranges.spawn(unread(endpoint.clone(), "/etcdserverpb.KV/Range", request));
+        }
+        for request in [read.clone(), write.clone()] {
+            txns.spawn(unread(endpoint.clone(), "/etcdserverpb.KV/Txn", request));
+        }
+    }
+    let ranges: Vec<Result<Streaming<RangeResponse>, Status>> = ranges.join_all().await;
+    let txns: Vec<Result<Streaming<TxnResponse>, Status>> = txns.join_all().await;
+    let grown = resident(&cluster).saturating_sub(before);
+    // Those that are made at the same time, in two forms, may go beyond the budget.
+    let bound = BUDGET + at_once * 2 * KEYS * VALUE + (16 << 20);
+    assert!(bound < calls * KEYS * VALUE, "{bound} is no bound");
+    assert!(grown < bound, "{grown} bytes for answers that nobody reads");
+
+    let refusals = ranges.iter().filter_map(|answer| answer.as_ref().err());
+    let refusals: Vec<_> = refusals.chain(txns.iter().filter_map(|a| a.as_ref().err())).collect();
+    for refused in &refusals {
+        let expected = (Code::Unknown, "etcdserver: too many requests");
+        assert_eq!((refused.code(), refused.message()), expected);
+    }
+    assert!((1..calls).contains(&refusals.len()), "{} are refused", refusals.len());
+    // Whatever need not be held as a whole is answered all the same.
+    let filtered = RangeRequest { min_mod_revision: 2, ..range("key", "kez") };
+    for request in [range("key", "kez"), filtered, RangeRequest { limit: 20, ..down.clone() }] {
+        let is_sorted = request.limit > 0;
+        let answer = kv.range(request).await;
+        match is_sorted {
+            true => assert_eq!(answer.unwrap_err().message(), "etcdserver: too many requests"),
+            false => assert_eq!(answer.unwrap().into_inner().kvs.len(), KEYS),
+        }
+    }
+    let page =
+        crate::gateway::post(&cluster, "/v3/kv/range", r#"{"key":"a2V5","range_end":"a2V6"}"#);
+    let page = page.await;
+    assert!(page.body.contains("etcdserver: too many requests"), "{}", page.body);
+    kv.put(put("other", "v")).await.unwrap();
+
+    for mut answer in ranges.into_iter().flatten() {
+        let response = answer.message().await.unwrap().expect("one message");
+        assert_eq!((response.kvs.len(), response.count), (KEYS, KEYS as i64));
+        assert!(answer.message().await.unwrap().is_none());
+    }
+    for mut answer in txns.into_iter().flatten() {
+        let response = answer.message().await.unwrap().expect("one message");
+        assert!(response.encoded_len() > KEYS * VALUE);
+        assert!(answer.message().await.unwrap().is_none());
+    }
+    // All room has been given back.
+    for _ in 0..3 {
+        assert_eq!(kv.range(by_value.clone()).await.unwrap().into_inner().kvs.len(), KEYS);
+        let page =
+            crate::gateway::post(&cluster, "/v3/kv/range", r#"{"key":"a2V5","range_end":"a2V6"}"#);
+        assert!(page.await.body.len() > KEYS * VALUE);
+    }
+}
+
+async fn a_stream_goes_on_beside_sorted_ranges(engine: Engine) {
+    const KEYS: usize = 2000;
+    const READERS: usize = 64;
+    if !product().at_least(3, 7) {
+        return;
+    }
+    let cluster = Cluster::start(engine, 1).await;
+    let raw = cluster.raw(0);
+    let mut kv = raw.kv.clone();
+    for n in 0..KEYS / 50 {
+        let puts = (0..50).map(|k| op(put(&format!("key{n:02}{k:02}"), &"v".repeat(2000))));
+        kv.txn(all_of(puts.collect())).await.unwrap();
+    }
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut readers = JoinSet::new();
+    for _ in 0..READERS {
+        let (mut kv, done) = (raw.kv.clone(), done.clone());
+        readers.spawn(async move {
+            let by_value = RangeRequest {
+                sort_target: SortTarget::Value as i32,
+                sort_order: SortOrder::Descend as i32,
+                limit: 1,
+                ..range("key", "kez")
+            };
+            while kv.range(by_value.clone()).await.is_ok() {
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    eventually("the first round of all readers", async || match done.load(Ordering::Relaxed) {
+        0..READERS => Err("the readers have not begun".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    let before = done.load(Ordering::Relaxed);
+    let mut stream =
+        cluster.raw(0).kv.range_stream(range("key", "kez")).await.unwrap().into_inner();
+    let (mut keys, mut chunks) = (0, 0);
+    while let Some(chunk) = stream.message().await.unwrap() {
+        keys += chunk.range_response.unwrap().kvs.len();
+        chunks += 1;
+    }
+    let meanwhile = done.load(Ordering::Relaxed) - before;
+    assert_eq!(keys, KEYS);
+    // In a queue with them each chunk would wait for all of theirs.
+    let most = chunks * READERS / 4;
+    if product().ours {
+        assert!(meanwhile < most, "{meanwhile} sorted ranges for {chunks} chunks");
     }
 }
 

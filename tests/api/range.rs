@@ -5,7 +5,7 @@ use crate::on_each_engine;
 use crate::requests::{delete, get, keys, put, range, refusal};
 use quoin::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use quoin::pb::etcdserverpb::{CompactionRequest, RangeRequest, RangeResponse};
-use tonic::Code;
+use tonic::{Code, Status};
 
 on_each_engine![
     intervals_follow_the_conventions_for_their_end,
@@ -13,6 +13,7 @@ on_each_engine![
     past_revisions_are_read_as_they_were,
     keys_only_leaves_the_values_out,
     a_stream_gives_what_one_answer_would,
+    a_stream_sorts_where_an_answer_does_if_no_order_is_asked_for,
 ];
 
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
@@ -163,6 +164,70 @@ async fn keys_only_leaves_the_values_out(engine: Engine) {
     }
 }
 
+/// The parts of a streamed range.
+async fn streamed(raw: &Raw, request: RangeRequest) -> Result<Vec<RangeResponse>, Status> {
+    let mut stream = raw.kv.clone().range_stream(request).await?.into_inner();
+    let mut parts = vec![];
+    while let Some(part) = stream.message().await? {
+        parts.push(part.range_response.expect("a part"));
+    }
+    Ok(parts)
+}
+
+async fn a_stream_sorts_where_an_answer_does_if_no_order_is_asked_for(engine: Engine) {
+    if !product().at_least(3, 7) {
+        return;
+    }
+    let cluster = Cluster::start(engine, 1).await;
+    let raw = five_keys(&cluster).await;
+    for target in [
+        SortTarget::Key,
+        SortTarget::Version,
+        SortTarget::Create,
+        SortTarget::Mod,
+        SortTarget::Value,
+    ] {
+        for order in [SortOrder::None, SortOrder::Ascend, SortOrder::Descend] {
+            let request = RangeRequest {
+                sort_target: target as i32,
+                sort_order: order as i32,
+                ..range("a", "f")
+            };
+            let parts = streamed(&raw, request.clone()).await;
+            let by_key = target == SortTarget::Key && order != SortOrder::Descend;
+            if order != SortOrder::None && !by_key {
+                let refused = parts.expect_err("an order of its own");
+                let text = "RangeStream does not support custom sort orders";
+                assert_eq!((refused.code(), refused.message()), (Code::Unimplemented, text));
+                continue;
+            }
+            let parts = parts.unwrap();
+            assert_eq!(parts.len(), 1, "{target:?}");
+            assert_eq!(parts[0].kvs, ask(&raw, request).await.kvs, "{target:?}");
+            assert_eq!((parts[0].count, parts[0].more), (5, false));
+        }
+    }
+    // etcd sorts each part of a longer stream by itself, and goes on behind whichever key is last in it: keys
+    // come twice or not at all.
+    if product().ours {
+        let mut kv = raw.kv.clone();
+        for n in 0..40 {
+            let value = format!("{:02}{}", n * 7 % 40, "v".repeat(30_000));
+            kv.put(put(&format!("key{n:02}"), &value)).await.unwrap();
+        }
+        for (limit, more) in [(0, false), (40, false), (15, true)] {
+            let by_value = RangeRequest { sort_target: SortTarget::Value as i32, ..get("key") };
+            let request = RangeRequest { limit, range_end: "kez".into(), ..by_value };
+            let parts = streamed(&raw, request.clone()).await.unwrap();
+            let (last, others) = parts.split_last().unwrap();
+            assert!(others.len() > 1 && others.iter().all(|part| part.header.is_none()));
+            assert_eq!((last.count, last.more), (40, more));
+            let kvs: Vec<_> = parts.iter().flat_map(|part| part.kvs.clone()).collect();
+            assert_eq!(kvs, ask(&raw, request).await.kvs);
+        }
+    }
+}
+
 async fn a_stream_gives_what_one_answer_would(engine: Engine) {
     if !product().at_least(3, 7) {
         return;
@@ -185,11 +250,7 @@ async fn a_stream_gives_what_one_answer_would(engine: Engine) {
     ];
     for request in requests {
         let whole = ask(&raw, request.clone()).await;
-        let mut stream = kv.range_stream(request.clone()).await.unwrap().into_inner();
-        let mut parts = vec![];
-        while let Some(part) = stream.message().await.unwrap() {
-            parts.push(part.range_response.unwrap());
-        }
+        let parts = streamed(&raw, request.clone()).await.unwrap();
         let (last, others) = parts.split_last().unwrap();
         for part in others {
             assert!(part.header.is_none() && part.count == 0 && !part.more, "{request:?}");
@@ -208,9 +269,6 @@ async fn a_stream_gives_what_one_answer_would(engine: Engine) {
     }
 
     let without_order = RangeRequest { sort_target: SortTarget::Mod as i32, ..range("\0", "\0") };
-    let mut stream = kv.range_stream(without_order.clone()).await.unwrap().into_inner();
-    let first = stream.message().await.unwrap().unwrap().range_response.unwrap();
-    assert_eq!(keys(&first.kvs)[0], "key00", "a target without an order is no sorting");
     let by_mod = RangeRequest { sort_order: SortOrder::Ascend as i32, ..without_order };
     let downward = RangeRequest { sort_order: SortOrder::Descend as i32, ..range("\0", "\0") };
     let filtered = RangeRequest { min_mod_revision: 3, ..range("\0", "\0") };
@@ -225,11 +283,8 @@ async fn a_stream_gives_what_one_answer_would(engine: Engine) {
         (get(""), Code::InvalidArgument, "etcdserver: key is not provided"),
     ];
     for (request, code, text) in table {
-        let refused = match kv.range_stream(request.clone()).await {
-            Ok(stream) => stream.into_inner().message().await.err(),
-            Err(status) => Some(status),
-        };
-        let refused = refused.unwrap_or_else(|| panic!("not refused: {request:?}"));
+        let refused = streamed(&raw, request.clone()).await;
+        let refused = refused.err().unwrap_or_else(|| panic!("not refused: {request:?}"));
         assert_eq!((refused.code(), refused.message()), (code, text), "{request:?}");
     }
 }

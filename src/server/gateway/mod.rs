@@ -14,7 +14,8 @@ mod values;
 mod websocket;
 mod write;
 
-use super::long_work::apart;
+use super::budget::Share;
+use super::long_work::{Kind, apart_unattended};
 use super::metered::Remote;
 use axum::Router;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -23,6 +24,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use prost_reflect::MessageDescriptor;
 use schema::Method;
+use std::sync::Arc;
 use tokio::sync::watch::Receiver;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -36,6 +38,8 @@ const FRAME_PREFIX: usize = 5;
 /// A body is at most this much longer than the message in it: base64 takes a third more, and
 /// numbers, names and blanks take the rest.
 const JSON_PER_MESSAGE: usize = 2;
+/// Bytes whose translation is a piece of work: some milliseconds.
+const PIECE_MAX: usize = 2 << 20;
 /// Bytes that are translated within a connection's turn: some 100 us of work.
 const AT_ONCE_MAX: usize = 64 << 10;
 /// Headers with this prefix go to the call without it.
@@ -87,7 +91,7 @@ impl Gateway {
             return stream::answer(call, &method.output).await;
         }
         match one_answer(call, &method.output).await {
-            Ok(json) => answered(Body::new(Full::new(Bytes::from(json)))),
+            Ok(json) => answered(Body::new(Full::new(json))),
             Err(status) => refusal(&status),
         }
     }
@@ -206,14 +210,16 @@ async fn translate<T: Send + 'static>(
     if length <= AT_ONCE_MAX {
         return Ok(work());
     }
-    Ok(apart(work).await?)
+    let kind = if length <= PIECE_MAX { Kind::Piece } else { Kind::Whole };
+    Ok(apart_unattended(kind, work).await?)
 }
 
 /// The answer of a unary call.
 async fn one_answer(
-    call: http::Response<axum::body::Body>,
+    mut call: http::Response<axum::body::Body>,
     output: &MessageDescriptor,
-) -> Result<String, Status> {
+) -> Result<Bytes, Status> {
+    let share = call.extensions_mut().remove::<Arc<Share>>().and_then(Arc::into_inner);
     if let Some(status) = failure(call.headers()) {
         return Err(status);
     }
@@ -228,7 +234,14 @@ async fn one_answer(
     translate(length, move || {
         let mut json = String::with_capacity(2 * length);
         let message = framed.get(FRAME_PREFIX..).ok_or(write::Corrupt)?;
-        write::to_json(message, &output, &mut json).map(|()| json)
+        write::to_json(message, &output, &mut json)?;
+        Ok(match share {
+            Some(share) => {
+                share.hold(json.capacity());
+                share.attach(json)
+            }
+            None => Bytes::from(json),
+        })
     })
     .await?
     .map_err(|write::Corrupt| unreadable())
