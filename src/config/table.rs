@@ -336,9 +336,8 @@ pub(super) static FLAGS: &[Flag] = &{
         effective("max-concurrent-streams", Unsigned32, "4294967295", Limits, "count", "\
             Calls open at one time on one client's connection."),
         effective("range-memory-bytes", Unsigned, "536870912", Limits, "bytes", "\
-            What large answers may hold in memory, all together. Above it those in the order of \
-            their keys are read a second time while they are sent; sorted ones, those of \
-            transactions and JSON wait, and are refused when nobody gives room back."),
+            What large answers may hold in memory, all together; above it some are read a second \
+            time while they are sent, others wait, and are refused if nobody gives room back."),
         effective("quota-backend-bytes", Signed, "0", Limits, "bytes", "\
             Size of the store above which it takes no more; 0 is 2 GiB, below 0 is no bound."),
         effective("socket-reuse-port", Switch, "false", Member, "", "\

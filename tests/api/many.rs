@@ -1,7 +1,7 @@
 //! Tens of thousands of watches, of leases, and more streams than a connection may have: each gets
 //! what is its own, and costs the member little.
 
-use crate::cluster::{Cluster, Engine, Raw, Setup, channel, eventually, product};
+use crate::cluster::{Cluster, Engine, Raw, Setup, eventually, product};
 use crate::on_each_engine;
 use crate::requests::{all_of, delete_range, get, op, put, range};
 use http::uri::PathAndQuery;
