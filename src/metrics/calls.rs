@@ -155,6 +155,10 @@ const OK: usize = 0;
 const CANCELED: usize = 1;
 const UNKNOWN: usize = 2;
 const INVALID_ARGUMENT: usize = 3;
+const DEADLINE_EXCEEDED: usize = 4;
+const INTERNAL: usize = 13;
+const UNAVAILABLE: usize = 14;
+const UNAUTHENTICATED: usize = 16;
 
 /// What every gRPC server has as buckets, unless it is told otherwise.
 const HANDLING_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -271,11 +275,26 @@ impl Calls {
             true => Some(&self.read_only_txns),
             false => self.requests[begun.call.0].as_ref(),
         };
-        // What is malformed never becomes a request.
-        if let Some(outcomes) = request.filter(|_| code != INVALID_ARGUMENT) {
-            outcomes[usize::from(code == OK)].observe_time(took);
+        let is_read = begun.read_only || begun.call == CallId::RANGE;
+        if let Some((outcomes, is_ok)) = request.zip(is_carried_out(code, is_read)) {
+            outcomes[usize::from(is_ok)].observe_time(took);
         }
         took
+    }
+}
+
+/// Whether a request whose call ended with this code was carried out; none if it never became one.
+///
+/// As in etcd, what is replicated is carried out when it has been applied, even if its answer is a
+/// refusal; a read is when it was answered.
+fn is_carried_out(code: usize, is_read: bool) -> Option<bool> {
+    match code {
+        // What is malformed.
+        INVALID_ARGUMENT => None,
+        UNAUTHENTICATED if !is_read => None,
+        OK => Some(true),
+        CANCELED | DEADLINE_EXCEEDED | INTERNAL | UNAVAILABLE => Some(false),
+        _ => Some(!is_read),
     }
 }
 

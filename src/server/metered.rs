@@ -6,13 +6,16 @@
 //! which reads along in what is received and sent.
 
 use super::request_stats::{Recorded, Slow};
+use super::validate::is_read_only_txn;
 use crate::metrics::Metrics;
 use crate::metrics::calls::{Begun, CallId, Kind};
+use crate::pb::etcdserverpb::TxnRequest;
 use axum::extract::State;
 use axum::middleware::Next;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use prost::Message as _;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -193,7 +196,7 @@ impl Outgoing {
             response_len: self.length,
             ..Recorded::default()
         };
-        finish(&self.meter, &mut self.begun, code, &recorded);
+        finish(&self.meter, &mut self.begun, code, recorded);
     }
 }
 
@@ -239,11 +242,17 @@ impl HttpBody for Outgoing {
 }
 
 /// Ends a call, and tells of it what is to be told.
-fn finish(meter: &Meter, begun: &mut Begun, code: usize, recorded: &Recorded) {
+fn finish(meter: &Meter, begun: &mut Begun, code: usize, mut recorded: Recorded) {
+    if begun.call() == CallId::TXN
+        && TxnRequest::decode(&recorded.request[..]).is_ok_and(|txn| is_read_only_txn(&txn))
+    {
+        begun.reads_only();
+        recorded.is_read = true;
+    }
     let took = begun.end(code);
     let row = begun.call().row();
     if row.kind == Kind::Unary {
-        meter.slow.look(begun.call(), took, recorded, meter);
+        meter.slow.look(begun.call(), took, &recorded, meter);
         return;
     }
     let is_usual = [tonic::Code::Ok, tonic::Code::Cancelled, tonic::Code::Unavailable]
@@ -276,7 +285,7 @@ where
     let response = serve(request).await?;
     if let Some(code) = early_code(response.headers()) {
         let request = asked.get().cloned().unwrap_or_default();
-        finish(&meter, &mut begun, code, &Recorded { request, ..Recorded::default() });
+        finish(&meter, &mut begun, code, Recorded { request, ..Recorded::default() });
         return Ok(response);
     }
     Ok(response.map(|body| {

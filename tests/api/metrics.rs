@@ -6,6 +6,7 @@
 //! it anew.
 
 use crate::cluster::{Cluster, Engine, Ports, Setup, eventually, product};
+use crate::gateway::post;
 use crate::on_each_engine;
 use crate::pages::{Page, address, http, send};
 use crate::requests::{all_of, delete, get, op, put, range, status_with_timeout};
@@ -13,7 +14,8 @@ use prost::Message as _;
 use quoin::pb::etcdserverpb::watch_request::RequestUnion;
 use quoin::pb::etcdserverpb::{
     CompactionRequest, DefragmentRequest, HashKvRequest, LeaseGrantRequest, LeaseKeepAliveRequest,
-    LeaseRevokeRequest, MoveLeaderRequest, SnapshotRequest, WatchCreateRequest, WatchRequest,
+    LeaseRevokeRequest, MoveLeaderRequest, PutRequest, RangeRequest, SnapshotRequest,
+    WatchCreateRequest, WatchRequest,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::mpsc;
@@ -27,6 +29,7 @@ on_each_engine![
     writes_and_reads_are_counted,
     watches_and_their_events_are_counted,
     leases_and_compactions_are_counted,
+    refused_requests_count_as_carried_out,
     calls_are_counted_by_how_they_end,
     members_count_what_passes_between_them,
     slow_requests_are_told_without_values,
@@ -316,6 +319,49 @@ async fn writes_and_reads_are_counted(engine: Engine) {
     assert_eq!(page.get(health), healthy + 1.0);
     let check = r#"{name="linearizable_read",type="readyz"}"#;
     assert_eq!(page.get(&format!("etcd_server_healthcheck{check}")), 1.0);
+}
+
+async fn refused_requests_count_as_carried_out(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let raw = cluster.raw(0);
+    let before = metrics(&cluster, 0).await;
+    let revoke = LeaseRevokeRequest { id: 77 };
+    raw.lease.clone().lease_revoke(revoke).await.unwrap_err();
+    let leased = PutRequest { lease: 77, ..put("a", "1") };
+    raw.kv.clone().put(leased).await.unwrap_err();
+    raw.kv.clone().put(put("", "1")).await.unwrap_err();
+    let future = CompactionRequest { revision: 100, physical: false };
+    raw.kv.clone().compact(future).await.unwrap_err();
+    let early = RangeRequest { revision: 100, ..get("a") };
+    raw.kv.clone().range(early).await.unwrap_err();
+    let reads = r#"{"success":[{"requestRange":{"key":"YQ=="}}]}"#;
+    let fails = r#"{"success":[{"requestRange":{"key":"YQ==","revision":100}}]}"#;
+    let writes = r#"{"success":[{"requestPut":{"key":"YQ=="}}]}"#;
+    for (body, status) in [(reads, 200), (fails, 400), (writes, 200)] {
+        assert_eq!(post(&cluster, "/v3/kv/txn", body).await.status, status, "{body}");
+    }
+    let after = metrics(&cluster, 0).await;
+    for (kind, failed, done) in [
+        ("LeaseRevoke", 0.0, 1.0),
+        ("Put", 0.0, 1.0),
+        ("Compaction", 0.0, 1.0),
+        ("Range", 1.0, 0.0),
+        ("ReadonlyTxn", 1.0, 1.0),
+        ("Txn", 0.0, 1.0),
+    ] {
+        let count = |page: &Metrics, is_ok: bool| {
+            let labels = format!(r#"{{success="{is_ok}",type="{kind}"}}"#);
+            let series = format!("etcd_server_request_duration_seconds_count{labels}");
+            page.samples.get(&series).copied().unwrap_or_default()
+        };
+        let moved = [false, true].map(|is_ok| count(&after, is_ok) - count(&before, is_ok));
+        assert_eq!(moved, [failed, done], "{kind}");
+    }
+    for kind in ["LeaseRevoke", "Put", "Compaction"] {
+        let labels = format!(r#"{{op="{kind}",success="false",version="v3"}}"#);
+        let series = format!("etcd_server_apply_duration_seconds_count{labels}");
+        assert_eq!(after.get(&series), 1.0, "{kind}");
+    }
 }
 
 async fn watches_and_their_events_are_counted(engine: Engine) {
