@@ -98,7 +98,6 @@ pub enum RequestError {
     ElectionNoLeader,
     ElectionNotLeader,
     LeaderFieldMissing,
-    ObserveEnded,
 }
 
 /// A failure after which the node must not go on: storage error, corruption, broken invariant.

@@ -258,6 +258,9 @@ impl AuthTable {
         let options = request.options.unwrap_or_default();
         let password = match options.no_password {
             true => Bytes::new(),
+            false if request.hashed_password.is_empty() => {
+                return Err(RequestError::NoPasswordUser);
+            }
             false => decode_hash(&request.hashed_password)?,
         };
         let name = request.name.into();
@@ -460,13 +463,10 @@ impl AuthTable {
     }
 }
 
-/// A hash as requests carry it. One that is missing or misshapen would be a password nobody knows,
-/// or everybody.
+/// A hash as requests carry it. What is no hash of anything, or nothing, is taken as well, as in etcd,
+/// and no password fits it.
 fn decode_hash(text: &str) -> Result<Bytes, RequestError> {
-    match BASE64_STANDARD.decode(text) {
-        Ok(hash) if !hash.is_empty() => Ok(hash.into()),
-        _ => Err(RequestError::NoPasswordUser),
-    }
+    BASE64_STANDARD.decode(text).map(Bytes::from).map_err(|_| RequestError::NoPasswordUser)
 }
 
 /// None when the record is damaged.

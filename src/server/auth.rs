@@ -8,7 +8,7 @@ use super::access::{Access, Credentials};
 use super::header::Headers;
 use super::limits::Limits;
 use super::metadata;
-use super::password::{Passwords, is_hash};
+use super::password::Passwords;
 use crate::error::RequestError;
 use crate::machine::{AuthState, Caller, ROOT, Response as Outcome};
 use crate::pb::authpb::Permission;
@@ -85,20 +85,9 @@ impl AuthService {
     }
 
     /// The hash to replicate instead of a password. Administrators only, since it is dear.
-    async fn hash(
-        &self,
-        credentials: &Credentials,
-        password: &mut String,
-        hashed: &mut String,
-    ) -> Result<(), Status> {
-        let password = std::mem::take(password);
+    async fn hash(&self, credentials: &Credentials, password: String) -> Result<String, Status> {
         self.read(credentials, AuthState::check_admin).await?;
-        if hashed.is_empty() || !password.is_empty() {
-            *hashed = self.passwords.hash(password).await?;
-        } else if !is_hash(hashed) {
-            return Err(RequestError::NoPasswordUser.into());
-        }
-        Ok(())
+        Ok(self.passwords.hash(password).await?)
     }
 
     /// The token for a right password.
@@ -212,8 +201,9 @@ impl Auth for AuthService {
             request.password.clear();
             request.hashed_password.clear();
         } else {
-            let AuthUserAddRequest { password, hashed_password, .. } = &mut request;
-            self.hash(&credentials, password, hashed_password).await?;
+            // As in etcd, a hash that a client sends counts for nothing here.
+            let password = std::mem::take(&mut request.password);
+            request.hashed_password = self.hash(&credentials, password).await?;
         }
         let header = self.change(&credentials, Command::UserAdd(request)).await?;
         Ok(Response::new(AuthUserAddResponse { header }))
@@ -258,8 +248,10 @@ impl Auth for AuthService {
         request: Request<AuthUserChangePasswordRequest>,
     ) -> Result<Response<AuthUserChangePasswordResponse>, Status> {
         let (credentials, mut request) = self.open(request)?;
-        let AuthUserChangePasswordRequest { password, hashed_password, .. } = &mut request;
-        self.hash(&credentials, password, hashed_password).await?;
+        if !request.password.is_empty() {
+            let password = std::mem::take(&mut request.password);
+            request.hashed_password = self.hash(&credentials, password).await?;
+        }
         let header = self.change(&credentials, Command::UserChangePassword(request)).await?;
         Ok(Response::new(AuthUserChangePasswordResponse { header }))
     }

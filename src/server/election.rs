@@ -110,9 +110,11 @@ impl Election for ElectionService {
         let observer = Observer { queues, caller, name, insists, state: State::Looking };
         let answers = stream::unfold(Some(observer), |observer| async {
             let mut observer = observer?;
-            let answer = observer.next().await;
-            let next = answer.is_ok().then_some(observer);
-            Some((answer, next))
+            match observer.next().await {
+                Ok(answer) => Some((Ok(answer), Some(observer))),
+                Err(End::Told(status)) => Some((Err(*status), None)),
+                Err(End::Silent) => None,
+            }
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -180,7 +182,7 @@ impl Events {
 }
 
 impl Observer {
-    async fn next(&mut self) -> Result<LeaderResponse, Status> {
+    async fn next(&mut self) -> Result<LeaderResponse, End> {
         loop {
             match &mut self.state {
                 State::Looking => {
@@ -207,7 +209,7 @@ impl Observer {
     }
 
     /// Reads who leads.
-    async fn look(&mut self) -> Result<Option<LeaderResponse>, Status> {
+    async fn look(&mut self) -> Result<Option<LeaderResponse>, End> {
         let (first, header) = self.queues.first(&self.caller, &self.name).await.map_err(ended)?;
         let revision = header.map_or(0, |header| header.revision);
         if let Some(kv) = first {
@@ -243,9 +245,15 @@ impl Observer {
     }
 }
 
-/// The end of an observation: a node that stops and a lost leader are told, any other reason is not.
-fn ended(status: Status) -> Status {
+/// How an observation ends: a node that stops and a lost leader are told, any other reason is not, and
+/// the stream is over as if all were well.
+enum End {
+    Told(Box<Status>),
+    Silent,
+}
+
+fn ended(status: Status) -> End {
     let known = [RequestError::Stopped, RequestError::NoLeader].map(Status::from);
     let is_known = |known: &Status| known.message() == status.message();
-    known.into_iter().find(is_known).unwrap_or_else(|| RequestError::ObserveEnded.into())
+    known.into_iter().find(is_known).map_or(End::Silent, |known| End::Told(Box::new(known)))
 }

@@ -200,7 +200,6 @@ fn about_members(error: &RequestError) -> (Code, &'static str) {
         E::ElectionNoLeader => (Unknown, "election: no leader"),
         E::ElectionNotLeader => (Unknown, "election: not leader"),
         E::LeaderFieldMissing => (Unknown, "\"leader\" field must be provided"),
-        E::ObserveEnded => (Unknown, "election: observe closed early"),
 
         // None: auth's have their own table.
         _ => (Unknown, "etcdserver: unknown error"),
@@ -307,7 +306,6 @@ mod tests {
         ElectionNoLeader => Unknown, "election: no leader";
         ElectionNotLeader => Unknown, "election: not leader";
         LeaderFieldMissing => Unknown, "\"leader\" field must be provided";
-        ObserveEnded => Unknown, "election: observe closed early";
     }
 
     #[test]

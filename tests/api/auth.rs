@@ -4,11 +4,13 @@ use crate::cluster::{Engine, Raw, Setup, eventually, product};
 use crate::credentials::{
     NOBODY, Token, add_role, add_user, authenticate, enable, log_in, permission,
 };
+use crate::gateway::post;
 use crate::on_each_engine;
 use crate::requests::{get, put, range, refusal};
 use quoin::pb::authpb::permission::Type;
 use quoin::pb::authpb::{Permission, UserAddOptions};
 use quoin::pb::etcdserverpb::*;
+use quoin::pb::v3electionpb::LeaderRequest;
 use std::path::Path;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -25,6 +27,8 @@ on_each_engine![
     urls_of_a_new_member_are_looked_at_before_who_adds_it,
     a_password_that_was_right_counts_until_it_changes,
     a_name_that_no_backup_could_hold_is_refused,
+    hashes_of_clients_count_only_for_a_new_password,
+    an_observer_without_the_right_is_told_nothing,
 ];
 
 fn setup(engine: Engine, members: usize) -> Setup {
@@ -519,4 +523,65 @@ async fn a_name_that_no_backup_could_hold_is_refused(engine: Engine) {
         len += piece.blob.len();
     }
     assert!((200_000..1 << 20).contains(&len), "{len} bytes");
+}
+
+async fn hashes_of_clients_count_only_for_a_new_password(engine: Engine) {
+    let cluster = setup(engine, 1).start().await;
+    let raw = cluster.raw(0);
+    let mut auth = raw.auth.clone();
+    for (name, hash) in [("garbage", "!!"), ("short", "zz"), ("encoded", "enp6enp6")] {
+        let add = AuthUserAddRequest {
+            name: name.to_owned(),
+            hashed_password: hash.to_owned(),
+            ..Default::default()
+        };
+        auth.user_add(add).await.unwrap();
+    }
+    let change = |name: &str, password: &str, hash: &str| AuthUserChangePasswordRequest {
+        name: name.to_owned(),
+        password: password.to_owned(),
+        hashed_password: hash.to_owned(),
+    };
+    for name in ["taken", "locked", "both"] {
+        add_user(&raw, &NOBODY, name, &[]).await;
+    }
+    let wrong = "auth: authentication failed, password was given for no password user";
+    for hash in ["zz", "!!"] {
+        let refused = refusal(auth.user_change_password(change("taken", "", hash)).await);
+        assert_eq!(refused, (Code::Unknown, wrong.to_owned()), "{hash}");
+    }
+    let unknown = refusal(auth.user_change_password(change("nobody", "", "!!")).await);
+    assert_eq!(unknown, (Code::FailedPrecondition, "etcdserver: user name not found".to_owned()));
+    // Made by Go's bcrypt, of the text "pw".
+    let hash = "JDJhJDEwJENtVmlKOXFSWnRzdjNxYnEuaS5wRC44YUJZN2IyREovN1JLOXd3WXoubWpRY2I3b1ZOS2pD";
+    auth.user_change_password(change("taken", "", hash)).await.unwrap();
+    auth.user_change_password(change("locked", "", "")).await.unwrap();
+    auth.user_change_password(change("both", "word", "!!")).await.unwrap();
+    enable(&raw).await;
+    for (name, password, is_right) in [
+        ("garbage", "", true),
+        ("garbage", "x", false),
+        ("encoded", "", true),
+        ("taken", "pw", true),
+        ("taken", "", false),
+        ("locked", "", false),
+        ("locked", "locked", false),
+        ("both", "word", true),
+    ] {
+        let given = authenticate(&raw, name, password).await;
+        assert_eq!(given.is_ok(), is_right, "{name} {password:?}");
+    }
+}
+
+async fn an_observer_without_the_right_is_told_nothing(engine: Engine) {
+    let cluster = setup(engine, 1).start().await;
+    let raw = cluster.raw(0);
+    add_user(&raw, &NOBODY, "ann", &[]).await;
+    enable(&raw).await;
+    let ann = log_in(&raw, "ann").await;
+    let observe = LeaderRequest { name: "e".into() };
+    let mut stream = raw.election.clone().observe(ann.on(observe)).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap(), None);
+    let page = post(&cluster, "/v3/election/observe", r#"{"name":"ZQ=="}"#).await;
+    assert_eq!((page.status, &page.body[..]), (200, ""));
 }
