@@ -49,7 +49,14 @@ impl Secure {
             true => open(&client, !client.skips_origin, "metrics")?,
             false => None,
         };
-        let opened = open(&client, false, "client")?;
+        // As in etcd: files that no listener for clients needs are not looked at.
+        let opened = match of_clients.iter().any(|url| url.is_tls()) {
+            true => open(&client, false, "client")?,
+            false => {
+                log_start("client", &client, tls);
+                None
+            }
+        };
         let opened_peer = open(&peer, !peer.skips_origin, "peer")?;
         let dialer = Dialer::new(dial_options(&peer, &suites))
             .map_err(|error| Fatal::new(format!("set up peer TLS: {error}")))?;

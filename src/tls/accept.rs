@@ -79,7 +79,7 @@ impl ServerOptions {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        let revoked = self.crl_file.as_deref().map_or(Ok(Vec::new()), revoked)?;
+        let revoked = self.crl_file.as_deref().map_or(Ok(Vec::new()), revoked);
         Ok(Loaded { config: Arc::new(config), revoked })
     }
 }
@@ -87,8 +87,8 @@ impl ServerOptions {
 /// What was read from files.
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// Serial numbers.
-    revoked: Vec<Vec<u8>>,
+    /// Serial numbers. Without a list in order, whoever shows a certificate is refused.
+    revoked: Result<Vec<Vec<u8>>, TlsError>,
 }
 
 struct Inner {
@@ -194,7 +194,8 @@ impl ServerTls {
         let Some(certificate) = Certificate::read(der) else {
             return Err(Refused { server_name, ..Refused::new("x509: malformed certificate") });
         };
-        let checked = match check_revoked(chain, &loaded.revoked) {
+        let revoked = loaded.revoked.as_ref().map_err(ToString::to_string);
+        let checked = match revoked.and_then(|revoked| check_revoked(chain, revoked)) {
             Ok(()) => check_origin(self.inner, certificate.clone(), remote).await,
             revoked => revoked,
         };

@@ -37,6 +37,8 @@ on_each_engine![
     clients_choose_their_protocol,
     an_authority_alone_demands_certificates,
     a_revoked_certificate_is_refused_from_then_on,
+    nobody_is_known_without_a_list_of_the_revoked,
+    files_that_no_listener_needs_are_not_read,
     only_allowed_names_are_served,
     probes_come_from_where_their_certificate_says,
     a_new_certificate_is_shown_without_a_restart,
@@ -309,6 +311,37 @@ async fn a_revoked_certificate_is_refused_from_then_on(engine: Engine) {
     assert!(is_refused(&refused), "{refused:?}");
     secured.authority.revoke(&[]);
     put(secured.channel(Some(&bad)), "e").await.expect("taken back");
+}
+
+async fn nobody_is_known_without_a_list_of_the_revoked(engine: Engine) {
+    let mut list = None;
+    let mut secured = Secured::start(engine, |authority, folder| {
+        let path = folder.join("missing.crl");
+        list = Some(path.clone());
+        vec![trusted(authority), format!("--client-crl-file={}", path.display())]
+    })
+    .await;
+    let list = list.unwrap();
+    let shown = secured.authority.issue("somebody", "somebody", &[]);
+    let refused = put(secured.channel(Some(&shown)), "a").await;
+    assert!(is_refused(&refused), "{refused:?}");
+    secured.says("missing.crl: no such file or directory").await;
+    std::fs::write(&list, "no list").unwrap();
+    let refused = put(secured.channel(Some(&shown)), "b").await;
+    assert!(is_refused(&refused), "{refused:?}");
+    std::fs::copy(secured.authority.revoke(&[]), &list).unwrap();
+    put(secured.channel(Some(&shown)), "c").await.expect("there is a list now");
+}
+
+async fn files_that_no_listener_needs_are_not_read(engine: Engine) {
+    let setup = Setup::new(engine, 1).flag("--cert-file=/nowhere").flag("--key-file=/nowhere");
+    let mut cluster = setup.start().await;
+    cluster.client().await.put("key", "value", None).await.expect("a served client");
+    cluster.members[0].process().says("ignoring key and cert files").await.unwrap();
+    let of_peers =
+        Setup::new(engine, 1).flag("--peer-cert-file=/nowhere").flag("--peer-key-file=/nowhere");
+    let mut cluster = Cluster::prepare(&of_peers).await;
+    cluster.start_all().await.expect_err("a member needs its files for members");
 }
 
 async fn only_allowed_names_are_served(engine: Engine) {
