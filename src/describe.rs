@@ -1,4 +1,4 @@
-//! Requests and times as log lines show them: in the form that etcd's have, and without values or
+//! Requests, times and sizes as log lines show them: in the form that etcd's have, and without values or
 //! passwords, of which no more than the size is told.
 
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -32,6 +32,20 @@ pub fn duration(time: Duration) -> String {
                 (hours, minutes) => format!("{hours}h{minutes}m{rest}s"),
             }
         }
+    }
+}
+
+/// A number of bytes in a unit of thousands, with one digit behind the point below ten.
+pub fn size(count: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    if count < 10 {
+        return format!("{count} B");
+    }
+    let step = (count.ilog10() / 3) as usize;
+    let value = (count as f64 / 1000f64.powi(step as i32) * 10.0 + 0.5).floor() / 10.0;
+    match value < 10.0 {
+        true => format!("{value:.1} {}", UNITS[step]),
+        false => format!("{value:.0} {}", UNITS[step]),
     }
 }
 
@@ -229,5 +243,22 @@ mod tests {
     fn nothing_of_a_password_is_told() {
         let user = AuthUserAddRequest { password: "secret".into(), ..Default::default() };
         assert_eq!(command(&Request::UserAdd(user)), "");
+    }
+
+    #[test]
+    fn sizes() {
+        let sizes = [
+            (0, "0 B"),
+            (9, "9 B"),
+            (10, "10 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (20_480, "20 kB"),
+            (2_147_483_648, "2.1 GB"),
+            (999_999, "1000 kB"),
+        ];
+        for (count, text) in sizes {
+            assert_eq!(size(count), text);
+        }
     }
 }

@@ -247,7 +247,7 @@ struct Statuses(Vec<(String, StatusResponse)>);
 
 impl Statuses {
     fn rows(&self) -> Vec<Vec<String>> {
-        let size = |bytes: i64| go::bytes(u64::try_from(bytes).unwrap_or_default());
+        let size = |bytes: i64| crate::describe::size(u64::try_from(bytes).unwrap_or_default());
         let row = |(endpoint, status): &(String, StatusResponse)| {
             let id = status.header.map_or(0, |header| header.member_id);
             let downgrade = status.downgrade_info.clone().unwrap_or_default();

@@ -224,20 +224,6 @@ pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A number of bytes in a unit of thousands, with one digit behind the point below ten.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    if count < 10 {
-        return format!("{count} B");
-    }
-    let step = (count.ilog10() / 3) as usize;
-    let value = (count as f64 / 1000f64.powi(step as i32) * 10.0 + 0.5).floor() / 10.0;
-    match value < 10.0 {
-        true => format!("{value:.1} {}", UNITS[step]),
-        false => format!("{value:.0} {}", UNITS[step]),
-    }
-}
-
 /// A list as Go's `%v` prints it.
 pub(super) fn list<T: AsRef<str>>(items: &[T]) -> String {
     let items: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
@@ -351,23 +337,6 @@ mod tests {
         }
         assert_eq!(parse_uint("ffffffffffffffff", 16), Ok(u64::MAX));
         assert!(parse_uint("-1", 16).is_err());
-    }
-
-    #[test]
-    fn sizes() {
-        let sizes = [
-            (0, "0 B"),
-            (9, "9 B"),
-            (10, "10 B"),
-            (999, "999 B"),
-            (1_000, "1.0 kB"),
-            (20_480, "20 kB"),
-            (2_147_483_648, "2.1 GB"),
-            (999_999, "1000 kB"),
-        ];
-        for (count, text) in sizes {
-            assert_eq!(bytes(count), text);
-        }
     }
 
     #[test]

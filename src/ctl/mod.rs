@@ -41,8 +41,8 @@ mod txn;
 mod user;
 mod watch;
 
+pub use crate::describe::size as size_text;
 pub use failure::Failure;
-pub use go::bytes as size_text;
 pub use line::{complaint, is_help, plain_switches, with_rules};
 pub use options::Options;
 pub use table::render as table_text;

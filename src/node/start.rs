@@ -82,6 +82,7 @@ pub async fn run(config: Config) -> Result<Exit, Fatal> {
     // Not before it can be served: a member that asks who is there shall be refused at once
     // rather than wait.
     let peers = bind_all(&config.listen_peer_urls, reuse).await?;
+    crate::server::quota::tell(config.quota_backend_bytes);
     let node = Running::start(&config, opened, snapshots, peers, &secure)?;
     node.until_stopped(&config, (sockets, secure), signals, folder).await
 }

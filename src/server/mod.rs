@@ -38,7 +38,7 @@ pub mod peer_pages;
 mod pings;
 mod profiles;
 mod proven;
-mod quota;
+pub mod quota;
 pub mod readings;
 mod request_stats;
 pub mod routes;

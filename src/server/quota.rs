@@ -3,6 +3,7 @@
 //! Asked on the member that receives the request, before anything else is checked, as etcd does.
 //! A member that must refuse raises the alarm that makes all others refuse as well.
 
+use crate::describe;
 use crate::error::RequestError;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::request_op::Request as Op;
@@ -16,6 +17,40 @@ use super::limits::Limits;
 pub(super) const LEASE_COST: u64 = 64;
 /// What a put costs beside its key and value.
 const PUT_COST: u64 = 256;
+
+/// 8 GiB: above it etcd warns.
+const RECOMMENDED_MAX: i64 = 8 << 30;
+const DEFAULT: i64 = 2 << 30;
+
+/// Writes the lines that etcd writes about the quota when a member starts. None: below zero.
+pub fn tell(bytes: i64) {
+    const NAME: &str = "v3-applier";
+    let Ok(size) = u64::try_from(bytes) else {
+        tracing::info!("quota-name" = NAME, "quota-size-bytes" = bytes, "disabled backend quota");
+        return;
+    };
+    let size = describe::size(size);
+    if bytes > RECOMMENDED_MAX {
+        tracing::warn!(
+            "quota-name" = NAME,
+            "quota-size-bytes" = bytes,
+            "quota-size" = size,
+            "quota-maximum-size-bytes" = RECOMMENDED_MAX,
+            "quota-maximum-size" = describe::size(RECOMMENDED_MAX.unsigned_abs()),
+            "quota exceeds the maximum value"
+        );
+    }
+    let message = match bytes {
+        DEFAULT => "enabled backend quota with default value",
+        _ => "enabled backend quota",
+    };
+    tracing::info!(
+        "quota-name" = NAME,
+        "quota-size-bytes" = bytes,
+        "quota-size" = size,
+        "{message}"
+    );
+}
 
 pub(super) fn put_cost(put: &PutRequest) -> u64 {
     PUT_COST + (put.key.len() + put.value.len()) as u64

@@ -9,6 +9,7 @@ on_each_engine![
     every_line_is_json_and_none_an_error,
     what_tools_wait_for_is_said,
     an_authority_is_shown_if_the_environment_asks_for_it,
+    the_quota_is_told_once,
 ];
 
 async fn every_line_is_json_and_none_an_error(engine: Engine) {
@@ -115,4 +116,49 @@ async fn an_authority_is_shown_if_the_environment_asks_for_it(engine: Engine) {
     let address = cluster.endpoints()[0].trim_start_matches("http://").to_owned();
     let text = format!("http2: decoded hpack field header field \":authority\" = \"{address}\"");
     process.says(&text).await.unwrap();
+}
+
+async fn the_quota_is_told_once(engine: Engine) {
+    let told = async |flag: &'static str| {
+        let cluster = Setup::new(engine, 1).flag(flag).start().await;
+        let log = std::fs::read_to_string(&cluster.members[0].log).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let of_quota = |line: &Value| line["quota-name"] == "v3-applier";
+        lines
+            .filter(of_quota)
+            .map(|line| {
+                let named = |key: &str| line[key].as_str().map(str::to_owned);
+                let size = line["quota-size-bytes"].as_i64().unwrap();
+                let max = line["quota-maximum-size-bytes"].as_i64();
+                assert_eq!(max.is_some(), line["level"] == "warn", "{line}");
+                assert!(max.is_none_or(|max| max == 8_589_934_592), "{line}");
+                let text = line["msg"].as_str().unwrap().to_owned();
+                (text, size, named("quota-size"), named("quota-maximum-size"))
+            })
+            .collect::<Vec<_>>()
+    };
+    let line = |text: &str, bytes: i64, size: Option<&str>, max: Option<&str>| {
+        (text.to_owned(), bytes, size.map(str::to_owned), max.map(str::to_owned))
+    };
+    let large = 10_000_000_000;
+    assert_eq!(
+        told("--quota-backend-bytes=10000000000").await,
+        [
+            line("quota exceeds the maximum value", large, Some("10 GB"), Some("8.6 GB")),
+            line("enabled backend quota", large, Some("10 GB"), None),
+        ]
+    );
+    let largest = 8_589_934_592;
+    assert_eq!(
+        told("--quota-backend-bytes=8589934592").await,
+        [line("enabled backend quota", largest, Some("8.6 GB"), None)]
+    );
+    assert_eq!(
+        told("--quota-backend-bytes=0").await,
+        [line("enabled backend quota with default value", 2_147_483_648, Some("2.1 GB"), None)]
+    );
+    assert_eq!(
+        told("--quota-backend-bytes=-1").await,
+        [line("disabled backend quota", -1, None, None)]
+    );
 }
