@@ -19,10 +19,15 @@ pub fn render(titles: &[&str], rows: &[Vec<String>]) -> String {
         _ => FRAME,
     });
     table.set_content_arrangement(ContentArrangement::Disabled);
-    let title = |title: &&str| {
-        Cell::new(title.replace('_', " ").to_uppercase()).set_alignment(CellAlignment::Center)
+    let title = |(column, title): (usize, &&str)| {
+        let title = title.replace('_', " ").to_uppercase();
+        let lines = rows.iter().filter_map(|row| row.get(column)).flat_map(|text| text.lines());
+        let widest = lines.map(|line| line.chars().count()).max().unwrap_or_default();
+        // The library's own centring leaves the odd space on the left.
+        let left = widest.saturating_sub(title.chars().count()) / 2;
+        Cell::new(format!("{:left$}{title}", "")).set_alignment(CellAlignment::Left)
     };
-    table.set_header(titles.iter().map(title));
+    table.set_header(titles.iter().enumerate().map(title));
     for row in rows {
         let cells = row.iter().map(|text| Cell::new(text).set_alignment(CellAlignment::Right));
         table.add_row(cells);
@@ -47,6 +52,15 @@ mod tests {
 └──────────┴──────┘
 ";
         assert_eq!(render(&["hash_rev", "Name"], &rows), table);
+        let centred = "\
+┌─────────┬────────┐
+│ STATUS  │  ERR   │
+├─────────┼────────┤
+│ started │ no one │
+└─────────┴────────┘
+";
+        let row = vec!["started".to_owned(), "no one".to_owned()];
+        assert_eq!(render(&["status", "err"], &[row]), centred);
         let bare = "\
 ┌──────────┬──────┐
 │ HASH REV │ NAME │

@@ -40,7 +40,7 @@ enum Kind {
 #[derive(Debug, Args)]
 struct SaveArgs {
     /// The file to write; --endpoints names the member to ask, just one
-    filename: PathBuf,
+    filename: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

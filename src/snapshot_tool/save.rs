@@ -11,13 +11,16 @@ use std::path::{Path, PathBuf};
 use tonic::Status;
 
 pub(super) async fn run(args: SaveArgs, options: &Options) -> Result<(), SnapshotError> {
+    let [filename] = &args.filename[..] else {
+        return Err(SnapshotError::usage("snapshot save expects one argument <filename>"));
+    };
     let endpoints = options.endpoints().await?;
     if endpoints.len() > 1 {
         return Err(SnapshotError::usage(format!(
             "snapshot must be requested to one selected node, not multiple {endpoints:?}"
         )));
     }
-    let mut part = args.filename.clone().into_os_string();
+    let mut part = filename.clone().into_os_string();
     part.push(".part");
     let part = PathBuf::from(part);
     let fetching = fetch(options, &part);
@@ -35,9 +38,9 @@ pub(super) async fn run(args: SaveArgs, options: &Options) -> Result<(), Snapsho
             return Err(error);
         }
     };
-    let name = args.filename.display();
-    fs::rename(&part, &args.filename)
-        .and_then(|()| sync_folder(&args.filename))
+    let name = filename.display();
+    fs::rename(&part, filename)
+        .and_then(|()| sync_folder(filename))
         .map_err(|e| SnapshotError::new(format!("rename {} to {name}: {e}", part.display())))?;
     print(&format!("Snapshot saved at {name}\n"));
     if !version.is_empty() {

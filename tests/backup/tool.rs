@@ -220,6 +220,11 @@ fn contradictory_flags_are_refused() {
         assert!(ran.stderr.contains(reason), "{flags:?}: {}", ran.stderr);
         assert!(!Path::new(&home.path("d")).exists(), "{flags:?} leaves nothing");
     }
+    for args in [&["save"][..], &["save", "a", "b"]] {
+        let refused = snapshot(args);
+        assert_eq!(refused.code, Some(128), "{}", refused.stderr);
+        assert_eq!(refused.stderr, "Error: snapshot save expects one argument <filename>\n");
+    }
     let both = snapshot(&["save", &home.path("f"), "--endpoints=a:1,b:2"]);
     assert_eq!(both.code, Some(128));
     assert!(both.stderr.contains("snapshot must be requested to one selected node"));
