@@ -246,7 +246,9 @@ async fn the_example_passes_on_a_store_with_users(engine: Engine) {
     let cluster = Cluster::start(engine, 1).await;
     let mut client = cluster.client_of(0).await;
     client.role_add("team").await.unwrap();
-    for prefix in ["/tcss/", "/testcases/", "/environments/", "/services/"] {
+    let prefixes =
+        ["/tcss/", "/testcases/", "/environments/", "/services/", "/results/", "/reports/"];
+    for prefix in prefixes {
         let whole = etcd_client::Permission::read_write(prefix).with_prefix();
         client.role_grant_permission("team", whole).await.unwrap();
     }
