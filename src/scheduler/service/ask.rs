@@ -4,13 +4,14 @@
 use super::Services;
 use super::answer::Problem;
 use crate::scheduler::model::Refusal;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH};
+use axum::http::header::{CONTENT_TYPE, IF_MATCH};
 use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -18,6 +19,8 @@ use std::time::Duration;
 
 /// Bytes of a body: what the store takes as a value.
 const BODY_BYTES_MAX: usize = 1 << 20;
+/// And of one that is too long, before its sender is cut off.
+const PASSED_OVER_BYTES_MAX: usize = 8 << 20;
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const LIMIT_DEFAULT: usize = 50;
@@ -114,19 +117,32 @@ impl Object {
     }
 }
 
-/// The whole body.
+/// The whole body. One that is too long is read on for a while: a client that writes all of it before
+/// it reads would never see the answer.
 async fn read(request: Request) -> Result<Bytes, Problem> {
     let too_long = || Problem::new(413, format!("the body is longer than {BODY_BYTES_MAX} bytes"));
-    let length = request.headers().get(CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > BODY_BYTES_MAX) {
+    let mut body: Body = request.into_body();
+    if body.size_hint().lower() > (BODY_BYTES_MAX + PASSED_OVER_BYTES_MAX) as u64 {
         return Err(too_long());
     }
-    let body: Body = request.into_body();
-    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await;
-    let read = read.map_err(|_| Problem::new(408, "the body did not come in time"))?;
-    // A body that breaks off has nobody left who could read the answer.
-    read.map_err(|_| too_long())
+    let whole = async {
+        let (mut kept, mut passed_over) = (BytesMut::new(), 0);
+        while let Some(frame) = body.frame().await {
+            // A body that breaks off has nobody left who could read the answer.
+            let Ok(data) = frame.map_err(|_| too_long())?.into_data() else { continue };
+            if passed_over == 0 && kept.len() + data.len() <= BODY_BYTES_MAX {
+                kept.extend_from_slice(&data);
+                continue;
+            }
+            passed_over += data.len();
+            if passed_over > PASSED_OVER_BYTES_MAX {
+                break;
+            }
+        }
+        if passed_over > 0 { Err(too_long()) } else { Ok(kept.freeze()) }
+    };
+    let read = tokio::time::timeout(BODY_TIMEOUT, whole).await;
+    read.map_err(|_| Problem::new(408, "the body did not come in time"))?
 }
 
 /// Whether a call says that its body is JSON.
