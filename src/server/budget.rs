@@ -81,7 +81,7 @@ impl Budget {
     /// # Errors
     /// `TooManyRequests` when there is no room and none is given back for a while, `Stopped` in a node that stops.
     pub(super) async fn turn(&self) -> Result<Turn, RequestError> {
-        self.with_patience(self.next(&self.reads, || turn(Kind::Whole))).await
+        self.with_patience(self.next(&self.reads, || turn(Kind::Whole)), || !self.has_room()).await
     }
 
     /// Waits until a write may be proposed whose answer tells of many pairs, and for room.
@@ -93,12 +93,14 @@ impl Budget {
             let place = self.places.clone().acquire_owned();
             place.map_err(|_| RequestError::Stopped)
         };
-        self.with_patience(self.next(&self.writes, take)).await
+        // Where no write ends, as without a quorum, nobody waits for those before him.
+        self.with_patience(self.next(&self.writes, take), || true).await
     }
 
     async fn with_patience<T>(
         &self,
         next: impl Future<Output = Result<T, RequestError>>,
+        is_stuck: impl Fn() -> bool,
     ) -> Result<T, RequestError> {
         let mut next = pin!(next);
         loop {
@@ -108,7 +110,7 @@ impl Budget {
                 next = &mut next => return next,
                 () = tokio::time::sleep(PATIENCE) => {}
             }
-            if !self.has_room() && self.returns.load(Ordering::Relaxed) == returns {
+            if is_stuck() && self.returns.load(Ordering::Relaxed) == returns {
                 return Err(RequestError::TooManyRequests);
             }
         }

@@ -14,6 +14,7 @@ use crate::machine::Response as Outcome;
 use crate::metrics::services::Reads;
 use crate::mvcc::View;
 use crate::pb::etcdserverpb::kv_server::Kv;
+use crate::pb::etcdserverpb::request_op::Request as Op;
 use crate::pb::etcdserverpb::response_op::Response as OpResponse;
 use crate::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
@@ -38,6 +39,9 @@ pub(super) enum RangeAnswer {
     Short(RangeResponse),
     Long(LongRange),
 }
+
+/// Bytes of a transaction's ranges that are told of without waiting for room.
+const SHORT_TXN_BYTES_MAX: usize = 256 << 10;
 
 /// Serves etcdserverpb.KV for one member.
 #[derive(Clone)]
@@ -138,6 +142,39 @@ impl KvService {
         self.access.confirm(&permit)?;
         self.headers.fill(&mut long.range.header);
         Ok(RangeAnswer::Long(long))
+    }
+
+    /// Whether what a transaction tells is little as things stand: then it need not wait for room. What
+    /// is written until it is applied may make it more, but seldom and not by much.
+    fn is_short(&self, request: &TxnRequest) -> bool {
+        let mut left = SHORT_TXN_BYTES_MAX;
+        self.is_shorter(request, &mut left)
+    }
+
+    fn is_shorter(&self, request: &TxnRequest, left: &mut usize) -> bool {
+        request.success.iter().chain(&request.failure).all(|op| {
+            let range = match &op.request {
+                Some(Op::RequestRange(range)) => range.clone(),
+                Some(Op::RequestDeleteRange(delete)) if delete.prev_kv => RangeRequest {
+                    key: delete.key.clone(),
+                    range_end: delete.range_end.clone(),
+                    ..Default::default()
+                },
+                Some(Op::RequestTxn(nested)) => return self.is_shorter(nested, left),
+                _ => return true,
+            };
+            match answer(&self.handle, self.handle.view().range_if_short(&range)) {
+                Ok(Some(response)) => {
+                    let len = response.encoded_len();
+                    let fits = len <= *left;
+                    *left = left.saturating_sub(len);
+                    fits
+                }
+                Ok(None) => false,
+                // The transaction itself will tell.
+                Err(_) => true,
+            }
+        })
     }
 
     async fn read_barrier(&self, serializable: bool) -> Result<(), Status> {
@@ -280,7 +317,8 @@ impl Kv for KvService {
             self.read_barrier(validate::is_serializable_txn(request.get_ref())).await?;
             let (credentials, request) = self.take(request);
             let permit = self.access.permit(&credentials, || Wanted::Txn(request.clone())).await?;
-            let (mut response, share) = if validate::reads_single_keys(&request) {
+            let is_short = validate::reads_single_keys(&request) || self.is_short(&request);
+            let (mut response, share) = if is_short {
                 (answer(&self.handle, self.handle.view().txn_read_only(&request))?, None)
             } else {
                 let read = whole_txn(&self.handle, &self.budget, request, COPIES).await?;
@@ -292,7 +330,7 @@ impl Kv for KvService {
             return Ok(holding(response, share));
         }
         let (credentials, request) = self.take(request);
-        let place = match validate::tells_of_ranges(&request) {
+        let place = match validate::tells_of_ranges(&request) && !self.is_short(&request) {
             true => Some(self.budget.place().await?),
             false => None,
         };

@@ -7,6 +7,7 @@ use crate::requests::{all_of, delete_range, get, op, put, range};
 use http::uri::PathAndQuery;
 use prost::Message;
 use quoin::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
+use quoin::pb::etcdserverpb::response_op::Response as Told;
 use quoin::pb::etcdserverpb::watch_request::RequestUnion;
 use quoin::pb::etcdserverpb::{
     CompactionRequest, LeaseGrantRequest, LeaseLeasesRequest, LeaseTimeToLiveRequest, PutRequest,
@@ -446,6 +447,15 @@ async fn what_sorted_answers_hold_that_nobody_reads_is_bounded_and_others_are_se
             true => assert_eq!(answer.unwrap_err().message(), "etcdserver: too many requests"),
             false => assert_eq!(answer.unwrap().into_inner().kvs.len(), KEYS),
         }
+    }
+    // Nor do transactions wait that tell of little.
+    for ops in [vec![op(range("other", "otheu"))], vec![op(put("other", "v")), op(range("o", "p"))]]
+    {
+        let answer = kv.txn(all_of(ops)).await.unwrap().into_inner();
+        let Some(Told::ResponseRange(found)) = &answer.responses.last().unwrap().response else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(found.kvs.len(), 1);
     }
     let page =
         crate::gateway::post(&cluster, "/v3/kv/range", r#"{"key":"a2V5","range_end":"a2V6"}"#);
