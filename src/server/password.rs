@@ -2,7 +2,7 @@
 //!
 //! A hash takes tens of milliseconds on purpose. So that nobody can take the whole machine with
 //! it, no more are made at one time than there are processors, and the rest waits; and a password
-//! that was right a short while ago is not hashed again, see [`super::verified`]. Clear text goes
+//! that was right a short while ago is not hashed again, see `verified`. Clear text goes
 //! no further than these two modules.
 
 use super::verified::Verified;
