@@ -33,7 +33,7 @@ impl Coordinator {
         self.over.ended.remove(key);
     }
 
-    pub(super) fn schedule_roll(&mut self, run: &str) {
+    pub(super) fn to_roll(&mut self, run: &str) {
         self.over.rolls.insert(run.to_owned());
     }
 

@@ -86,7 +86,7 @@ impl Coordinator {
             } else if key.starts_with(keys::ENDED) {
                 self.run_ended(key);
             } else if let Some(run) = key.strip_prefix(keys::ROLLS) {
-                self.schedule_roll(run);
+                self.to_roll(run);
             } else {
                 self.settings_changed(key, Some(kv));
             }

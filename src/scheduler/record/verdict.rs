@@ -95,6 +95,6 @@ mod tests {
         let last = Claim { items: vec![Item { from: 2, ..item }], ..claim };
         kv.value = serde_json::to_vec(&last).unwrap();
         let txn = give(&kv, row(2)).unwrap();
-        assert_eq!(txn.then[1..], [Op::Delete(kv.key), Op::Delete(keys::tag("desk", 0))]);
+        assert_eq!(txn.then[1..], [Op::Delete(kv.key.clone()), Op::Delete(keys::tag("desk", 0))]);
     }
 }
