@@ -4,9 +4,8 @@
 
 mod block;
 mod tally;
-pub mod verdict;
 
-pub use block::{Block, Packer, Rolled, unrolled};
+pub use block::{Block, Packer, Rolled};
 pub use tally::{Failure, Group, Report, Slow, Tally, Times};
 
 use super::analysis::Stats;

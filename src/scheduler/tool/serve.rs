@@ -26,12 +26,6 @@ pub struct SchedulerArgs {
     /// The name under which it is shown
     #[arg(long, default_value = "scheduler")]
     name: String,
-    /// Runs that are kept when they have ended, with results and report; 0 for all
-    #[arg(long, default_value_t = 1_000)]
-    keep_runs: usize,
-    /// Days for which they are kept; 0 for ever
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=100_000))]
-    keep_days: u64,
     #[command(flatten)]
     services: ServiceArgs,
 }
@@ -115,12 +109,7 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
         Ok(services) => services,
         Err(error) => return complain(error, USAGE),
     };
-    let settings = coordinator::Settings {
-        keep_runs: args.keep_runs,
-        keep_ms: args.keep_days * coordinator::DAY_MS,
-        ..Default::default()
-    };
-    leader::run(access, args.name, settings, asked_to_end()).await;
+    leader::run(access, args.name, coordinator::Settings::default(), asked_to_end()).await;
     if let Some(services) = services {
         services.stop();
     }
@@ -138,9 +127,6 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
     }
     if let Err(error) = check_id("worker", &args.name) {
         return complain(error, USAGE);
-    }
-    if args.name.starts_with('@') {
-        return complain("a worker's name cannot begin with @", USAGE);
     }
     let artifacts = args.artifacts.unwrap_or_else(|| format!("{}-artifacts", args.name).into());
     let mut settings = execute::Settings::new(artifacts);

@@ -3,7 +3,6 @@
 
 mod ledger;
 mod load;
-mod past;
 mod store;
 mod world;
 
