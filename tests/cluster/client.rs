@@ -53,7 +53,7 @@ impl Raw {
     /// The members as this one knows them.
     pub async fn members(&self) -> Vec<Member> {
         let mut cluster = self.cluster.clone();
-        let list = cluster.member_list(MemberListRequest { linearizable: false });
+        let list = cluster.member_list(MemberListRequest { linearizable: true });
         list.await.expect("a list of members").into_inner().members
     }
 
