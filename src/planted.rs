@@ -62,10 +62,12 @@ pub enum Bug {
     LeaderNotCompared,
     /// A worker's slot is not free again when its task is lost or ends.
     SlotLeaked,
+    /// A new leader counts results in histories that hold them already.
+    HistoryCountedTwice,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 27] = [
+    pub const ALL: [Bug; 28] = [
         Bug::ApplyBeforePersist,
         Bug::AnswerBeforeCommit,
         Bug::ReusedReadContext,
@@ -93,6 +95,7 @@ impl Bug {
         Bug::ClaimLostAtLeaderChange,
         Bug::LeaderNotCompared,
         Bug::SlotLeaked,
+        Bug::HistoryCountedTwice,
     ];
 
     /// Whether it is in the test scheduler, which is simulated by itself.
@@ -129,6 +132,7 @@ impl Bug {
             Bug::ClaimLostAtLeaderChange => "claim-lost-at-leader-change",
             Bug::LeaderNotCompared => "leader-not-compared",
             Bug::SlotLeaked => "slot-leaked",
+            Bug::HistoryCountedTwice => "history-counted-twice",
         }
     }
 }

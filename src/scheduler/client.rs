@@ -4,8 +4,8 @@
 use super::keys;
 use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
 use etcd_client::{
-    Certificate, CompareOp, ConnectOptions, Error, EventType, GetOptions, Identity, KvClient,
-    PutOptions, SortOrder, SortTarget, TlsOptions, TxnOp, TxnOpResponse, WatchOptions,
+    Certificate, CompareOp, ConnectOptions, DeleteOptions, Error, EventType, GetOptions, Identity,
+    KvClient, PutOptions, SortOrder, SortTarget, TlsOptions, TxnOp, TxnOpResponse, WatchOptions,
     WatchResponse, WatchStream,
 };
 use std::time::Duration;
@@ -186,6 +186,13 @@ impl Client {
         })
     }
 
+    /// The first keys with a prefix, as they are now.
+    pub async fn first_of(&self, prefix: &str, limit: i64) -> Result<Vec<Kv>, Error> {
+        let options = GetOptions::new().with_range(keys::range_end(prefix)).with_limit(limit);
+        let answer = self.kv().get(prefix, Some(options)).await?;
+        Ok(answer.kvs().iter().map(kv).collect())
+    }
+
     /// The last key below `end` that has the prefix.
     pub async fn last_below(&self, prefix: &str, end: &str) -> Result<Option<Kv>, Error> {
         let options = GetOptions::new()
@@ -343,6 +350,10 @@ fn op(op: &Op) -> TxnOp {
             TxnOp::put(key.as_str(), value.clone(), options)
         }
         Op::Delete(key) => TxnOp::delete(key.as_str(), None),
+        Op::DeleteRange(first, end) => {
+            let options = DeleteOptions::new().with_range(end.as_str());
+            TxnOp::delete(first.as_str(), Some(options))
+        }
         Op::Get(key) => TxnOp::get(key.as_str(), None),
     }
 }

@@ -22,10 +22,15 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Longer than this an end does not wait for the store.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Of a run that is over, for one block: each may have half a megabyte.
+const SEGMENTS_AT_ONCE: i64 = 256;
+
 /// What comes back from what was asked.
 enum Answer {
     Txn(TxnNo, Outcome),
     Run(String, Vec<Kv>),
+    /// The next block of a run that is over, and its first segments.
+    Ended(String, u32, Vec<Kv>),
     /// A read failed.
     Lost(Error),
 }
@@ -125,7 +130,17 @@ pub(super) async fn read_all(client: &Client) -> Result<(Vec<Kv>, i64), Error> {
     let (mut kvs, revision) = client.prefix(keys::OPEN, 0).await?;
     let runs: Vec<String> =
         kvs.iter().filter_map(|kv| kv.key.strip_prefix(keys::OPEN)).map(str::to_owned).collect();
-    for prefix in [keys::WORKERS, keys::CLAIMS, keys::TAGS, keys::TAG_DEFINITIONS, keys::QUEUES] {
+    for prefix in [
+        keys::WORKERS,
+        keys::CLAIMS,
+        keys::TAGS,
+        keys::TAG_DEFINITIONS,
+        keys::QUEUES,
+        keys::ENVIRONMENTS,
+        keys::STATS,
+        keys::ENDED,
+        keys::ROLLS,
+    ] {
         kvs.extend(client.prefix(prefix, revision).await?.0);
     }
     for run in runs {
@@ -146,6 +161,16 @@ async fn read_run(client: &Client, run: &str, revision: i64) -> Result<Vec<Kv>, 
     Ok(kvs)
 }
 
+/// The number of the next block of a run that is over, and some of its segments.
+async fn read_ended(client: &Client, run: &str) -> Result<(u32, Vec<Kv>), Error> {
+    let blocks = keys::blocks(run);
+    let end = String::from_utf8_lossy(&keys::range_end(&blocks)).into_owned();
+    let last = client.last_below(&blocks, &end).await?;
+    let last = last.and_then(|kv| kv.key.rsplit('/').next()?.parse::<u32>().ok());
+    let kvs = client.first_of(&keys::segments(run), SEGMENTS_AT_ONCE).await?;
+    Ok((last.map_or(0, |last| last + 1), kvs))
+}
+
 /// Leads for one term.
 async fn lead(
     client: &Client,
@@ -155,6 +180,7 @@ async fn lead(
     revision: i64,
 ) -> Result<End, Error> {
     let mut commits = client.watch(keys::PREFIX, revision + 1).await?;
+    let mut environments = client.watch(keys::ENVIRONMENTS, revision + 1).await?;
     let (sender, mut answers) = mpsc::unbounded_channel();
     loop {
         for request in coordinator.work(clock.now()) {
@@ -172,6 +198,11 @@ async fn lead(
                     coordinator.commit(clock.now(), &commit);
                 }
             }
+            found = environments.next() => {
+                for commit in found? {
+                    coordinator.environments(&commit);
+                }
+            }
             Some(answer) = answers.recv() => match answer {
                 Answer::Txn(number, outcome) => {
                     if let Outcome::Failed(text) = &outcome {
@@ -180,6 +211,7 @@ async fn lead(
                     coordinator.outcome(clock.now(), number, &outcome);
                 }
                 Answer::Run(run, kvs) => coordinator.run_read(clock.now(), &run, &kvs),
+                Answer::Ended(run, block, kvs) => coordinator.ended_read(&run, block, &kvs),
                 Answer::Lost(error) => return Err(error),
             },
             () = sleep_until(Instant::now() + timer) => coordinator.tick(clock.now()),
@@ -195,6 +227,10 @@ fn ask(client: &Client, request: Request, answers: mpsc::UnboundedSender<Answer>
             Request::Try(number, txn) => Answer::Txn(number, client.txn(&txn).await),
             Request::ReadRun { run } => match read_run(&client, &run, 0).await {
                 Ok(kvs) => Answer::Run(run, kvs),
+                Err(error) => Answer::Lost(error),
+            },
+            Request::ReadEnded { run } => match read_ended(&client, &run).await {
+                Ok((block, kvs)) => Answer::Ended(run, block, kvs),
                 Err(error) => Answer::Lost(error),
             },
             Request::Revoke { lease } => match client.revoke(lease).await {

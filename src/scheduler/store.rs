@@ -17,8 +17,14 @@ pub enum Compare {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    Put { key: String, value: Vec<u8>, lease: i64 },
+    Put {
+        key: String,
+        value: Vec<u8>,
+        lease: i64,
+    },
     Delete(String),
+    /// All keys from the first on that are below the second.
+    DeleteRange(String, String),
     Get(String),
 }
 
@@ -27,6 +33,21 @@ impl Op {
         // Maps with other keys than strings are all that JSON cannot hold.
         let value = serde_json::to_vec(value).unwrap_or_default();
         Self::Put { key, value, lease: 0 }
+    }
+
+    /// Deletes all keys with a prefix.
+    pub fn delete_all(prefix: String) -> Self {
+        let end = String::from_utf8(super::keys::range_end(&prefix)).unwrap_or_default();
+        Self::DeleteRange(prefix, end)
+    }
+
+    /// What it adds to a transaction, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len(),
+            Self::Delete(key) | Self::Get(key) => key.len(),
+            Self::DeleteRange(first, end) => first.len() + end.len(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::execute::{Attempt, Runner};
 use super::keys;
 use super::lease::Lease;
 use super::model::{Labels, Row, Status};
+use super::record::Running;
 use super::store::{Compare, Op, Outcome, Txn};
 use etcd_client::Error;
 use serde_json::json;
@@ -19,13 +20,17 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// After an error, before the store is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 /// What has ended when the lease is lost may be delivered for so long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Results that came too late are kept for so long, give or take an hour: many share a lease.
+const LATE_TTL_S: i64 = 24 * 3_600;
+const LATE_LEASE_AGE_MAX: Duration = Duration::from_secs(3_600);
 
 /// What a worker is.
 #[derive(Clone, Debug)]
@@ -164,7 +169,9 @@ struct Registered {
     cancels: BTreeMap<Task, oneshot::Sender<()>>,
     tasks: tokio::task::JoinSet<()>,
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
-    beat: Vec<Task>,
+    beat: Vec<Running>,
+    /// For late results, with when it was granted.
+    late_lease: Arc<Mutex<Option<(Instant, i64)>>>,
 }
 
 impl Registered {
@@ -192,6 +199,7 @@ impl Registered {
             tasks: tokio::task::JoinSet::new(),
             answers: mpsc::unbounded_channel(),
             beat: Vec::new(),
+            late_lease: Arc::default(),
         }
     }
 
@@ -303,6 +311,10 @@ impl Registered {
                     let _over = answers.send(Answer::Ended(task, row));
                 });
             }
+            agent::Request::Late { key, value } => {
+                let (client, lease) = (self.client.clone(), self.late_lease.clone());
+                tokio::spawn(async move { keep_late(&client, &lease, key, value).await });
+            }
             agent::Request::Stop { task } => {
                 if let Some(cancel) = self.cancels.remove(&task) {
                     // It may have ended by itself.
@@ -325,14 +337,12 @@ impl Registered {
 
     /// Shows what runs now, if that has changed.
     fn beat(&mut self) {
-        let running: Vec<Task> = self.agent.running().cloned().collect();
+        let running: Vec<Running> = self.agent.running().collect();
         if running == self.beat || self.agent.is_fenced() {
             return;
         }
-        let shown: Vec<_> =
-            running.iter().map(|task| json!([&*task.claim, task.lane, task.ordinal])).collect();
+        let value = serde_json::to_vec(&running).unwrap_or_default();
         self.beat = running;
-        let value = serde_json::to_vec(&shown).unwrap_or_default();
         let put = Op::Put { key: keys::beat(&self.name), value, lease: self.lease.id() };
         let client = self.client.clone();
         tokio::spawn(async move {
@@ -340,6 +350,30 @@ impl Registered {
             let _lost = client.txn(&Txn { then: vec![put], ..Default::default() }).await;
         });
     }
+}
+
+/// Keeps a result that came too late for a day. Nothing depends on it: if it does not work it is not
+/// done.
+async fn keep_late(
+    client: &Client,
+    lease: &Mutex<Option<(Instant, i64)>>,
+    key: String,
+    value: Vec<u8>,
+) {
+    let mut granted = lease.lock().await;
+    let known = granted.filter(|(at, _)| at.elapsed() < LATE_LEASE_AGE_MAX);
+    let id = match known {
+        Some((_, id)) => id,
+        None => {
+            let at = Instant::now();
+            let Ok(id) = client.grant(LATE_TTL_S).await else { return };
+            *granted = Some((at, id));
+            id
+        }
+    };
+    drop(granted);
+    let put = Op::Put { key, value, lease: id };
+    let _kept = client.txn(&Txn { then: vec![put], ..Default::default() }).await;
 }
 
 /// Runs an attempt and makes a row of what came of it.

@@ -12,6 +12,7 @@ mod browser;
 mod commands;
 mod http;
 mod page;
+mod kept;
 mod refusals;
 mod remote;
 mod roles;
@@ -19,6 +20,7 @@ mod service;
 mod team;
 
 use cluster::{Cluster, Engine, Setup};
+use kept::what_is_kept_of_runs;
 use quoin::scheduler::model::Status;
 use serde_json::{Value, json};
 use service::{Call, Service};
@@ -34,6 +36,7 @@ on_each_engine![
     a_worker_that_was_paused_for_long_is_not_heard,
     failures_are_tried_again_and_told,
     a_canceled_run_stops_what_runs,
+    what_is_kept_of_runs,
     a_worker_that_is_asked_to_end_finishes_first,
     the_example_passes_on_a_store_with_users,
 ];

@@ -5,6 +5,8 @@ use etcd_client::{Client, GetOptions};
 use quoin::scheduler::coordinator::RunStatus;
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{Segment, Status};
+use quoin::scheduler::record;
+use quoin::scheduler::store::Kv;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
@@ -173,12 +175,26 @@ impl Team {
         let mut client = self.client().await;
         let options = GetOptions::new().with_prefix();
         let found = client.get(keys::segments(run), Some(options)).await.unwrap();
-        let mut kvs = found.kvs().to_vec();
-        kvs.sort_by_key(|kv| kv.mod_revision());
+        let revision = found.header().unwrap().revision();
+        let kv = |key: &str, value: &[u8], mod_revision| {
+            let (key, value) = (key.to_owned(), value.to_vec());
+            Kv { key, value, mod_revision, ..Default::default() }
+        };
+        let mut kvs: Vec<Kv> = found
+            .kvs()
+            .iter()
+            .map(|found| kv(found.key_str().unwrap(), found.value(), found.mod_revision()))
+            .collect();
+        // Those of a run that is over may be in blocks already.
+        let options = GetOptions::new().with_prefix().with_revision(revision);
+        let found = client.get(keys::blocks(run), Some(options)).await.unwrap();
+        let blocks = found.kvs().iter().map(|found| kv("", found.value(), 0));
+        kvs.extend(blocks.flat_map(|block| record::unrolled(run, &block)));
+        kvs.sort_by_key(|kv| kv.mod_revision);
         let mut results = Results::new();
         for kv in kvs {
-            let (_, worker, _) = keys::parse_segment(kv.key_str().unwrap()).unwrap();
-            let segment: Segment = serde_json::from_slice(kv.value()).unwrap();
+            let (_, worker, _) = keys::parse_segment(&kv.key).unwrap();
+            let segment: Segment = serde_json::from_slice(&kv.value).unwrap();
             for row in segment.rows {
                 let of_task = results.entry((row.lane, row.ordinal)).or_default();
                 of_task.push((row.attempt, row.status, worker.to_owned()));

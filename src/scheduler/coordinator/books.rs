@@ -1,15 +1,68 @@
 //! What the leader writes down at times, so that the next one need not count everything again, and
-//! so that people see how far runs are.
+//! so that people see how far runs are and how cases came out.
+//!
+//! All of it is made at one moment and then sent in order, one transaction after the other:
+//! histories and latest results before the checkpoint of the lanes they belong to, and the end of a
+//! run last. So whatever a checkpoint says is counted stands in the histories, whenever the leader
+//! dies; what they say beyond it has their own revision beside it.
 
 use super::runs::LanePack;
-use super::{Control, Coordinator, RunStatus, Sent, Timer, verdict};
+use super::{Control, Coordinator, Due, RunStatus, Sent, Timer, verdict};
 use crate::scheduler::keys;
 use crate::scheduler::planner::{LaneId, Note};
+use crate::scheduler::record::{EndedRun, Latest, Report};
 use crate::scheduler::store::{Op, Txn};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Packs of lanes in one transaction: etcd takes 128 operations, and a megabyte and a half.
-const PACKS_MAX: usize = 8;
+/// In one transaction: etcd takes 128 operations, and a megabyte and a half. The leader's own key
+/// comes on top.
+const OPS_MAX: usize = 100;
+const BYTES_MAX: usize = 1024 * 1024;
+/// Lanes in one batch of transactions: what it holds is in memory until it is written.
+const LANES_MAX: usize = 20_000;
+
+/// What is being written: transactions that are not sent yet, and what is to be written again if one
+/// does not happen.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    is_out: bool,
+    waiting: VecDeque<Txn>,
+    /// Packs with their lanes, by run.
+    packs: Vec<(String, u32, BTreeSet<u32>)>,
+    latest: Vec<(String, Latest)>,
+    closing: Vec<String>,
+}
+
+/// Operations of a batch in groups: what is in one must happen together.
+#[derive(Default)]
+struct Groups {
+    txns: VecDeque<Txn>,
+    open: Txn,
+    bytes: usize,
+    /// Histories that are in the batch.
+    written: BTreeSet<String>,
+}
+
+impl Groups {
+    fn push(&mut self, group: Vec<Op>) {
+        let bytes: usize = group.iter().map(Op::bytes).sum();
+        let is_full =
+            self.open.then.len() + group.len() > OPS_MAX || self.bytes + bytes > BYTES_MAX;
+        if is_full && !self.open.then.is_empty() {
+            self.txns.push_back(std::mem::take(&mut self.open));
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+        self.open.then.extend(group);
+    }
+
+    fn finish(mut self) -> VecDeque<Txn> {
+        if !self.open.then.is_empty() {
+            self.txns.push_back(self.open);
+        }
+        self.txns
+    }
+}
 
 impl Coordinator {
     pub(super) fn take_notes(&mut self) {
@@ -24,59 +77,173 @@ impl Coordinator {
             };
             match note {
                 Note::LaneChanged(id) | Note::LaneEnded(id) => {
-                    run.dirty.insert(id.lane / keys::LANES_PER_KEY);
+                    run.dirty.entry(id.lane / keys::LANES_PER_KEY).or_default();
                 }
                 Note::RunEnded(_) => {
                     run.is_over = true;
                     // Nobody waits longer than he must for the end.
-                    self.is_books_due = true;
+                    self.due = self.due.max(Due::Ends);
                 }
             }
         }
     }
 
+    /// Writes what is due: at times all that has changed, and runs that are over at once.
     pub(super) fn maybe_write_books(&mut self, now: u64) {
-        if !std::mem::take(&mut self.is_books_due) {
+        if self.due == Due::Nothing || self.books.is_out {
             return;
         }
-        let next = (now + self.settings.checkpoint, Timer::Books);
-        self.timers.retain(|(_, timer)| *timer != Timer::Books);
-        self.timers.insert(next);
-        let runs: Vec<String> = self.runs.keys().cloned().collect();
-        for run in runs {
-            self.write_run(now, &run);
+        let due = std::mem::take(&mut self.due);
+        if due == Due::All {
+            let next = (now + self.settings.checkpoint, Timer::Books);
+            self.timers.retain(|(_, timer)| *timer != Timer::Books);
+            self.timers.insert(next);
         }
+        let mut groups = Groups::default();
+        for name in self.runs.keys().cloned().collect::<Vec<_>>() {
+            let is_meant = self.runs.get(&name).is_some_and(|run| {
+                due == Due::All && !run.dirty.is_empty() || run.is_over && !run.is_closing
+            });
+            if is_meant && !self.write_run(now, &name, &mut groups) {
+                // The rest comes when this is written.
+                self.due = due;
+                break;
+            }
+        }
+        self.books.waiting = groups.finish();
+        self.send_books();
     }
 
-    /// Writes what changed of a run. The last lanes go with its end, in one transaction.
-    fn write_run(&mut self, now: u64, name: &str) {
-        let Some(run) = self.runs.get_mut(name) else { return };
-        if run.is_writing || run.dirty.is_empty() && !run.is_over {
-            return;
-        }
-        let packs: BTreeSet<u32> = run.dirty.iter().copied().take(PACKS_MAX).collect();
-        run.dirty.retain(|pack| !packs.contains(pack));
-        let is_last = run.is_over && run.dirty.is_empty();
-        run.is_behind = !run.dirty.is_empty();
-        run.is_writing = true;
-        let (number, lanes) = (run.number, run.lanes);
-        let mut txn = Txn::default();
-        for pack in &packs {
+    /// Adds what changed of a run to a batch; the end of a run comes after all its lanes. Whether
+    /// there was room for all of it.
+    fn write_run(&mut self, now: u64, name: &str, groups: &mut Groups) -> bool {
+        let mut has_room = true;
+        while let Some(run) = self.runs.get_mut(name) {
+            let lanes: usize = self.books.packs.iter().map(|(.., lanes)| 1 + lanes.len()).sum();
+            if lanes >= LANES_MAX {
+                has_room = run.dirty.is_empty();
+                break;
+            }
+            let Some((pack, dirty)) = run.dirty.pop_first() else { break };
+            let (number, lanes) = (run.number, run.lanes);
+            for lane in &dirty {
+                self.write_history(LaneId { run: number, lane: *lane }, groups);
+            }
             let first = pack * keys::LANES_PER_KEY;
             let mut value = LanePack { folded: self.revision, ..Default::default() };
             for lane in first..lanes.min(first + keys::LANES_PER_KEY) {
                 let known = self.planner.checkpoint(LaneId { run: number, lane });
                 value.lanes.extend(known.map(|known| (lane, known)));
             }
-            txn.then.push(Op::put(keys::lanes(name, first), &value));
+            groups.push(vec![Op::put(keys::lanes(name, first), &value)]);
+            self.books.packs.push((name.to_owned(), pack, dirty));
         }
+        let Some(run) = self.runs.get_mut(name) else { return true };
+        let is_last = run.is_over && run.dirty.is_empty();
+        run.is_closing = is_last;
         let status = self.run_status(now, name, is_last);
-        txn.then.push(Op::put(keys::status(name), &status));
+        let mut group = vec![Op::put(keys::status(name), &status)];
         if is_last {
-            txn.then.push(Op::Delete(keys::open(name)));
-            self.send(Sent::Close { run: name.to_owned() }, txn);
-        } else {
-            self.send(Sent::Books { run: name.to_owned() }, txn);
+            group.extend(self.end_of(name, &status));
+            self.books.closing.push(name.to_owned());
+        }
+        groups.push(group);
+        has_room
+    }
+
+    /// The history of a lane's case and its latest result, each once in a batch.
+    fn write_history(&mut self, id: LaneId, groups: &mut Groups) {
+        let Some(plan) = self.planner.lane_plan(id) else { return };
+        let key = keys::stats(&plan.case, &plan.environment);
+        let result_key = keys::result(&plan.case, &plan.environment);
+        if !groups.written.insert(key.clone()) {
+            return;
+        }
+        let Some(history) = self.histories.get_mut(&key) else { return };
+        history.folded = self.revision;
+        let mut group = vec![Op::put(key.clone(), history)];
+        if let Some(latest) = self.latest.remove(&key) {
+            group.push(Op::put(result_key, &latest));
+            self.books.latest.push((key, latest));
+        }
+        groups.push(group);
+    }
+
+    /// What belongs to the end of a run: its report, its place among those that have ended, and that
+    /// its segments are to be moved.
+    fn end_of(&self, name: &str, status: &RunStatus) -> Vec<Op> {
+        let Some(run) = self.runs.get(name) else { return Vec::new() };
+        let ended = status.ended.unwrap_or_default();
+        let spec = &run.spec;
+        let summary = EndedRun {
+            run: name.to_owned(),
+            name: spec.name.clone(),
+            state: status.state.clone(),
+            totals: status.totals.clone(),
+            started: status.started,
+            ended,
+            queue: spec.queue.clone(),
+            owner: spec.owner.clone(),
+            rerun_of: spec.rerun_of.clone(),
+        };
+        let name_of = |lane: u32| {
+            let plan = self.planner.lane_plan(LaneId { run: run.number, lane });
+            plan.map_or(("", ""), |plan| (&*plan.case, &*plan.environment))
+        };
+        let bound = self.planner.bound(run.number, status.slots, |lane| run.tally.work_of(lane));
+        let bound = bound.unwrap_or_default();
+        let (span, bound) = ((status.started, ended), (bound.longest(), bound.cause()));
+        let report = run.tally.report(&status.totals, span, bound, status.slots, name_of);
+        let report = Report {
+            run: name.to_owned(),
+            name: spec.name.clone(),
+            state: status.state.clone(),
+            revision: self.revision,
+            ..report
+        };
+        vec![
+            Op::put(keys::report(name), &report),
+            Op::put(keys::ended(ended, name), &summary),
+            Op::put(keys::roll(name), &name),
+            Op::Delete(keys::open(name)),
+        ]
+    }
+
+    fn send_books(&mut self) {
+        match self.books.waiting.pop_front() {
+            Some(txn) => {
+                self.books.is_out = true;
+                self.send(Sent::Books, txn);
+            }
+            None => {
+                let books = std::mem::take(&mut self.books);
+                for name in books.closing {
+                    self.closed(&name);
+                }
+            }
+        }
+    }
+
+    /// A transaction of the batch has happened.
+    pub(super) fn books_written(&mut self) {
+        self.books.is_out = false;
+        self.send_books();
+    }
+
+    /// It has not: all of the batch is written again, with the next.
+    pub(super) fn books_refused(&mut self) {
+        let books = std::mem::take(&mut self.books);
+        for (name, pack, lanes) in books.packs {
+            if let Some(run) = self.runs.get_mut(&name) {
+                run.dirty.entry(pack).or_default().extend(lanes);
+            }
+        }
+        for (key, latest) in books.latest {
+            // A newer one may have come.
+            self.latest.entry(key).or_insert(latest);
+        }
+        for run in self.runs.values_mut() {
+            run.is_closing = false;
         }
     }
 
@@ -90,12 +257,18 @@ impl Coordinator {
             Control::Paused => "paused",
             Control::Canceled => "canceling",
         };
+        let remaining = self.planner.remaining(run.number).filter(|_| !is_last);
         RunStatus {
             state: state.to_owned(),
             totals,
-            started: run.started,
+            started: run.spec.submitted,
             ended: is_last.then_some(now),
+            remaining_ms: remaining.map(|us| us / 1_000),
+            slots: run.slots,
             revision: self.revision,
         }
     }
 }
+
+/// Lanes that have changed since they were written, by their pack.
+pub(super) type Dirty = BTreeMap<u32, BTreeSet<u32>>;

@@ -53,7 +53,10 @@ impl Coordinator {
         let worker_key = keys::worker(&worker);
         let mut txn = Txn {
             // Not only that it is there: one that has said that it leaves gets nothing more.
-            compares: vec![Compare::ChangedAt(worker_key.clone(), mod_revision)],
+            compares: match &*worker {
+                keys::PEOPLE => Vec::new(),
+                _ => vec![Compare::ChangedAt(worker_key.clone(), mod_revision)],
+            },
             then: vec![Op::put(key.clone(), &value)],
             otherwise: vec![Op::Get(worker_key)],
         };
@@ -80,6 +83,9 @@ impl Coordinator {
     /// When all tasks of a claim must have ended by themselves, if each takes its whole time and
     /// none runs beside another; what was given ahead starts after what the worker has.
     fn deadline(&self, now: u64, worker: &str, made: &Assignment) -> u64 {
+        if worker == keys::PEOPLE {
+            return now.saturating_add(FOREVER_MS);
+        }
         let timeout = |item: &Item| {
             let lane = self.planner.lane_plan(LaneId { run: made.run, lane: item.lane });
             lane.map_or(0, |lane| lane.timeout_ms) * u64::from(item.count())
@@ -141,40 +147,16 @@ impl Coordinator {
         if is_there || claim.mod_revision == 0 || claim.is_reclaiming {
             return;
         }
-        let name = super::last_part(key);
-        let lost = |item: &Item| {
-            let (lane, attempt) = (item.lane, item.attempt);
-            (item.from..item.to).map(move |ordinal| Row {
-                lane,
-                ordinal,
-                attempt,
-                status: Status::Lost,
-                start: now,
-                duration: 0,
-                detail: None,
-            })
-        };
-        let rows = claim.items.iter().flat_map(lost).collect();
-        let segment = Segment { claim: claim.create_revision, rows };
+        let mut txn = claim.ended_as(now, key, Status::Lost);
         let hold = TagHold {
             run: claim.run.clone(),
             worker: claim.worker.clone(),
-            claim: name.to_owned(),
+            claim: super::last_part(key).to_owned(),
             lane: claim.items.first().map_or(0, |item| item.lane),
             draining: true,
         };
         let worker_key = keys::worker(&claim.worker);
-        let mut txn = Txn {
-            compares: vec![
-                Compare::ChangedAt(key.to_owned(), claim.mod_revision),
-                Compare::NotCreatedAt(worker_key, claim.registration),
-            ],
-            then: vec![
-                Op::Delete(key.to_owned()),
-                Op::put(keys::segment(&claim.run, &claim.worker, name, LOST_PART), &segment),
-            ],
-            otherwise: Vec::new(),
-        };
+        txn.compares.push(Compare::NotCreatedAt(worker_key, claim.registration));
         for (tag, unit) in &claim.tags {
             txn.then.push(Op::put(keys::tag(tag, *unit), &hold));
         }
@@ -214,6 +196,9 @@ impl Coordinator {
     /// Asks a worker to end the tasks of a claim.
     pub(super) fn cancel(&mut self, now: u64, key: &str) {
         let Some(claim) = self.claims.get_mut(key) else { return };
+        if claim.worker == keys::PEOPLE {
+            return self.cancel_manual(now, key);
+        }
         let Some(worker) = self.workers.get(&claim.worker) else { return };
         if claim.canceled.is_some() || worker.registration != claim.registration {
             return;
@@ -232,11 +217,53 @@ impl Coordinator {
         self.send(Sent::Other, txn);
     }
 
+    /// Nobody waits for a verdict any more: what no person has given one for ends as canceled.
+    fn cancel_manual(&mut self, now: u64, key: &str) {
+        let Some(claim) = self.claims.get_mut(key).filter(|claim| !claim.is_reclaiming) else {
+            return;
+        };
+        claim.is_reclaiming = true;
+        let mut txn = claim.ended_as(now, key, Status::Canceled);
+        for (tag, unit) in &claim.tags {
+            txn.then.push(Op::Delete(keys::tag(tag, *unit)));
+        }
+        self.send(Sent::Reclaim { key: key.to_owned() }, txn);
+    }
+
     pub(super) fn tag_of(&self, key: &str) -> Option<(Arc<str>, u32)> {
         let (tag, unit) = keys::parse_tag(key)?;
         Some((tag.into(), unit))
     }
 }
 
+impl Claim {
+    /// Ends all that is left of a claim, if it is as it was last seen. Its tags are the caller's.
+    fn ended_as(&self, now: u64, key: &str, status: Status) -> Txn {
+        let ended = |item: &Item| {
+            let (lane, attempt) = (item.lane, item.attempt);
+            (item.from..item.to).map(move |ordinal| Row {
+                lane,
+                ordinal,
+                attempt,
+                status,
+                start: now,
+                duration: 0,
+                detail: None,
+            })
+        };
+        let rows = self.items.iter().flat_map(ended).collect();
+        let segment = Segment { claim: self.create_revision, rows };
+        let name = super::last_part(key);
+        let segment_key = keys::segment(&self.run, &self.worker, name, LOST_PART);
+        Txn {
+            compares: vec![Compare::ChangedAt(key.to_owned(), self.mod_revision)],
+            then: vec![Op::Delete(key.to_owned()), Op::put(segment_key, &segment)],
+            otherwise: Vec::new(),
+        }
+    }
+}
+
 /// The part of a claim's results that says what was lost: no worker counts so far.
 const LOST_PART: u32 = u32::MAX;
+/// A hundred years: nobody waits for people by the clock.
+const FOREVER_MS: u64 = 100 * 365 * super::DAY_MS;

@@ -1,6 +1,6 @@
 //! A new leader: builds itself from what the store holds at one revision.
 
-use super::{Coordinator, Settings, Timer};
+use super::{Coordinator, Due, Settings, Timer, people};
 use crate::planted::{self, Bug};
 use crate::scheduler::keys;
 use crate::scheduler::planner::Planner;
@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 impl Coordinator {
     /// Takes over. `leader` is its key and the revision of its last change; `kvs` are all keys below
-    /// `PREFIX` at `revision`, which is not older than that, but for runs that are not open. Commits
-    /// follow from the next revision on.
+    /// `PREFIX` and `ENVIRONMENTS` at `revision`, which is not older than that, but for runs that are
+    /// not open. Commits follow from the next revision on.
     pub fn load(
         now: u64,
         settings: Settings,
@@ -19,13 +19,15 @@ impl Coordinator {
         revision: i64,
     ) -> Self {
         let checkpoint = settings.checkpoint;
+        let planner = Planner::new();
+        let workers = BTreeMap::from([(keys::PEOPLE.to_owned(), people(&planner))]);
         let mut new = Self {
             settings,
             leader,
-            planner: Planner::new(),
+            planner,
             runs: BTreeMap::new(),
             run_names: BTreeMap::new(),
-            workers: BTreeMap::new(),
+            workers,
             claims: BTreeMap::new(),
             claim_keys: BTreeMap::new(),
             tags: BTreeMap::new(),
@@ -35,13 +37,15 @@ impl Coordinator {
             next_claim: 0,
             revision,
             requests: Vec::new(),
-            is_books_due: false,
+            due: Due::Nothing,
+            books: Default::default(),
+            over: Default::default(),
+            histories: BTreeMap::new(),
+            latest: BTreeMap::new(),
             resting_until: 0,
         };
         let below = |prefix: &'static str| kvs.iter().filter(move |kv| kv.key.starts_with(prefix));
-        for kv in below(keys::TAG_DEFINITIONS).chain(below(keys::QUEUES)) {
-            new.settings_changed(kv);
-        }
+        new.load_settings(kvs);
         for kv in below(keys::WORKERS) {
             new.worker_there(now, kv);
         }
@@ -71,5 +75,21 @@ impl Coordinator {
             new.maybe_reclaim(now, &key);
         }
         new
+    }
+
+    /// What was set, and what is known of the past.
+    fn load_settings(&mut self, kvs: &[Kv]) {
+        for kv in kvs {
+            let key = kv.key.as_str();
+            if key.starts_with(keys::STATS) {
+                self.load_history(kv);
+            } else if key.starts_with(keys::ENDED) {
+                self.run_ended(key);
+            } else if let Some(run) = key.strip_prefix(keys::ROLLS) {
+                self.schedule_roll(run);
+            } else {
+                self.settings_changed(key, Some(kv));
+            }
+        }
     }
 }

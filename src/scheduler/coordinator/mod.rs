@@ -9,6 +9,8 @@
 
 mod books;
 mod claims;
+mod ended;
+mod histories;
 mod load;
 mod runs;
 mod watch;
@@ -16,17 +18,21 @@ mod watch;
 pub(in crate::scheduler) use runs::plan_of;
 pub use runs::{Definitions, LanePack};
 
-use super::keys;
-use super::model::{Item, Status, Totals};
+use super::model::{Item, RunSpec, Status, Totals};
 use super::planner::{ClaimNo, Planner, RunNo, WorkerNo};
+use super::record::{History, Latest, Tally};
 use super::store::{Commit, Compare, Kv, Outcome, Txn};
 use crate::planted::{self, Bug};
+use books::{Books, Dirty};
+use ended::Over;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Names a transaction until its outcome is known.
 pub type TxnNo = u64;
+
+pub const DAY_MS: u64 = 24 * 3_600_000;
 
 /// What can be set; times in milliseconds.
 #[derive(Clone, Debug)]
@@ -41,11 +47,23 @@ pub struct Settings {
     pub checkpoint: u64,
     /// After the store has refused something, before more is given out.
     pub rest: u64,
+    /// So many runs that have ended are kept; 0 for all.
+    pub keep_runs: usize,
+    /// For so long they are kept; 0 for ever.
+    pub keep_ms: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { hold_off: 2_000, grace: 5_000, eviction: 60_000, checkpoint: 1_000, rest: 500 }
+        Self {
+            hold_off: 2_000,
+            grace: 5_000,
+            eviction: 60_000,
+            checkpoint: 1_000,
+            rest: 500,
+            keep_runs: 1_000,
+            keep_ms: 30 * DAY_MS,
+        }
     }
 }
 
@@ -55,6 +73,11 @@ pub enum Request {
     Try(TxnNo, Txn),
     /// Read all keys of a run, at a revision or later, and hand them in as `run_read`.
     ReadRun {
+        run: String,
+    },
+    /// Read the first segments of a run that is over, and which block comes next, and hand them in
+    /// as `ended_read`.
+    ReadEnded {
         run: String,
     },
     /// End a lease: its worker does not answer.
@@ -125,6 +148,11 @@ pub struct RunStatus {
     pub started: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<u64>,
+    /// How long the rest takes if nothing keeps it from filling all slots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
+    /// The most slots that workers had since it was submitted.
+    pub slots: u64,
     /// The revision up to which results are counted.
     pub revision: i64,
 }
@@ -133,15 +161,25 @@ pub struct RunStatus {
 struct Run {
     number: RunNo,
     control: Control,
-    started: u64,
-    /// Packs of lanes that have changed since they were written.
-    dirty: BTreeSet<u32>,
+    /// Without its cases.
+    spec: RunSpec,
+    dirty: Dirty,
     is_over: bool,
-    /// There were too many changes for one transaction.
-    is_behind: bool,
-    /// Something of it is being written: one transaction after the other, so that none overtakes.
-    is_writing: bool,
+    /// Its end is being written.
+    is_closing: bool,
     lanes: u32,
+    tally: Tally,
+    slots: u64,
+}
+
+/// What is to be written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    #[default]
+    Nothing,
+    /// Runs that are over.
+    Ends,
+    All,
 }
 
 #[derive(Debug)]
@@ -179,11 +217,13 @@ enum Sent {
     Reclaim {
         key: String,
     },
-    Books {
+    Books,
+    Roll {
         run: String,
+        is_last: bool,
     },
-    Close {
-        run: String,
+    Remove {
+        key: String,
     },
     /// The watch tells all there is to know of it.
     Other,
@@ -218,7 +258,13 @@ pub struct Coordinator {
     /// All commits up to here are counted.
     revision: i64,
     requests: Vec<Request>,
-    is_books_due: bool,
+    due: Due,
+    books: Books,
+    over: Over,
+    /// Of cases in environments, by key.
+    histories: BTreeMap<String, History>,
+    /// Latest results that are to be written, by the key of the history.
+    latest: BTreeMap<String, Latest>,
     /// Nothing is given out before.
     resting_until: u64,
 }
@@ -273,7 +319,7 @@ impl Coordinator {
             self.timers.remove(&(at, timer.clone()));
             match timer {
                 Timer::ReleaseTag(key) => self.release_tag(&key),
-                Timer::Books => self.is_books_due = true,
+                Timer::Books => self.due = Due::All,
                 Timer::Rest => {}
                 Timer::Claim(key) => self.overdue(now, &key),
             }
@@ -287,6 +333,7 @@ impl Coordinator {
             self.assign(now);
         }
         self.maybe_write_books(now);
+        self.tidy(now);
         std::mem::take(&mut self.requests)
     }
 
@@ -310,14 +357,9 @@ impl Coordinator {
 
     fn done(&mut self, sent: Sent) {
         match sent {
-            Sent::Books { run } => {
-                if let Some(run) = self.runs.get_mut(&run) {
-                    run.is_writing = false;
-                    // The rest waits for it.
-                    self.is_books_due |= run.is_over || run.is_behind;
-                }
-            }
-            Sent::Close { run } => self.closed(&run),
+            Sent::Books => self.books_written(),
+            Sent::Roll { run, is_last } => self.roll_done(&run, is_last),
+            Sent::Remove { key } => self.removed(&key, true),
             Sent::Claim { .. } | Sent::Reclaim { .. } | Sent::Other => {}
         }
     }
@@ -333,16 +375,17 @@ impl Coordinator {
                 }
                 self.maybe_reclaim(now, &key);
             }
-            Sent::Books { run } | Sent::Close { run } => {
-                if let Some(run) = self.runs.get_mut(&run) {
-                    run.is_writing = false;
-                    // All of it is written again.
-                    run.dirty = (0..run.lanes.div_ceil(keys::LANES_PER_KEY)).collect();
-                }
-            }
+            Sent::Books => self.books_refused(),
+            Sent::Roll { run, .. } => self.roll_done(&run, false),
+            Sent::Remove { key } => self.removed(&key, false),
             Sent::Other => {}
         }
     }
+}
+
+/// Those who take manual cases: a worker without a key, which is there for ever.
+fn people(planner: &Planner) -> Worker {
+    Worker { number: planner.people(), registration: 0, mod_revision: 0, lease: 0 }
 }
 
 /// The word for how a run ended.

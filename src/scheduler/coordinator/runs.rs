@@ -1,6 +1,7 @@
 //! Runs from submit to end: read from the store, started, paused, canceled, closed.
 
-use super::{Control, Coordinator, Run, parse};
+use super::histories::Source;
+use super::{Control, Coordinator, Run, RunStatus, parse};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
     Environment, LaneCheckpoint, Row, RunPlan, RunSpec, Segment, Status, TestCase, expand,
@@ -53,7 +54,8 @@ impl Coordinator {
         let kv = kvs.iter().find(|kv| kv.key == spec_key)?;
         let spec: RunSpec = parse(kv)?;
         let submitted = spec.submitted;
-        let (_, plan) = plan_of(&spec, name, kvs)?;
+        let (_, mut plan) = plan_of(&spec, name, kvs)?;
+        plan.lanes.iter_mut().for_each(|lane| self.estimate(lane));
         let lanes = plan.lanes.len() as u32;
         let queue = spec.queue.as_str().into();
         let setup = RunSetup {
@@ -66,21 +68,23 @@ impl Coordinator {
             failures_max: spec.failures_max,
         };
         let number = self.planner.add_run(now, setup);
-        self.restore_lanes(number, name, kvs);
-        let control = keys::control(name);
-        let control = kvs.iter().find(|kv| kv.key == control);
+        let find = |key: String| kvs.iter().find(|kv| kv.key == key);
+        let status: Option<RunStatus> = find(keys::status(name)).and_then(parse);
+        let slots = status.map_or(0, |status| status.slots);
         let run = Run {
             number,
-            control: control.and_then(parse).unwrap_or_default(),
-            started: submitted,
+            control: find(keys::control(name)).and_then(parse).unwrap_or_default(),
+            spec: RunSpec { cases: Vec::new(), ..spec },
             dirty: Default::default(),
             is_over: false,
-            is_behind: false,
-            is_writing: false,
+            is_closing: false,
             lanes,
+            tally: Default::default(),
+            slots: slots.max(self.planner.capacity()),
         };
         self.runs.insert(name.to_owned(), run);
         self.run_names.insert(number, name.to_owned());
+        self.restore_lanes(number, name, kvs);
         Some(number)
     }
 
@@ -102,12 +106,19 @@ impl Coordinator {
             let Some((_, worker, _)) = keys::parse_segment(&kv.key) else { continue };
             let worker: Arc<str> = worker.into();
             let Some(segment) = parse::<Segment>(kv) else { continue };
-            let is_new = |row: &&Row| {
+            let is_new = |row: &Row| {
                 let folded = folded.get(&(row.lane / keys::LANES_PER_KEY)).copied();
                 kv.mod_revision > folded.unwrap_or(0)
             };
-            for row in segment.rows.iter().filter(is_new) {
-                self.planner.restore_row(run, row, &worker);
+            let of = Source { run: name, number: run, worker: &worker, revision: kv.mod_revision };
+            for row in &segment.rows {
+                if is_new(row) {
+                    let verdict = self.planner.restore_row(run, row, &worker);
+                    self.count(of, row, verdict);
+                } else if let Some(run) = self.runs.get_mut(name) {
+                    // Whether it was tried again is not known any more: its time counts once.
+                    run.tally.row(row, &worker, true);
+                }
             }
         }
     }

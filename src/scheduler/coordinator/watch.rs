@@ -1,9 +1,10 @@
 //! What commits mean: results, claims that change, workers and tags that come and go.
 
+use super::histories::Source;
 use super::{Claim, Coordinator, Request, TagHold, Timer, Worker, WorkerInfo, last_part, parse};
 use crate::scheduler::keys;
-use crate::scheduler::model::{self, Item, Row, Segment};
-use crate::scheduler::planner::{LockName, Tags};
+use crate::scheduler::model::{self, Environment, Item, Row, Segment};
+use crate::scheduler::planner::{LockName, Tags, Verdict};
 use crate::scheduler::store::{Change, Commit, Kv};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -16,11 +17,13 @@ pub(super) struct QueueInfo {
     pub weight: u32,
     /// Tasks that may run at once.
     pub limit: Option<u32>,
+    /// Nothing new of it starts.
+    pub paused: bool,
 }
 
 impl Default for QueueInfo {
     fn default() -> Self {
-        Self { weight: 1, limit: None }
+        Self { weight: 1, limit: None, paused: false }
     }
 }
 
@@ -47,11 +50,11 @@ impl Coordinator {
             match change {
                 Change::Put(kv) if kv.key.starts_with(keys::CLAIMS) => {
                     let rows = rows.remove(&kv.key).unwrap_or_default();
-                    self.claim_changed(now, kv, &rows);
+                    self.claim_changed(now, kv, &rows, commit.revision);
                 }
                 Change::Delete { key } if key.starts_with(keys::CLAIMS) => {
                     let rows = rows.remove(key).unwrap_or_default();
-                    self.claim_gone(now, key, &rows);
+                    self.claim_gone(now, key, &rows, commit.revision);
                 }
                 Change::Put(_) | Change::Delete { .. } => {}
             }
@@ -64,7 +67,7 @@ impl Coordinator {
         }
     }
 
-    fn claim_changed(&mut self, now: u64, kv: &Kv, rows: &[Row]) {
+    fn claim_changed(&mut self, now: u64, kv: &Kv, rows: &[Row], revision: i64) {
         let Some(claim) = self.claims.get_mut(&kv.key) else { return };
         let Some(value) = parse::<model::Claim>(kv) else { return };
         let is_new = claim.mod_revision == 0;
@@ -74,8 +77,9 @@ impl Coordinator {
         if !is_new {
             claim.items = value.items;
             let (number, run, items) = (claim.number, claim.run.clone(), claim.items.clone());
-            self.planner.deliver(now, number, rows, &items, Tags::Draining);
-            self.touched(&run, rows);
+            let worker = claim.worker.clone();
+            let verdicts = self.planner.deliver(now, number, rows, &items, Tags::Draining);
+            self.count_all((&run, &worker), revision, rows, &verdicts);
         }
         let is_unwanted =
             self.claims.get(&kv.key).is_some_and(|claim| self.is_canceled(&claim.run));
@@ -85,19 +89,31 @@ impl Coordinator {
         self.maybe_reclaim(now, &kv.key);
     }
 
-    fn claim_gone(&mut self, now: u64, key: &str, rows: &[Row]) {
+    fn claim_gone(&mut self, now: u64, key: &str, rows: &[Row], revision: i64) {
         let Some(claim) = self.claims.get(key) else { return };
-        let (number, run) = (claim.number, claim.run.clone());
+        let (number, run, worker) = (claim.number, claim.run.clone(), claim.worker.clone());
         // Each tag is freed by the change of its own key.
-        self.planner.deliver(now, number, rows, &[], Tags::Draining);
+        let verdicts = self.planner.deliver(now, number, rows, &[], Tags::Draining);
         self.forget_claim(key);
-        self.touched(&run, rows);
+        self.count_all((&run, &worker), revision, rows, &verdicts);
     }
 
-    /// Marks lanes as changed since they were written down.
-    fn touched(&mut self, run: &str, rows: &[Row]) {
-        let Some(run) = self.runs.get_mut(run) else { return };
-        run.dirty.extend(rows.iter().map(|row| row.lane / keys::LANES_PER_KEY));
+    /// Counts what a claim delivered, and marks its lanes as changed since they were written down.
+    fn count_all(
+        &mut self,
+        (run, worker): (&str, &str),
+        revision: i64,
+        rows: &[Row],
+        verdicts: &[Verdict],
+    ) {
+        let Some(found) = self.runs.get_mut(run) else { return };
+        let number = found.number;
+        for row in rows {
+            found.dirty.entry(row.lane / keys::LANES_PER_KEY).or_default();
+        }
+        for (row, verdict) in rows.iter().zip(verdicts) {
+            self.count(Source { run, number, worker, revision }, row, *verdict);
+        }
     }
 
     fn is_canceled(&self, run: &str) -> bool {
@@ -122,8 +138,12 @@ impl Coordinator {
             if let Some((run, "control")) = rest.split_once('/') {
                 self.control(now, run, parse(kv).unwrap_or_default());
             }
+        } else if key.starts_with(keys::ENDED) {
+            self.run_ended(key);
+        } else if let Some(run) = key.strip_prefix(keys::ROLLS) {
+            self.schedule_roll(run);
         } else {
-            self.settings_changed(kv);
+            self.settings_changed(key, Some(kv));
         }
     }
 
@@ -139,11 +159,33 @@ impl Coordinator {
             }
         } else if let Some(run) = key.strip_prefix(keys::OPEN) {
             self.closed(run);
+        } else if key.starts_with(keys::ENDED) {
+            self.run_removed(key);
+        } else if let Some(run) = key.strip_prefix(keys::ROLLS) {
+            self.rolled(run);
+        } else if key.starts_with(keys::STATS) {
+            // Somebody lets the past of a case rest.
+            self.histories.remove(key);
+        } else {
+            self.settings_changed(key, None);
+        }
+    }
+
+    /// A commit of the watch on environments; what it says holds from now on.
+    pub fn environments(&mut self, commit: &Commit) {
+        for change in &commit.changes {
+            match change {
+                Change::Put(kv) => self.settings_changed(&kv.key, Some(kv)),
+                Change::Delete { key } => self.settings_changed(key, None),
+            }
         }
     }
 
     pub(super) fn worker_there(&mut self, now: u64, kv: &Kv) {
         let name = last_part(&kv.key);
+        if name.starts_with('@') {
+            return;
+        }
         let info: WorkerInfo = parse(kv).unwrap_or_default();
         let known = self.workers.get(name).map(|worker| worker.registration);
         if known != Some(kv.create_revision) {
@@ -157,6 +199,10 @@ impl Coordinator {
                 lease: kv.lease,
             };
             self.workers.insert(name.to_owned(), worker);
+            let capacity = self.planner.capacity();
+            for run in self.runs.values_mut() {
+                run.slots = run.slots.max(capacity);
+            }
         }
         let Some(worker) = self.workers.get_mut(name) else { return };
         worker.mod_revision = kv.mod_revision;
@@ -183,18 +229,24 @@ impl Coordinator {
         }
     }
 
-    /// Capacities and weights.
-    pub(super) fn settings_changed(&mut self, kv: &Kv) {
-        if let Some(tag) = kv.key.strip_prefix(keys::TAG_DEFINITIONS) {
-            if let Some(info) = parse::<TagInfo>(kv) {
-                self.planner.set_capacity(&LockName::Tag(tag.into()), info.capacity);
-            }
-        } else if let Some(queue) = kv.key.strip_prefix(keys::QUEUES)
-            && let Some(info) = parse::<QueueInfo>(kv)
-        {
+    /// Capacities, weights and what is closed; what is deleted is as if it had never been set.
+    pub(super) fn settings_changed(&mut self, key: &str, kv: Option<&Kv>) {
+        if let Some(tag) = key.strip_prefix(keys::TAG_DEFINITIONS) {
+            let capacity = kv.and_then(parse::<TagInfo>).map_or(1, |info| info.capacity);
+            self.planner.set_capacity(&LockName::Tag(tag.into()), capacity);
+        } else if let Some(queue) = key.strip_prefix(keys::QUEUES) {
+            let info = kv.and_then(parse::<QueueInfo>).unwrap_or_default();
             self.planner.set_weight(&queue.into(), info.weight);
-            let limit = info.limit.unwrap_or(u32::MAX);
-            self.planner.set_capacity(&LockName::Queue(queue.into()), limit);
+            let name = LockName::Queue(queue.into());
+            self.planner.set_capacity(&name, info.limit.unwrap_or(u32::MAX));
+            self.planner.set_closed(&name, info.paused.then(|| "paused".into()));
+        } else if let Some(place) = key.strip_prefix(keys::ENVIRONMENTS) {
+            let found = kv.and_then(parse::<Environment>).filter(|found| !found.is_deleted);
+            let name = LockName::Environment(place.into());
+            let capacity = found.as_ref().and_then(|found| found.capacity);
+            self.planner.set_capacity(&name, capacity.unwrap_or(u32::MAX));
+            let reason = found.and_then(|found| found.closed_for());
+            self.planner.set_closed(&name, reason.map(Into::into));
         }
     }
 

@@ -21,6 +21,10 @@ pub struct Environment {
     /// How many tasks may run here at once; without it, as many as workers allow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u32>,
+    /// Whether somebody keeps it for himself; apart from its health.
+    pub state: Occupancy,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub state_reason: String,
     pub health: Health,
     /// Why it is as it is, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -49,6 +53,18 @@ pub enum Health {
     Retired,
 }
 
+/// Who has an environment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Occupancy {
+    #[default]
+    Idle,
+    /// A person: nothing new starts here.
+    Reserved,
+    /// Tasks.
+    Running,
+}
+
 /// A call that tells whether an environment is fit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +90,9 @@ impl Environment {
 
     pub fn check(&self) -> Result<(), Refusal> {
         check_id("environment", &self.id)?;
+        if self.id == crate::scheduler::keys::NO_ENVIRONMENT {
+            return Err(Refusal::malformed("an environment cannot be called -"));
+        }
         let fail = |what| Err(Refusal::malformed(format!("environment {}: {what}", self.id)));
         if self.capacity == Some(0) {
             return fail("capacity is 0");
@@ -91,6 +110,18 @@ impl Environment {
 
     /// Whether tasks may start here now.
     pub fn is_open(&self) -> bool {
-        !matches!(self.health, Health::Bad | Health::Maintenance | Health::Retired)
+        self.closed_for().is_none()
+    }
+
+    /// Why no task may start here now, for people: a word, and the reason that was given.
+    pub fn closed_for(&self) -> Option<String> {
+        let (word, reason) = match (self.health, self.state) {
+            (Health::Bad, _) => ("bad", &self.health_reason),
+            (Health::Maintenance, _) => ("maintenance", &self.health_reason),
+            (Health::Retired, _) => ("retired", &self.health_reason),
+            (_, Occupancy::Reserved) => ("reserved", &self.state_reason),
+            (Health::Unknown | Health::Good | Health::Looping, _) => return None,
+        };
+        Some(if reason.is_empty() { word.to_owned() } else { format!("{word}: {reason}") })
     }
 }

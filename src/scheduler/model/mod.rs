@@ -14,7 +14,7 @@ pub use case::{
     CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
     TestCase, check_id,
 };
-pub use environment::{Environment, Health};
+pub use environment::{Environment, Health, Occupancy};
 pub use ordinals::Ordinals;
 pub use plan::{LanePlan, PlannedPredecessor, RunPlan, expand, find_circle};
 pub use record::{Claim, Item, LaneCheckpoint, Row, Segment, Totals, Tried};

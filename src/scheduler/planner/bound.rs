@@ -1,6 +1,6 @@
 //! The least time in which a run could be done: what it is measured against.
 
-use crate::scheduler::model::{RunPlan, Scope};
+use crate::scheduler::model::{LanePlan, RunPlan, Scope};
 use std::collections::BTreeMap;
 
 /// Lower bounds of a run's duration in microseconds, by what they follow from.
@@ -19,6 +19,15 @@ impl Bound {
     pub fn longest(&self) -> u64 {
         self.work.max(self.tag).max(self.chain)
     }
+
+    /// What the longest follows from, in a word.
+    pub fn cause(&self) -> &'static str {
+        match self.longest() {
+            longest if longest == self.work => "work",
+            longest if longest == self.tag => "tag",
+            _ => "chain",
+        }
+    }
 }
 
 /// Computes the bound of a plan for so many slots. `work_of` gives the work of each lane and its
@@ -29,14 +38,24 @@ pub fn bound(
     work_of: impl Fn(u32) -> (u64, u64),
     capacity_of: impl Fn(&str) -> u64,
 ) -> Bound {
+    let lanes: Vec<&LanePlan> = plan.lanes.iter().collect();
+    bound_of(&lanes, slots, work_of, capacity_of)
+}
+
+pub(super) fn bound_of(
+    lanes: &[&LanePlan],
+    slots: u64,
+    work_of: impl Fn(u32) -> (u64, u64),
+    capacity_of: impl Fn(&str) -> u64,
+) -> Bound {
     let slots = slots.max(1);
     let mut work = 0;
     let mut tags: BTreeMap<&str, u64> = BTreeMap::new();
     let mut chain = 0;
     // By lane: when it can have ended at the earliest.
-    let mut ends: Vec<u64> = vec![0; plan.lanes.len()];
-    for number in order(plan) {
-        let Some(lane) = plan.lanes.get(number as usize) else { continue };
+    let mut ends: Vec<u64> = vec![0; lanes.len()];
+    for number in order(lanes) {
+        let Some(lane) = lanes.get(number as usize) else { continue };
         if lane.is_skipped || lane.is_manual {
             continue;
         }
@@ -65,10 +84,10 @@ pub fn bound(
 }
 
 /// Lanes such that predecessors come first.
-fn order(plan: &RunPlan) -> Vec<u32> {
-    let mut missing: Vec<usize> = plan.lanes.iter().map(|lane| lane.predecessors.len()).collect();
-    let mut followers: Vec<Vec<u32>> = vec![Vec::new(); plan.lanes.len()];
-    for (lane, number) in plan.lanes.iter().zip(0..) {
+fn order(lanes: &[&LanePlan]) -> Vec<u32> {
+    let mut missing: Vec<usize> = lanes.iter().map(|lane| lane.predecessors.len()).collect();
+    let mut followers: Vec<Vec<u32>> = vec![Vec::new(); lanes.len()];
+    for (lane, number) in lanes.iter().zip(0..) {
         for predecessor in &lane.predecessors {
             if let Some(followers) = followers.get_mut(predecessor.lane as usize) {
                 followers.push(number);

@@ -3,7 +3,7 @@
 use super::ClaimNo;
 use super::locks::LockNo;
 use super::workers::{Room, Want};
-use super::{Assignment, LaneId, LockName, OpenClaim, Planner, RunNo, UNKNOWN_US, WorkerNo, ready};
+use super::{Assignment, LaneId, LockName, OpenClaim, Planner, RunNo, WorkerNo, ready};
 use crate::scheduler::model::Item;
 use std::collections::BTreeMap;
 
@@ -15,6 +15,10 @@ const CHAIN_TASKS_MAX: u32 = 32;
 
 const CHAIN_US_MAX: u64 = 1_000_000;
 
+/// A lane whose tasks want several slots and that goes first has waited long when it has waited for
+/// so many milliseconds: then a worker takes nothing else until they fit.
+const HOLD_MS: u64 = 1_000;
+
 impl Planner {
     /// What shall be given out now, until nothing more fits.
     pub fn decide(&mut self, now: u64) -> Vec<Assignment> {
@@ -22,6 +26,7 @@ impl Planner {
         // Claims without tags that may still be filled, by worker, run and slots.
         let mut filling: BTreeMap<(WorkerNo, RunNo, u32), usize> = BTreeMap::new();
         self.settle();
+        self.maybe_unhold();
         while let Some((id, room)) = self.best() {
             if !self.is_free(id) {
                 self.place(now, id);
@@ -69,10 +74,34 @@ impl Planner {
                 }
             };
             self.open(number, id, room.worker, items, tags);
+            if let Some(lane) = self.lane(id) {
+                self.workers.unhold_for(lane.class);
+            }
             self.place(now, id);
             self.settle();
         }
+        self.maybe_hold(now);
         made
+    }
+
+    /// Keeps a worker for what goes first and is too large for the slots that become free one by
+    /// one: else smaller tasks would take each.
+    fn maybe_hold(&mut self, now: u64) {
+        let heads = self.ready.heads().filter(|head| self.workers.serves(head.class));
+        let Some(head) = heads.min() else { return };
+        let has_waited = |lane: &super::Lane| lane.plan.slots > 1 && lane.since + HOLD_MS <= now;
+        if self.lane(head.lane).is_some_and(has_waited) {
+            self.workers.hold(head.class);
+        }
+    }
+
+    /// Nothing is kept for what is ready no longer.
+    fn maybe_unhold(&mut self) {
+        if let Some(class) = self.workers.held_for()
+            && !self.ready.heads().any(|head| head.class == class)
+        {
+            self.workers.unhold_for(class);
+        }
     }
 
     /// The lane that goes first among those for which there is a worker.
@@ -86,8 +115,8 @@ impl Planner {
             let want = Want {
                 class: head.class,
                 tasks: lane.claimable(),
-                estimate: lane.estimate(UNKNOWN_US),
-                may_wait: lane.locks.is_empty(),
+                estimate: lane.estimate(),
+                may_wait: lane.locks.iter().all(|lock| self.locks.get(*lock).is_unlimited()),
                 ready_work: self.ready_work,
             };
             if let Some(room) = self.workers.room(&want) {
@@ -115,8 +144,8 @@ impl Planner {
         };
         let mut max = room.tasks.min(CLAIM_TASKS_MAX);
         if !lane.plan.tags.is_empty() {
-            let chain = (CHAIN_US_MAX / lane.estimate(UNKNOWN_US)).clamp(1, CHAIN_TASKS_MAX.into());
-            max = if lane.plan.chain { chain as u32 } else { 1 };
+            let chain = (CHAIN_US_MAX / lane.estimate()).clamp(1, CHAIN_TASKS_MAX.into());
+            max = if lane.plan.chain && !lane.plan.is_manual { chain as u32 } else { 1 };
         }
         for lock in &lane.locks {
             let lock = self.locks.get(*lock);
@@ -135,7 +164,7 @@ impl Planner {
         let count = max - left;
         lane.open += count;
         lane.since = now;
-        let work = u64::from(count) * lane.estimate(UNKNOWN_US);
+        let work = u64::from(count) * lane.estimate();
         let is_last = lane.claimable() == 0;
         let has_successors = !lane.successors.is_empty() || !lane.repeat_successors.is_empty();
         let urgent = !room.is_ahead || !lane.plan.tags.is_empty() || is_last && has_successors;
@@ -166,9 +195,11 @@ impl Planner {
         tags: Vec<(LockNo, u32)>,
     ) {
         let Some(lane) = self.lane(id) else { return };
-        let (slots, estimate) = (lane.plan.slots, lane.estimate(UNKNOWN_US));
+        let (slots, estimate) = (lane.plan.slots, lane.estimate());
         let count: u32 = items.iter().map(Item::count).sum();
-        let cost = u64::from(count) * u64::from(slots) * estimate;
+        // People's time is not the queue's.
+        let charged = if lane.plan.is_manual { 0 } else { slots };
+        let cost = u64::from(count) * u64::from(charged) * estimate;
         let priority = self.runs.get(&id.run).map_or(0, |run| run.priority);
         let since = lane.since;
         self.ready.charge(id.run, since, priority, cost);

@@ -35,8 +35,10 @@ const REST_MS_MAX: u64 = 3_600_000;
 /// What the end of an attempt means for its task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The task has ended so.
-    Ended(Status),
+    /// The task has ended so, after so many attempts that failed.
+    Ended(Status, u32),
+    /// It would be tried again if its run had not been stopped.
+    GivenUp(Status),
     /// It is tried again after so many milliseconds.
     Again(u64),
     /// It had ended before, or there is no such task.
@@ -84,6 +86,8 @@ pub(super) struct Lane {
     pub behind: u64,
     /// Sum and number of what its tasks took, where nothing was known before.
     pub observed: (u64, u64),
+    /// Of one task, in microseconds, while nothing is known at all.
+    pub guess: u64,
     pub place: Place,
     /// Since when it could run but for locks and slots.
     pub since: u64,
@@ -121,6 +125,7 @@ impl Lane {
             totals,
             behind: 0,
             observed: (0, 0),
+            guess: UNKNOWN_US,
             place: Place::Aside,
             since: now,
             is_reserving: false,
@@ -180,14 +185,14 @@ impl Lane {
                 let max = if tried.lost_by_several { LOST_MAX } else { LOST_BY_ONE_MAX };
                 if tried.lost >= max {
                     self.end(row.ordinal, Status::Lost);
-                    return Verdict::Ended(Status::Lost);
+                    return Verdict::Ended(Status::Lost, tried.test);
                 }
                 0
             }
             Status::Pending | Status::Running => return Verdict::Refused,
             status => {
                 self.end(row.ordinal, status);
-                return Verdict::Ended(status);
+                return Verdict::Ended(status, tried.test);
             }
         };
         self.extra().tried.insert(row.ordinal, tried);
@@ -326,21 +331,20 @@ impl Lane {
     }
 
     /// Of one task, in microseconds: known before, or what its tasks took so far.
-    pub(super) fn estimate(&self, unknown: u64) -> u64 {
+    pub(super) fn estimate(&self) -> u64 {
         let observed = self.observed.0.checked_div(self.observed.1);
-        self.plan.estimate.or(observed).unwrap_or(unknown).max(1)
+        self.plan.estimate.or(observed).unwrap_or(self.guess).max(1)
     }
 
-    /// Work that is left to be given out, in microseconds of one slot.
-    pub(super) fn work(&self, unknown: u64) -> u64 {
-        u64::from(self.claimable())
-            .saturating_mul(u64::from(self.plan.slots))
-            .saturating_mul(self.estimate(unknown))
+    /// Work that is left to be given out, in microseconds of one slot; people take none.
+    pub(super) fn work(&self) -> u64 {
+        let slots = if self.plan.is_manual { 0 } else { self.plan.slots };
+        u64::from(self.claimable()).saturating_mul(u64::from(slots)).saturating_mul(self.estimate())
     }
 
     /// How long so many of its tasks take at best, in microseconds.
     pub(super) fn length(&self, tasks: u64, slots: u64) -> u64 {
-        let estimate = self.estimate(UNKNOWN_US);
+        let estimate = self.estimate();
         if tasks == 0 {
             return 0;
         }

@@ -45,6 +45,8 @@ pub(super) fn step(since: u64, priority: i32) -> i64 {
 pub(super) struct Lock {
     pub name: LockName,
     pub capacity: u32,
+    /// Why nothing new may start under a limit, if so.
+    pub closed: Option<Arc<str>>,
     /// Units of a tag that are in use, by number: they are keys of the store. A unit that is draining
     /// has a holder no longer and is not free yet.
     held: BTreeSet<u32>,
@@ -63,11 +65,19 @@ pub(super) struct Lock {
 
 impl Lock {
     pub(super) fn free(&self) -> u32 {
+        if self.closed.is_some() {
+            return 0;
+        }
         self.capacity.saturating_sub(self.held.len() as u32).saturating_sub(self.used)
     }
 
     pub(super) fn is_tag(&self) -> bool {
         matches!(self.name, LockName::Tag(_))
+    }
+
+    /// Whether it keeps nothing from running at the moment.
+    pub(super) fn is_unlimited(&self) -> bool {
+        !self.is_tag() && self.capacity == u32::MAX && self.closed.is_none()
     }
 
     /// Takes units of a limit.
@@ -182,6 +192,7 @@ impl Locks {
         let lock = Lock {
             name: name.clone(),
             capacity: 1,
+            closed: None,
             held: BTreeSet::new(),
             used: 0,
             waiters: BTreeMap::new(),

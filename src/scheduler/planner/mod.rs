@@ -20,6 +20,7 @@ mod results;
 mod tests;
 mod timers;
 mod why;
+mod settings;
 mod workers;
 
 pub use bound::{Bound, bound};
@@ -29,6 +30,7 @@ pub use results::Tags;
 pub use why::Why;
 pub use workers::WorkerNo;
 
+use super::keys;
 use super::model::{Item, Labels, LaneCheckpoint, LanePlan, RunPlan, Scope, Totals};
 use lane::Lane;
 use locks::{LockNo, Locks};
@@ -173,11 +175,21 @@ pub struct Planner {
     next_run: RunNo,
     next_worker: WorkerNo,
     next_claim: ClaimNo,
+    people: WorkerNo,
 }
 
 impl Planner {
     pub fn new() -> Self {
-        Self::default()
+        let mut new = Self::default();
+        new.next_worker += 1;
+        new.people = new.next_worker;
+        new.workers.add_people(new.people, keys::PEOPLE.into());
+        new
+    }
+
+    /// Those who take manual cases.
+    pub fn people(&self) -> WorkerNo {
+        self.people
     }
 
     pub fn worker_joins(
@@ -209,49 +221,6 @@ impl Planner {
         self.workers.get(worker).map(|worker| worker.name.clone())
     }
 
-    /// How many tasks may hold a lock at once; a tag that nobody defined has room for one.
-    pub fn set_capacity(&mut self, name: &LockName, capacity: u32) {
-        let is_new = self.locks.find(name).is_none();
-        let number = self.locks.number(name);
-        self.locks.get_mut(number).capacity = capacity;
-        if is_new {
-            self.limit_lanes(name, number);
-        }
-        self.wakes.insert(number);
-    }
-
-    /// Puts the lanes of an environment or a queue under a limit that was set after their submit.
-    fn limit_lanes(&mut self, name: &LockName, number: LockNo) {
-        let mut found = Vec::new();
-        for (run_number, run) in &self.runs {
-            let queue = self.queues.iter().find(|(_, queue)| **queue == run.queue);
-            for (lane, place) in run.lanes.iter().zip(0..) {
-                let is_meant = match name {
-                    LockName::Tag(_) => false,
-                    LockName::Environment(environment) => lane.plan.environment == *environment,
-                    LockName::Queue(limited) => queue.is_some_and(|(name, _)| name == limited),
-                };
-                if is_meant {
-                    found.push(LaneId { run: *run_number, lane: place });
-                }
-            }
-        }
-        for id in found {
-            self.unplace(id);
-            let Some(lane) = self.lane_mut(id) else { continue };
-            lane.locks.push(number);
-            let (open, since) = (lane.open, lane.since);
-            self.locks.get_mut(number).use_up(open);
-            self.place(since, id);
-        }
-    }
-
-    /// A queue's part beside others; 1 unless said.
-    pub fn set_weight(&mut self, queue: &Arc<str>, weight: u32) {
-        let queue = self.queue(queue);
-        self.ready.set_weight(queue, weight);
-    }
-
     fn queue(&mut self, name: &Arc<str>) -> QueueNo {
         if let Some(queue) = self.queues.get(name) {
             return *queue;
@@ -278,9 +247,13 @@ impl Planner {
         let queue = self.queue(&setup.queue);
         let limit = LockName::Queue(setup.queue.clone());
         let limit = self.locks.find(&limit);
+        let guess = guess(&setup.plan.lanes);
         let mut lanes = Vec::with_capacity(setup.plan.lanes.len());
         for plan in setup.plan.lanes {
-            let class = self.workers.class(&plan.requires, plan.slots);
+            let class = match plan.is_manual {
+                true => self.workers.people_class(),
+                false => self.workers.class(&plan.requires, plan.slots),
+            };
             let tags = plan.tags.iter().map(|tag| LockName::Tag(tag.clone()));
             let mut locks: Vec<LockNo> = tags.map(|name| self.locks.number(&name)).collect();
             let place = LockName::Environment(plan.environment.clone());
@@ -289,7 +262,9 @@ impl Planner {
             let case = self.case(&plan.case);
             self.cases[case as usize].open += u64::from(plan.total);
             let before = plan.global_predecessors.iter().map(|case| self.case(case)).collect();
-            lanes.push(Lane::new(plan, class, locks, case, before, now));
+            let mut lane = Lane::new(plan, class, locks, case, before, now);
+            lane.guess = guess;
+            lanes.push(lane);
         }
         link(&mut lanes);
         rank(&mut lanes, self.workers.capacity());
@@ -370,6 +345,15 @@ impl Planner {
     pub fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)
     }
+}
+
+/// What a task of a case that nobody ever saw is taken to be: as long as one of the long cases of
+/// its run, so that surprises start early.
+fn guess(lanes: &[LanePlan]) -> u64 {
+    let mut known: Vec<u64> = lanes.iter().filter_map(|lane| lane.estimate).collect();
+    known.sort_unstable();
+    let rank = (known.len() * 9).div_ceil(10).max(1);
+    known.get(rank - 1).copied().unwrap_or(UNKNOWN_US)
 }
 
 /// Tells lanes who waits for them.

@@ -4,7 +4,7 @@ use super::lane::{Lane, Place};
 use super::locks::{AGEING_MS, Locks, WaitKey};
 use super::ready::LaneKey;
 use super::workers::Workers;
-use super::{CaseNo, LaneId, Planner, RunState, Timer, UNKNOWN_US};
+use super::{CaseNo, LaneId, Planner, RunState, Timer};
 
 impl Planner {
     /// Takes a lane out of where it waits.
@@ -67,7 +67,7 @@ impl Planner {
         }
         let key = LaneKey::new(lane.plan.priority, rank);
         lane.place = Place::Ready(key);
-        lane.counted_work = lane.work(UNKNOWN_US);
+        lane.counted_work = lane.work();
         self.ready_work += lane.counted_work;
         self.ready.insert(lane.class, id, key);
     }

@@ -362,7 +362,7 @@ impl Play {
             match verdict {
                 Verdict::Refused => panic!("{task:?} was refused"),
                 Verdict::Again(_) => {}
-                Verdict::Ended(status) => {
+                Verdict::Ended(status, _) | Verdict::GivenUp(status) => {
                     let twice = self.ended.insert(task, (*status, self.now));
                     assert_eq!(twice, None, "{task:?} ended twice");
                 }
@@ -418,10 +418,20 @@ impl Play {
                         .iter()
                         .all(|(name, value)| worker.labels.get(name) == Some(value));
                     let free = self.planner.workers.get(*number).unwrap().free();
-                    assert!(!fits || free < plan.slots, "{id:?} waits beside {free} free slots");
+                    let is_kept = self.planner.workers.is_held(*number);
+                    assert!(
+                        !fits || is_kept || free < plan.slots,
+                        "{id:?} waits beside {free} free slots"
+                    );
                 }
             }
         }
+    }
+
+    /// When the tasks of a run ended, in microseconds.
+    pub(super) fn ends_of(&self, run: RunNo) -> impl Iterator<Item = u64> {
+        let of_run = self.ended.iter().filter(move |((id, _), _)| id.run == run);
+        of_run.map(|(_, (_, at))| *at)
     }
 
     pub(super) fn limit(&mut self, name: &LockName, capacity: u32) {

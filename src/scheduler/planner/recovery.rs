@@ -2,7 +2,7 @@
 //! tags that are held. Then each run starts, whether it is new or went on before.
 
 use super::lane::{Place, Verdict};
-use super::{ClaimNo, LaneId, LockName, OpenClaim, Planner, RunNo, UNKNOWN_US, WorkerNo};
+use super::{ClaimNo, LaneId, LockName, OpenClaim, Planner, RunNo, WorkerNo};
 use crate::scheduler::model::{Item, LaneCheckpoint, Ordinals, Row, Scope, Totals};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Planner {
         let id = LaneId { run, lane: row.lane };
         let Some(lane) = self.lane_mut(id) else { return Verdict::Refused };
         let (verdict, case) = (lane.book(row, worker), lane.case);
-        if matches!(verdict, Verdict::Ended(_)) {
+        if matches!(verdict, Verdict::Ended(..)) {
             self.close_tasks(case, 1);
         }
         verdict
@@ -49,7 +49,7 @@ impl Planner {
         let mut open = OpenClaim { worker, run, items: Vec::new(), tags };
         for item in items {
             let Some(lane) = self.lane_mut(LaneId { run, lane: item.lane }) else { continue };
-            let (slots, estimate) = (lane.plan.slots, lane.estimate(UNKNOWN_US));
+            let (slots, estimate) = (lane.plan.slots, lane.estimate());
             lane.open += item.count();
             for lock in lane.locks.clone() {
                 let lock = self.locks.get_mut(lock);
@@ -76,6 +76,8 @@ impl Planner {
         let open = self.open_tasks(number);
         let Some(run) = self.runs.get_mut(&number) else { return };
         let lanes = run.lanes.len() as u32;
+        let failures: u64 = run.lanes.iter().map(|lane| lane.totals.failures).sum();
+        run.failures = u32::try_from(failures).unwrap_or(u32::MAX);
         for (lane, place) in run.lanes.iter_mut().zip(0..) {
             if lane.ended.is_empty() && lane.open == 0 && lane.tries().next().is_none() {
                 continue;
@@ -91,7 +93,7 @@ impl Planner {
             let predecessors = lane.plan.predecessors.iter();
             let missing = predecessors.filter(|found| found.scope != Scope::Repeat).count();
             lane.missing = missing as u32;
-            let (work, locks) = (lane.work(UNKNOWN_US), lane.locks.clone());
+            let (work, locks) = (lane.work(), lane.locks.clone());
             if lane.plan.is_skipped || lane.has_ended() && lane.open == 0 {
                 unmet.push(id);
             }
@@ -113,6 +115,7 @@ impl Planner {
                 self.place(now, id);
             }
         }
+        self.stop_if_enough(now, number);
         self.maybe_end_run(number);
     }
 

@@ -74,12 +74,17 @@ impl Planner {
             self.after(now, LaneId { run, lane: *lane });
         }
         self.wakes.extend(freed);
-        let is_enough = |run: &Run| run.failures_max.is_some_and(|max| run.failures >= max);
-        if self.runs.get(&run).is_some_and(is_enough) {
-            self.stop_run(now, run, Status::Skipped);
-        }
+        self.stop_if_enough(now, run);
         self.maybe_end_run(run);
         verdicts
+    }
+
+    /// Stops a run that has as many failures as it may have.
+    pub(super) fn stop_if_enough(&mut self, now: u64, number: RunNo) {
+        let is_enough = |run: &Run| run.failures_max.is_some_and(|max| run.failures >= max);
+        if self.runs.get(&number).is_some_and(is_enough) {
+            self.stop_run(now, number, Status::Skipped);
+        }
     }
 
     /// Takes what is not left to a claim off the worker's load and off the limits; returns it by
@@ -140,14 +145,15 @@ impl Planner {
                 // Nothing is tried again in a run that somebody stopped: the last attempt counts.
                 lane.give_up(row.ordinal, row.status);
                 self.task_ended(now, id, row.ordinal, row.status);
-                return Verdict::Ended(row.status);
+                return Verdict::GivenUp(row.status);
             }
             Verdict::Again(0) => lane.put_back(row.ordinal, row.ordinal + 1),
             Verdict::Again(rest) => {
                 lane.extra().resting.insert(row.ordinal);
                 self.timers.insert((now + rest, Timer::Rested(id, row.ordinal)));
             }
-            Verdict::Ended(status) => self.task_ended(now, id, row.ordinal, status),
+            Verdict::Ended(status, _) => self.task_ended(now, id, row.ordinal, status),
+            Verdict::GivenUp(_) => {}
         }
         verdict
     }
@@ -261,7 +267,7 @@ impl Planner {
         let count = lane.end_rest(status, open);
         let case = lane.case;
         let has_ended = lane.has_ended() && lane.open == 0;
-        let work = count.saturating_mul(lane.estimate(super::UNKNOWN_US));
+        let work = count.saturating_mul(lane.estimate());
         let (locks, waiting) = (lane.locks.clone(), lane.repeat_successors.clone());
         let total = lane.plan.total;
         if count > 0 {

@@ -1,9 +1,9 @@
 //! Loads whose outcome is known beforehand, and random ones in which every rule is checked.
 
 use super::play::{Play, Random, after, plain, setup};
-use super::{LockName, RunSetup, bound};
+use super::{LockName, RunSetup, Tags, Verdict, Why, bound};
 use crate::scheduler::model::{
-    Labels, LanePlan, PlannedPredecessor, Policy, Retries, RunPlan, Scope, Status,
+    Item, Labels, LanePlan, PlannedPredecessor, Policy, Retries, Row, RunPlan, Scope, Status,
 };
 use std::collections::BTreeMap;
 
@@ -211,4 +211,101 @@ fn a_skipped_predecessor_counts_as_not_passed() {
     play.finish();
     let totals = play.planner.totals(run).unwrap();
     assert_eq!((totals.get(Status::Skipped), totals.get(Status::Passed)), (5, 1));
+}
+
+#[test]
+fn tasks_of_several_slots_do_not_starve() {
+    let mut play = Play::new(1);
+    play.join(4, &Labels::new());
+    let flood = play.submit(setup(vec![plain("small", 400, SECOND)]));
+    let large = LanePlan { slots: 4, ..plain("large", 3, SECOND) };
+    let run = play.submit(RunSetup { priority: 1, ..setup(vec![large]) });
+    // Ends differ, so that slots become free one by one.
+    play.durations = Box::new(|random, _, _| SECOND / 2 + random.below(SECOND));
+    play.finish();
+    let last = |run| play.ends_of(run).max().unwrap();
+    assert!(last(run) < 15 * SECOND, "{}", last(run));
+    assert!(last(flood) > 100 * SECOND);
+}
+
+#[test]
+fn a_closed_environment_says_why_its_tasks_wait() {
+    let mut planner = super::Planner::new();
+    planner.worker_joins("w".into(), &Labels::new(), 8, 64);
+    let lane = |case| LanePlan { environment: "lab".into(), ..plain(case, 2, SECOND) };
+    let run = planner.add_run(0, setup(vec![lane("a"), plain("b", 1, SECOND)]));
+    planner.start_run(0, run);
+    let (lab, queue) = (LockName::Environment("lab".into()), LockName::Queue("default".into()));
+    planner.set_closed(&lab, Some("maintenance".into()));
+    let given = |planner: &mut super::Planner| -> Vec<u32> {
+        planner.decide(0).iter().flat_map(|made| &made.items).map(|item| item.lane).collect()
+    };
+    assert_eq!(given(&mut planner), [1]);
+    let id = super::LaneId { run, lane: 0 };
+    let why = planner.why(id);
+    let closed = Why::EnvironmentClosed { environment: "lab".into(), reason: "maintenance".into() };
+    assert_eq!(why, Some(closed));
+    planner.set_closed(&queue, Some("paused".into()));
+    planner.set_closed(&lab, None);
+    assert!(given(&mut planner).is_empty());
+    assert_eq!(planner.why(id), Some(Why::QueuePaused { queue: "default".into() }));
+    planner.set_closed(&queue, None);
+    planner.set_capacity(&lab, 1);
+    assert_eq!(planner.decide(0)[0].items[0].count(), 1);
+    planner.set_capacity(&lab, u32::MAX);
+    assert_eq!(given(&mut planner), [0]);
+}
+
+#[test]
+fn people_take_manual_cases_and_no_slots() {
+    let mut planner = super::Planner::new();
+    let manual = LanePlan { is_manual: true, ..plain("look", 3, SECOND) };
+    let desk = LanePlan { tags: vec!["desk".into()], ..manual.clone() };
+    let run = planner.add_run(0, setup(vec![manual, desk]));
+    planner.start_run(0, run);
+    let made = planner.decide(0);
+    assert!(made.iter().all(|made| made.worker == planner.people()));
+    let counts: Vec<u32> = made.iter().map(|made| made.items[0].count()).collect();
+    assert_eq!(counts, [3, 1], "under a tag one by one");
+    assert_eq!(planner.why(super::LaneId { run, lane: 0 }), Some(Why::Person));
+    assert_eq!(planner.capacity(), 0);
+}
+
+#[test]
+fn what_nobody_knows_counts_as_long() {
+    let mut planner = super::Planner::new();
+    planner.worker_joins("w".into(), &Labels::new(), 1, 0);
+    let mut lanes: Vec<LanePlan> =
+        (1..=10).map(|n| plain(&format!("known{n}"), 1, n * SECOND)).collect();
+    lanes.push(LanePlan { estimate: None, ..plain("new", 1, 0) });
+    let run = planner.add_run(0, setup(lanes));
+    planner.start_run(0, run);
+    let mut order = Vec::new();
+    while let Some(made) = planner.decide(0).pop() {
+        order.push(made.items[0].lane);
+        planner.deliver(0, made.claim, &[row(made.items[0], Status::Passed)], &[], Tags::Free);
+    }
+    // As long as the ninth of ten: only the longest goes before it, and its equal.
+    assert_eq!(order[..3], [9, 8, 10]);
+}
+
+#[test]
+fn failures_count_on_under_a_new_leader() {
+    let mut planner = super::Planner::new();
+    planner.worker_joins("w".into(), &Labels::new(), 1, 0);
+    let lanes = vec![plain("a", 5, SECOND)];
+    let run = planner.add_run(0, RunSetup { failures_max: Some(2), ..setup(lanes) });
+    let item = |from| Item { lane: 0, from, to: from + 1, attempt: 1 };
+    for ordinal in 0..2 {
+        let row = row(item(ordinal), Status::Failed);
+        assert_eq!(planner.restore_row(run, &row, &"w".into()), Verdict::Ended(Status::Failed, 0));
+    }
+    planner.start_run(0, run);
+    assert!(planner.decide(0).is_empty());
+    assert_eq!(planner.totals(run).unwrap().get(Status::Skipped), 3);
+}
+
+fn row(item: Item, status: Status) -> Row {
+    let Item { lane, from: ordinal, attempt, .. } = item;
+    Row { lane, ordinal, attempt, status, start: 0, duration: 1, detail: None }
 }

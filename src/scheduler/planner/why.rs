@@ -38,6 +38,14 @@ pub enum Why {
         environment: Arc<str>,
         capacity: u32,
     },
+    /// Nothing new may start there: it is bad, in maintenance, retired or reserved.
+    EnvironmentClosed {
+        environment: Arc<str>,
+        reason: Arc<str>,
+    },
+    QueuePaused {
+        queue: Arc<str>,
+    },
     QueueFull {
         queue: Arc<str>,
         capacity: u32,
@@ -53,6 +61,8 @@ pub enum Why {
     Turn,
     /// Its tasks rest before another attempt.
     Resting,
+    /// All that is left waits for a person's verdict.
+    Person,
 }
 
 impl Planner {
@@ -76,7 +86,11 @@ impl Planner {
             }
         }
         if lane.claimable() == 0 {
-            return Some(if lane.is_resting() { Why::Resting } else { Why::Out });
+            return Some(match lane.is_resting() {
+                true => Why::Resting,
+                false if lane.plan.is_manual => Why::Person,
+                false => Why::Out,
+            });
         }
         let globals = lane.plan.global_predecessors.iter().zip(&lane.global_predecessors);
         for (name, case) in globals {
@@ -91,6 +105,14 @@ impl Planner {
                 continue;
             }
             let (capacity, waiting) = (lock.capacity, lock.waiting());
+            if let Some(reason) = lock.closed.clone() {
+                return Some(match lock.name.clone() {
+                    LockName::Queue(queue) => Why::QueuePaused { queue },
+                    LockName::Environment(environment) | LockName::Tag(environment) => {
+                        Why::EnvironmentClosed { environment, reason }
+                    }
+                });
+            }
             return Some(match &lock.name {
                 LockName::Tag(tag) if lock.free() > 0 => Why::TagReserved { tag: tag.clone() },
                 LockName::Tag(tag) => Why::Tag { tag: tag.clone(), waiting },

@@ -30,6 +30,8 @@ pub(super) struct Worker {
     pub load: u32,
     group: u32,
     is_open: bool,
+    /// Their slots are no measure of what can be done at once.
+    is_people: bool,
     /// Estimates of what it was given ahead or runs, with how many of each.
     estimates: BTreeMap<u64, u32>,
 }
@@ -99,9 +101,29 @@ pub(super) struct Workers {
     classes: Vec<Class>,
     class_by_want: BTreeMap<(Arc<Labels>, u32), ClassNo>,
     capacity: u64,
+    /// A worker that takes nothing but what is of this class.
+    hold: Option<(ClassNo, WorkerNo)>,
 }
 
+/// More tasks never wait for people at once.
+const PEOPLE_SLOTS: u32 = 1 << 30;
+
 impl Workers {
+    /// People, who give verdicts of manual cases: as many as are wanted.
+    pub(super) fn add_people(&mut self, number: WorkerNo, name: Arc<str>) {
+        let labels = people_labels();
+        self.add(number, name, &labels, PEOPLE_SLOTS, 0);
+        self.capacity -= u64::from(PEOPLE_SLOTS);
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.is_people = true;
+        }
+    }
+
+    /// The class of manual lanes.
+    pub(super) fn people_class(&mut self) -> ClassNo {
+        self.class(&Arc::new(people_labels()), 1)
+    }
+
     /// The class of lanes that want this.
     pub(super) fn class(&mut self, requires: &Arc<Labels>, slots: u32) -> ClassNo {
         let want = (requires.clone(), slots);
@@ -136,6 +158,7 @@ impl Workers {
             load: 0,
             group,
             is_open: true,
+            is_people: false,
             estimates: BTreeMap::new(),
         };
         self.capacity += u64::from(worker.capacity);
@@ -161,11 +184,16 @@ impl Workers {
 
     /// The worker gets nothing more; what it has stays with it.
     pub(super) fn close(&mut self, number: WorkerNo) {
+        if let Some((class, _)) = self.hold.filter(|(_, held)| *held == number) {
+            self.unhold_for(class);
+        }
         let Some(worker) = self.workers.get_mut(&number).filter(|worker| worker.is_open) else {
             return;
         };
         worker.is_open = false;
-        self.capacity -= u64::from(worker.capacity);
+        if !worker.is_people {
+            self.capacity -= u64::from(worker.capacity);
+        }
         let group = &mut self.groups[worker.group as usize];
         group.capacity -= u64::from(worker.capacity);
         group.free -= u64::from(worker.free());
@@ -197,6 +225,51 @@ impl Workers {
         let groups = class.groups.iter().map(|group| &self.groups[*group as usize]);
         let mut workers = groups.flat_map(|group| group.by_fullness.iter());
         workers.any(|(_, number)| self.workers[number].capacity >= class.slots)
+            || self.hold.is_some_and(|(_, number)| self.could(number, class))
+    }
+
+    fn could(&self, number: WorkerNo, class: &Class) -> bool {
+        let Some(worker) = self.workers.get(&number) else { return false };
+        worker.capacity >= class.slots && class.groups.contains(&worker.group)
+    }
+
+    /// Keeps the worker that has most room for a class from taking anything else, unless one is
+    /// kept already. It must be let go when it has taken something, or nothing of the class waits.
+    pub(super) fn hold(&mut self, class_no: ClassNo) {
+        let Some(class) = self.classes.get(class_no as usize).filter(|_| self.hold.is_none())
+        else {
+            return;
+        };
+        let groups = class.groups.iter().map(|group| &self.groups[*group as usize]);
+        let numbers = groups.flat_map(|group| group.by_fullness.iter().map(|(_, number)| *number));
+        let large = numbers.filter(|number| self.could(*number, class));
+        let Some(number) = large.max_by_key(|number| self.workers[number].free()) else { return };
+        let worker = &self.workers[&number];
+        let group = &mut self.groups[worker.group as usize];
+        group.by_fullness.remove(&(worker.fullness(), number));
+        group.free -= u64::from(worker.free());
+        self.hold = Some((class_no, number));
+    }
+
+    pub(super) fn held_for(&self) -> Option<ClassNo> {
+        self.hold.map(|(class, _)| class)
+    }
+
+    /// Lets a worker that is kept for a class take anything again.
+    pub(super) fn unhold_for(&mut self, class: ClassNo) {
+        let Some((_, number)) = self.hold.take_if(|(held_for, _)| *held_for == class) else {
+            return;
+        };
+        if let Some(worker) = self.workers.get(&number).filter(|worker| worker.is_open) {
+            let group = &mut self.groups[worker.group as usize];
+            group.by_fullness.insert((worker.fullness(), number));
+            group.free += u64::from(worker.free());
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_held(&self, number: WorkerNo) -> bool {
+        self.hold.is_some_and(|(_, held)| held == number)
     }
 
     /// Counts tasks that a worker was given, and the slots that they take together.
@@ -225,7 +298,8 @@ impl Workers {
         let (before, free) = (worker.fullness(), worker.free());
         change(worker);
         let after = worker.fullness();
-        if worker.is_open && before != after {
+        let is_held = self.hold.is_some_and(|(_, held)| held == number);
+        if worker.is_open && !is_held && before != after {
             let group = &mut self.groups[worker.group as usize];
             group.by_fullness.remove(&(before, number));
             group.by_fullness.insert((after, number));
@@ -236,6 +310,13 @@ impl Workers {
     /// The emptiest worker with room for the lane, and for how much of it.
     pub(super) fn room(&self, want: &Want) -> Option<Room> {
         let class = self.classes.get(want.class as usize)?;
+        if let Some((_, number)) = self.hold.filter(|(held_for, _)| *held_for == want.class)
+            && let free = self.workers[&number].free()
+            && free >= class.slots
+        {
+            let tasks = want.tasks.min(free / class.slots);
+            return Some(Room { worker: number, tasks, is_ahead: false });
+        }
         let groups = || class.groups.iter().map(|group| &self.groups[*group as usize]);
         let emptiest = |group: &Group| {
             // More than one slot may be wanted, and the emptiest may be too small.
@@ -276,6 +357,16 @@ fn share(tasks: u32, part: u32, all: u64) -> u32 {
     share.clamp(1, u64::from(tasks.max(1))) as u32
 }
 
+fn people_labels() -> Labels {
+    // No worker's label begins with an at sign.
+    Labels::from([(crate::scheduler::keys::PEOPLE.to_owned(), String::new())])
+}
+
 fn has_all(labels: &Labels, wanted: &Labels) -> bool {
+    // People do nothing but what only they can.
+    let are_people = |labels: &Labels| labels.contains_key(crate::scheduler::keys::PEOPLE);
+    if are_people(labels) != are_people(wanted) {
+        return false;
+    }
     wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
 }

@@ -43,6 +43,23 @@ impl Rolled {
     }
 }
 
+/// The segments of a block as if they were at their own keys, with the revisions they were recorded at.
+pub fn unrolled(run: &str, block: &Kv) -> Vec<Kv> {
+    let found: Option<Block> = serde_json::from_slice(&block.value).ok();
+    let segments = found.map(|found| found.segments).unwrap_or_default();
+    let unroll = |found: Rolled| {
+        let segment = Segment { claim: found.claim, rows: found.rows };
+        Kv {
+            key: format!("{}{}", keys::segments(run), found.name),
+            value: serde_json::to_vec(&segment).unwrap_or_default(),
+            create_revision: found.revision,
+            mod_revision: found.revision,
+            lease: 0,
+        }
+    };
+    segments.into_iter().map(unroll).collect()
+}
+
 /// Fills a block with segments in the order of their keys.
 #[derive(Debug, Default)]
 pub struct Packer {
@@ -99,5 +116,9 @@ mod tests {
         assert_eq!(found, [("a-b-ff-1-0", "a-b"), ("a-b-ff-1-2", "a-b")]);
         assert_eq!((block.segments[0].revision, block.segments[0].claim), (9, 5));
         assert_eq!(Packer::default().finish(), None);
+        let value = serde_json::to_vec(&block).unwrap();
+        let back = unrolled("r", &Kv { value, ..Default::default() });
+        assert_eq!((back.len(), &back[1].key, back[1].mod_revision), (2, &kv(2, 0).key, 9));
+        assert_eq!(Rolled::of(&back[1]).as_ref(), Some(&block.segments[1]));
     }
 }

@@ -4,8 +4,9 @@
 
 mod block;
 mod tally;
+pub mod verdict;
 
-pub use block::{Block, Packer, Rolled};
+pub use block::{Block, Packer, Rolled, unrolled};
 pub use tally::{Failure, Group, Report, Slow, Tally, Times};
 
 use super::analysis::Stats;

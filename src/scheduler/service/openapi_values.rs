@@ -99,6 +99,8 @@ fn environment() -> Value {
             "Whether something may start here",
         ),
         "health_reason": text("Why it is as it is"),
+        "state": words(&["idle", "reserved", "running"], "Who has it: nothing new starts in one that is reserved"),
+        "state_reason": text("Who reserved it, and for what"),
         "check": object(json!({
             "url": text("Answered with 200 to 299 when all is well"),
             "every": number("Seconds between two checks"),

@@ -26,6 +26,12 @@ pub struct SchedulerArgs {
     /// The name under which it is shown
     #[arg(long, default_value = "scheduler")]
     name: String,
+    /// Runs that are kept when they have ended, with results and report; 0 for all
+    #[arg(long, default_value_t = 1_000)]
+    keep_runs: usize,
+    /// Days for which they are kept; 0 for ever
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    keep_days: u64,
     #[command(flatten)]
     services: ServiceArgs,
 }
@@ -109,7 +115,12 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
         Ok(services) => services,
         Err(error) => return complain(error, USAGE),
     };
-    leader::run(access, args.name, coordinator::Settings::default(), asked_to_end()).await;
+    let settings = coordinator::Settings {
+        keep_runs: args.keep_runs,
+        keep_ms: args.keep_days * coordinator::DAY_MS,
+        ..Default::default()
+    };
+    leader::run(access, args.name, settings, asked_to_end()).await;
     if let Some(services) = services {
         services.stop();
     }
@@ -127,6 +138,9 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
     }
     if let Err(error) = check_id("worker", &args.name) {
         return complain(error, USAGE);
+    }
+    if args.name.starts_with('@') {
+        return complain("a worker's name cannot begin with @", USAGE);
     }
     let artifacts = args.artifacts.unwrap_or_else(|| format!("{}-artifacts", args.name).into());
     let mut settings = execute::Settings::new(artifacts);

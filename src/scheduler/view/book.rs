@@ -203,8 +203,9 @@ impl RunBook {
         let from = self.index.partition_point(|(of, ..)| *of < lane);
         let of_lane = self.index[from..].iter().take_while(|(of, ..)| *of == lane);
         let ended = of_lane.filter(|(_, ordinal, at)| {
+            let verdict = self.attempts[*at as usize].verdict;
             known.ended.contains(*ordinal)
-                && self.attempts[*at as usize].verdict == Verdict::Ended(status)
+                && matches!(verdict, Verdict::Ended(found, _) if found == status)
         });
         ended.count() as u64
     }

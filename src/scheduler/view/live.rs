@@ -127,7 +127,7 @@ impl Live {
         let verdict = self.planner.restore_row(self.number, &row, worker);
         let Some(plan) = self.plan.lanes.get(row.lane as usize) else { return };
         let ended = match verdict {
-            Verdict::Ended(status) => Some(status),
+            Verdict::Ended(status, _) | Verdict::GivenUp(status) => Some(status),
             Verdict::Again(_) => None,
             Verdict::Refused => return,
         };

@@ -169,7 +169,7 @@ fn stretches(book: &RunBook) -> Vec<Stretch> {
             end: start + attempt.row.duration,
             lane: *lane,
             is_first,
-            is_last: matches!(attempt.verdict, Verdict::Ended(_)),
+            is_last: matches!(attempt.verdict, Verdict::Ended(..)),
         });
     }
     stretches

@@ -6,6 +6,7 @@ use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, RunSpec};
+use crate::scheduler::record;
 use crate::scheduler::store::{Commit, Kv};
 use crate::scheduler::submit::SubmitError;
 use std::collections::BTreeSet;
@@ -30,6 +31,9 @@ async fn keys_of(client: &Client, run: &str) -> Result<(Vec<Kv>, i64), SubmitErr
     {
         kvs.extend(client.prefix(prefix, revision).await?.0);
     }
+    // Of a run that has ended; what is there is not at a key of its own.
+    let blocks = client.prefix(&keys::blocks(run), revision).await?.0;
+    kvs.extend(blocks.iter().flat_map(|kv| record::unrolled(run, kv)));
     Ok((kvs, revision))
 }
 

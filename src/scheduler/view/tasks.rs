@@ -140,7 +140,7 @@ impl RunBook {
     fn status_of(&self, lane: u32, ordinal: u32, attempts: &[&Attempt], is_out: bool) -> Status {
         use crate::scheduler::planner::Verdict;
         let by_attempt = attempts.iter().find_map(|attempt| match attempt.verdict {
-            Verdict::Ended(status) => Some(status),
+            Verdict::Ended(status, _) | Verdict::GivenUp(status) => Some(status),
             Verdict::Again(_) | Verdict::Refused => None,
         });
         if let Some(status) = by_attempt {

@@ -67,6 +67,7 @@ impl Store {
             started: 1_000,
             ended: Some(9_000),
             revision: self.revision,
+            ..Default::default()
         };
         self.put(keys::status(RUN), &status);
     }

@@ -128,6 +128,11 @@ fn words(book: &RunBook, lane: u32, why: &Why, held: &[Holder]) -> (&'static str
         Why::EnvironmentFull { environment, capacity } => {
             ("environment", format!("environment {environment} takes {capacity} at once"))
         }
+        Why::EnvironmentClosed { environment, reason } => {
+            ("environment", format!("environment {environment} is closed, {reason}"))
+        }
+        Why::QueuePaused { queue } => ("queue", format!("queue {queue} is paused")),
+        Why::Person => ("verdict", "a person has not given a verdict yet".into()),
         Why::QueueFull { queue, capacity } => {
             ("queue", format!("queue {queue} takes {capacity} at once"))
         }

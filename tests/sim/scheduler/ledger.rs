@@ -1,5 +1,6 @@
 //! What must hold of the store after every commit, found out from the commits alone.
 
+use super::past::Past;
 use quoin::scheduler::coordinator::RunStatus;
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{Claim, OnLost, Policy, Retries, RunPlan, Scope, Segment, Status};
@@ -30,6 +31,9 @@ pub struct Ledger {
     /// Holder of each unit of a tag, by key.
     tags: BTreeMap<String, String>,
     leader: i64,
+    pub past: Past,
+    /// How many tasks may run in an environment at once.
+    pub capacities: BTreeMap<String, u32>,
     pub results: u64,
     pub lost: u64,
 }
@@ -106,11 +110,15 @@ impl RunLedger {
     }
 }
 
-fn ensure(holds: bool, text: impl FnOnce() -> String) -> Result<(), String> {
+fn is_part(key: &str, part: &str) -> bool {
+    key.starts_with(keys::RUNS) && key.ends_with(part)
+}
+
+pub fn ensure(holds: bool, text: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(text()) }
 }
 
-fn parse<T: for<'de> serde::Deserialize<'de>>(value: &[u8]) -> Result<T, String> {
+pub fn parse<T: for<'de> serde::Deserialize<'de>>(value: &[u8]) -> Result<T, String> {
     serde_json::from_slice(value).map_err(|error| error.to_string())
 }
 
@@ -131,7 +139,13 @@ impl Ledger {
                 self.results += segment.rows.len() as u64;
                 let (run, worker) = (run.to_owned(), worker.to_owned());
                 for row in segment.rows {
-                    self.result(&run, &worker, (row.lane, row.ordinal), row.attempt, row.status)?;
+                    let task = (row.lane, row.ordinal);
+                    self.result(&run, &worker, task, row.attempt, row.status)?;
+                    let ledger = &self.runs[&run];
+                    if ledger.ended.contains_key(&task) {
+                        let plan = &ledger.plan.lanes[row.lane as usize];
+                        self.past.ended(&run, plan, &row, commit.revision);
+                    }
                 }
             }
         }
@@ -160,14 +174,14 @@ impl Ledger {
                 Change::Delete { key } if key.starts_with(keys::TAGS) => {
                     self.tags.remove(key);
                 }
-                Change::Put(kv) if kv.key.ends_with("/status") => {
+                Change::Put(kv) if is_part(&kv.key, "/status") => {
                     let status: RunStatus = parse(&kv.value)?;
                     let run = kv.key[keys::RUNS.len()..].trim_end_matches("/status");
                     let run = self.runs.get_mut(run).ok_or("status of no run")?;
                     ensure(!run.is_closed, || format!("{} after its end", kv.key))?;
                     run.status = Some(status);
                 }
-                Change::Put(kv) if kv.key.ends_with("/control") => {
+                Change::Put(kv) if is_part(&kv.key, "/control") => {
                     let run = kv.key[keys::RUNS.len()..].trim_end_matches("/control");
                     if let Some(run) = self.runs.get_mut(run) {
                         run.is_canceled |= kv.value == b"\"canceled\"";
@@ -180,6 +194,7 @@ impl Ledger {
                 Change::Put(_) | Change::Delete { .. } => {}
             }
         }
+        self.past.take_in(commit, &self.runs)?;
         match rows.keys().next() {
             Some(claim) => Err(format!("results without a change of {claim}")),
             None => Ok(()),
@@ -225,7 +240,10 @@ impl Ledger {
         let run = self.runs.get(&claim.run).ok_or("a claim of no run")?;
         ensure(!run.is_closed, || format!("{key} of a run that is over"))?;
         let mut tasks = BTreeSet::new();
+        let is_by_people = key.starts_with(&keys::claims(keys::PEOPLE));
         for item in &claim.items {
+            let is_manual = run.plan.lanes[item.lane as usize].is_manual;
+            ensure(is_manual == is_by_people, || format!("{key}: lane {}", item.lane))?;
             for ordinal in item.from..item.to {
                 let task = (item.lane, ordinal);
                 let at = || format!("{key}: {} {task:?}", claim.run);
@@ -236,6 +254,14 @@ impl Ledger {
                 ensure(forbidden.is_none(), || format!("{}: {forbidden:?}", at()))?;
                 tasks.insert((item.lane, ordinal, item.attempt));
             }
+        }
+        for (environment, capacity) in &self.capacities {
+            let is_there = |(run, task): &(String, Task)| {
+                let lane = self.runs[run].plan.lanes.get(task.0 as usize);
+                lane.is_some_and(|lane| *lane.environment == **environment)
+            };
+            let count = self.out.keys().filter(|out| is_there(out)).count() as u32;
+            ensure(count <= *capacity, || format!("{key}: {count} tasks in {environment}"))?;
         }
         let wanted = claim.items.iter().flat_map(|item| &run.plan.lanes[item.lane as usize].tags);
         for tag in wanted {

@@ -5,8 +5,8 @@ use crate::random::Random;
 use quoin::scheduler::coordinator::{Control, Definitions};
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{
-    Labels, OnLost, Policy, Predecessor, Retries, RunPlan, RunSpec, Scope, Selected, Status,
-    TagScope, TagUse, TestCase, expand,
+    Environment, Health, Kind, Labels, OnLost, Policy, Predecessor, Retries, RunPlan, RunSpec,
+    Scope, Selected, Status, TagScope, TagUse, TestCase, expand,
 };
 use quoin::scheduler::store::{Op, Txn};
 use std::collections::BTreeMap;
@@ -19,15 +19,69 @@ pub struct Load {
     paused: Vec<String>,
     failing: u64,
     tags: u64,
+    /// Slots of each worker.
+    capacity: u32,
+    environments: BTreeMap<String, Environment>,
+    manual: u64,
 }
 
 impl Load {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, capacity: u32) -> Self {
         let mut random = Random::new(seed, "load");
         let left = random.between(1, 6);
         let failing = random.skewed(0, 400);
         let tags = random.between(1, 4);
-        Self { random, left, count: 0, plans: BTreeMap::new(), paused: Vec::new(), failing, tags }
+        let mut environments = BTreeMap::new();
+        for n in 0..random.below(3) {
+            let id = format!("e{n}");
+            let capacity = random.chance(500).then(|| 1 + random.below(3) as u32);
+            environments.insert(id.clone(), Environment { id, capacity, ..Default::default() });
+        }
+        let manual = [0, 0, 100][random.below(3) as usize];
+        Self {
+            random,
+            left,
+            count: 0,
+            plans: BTreeMap::new(),
+            paused: Vec::new(),
+            failing,
+            tags,
+            capacity,
+            environments,
+            manual,
+        }
+    }
+
+    /// What is there from the begin.
+    pub fn begin(&self, ledger: &mut Ledger) -> Vec<Txn> {
+        let places = self.environments.values();
+        for place in places.clone() {
+            ledger.capacities.extend(place.capacity.map(|capacity| (place.id.clone(), capacity)));
+        }
+        places.map(put_environment).collect()
+    }
+
+    /// How many slots a task takes.
+    pub fn slots(&self, run: &str, lane: u32) -> u32 {
+        self.plans[run].lanes[lane as usize].slots
+    }
+
+    /// A person's verdict.
+    pub fn verdict(&mut self) -> Status {
+        if self.random.chance(self.failing) { Status::Failed } else { Status::Passed }
+    }
+
+    /// Somebody closes an environment or a queue, or opens it again.
+    fn close_something(&mut self, is_stormy: bool) -> Option<Txn> {
+        if !is_stormy || self.random.chance(400) {
+            let paused = is_stormy && self.random.chance(500);
+            let value = serde_json::json!({"weight": 2, "paused": paused});
+            return Some(put(keys::queue("other"), &value));
+        }
+        let place = self.random.below(self.environments.len().max(1) as u64) as usize;
+        let place = self.environments.values_mut().nth(place)?;
+        place.health = *self.random.pick(&[Health::Good, Health::Bad, Health::Maintenance]);
+        Some(put_environment(place))
     }
 
     /// The first worker can run everything.
@@ -60,7 +114,18 @@ impl Load {
             let resumed = std::mem::take(&mut self.paused);
             let resume = |run: String| control(&run, Control::Running);
             self.left = 0;
-            return resumed.into_iter().map(resume).collect();
+            let mut txns: Vec<Txn> = resumed.into_iter().map(resume).collect();
+            txns.extend(self.close_something(false));
+            for place in self.environments.values_mut() {
+                place.health = Health::Good;
+                txns.push(put_environment(place));
+            }
+            return txns;
+        }
+        if self.random.chance(100)
+            && let Some(txn) = self.close_something(true)
+        {
+            return vec![txn];
         }
         if self.left > 0 {
             self.left -= 1;
@@ -104,15 +169,20 @@ impl Load {
             priority: self.random.below(3) as i32,
             failures_max: self.random.chance(50).then_some(2),
             submitted: now,
+            environments: match self.random.chance(500) {
+                true => self.environments.keys().cloned().collect(),
+                false => Vec::new(),
+            },
             ..Default::default()
         };
         let by_id: BTreeMap<String, TestCase> =
             cases.iter().map(|case| (case.id.clone(), case.clone())).collect();
-        let plan = expand(&spec, &by_id, &BTreeMap::new()).unwrap();
+        let plan = expand(&spec, &by_id, &self.environments).unwrap();
         ledger.runs.insert(id.clone(), RunLedger { plan: plan.clone(), ..Default::default() });
         self.plans.insert(id.clone(), plan);
         let total = cases.len() as u32;
-        let definitions = Definitions { total, first: 0, cases, environments: Vec::new() };
+        let environments = self.environments.values().cloned().collect();
+        let definitions = Definitions { total, first: 0, cases, environments };
         let definitions = Op::put(keys::definitions(&id, 0), &definitions);
         vec![
             Txn { then: vec![definitions], ..Default::default() },
@@ -140,6 +210,12 @@ impl Load {
                 },
                 ..Default::default()
             };
+            if random.chance(self.manual) {
+                case.kind = Kind::Manual;
+                case.name = "look at it".into();
+            } else if self.capacity > 1 && random.chance(150) {
+                case.slots = 2;
+            }
             if random.chance(400) {
                 case.mutual_tag.push(TagUse {
                     tag: format!("t{}", random.below(self.tags)),
@@ -170,6 +246,14 @@ impl Load {
         }
         cases
     }
+}
+
+fn put(key: String, value: &impl serde::Serialize) -> Txn {
+    Txn { then: vec![Op::put(key, value)], ..Default::default() }
+}
+
+fn put_environment(place: &Environment) -> Txn {
+    put(keys::environment(&place.id), place)
 }
 
 fn control(run: &str, wanted: Control) -> Txn {

@@ -3,6 +3,7 @@
 
 mod ledger;
 mod load;
+mod past;
 mod store;
 mod world;
 

@@ -18,7 +18,9 @@ impl Store {
         if !txn.compares.iter().all(|compare| self.holds(compare)) {
             let found = txn.otherwise.iter().map(|op| match op {
                 Op::Get(key) => self.kvs.get(key).cloned(),
-                Op::Put { .. } | Op::Delete(_) => panic!("a refused transaction only reads"),
+                Op::Put { .. } | Op::Delete(_) | Op::DeleteRange(..) => {
+                    panic!("a refused transaction only reads")
+                }
             });
             return Outcome::Refused { revision: self.revision, found: found.collect() };
         }
@@ -41,9 +43,18 @@ impl Store {
                         changes.push(Change::Delete { key: key.clone() });
                     }
                 }
+                Op::DeleteRange(first, end) => {
+                    let range = self.kvs.range(first.clone()..end.clone());
+                    for key in range.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+                        assert!(!written.contains(&key), "{key} is written and deleted");
+                        self.kvs.remove(&key);
+                        changes.push(Change::Delete { key });
+                    }
+                }
                 Op::Get(_) => {}
             }
         }
+        assert!(txn.compares.len() + txn.then.len() <= 128 + 8, "a transaction is too large");
         self.commit(changes);
         Outcome::Committed { revision: self.revision }
     }

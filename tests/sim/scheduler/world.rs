@@ -8,7 +8,8 @@ use crate::random::Random;
 use quoin::scheduler::agent::{self, Agent, Task};
 use quoin::scheduler::coordinator::{self, Coordinator, TxnNo, WorkerInfo};
 use quoin::scheduler::keys;
-use quoin::scheduler::model::{Row, Status};
+use quoin::scheduler::model::{Claim, Row, Status};
+use quoin::scheduler::record::verdict;
 use quoin::scheduler::store::{Commit, Compare, Kv, Op, Outcome, Txn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +56,11 @@ enum Event {
         life: u64,
     },
     RunRead {
+        to: Proc,
+        life: u64,
+        run: String,
+    },
+    EndedRead {
         to: Proc,
         life: u64,
         run: String,
@@ -110,6 +116,7 @@ pub struct World {
     checked: usize,
     capacity: u32,
     losing: u64,
+    keep_runs: usize,
     trace: bool,
     pub crashes: u64,
     pub faults: u64,
@@ -135,7 +142,8 @@ impl World {
             paused: BTreeMap::new(),
             wakes: BTreeMap::new(),
             broken: None,
-            load: Load::new(seed),
+            load: Load::new(seed, capacity),
+            keep_runs: random.below(4) as usize,
             checked: 0,
             capacity,
             losing,
@@ -164,6 +172,9 @@ impl World {
                 was_paused: false,
             });
             world.after(place as u64 * 10, Event::Start { who: Proc::Worker(place) });
+        }
+        for txn in world.load.begin(&mut world.ledger) {
+            world.store.txn(&txn);
         }
         world.after(100, Event::Expire);
         world.after(10, Event::Client);
@@ -199,7 +210,7 @@ impl World {
                 return Err(text);
             }
             if !self.is_stormy() && self.load.is_done() && self.is_calm() {
-                return Ok(());
+                return self.ledger.past.check_rolled(&self.ledger.runs);
             }
             if self.now > 1_000_000 + FAULTS_MS + CALM_MS {
                 let open: Vec<_> = self.store.below(keys::OPEN).map(|kv| kv.key.clone()).collect();
@@ -216,12 +227,17 @@ impl World {
         self.store.below(keys::OPEN).next().is_none()
             && self.store.below(keys::CLAIMS).next().is_none()
             && !self.ledger.is_tag_held()
+            && self.store.below(keys::ROLLS).next().is_none()
+            && (self.keep_runs == 0 || self.store.below(keys::ENDED).count() <= self.keep_runs)
     }
 
     /// What comes to a paused process waits until it goes on.
     fn defer(&mut self, event: &Event) -> bool {
         let who = match event {
-            Event::Answer { to, .. } | Event::Watch { to, .. } | Event::RunRead { to, .. } => *to,
+            Event::Answer { to, .. }
+            | Event::Watch { to, .. }
+            | Event::RunRead { to, .. }
+            | Event::EndedRead { to, .. } => *to,
             Event::Wake { who, .. } | Event::Lease { who, .. } => *who,
             Event::TaskEnds { worker, .. } => Proc::Worker(*worker),
             Event::Arrive { .. }
@@ -281,7 +297,20 @@ impl World {
                     self.work(Proc::Leader(place));
                 }
             }
-            Event::RunRead { .. } => {}
+            Event::EndedRead { to: Proc::Leader(place), life, run } => {
+                let block = self.store.below(&keys::blocks(&run)).count() as u32;
+                // Few, so that a run has several blocks.
+                let kvs: Vec<Kv> =
+                    self.store.below(&keys::segments(&run)).take(5).cloned().collect();
+                let leader = &mut self.leaders[place];
+                if leader.life == life
+                    && let Some(coordinator) = &mut leader.coordinator
+                {
+                    coordinator.ended_read(&run, block, &kvs);
+                    self.work(Proc::Leader(place));
+                }
+            }
+            Event::RunRead { .. } | Event::EndedRead { .. } => {}
             Event::TaskEnds { worker, life, task } => self.task_ends(worker, life, &task),
             Event::Fault => self.fault(),
             Event::Start { who } => self.start(who),
@@ -347,14 +376,10 @@ impl World {
         let Outcome::Committed { revision } = self.store.txn(&txn) else {
             return self.start(Proc::Leader(place));
         };
-        let kvs: Vec<Kv> = self.store.below(keys::PREFIX).cloned().collect();
-        let coordinator = Coordinator::load(
-            self.now,
-            coordinator::Settings::default(),
-            (key, revision),
-            &kvs,
-            revision,
-        );
+        let kvs = self.store.below(keys::PREFIX).chain(self.store.below(keys::ENVIRONMENTS));
+        let kvs: Vec<Kv> = kvs.cloned().collect();
+        let settings = coordinator::Settings { keep_runs: self.keep_runs, ..Default::default() };
+        let coordinator = Coordinator::load(self.now, settings, (key, revision), &kvs, revision);
         self.terms += 1;
         self.say(|| format!("leader {place} takes over at {revision}"));
         let leader = &mut self.leaders[place];
@@ -489,7 +514,11 @@ impl World {
                 let leader = &mut self.leaders[place];
                 leader.watched = revision;
                 if let Some(coordinator) = &mut leader.coordinator {
-                    commits.iter().for_each(|commit| coordinator.commit(now, commit));
+                    // Two watches: neither brings what the other does.
+                    for commit in &commits {
+                        coordinator.environments(&only(commit, &[keys::ENVIRONMENTS]));
+                        coordinator.commit(now, &only(commit, &[keys::PREFIX]));
+                    }
                 }
             }
             Proc::Worker(place) => {
@@ -499,12 +528,7 @@ impl World {
                     let (claims, commands) =
                         (keys::claims(&format!("w{place}")), keys::commands(&format!("w{place}")));
                     for commit in &commits {
-                        let mut seen = commit.clone();
-                        seen.changes.retain(|change| {
-                            let key = key(change);
-                            key.starts_with(&claims) || key.starts_with(&commands)
-                        });
-                        agent.commit(now, &seen);
+                        agent.commit(now, &only(commit, &[&claims, &commands]));
                     }
                 }
             }
@@ -551,6 +575,10 @@ impl World {
                         coordinator::Request::ReadRun { run } => {
                             let delay = self.network.skewed(1, 50);
                             self.after(delay, Event::RunRead { to: who, life, run });
+                        }
+                        coordinator::Request::ReadEnded { run } => {
+                            let delay = self.network.skewed(1, 50);
+                            self.after(delay, Event::EndedRead { to: who, life, run });
                         }
                         coordinator::Request::Revoke { lease } => self.store.revoke(lease),
                         coordinator::Request::Rebuild => {
@@ -608,8 +636,10 @@ impl World {
                 }
             }
         }
-        let running = self.workers[place].running.len() as u32;
-        if running >= self.capacity {
+        let worker = &self.workers[place];
+        let slots = |task: &Task| self.load.slots(&worker.runs[&task.claim], task.lane);
+        let running: u32 = worker.running.keys().map(slots).sum();
+        if running + self.load.slots(run, lane) > self.capacity {
             let text = format!("w{place} runs {running} and starts one more");
             self.broken.get_or_insert(text);
         }
@@ -627,6 +657,7 @@ impl World {
                 worker.running.insert(task.clone(), (attempt, status, self.now));
                 self.after(duration, Event::TaskEnds { worker: place, life, task });
             }
+            agent::Request::Late { .. } => {}
             agent::Request::Stop { task } => {
                 if let Some(running) = self.workers[place].running.get_mut(&task) {
                     running.1 = Status::Canceled;
@@ -710,9 +741,38 @@ impl World {
             let outcome = self.store.txn(&txn);
             assert!(matches!(outcome, Outcome::Committed { .. }), "a client's write is refused");
         }
+        let claims = format!("{}{}/", keys::CLAIMS, keys::PEOPLE);
+        for kv in self.store.below(&claims).cloned().collect::<Vec<_>>() {
+            if is_stormy && self.random.chance(500) {
+                continue;
+            }
+            self.give_verdict(&kv);
+        }
         let delay = self.random.between(200, 6_000);
         self.after(delay, Event::Client);
     }
+
+    /// A person says how a manual case came out; what he saw may be gone.
+    fn give_verdict(&mut self, kv: &Kv) {
+        let claim: Claim = serde_json::from_slice(&kv.value).unwrap();
+        let waiting: Vec<_> = verdict::waiting(&claim).collect();
+        let (_, lane, ordinal, attempt, _) = *self.random.pick(&waiting);
+        let (status, start) = (self.load.verdict(), self.now);
+        let row = Row { lane, ordinal, attempt, status, start, duration: 0, detail: None };
+        let txn = verdict::give(kv, row).unwrap();
+        let outcome = self.store.txn(&txn);
+        assert!(matches!(outcome, Outcome::Committed { .. }), "a verdict is refused");
+        // Said twice it counts once.
+        let outcome = self.store.txn(&txn);
+        assert!(matches!(outcome, Outcome::Refused { .. }), "a verdict counts twice");
+    }
+}
+
+/// The part of a commit that a watch on some prefixes brings.
+fn only(commit: &Commit, prefixes: &[&str]) -> Commit {
+    let mut seen = commit.clone();
+    seen.changes.retain(|change| prefixes.iter().any(|prefix| key(change).starts_with(prefix)));
+    seen
 }
 
 fn key(change: &quoin::scheduler::store::Change) -> &str {

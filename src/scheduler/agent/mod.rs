@@ -6,11 +6,15 @@
 //! to be late. A transaction whose outcome is not known is repeated word for word until it is: the
 //! revision of the claim makes that harmless.
 
+mod rows;
+
 use super::coordinator::{Command, TxnNo};
 use super::keys;
-use super::model::{Claim, Item, Ordinals, Row, Segment, Status};
+use super::model::{Claim, Item, Row, Segment, Status};
+use super::record::Running;
 use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
 use crate::planted::{self, Bug};
+use rows::{take_rows, without};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -68,6 +72,20 @@ pub enum Request {
         task: Task,
     },
     Try(TxnNo, Txn),
+    /// Keep results that nobody wants any more for a day, for whoever looks for the reason.
+    Late {
+        key: String,
+        value: Vec<u8>,
+    },
+}
+
+/// A task that runs.
+#[derive(Clone, Copy, Debug)]
+struct Started {
+    slots: u32,
+    attempt: u32,
+    /// Milliseconds since 1970.
+    since: u64,
 }
 
 #[derive(Debug)]
@@ -103,8 +121,7 @@ pub struct Agent {
     /// Tasks to start, those under tags apart: they go first, since others may wait for their tags.
     tagged: VecDeque<(Task, u32)>,
     plain: VecDeque<(Task, u32)>,
-    /// With the slots that each takes.
-    running: BTreeMap<Task, u32>,
+    running: BTreeMap<Task, Started>,
     busy: u32,
     /// By then the lease may have ended.
     lease_ends: u64,
@@ -200,7 +217,10 @@ impl Agent {
 
     /// Nothing of a claim counts any more.
     fn drop_claim(&mut self, key: &str) {
-        self.claims.remove(key);
+        if let Some(held) = self.claims.remove(key) {
+            // What had ended under it comes too late.
+            self.requests.extend(rows::late(&self.name, key, held));
+        }
         self.tagged.retain(|(task, _)| &*task.claim != key);
         self.plain.retain(|(task, _)| &*task.claim != key);
         let running = self.running.keys().filter(|task| &*task.claim == key);
@@ -251,8 +271,8 @@ impl Agent {
 
     /// A task that was started has ended as the row says.
     pub fn finished(&mut self, now: u64, task: &Task, row: Row) {
-        let Some(slots) = self.running.remove(task) else { return };
-        self.busy = self.busy.saturating_sub(slots);
+        let Some(started) = self.running.remove(task) else { return };
+        self.busy = self.busy.saturating_sub(started.slots);
         let Some(held) = self.claims.get_mut(&task.claim) else { return };
         held.running -= 1;
         if held.rows.is_empty() {
@@ -333,14 +353,17 @@ impl Agent {
         self.claims.is_empty()
     }
 
-    /// What runs now.
-    pub fn running(&self) -> impl Iterator<Item = &Task> {
-        self.running.keys()
+    /// What runs now, for whoever looks.
+    pub fn running(&self) -> impl Iterator<Item = Running> {
+        self.running.iter().filter_map(|(task, started)| {
+            let run = self.claims.get(&task.claim)?.run.to_string();
+            Some((run, task.lane, task.ordinal, started.attempt, started.since))
+        })
     }
 
     /// What shall be done now. To be called after each input, or each handful.
     pub fn work(&mut self, now: u64) -> Vec<Request> {
-        self.start();
+        self.start(now);
         let is_idle = self.plain.is_empty() && self.tagged.is_empty();
         for key in self.claims.keys().cloned().collect::<Vec<_>>() {
             self.maybe_deliver(now, &key, is_idle);
@@ -348,14 +371,14 @@ impl Agent {
         std::mem::take(&mut self.requests)
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, now: u64) {
         // A claim with tags holds each once: its tasks go one by one.
         let mut place = 0;
         while let Some((task, attempt)) = self.tagged.get(place).cloned() {
             let is_free = self.claims.get(&task.claim).is_some_and(|held| held.running == 0);
             if is_free && self.fits(&task) {
                 self.tagged.remove(place);
-                self.run(task, attempt);
+                self.run(now, task, attempt);
             } else {
                 place += 1;
             }
@@ -364,7 +387,7 @@ impl Agent {
             && self.fits(&task)
         {
             self.plain.pop_front();
-            self.run(task, attempt);
+            self.run(now, task, attempt);
         }
     }
 
@@ -373,13 +396,13 @@ impl Agent {
         self.busy + slots <= self.settings.capacity
     }
 
-    fn run(&mut self, task: Task, attempt: u32) {
+    fn run(&mut self, now: u64, task: Task, attempt: u32) {
         let Some(held) = self.claims.get_mut(&task.claim) else { return };
         let slots = held.claim.slots.max(1);
         held.running += 1;
         self.busy += slots;
         let (run, fence) = (held.run.clone(), held.fence);
-        self.running.insert(task.clone(), slots);
+        self.running.insert(task.clone(), Started { slots, attempt, since: now });
         self.requests.push(Request::Start { task, run, attempt, fence });
     }
 
@@ -436,31 +459,4 @@ impl Agent {
         });
         fence.into_iter().chain(claims).min()
     }
-}
-
-/// The first rows, as many as fit.
-fn take_rows(rows: &mut Vec<Row>, bytes_max: usize) -> Vec<Row> {
-    let mut bytes = 0;
-    let fits = |row: &&Row| {
-        let detail = row.detail.as_ref().map_or(0, |detail| detail.to_string().len());
-        bytes += 64 + detail;
-        bytes <= bytes_max
-    };
-    // One that is too large by itself is cut by whoever made it.
-    let count = rows.iter().take_while(fits).count().max(1).min(rows.len());
-    rows.drain(..count).collect()
-}
-
-/// What is left of items when these have ended.
-fn without(items: &[Item], rows: &[Row]) -> Vec<Item> {
-    let mut left = Vec::new();
-    for item in items {
-        let mut ordinals = Ordinals::new();
-        ordinals.insert_range(item.from, item.to);
-        for row in rows.iter().filter(|row| row.lane == item.lane) {
-            ordinals.remove(row.ordinal);
-        }
-        left.extend(ordinals.intervals().map(|(from, to)| Item { from, to, ..*item }));
-    }
-    left
 }

@@ -1,0 +1,109 @@
+//! What people set while runs go on: capacities, weights, what is closed; and what is known of all
+//! workers and of a run as a whole.
+
+use super::bound::{Bound, bound_of};
+use super::locks::LockNo;
+use super::{LaneId, LockName, Planner, RunNo};
+use crate::scheduler::model::LanePlan;
+use std::sync::Arc;
+
+impl Planner {
+    /// How many tasks may hold a lock at once; a tag that nobody defined has room for one.
+    /// `u32::MAX` is no limit.
+    pub fn set_capacity(&mut self, name: &LockName, capacity: u32) {
+        let is_tag = matches!(name, LockName::Tag(_));
+        if capacity == u32::MAX && !is_tag && self.locks.find(name).is_none() {
+            return;
+        }
+        let number = self.limit(name);
+        self.locks.get_mut(number).capacity = capacity;
+        self.wakes.insert(number);
+    }
+
+    /// Lets nothing new start in an environment or a queue for a reason, or lets it again.
+    pub fn set_closed(&mut self, name: &LockName, reason: Option<Arc<str>>) {
+        if reason.is_none() && self.locks.find(name).is_none() {
+            return;
+        }
+        let number = self.limit(name);
+        self.locks.get_mut(number).closed = reason;
+        self.wakes.insert(number);
+    }
+
+    /// The lock of this name; a new one of an environment or a queue has room for all.
+    fn limit(&mut self, name: &LockName) -> LockNo {
+        if let Some(number) = self.locks.find(name) {
+            return number;
+        }
+        let number = self.locks.number(name);
+        if !matches!(name, LockName::Tag(_)) {
+            self.locks.get_mut(number).capacity = u32::MAX;
+        }
+        self.limit_lanes(name, number);
+        number
+    }
+
+    /// Puts the lanes of an environment or a queue under a limit that was set after their submit.
+    fn limit_lanes(&mut self, name: &LockName, number: LockNo) {
+        let mut found = Vec::new();
+        for (run_number, run) in &self.runs {
+            let queue = self.queues.iter().find(|(_, queue)| **queue == run.queue);
+            for (lane, place) in run.lanes.iter().zip(0..) {
+                let is_meant = match name {
+                    LockName::Tag(_) => false,
+                    LockName::Environment(environment) => lane.plan.environment == *environment,
+                    LockName::Queue(limited) => queue.is_some_and(|(name, _)| name == limited),
+                };
+                if is_meant {
+                    found.push(LaneId { run: *run_number, lane: place });
+                }
+            }
+        }
+        for id in found {
+            self.unplace(id);
+            let Some(lane) = self.lane_mut(id) else { continue };
+            lane.locks.push(number);
+            let (open, since) = (lane.open, lane.since);
+            self.locks.get_mut(number).use_up(open);
+            self.place(since, id);
+        }
+    }
+
+    /// A queue's part beside others; 1 unless said.
+    pub fn set_weight(&mut self, queue: &Arc<str>, weight: u32) {
+        let queue = self.queue(queue);
+        self.ready.set_weight(queue, weight);
+    }
+
+    /// Slots of all workers that take work.
+    pub fn capacity(&self) -> u64 {
+        self.workers.capacity()
+    }
+
+    /// The least time in which a run could have been done with so many slots. `work_of` gives the
+    /// work of each lane and its longest task, in microseconds of one slot.
+    pub fn bound(
+        &self,
+        run: RunNo,
+        slots: u64,
+        work_of: impl Fn(u32) -> (u64, u64),
+    ) -> Option<Bound> {
+        let lanes: Vec<&LanePlan> = self.runs.get(&run)?.lanes.iter().map(|l| &l.plan).collect();
+        let capacity_of = |tag: &str| {
+            let lock = self.locks.find(&LockName::Tag(tag.into()));
+            lock.map_or(1, |lock| u64::from(self.locks.get(lock).capacity))
+        };
+        Some(bound_of(&lanes, slots, work_of, capacity_of))
+    }
+
+    /// How long all that is left of a run takes if nothing keeps it from filling all slots, in
+    /// microseconds; none without workers.
+    pub fn remaining(&self, run: RunNo) -> Option<u64> {
+        let lanes = self.runs.get(&run)?.lanes.iter().filter(|lane| !lane.plan.is_manual);
+        let left = lanes.map(|lane| {
+            let tasks = u64::from(lane.plan.total - lane.ended.count());
+            tasks.saturating_mul(u64::from(lane.plan.slots)).saturating_mul(lane.estimate())
+        });
+        left.fold(0, u64::saturating_add).checked_div(self.workers.capacity())
+    }
+}
