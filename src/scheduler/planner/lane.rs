@@ -91,7 +91,6 @@ pub(super) struct Lane {
     pub place: Place,
     /// Since when it could run but for locks and slots.
     pub since: u64,
-    pub is_reserving: bool,
     /// It has ended and its successors know.
     pub is_closed: bool,
     /// Its part of the planner's ready work, while it is ready.
@@ -128,7 +127,6 @@ impl Lane {
             guess: UNKNOWN_US,
             place: Place::Aside,
             since: now,
-            is_reserving: false,
             is_closed: false,
             counted_work: 0,
             extra: None,

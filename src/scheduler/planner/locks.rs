@@ -54,8 +54,8 @@ pub(super) struct Lock {
     used: u32,
     /// By class: those of one may find a worker when those of another do not.
     waiters: BTreeMap<ClassNo, BTreeSet<(WaitKey, LaneId)>>,
-    /// Lanes that have waited long for several locks, the first of them first: later ones do not
-    /// pass by.
+    /// Lanes that have waited long for several locks, the first of them first: a unit is kept free for
+    /// each.
     reserved: BTreeSet<(u64, LaneId)>,
     /// Ready lanes that want it, by class.
     ready: BTreeMap<ClassNo, u32>,
@@ -90,10 +90,23 @@ impl Lock {
         self.used = self.used.saturating_sub(units);
     }
 
-    /// Whether a lane may have a unit now.
+    /// Whether a lane may have a unit now: one for each that has reserved before it stays free.
     pub(super) fn admits(&self, lane: LaneId) -> bool {
-        let is_first = self.reserved.first().is_none_or(|(_, first)| *first == lane);
-        self.free() > 0 && is_first
+        self.unreserved() > 0 || self.kept().any(|kept| kept == lane)
+    }
+
+    /// Free units that are kept for nobody.
+    fn unreserved(&self) -> u32 {
+        self.free().saturating_sub(self.reserved.len() as u32)
+    }
+
+    /// The lanes for which the free units are kept.
+    fn kept(&self) -> impl Iterator<Item = LaneId> {
+        self.reserved.iter().take(self.free() as usize).map(|(_, lane)| *lane)
+    }
+
+    pub(super) fn kept_for(&self) -> Vec<LaneId> {
+        self.kept().collect()
     }
 
     pub(super) fn take(&mut self) -> u32 {
@@ -148,15 +161,10 @@ impl Lock {
         self.reserved.retain(|(_, other)| *other != lane);
     }
 
-    /// The lane that it is kept for.
-    pub(super) fn first_reserved(&self) -> Option<LaneId> {
-        self.reserved.first().map(|(_, lane)| *lane)
-    }
-
     /// The waiter that shall try next: the best of a class of which fewer lanes are ready than there
     /// are units.
     pub(super) fn next(&self) -> Option<LaneId> {
-        let free = self.free();
+        let free = self.unreserved();
         let may_try = |class: &ClassNo| self.ready.get(class).copied().unwrap_or_default() < free;
         let waiting = self.waiters.iter().filter(|(class, _)| may_try(class));
         waiting.filter_map(|(_, waiters)| waiters.first()).min().map(|(_, lane)| *lane)

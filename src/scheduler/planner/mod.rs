@@ -169,6 +169,8 @@ pub struct Planner {
     cases: Vec<OpenCase>,
     case_by_name: BTreeMap<Arc<str>, CaseNo>,
     timers: BTreeSet<(u64, Timer)>,
+    /// Lanes that have waited long for several locks and keep units of them from later ones.
+    reserving: BTreeSet<LaneId>,
     /// Locks whose waiters may go on.
     wakes: BTreeSet<LockNo>,
     notes: Vec<Note>,
@@ -207,6 +209,7 @@ impl Planner {
     /// The worker gets nothing more. What it has is delivered, given back or lost claim by claim.
     pub fn worker_leaves(&mut self, worker: WorkerNo) {
         self.workers.close(worker);
+        self.unreserve_unserved();
         if !self.claims.values().any(|claim| claim.worker == worker) {
             self.workers.remove(worker);
         }

@@ -52,12 +52,16 @@ impl Planner {
             return;
         }
         let rank = lane_rank(lane, &self.locks, &self.workers);
-        let taken = lane.locks.iter().find(|lock| !self.locks.get(**lock).admits(id));
-        if let Some(&lock) = taken {
+        let closed = lane.locks.iter().find(|lock| self.locks.get(**lock).closed.is_some());
+        let full = || lane.locks.iter().find(|lock| !self.locks.get(**lock).admits(id));
+        if let Some(&lock) = closed.or_else(full) {
             let key = WaitKey::new(lane.since, priority, rank, submit);
             self.locks.get_mut(lock).park(lane.class, key, id);
             lane.place = Place::Parked(lock, key);
-            if lane.locks.len() > 1 && !lane.is_reserving {
+            if closed.is_some() {
+                // It may stay closed for days.
+                self.unreserve(id);
+            } else if lane.locks.len() > 1 && !self.reserving.contains(&id) {
                 self.timers.insert((lane.since.max(now) + AGEING_MS, Timer::Reserve(id)));
             }
             return;
@@ -69,18 +73,21 @@ impl Planner {
         lane.place = Place::Ready(key);
         lane.counted_work = lane.work();
         self.ready_work += lane.counted_work;
-        self.ready.insert(lane.class, id, key);
+        let class = lane.class;
+        self.ready.insert(class, id, key);
+        if !self.workers.serves(class) {
+            self.unreserve(id);
+        }
     }
 
     /// Lets waiters of locks that may have become free try.
     pub(super) fn settle(&mut self) {
         while let Some(lock) = self.wakes.pop_first() {
-            if let Some(id) = self.locks.get(lock).first_reserved() {
+            for id in self.locks.get(lock).kept_for() {
                 let is_ready = |lane: &Lane| matches!(lane.place, Place::Ready(_));
-                if self.locks.get(lock).free() > 0 && !self.lane(id).is_some_and(is_ready) {
+                if !self.lane(id).is_some_and(is_ready) {
                     self.place_again(id);
                 }
-                continue;
             }
             while let Some(id) = self.locks.get(lock).next() {
                 self.place_again(id);
@@ -88,34 +95,49 @@ impl Planner {
         }
     }
 
-    fn place_again(&mut self, id: LaneId) {
+    pub(super) fn place_again(&mut self, id: LaneId) {
         let since = self.lane(id).map_or(0, |lane| lane.since);
         self.place(since, id);
     }
 
     /// The lane keeps nothing from others any more.
     pub(super) fn unreserve(&mut self, id: LaneId) {
-        let Some(lane) = self.lane_mut(id) else { return };
-        if std::mem::take(&mut lane.is_reserving) {
-            for lock in lane.locks.clone() {
-                self.locks.get_mut(lock).unreserve(id);
-                self.wakes.insert(lock);
+        if !self.reserving.remove(&id) {
+            return;
+        }
+        for lock in self.lane(id).map(|lane| lane.locks.clone()).unwrap_or_default() {
+            self.locks.get_mut(lock).unreserve(id);
+            self.wakes.insert(lock);
+        }
+    }
+
+    /// Lanes keep nothing from others while no worker could run them.
+    pub(super) fn unreserve_unserved(&mut self) {
+        for id in self.reserving.clone() {
+            let is_ready = |lane: &&Lane| matches!(lane.place, Place::Ready(_));
+            let class = self.lane(id).filter(is_ready).map(|lane| lane.class);
+            if class.is_some_and(|class| !self.workers.serves(class)) {
+                self.unreserve(id);
             }
         }
     }
 
     /// From now on nobody who came later gets what this lane waits for.
     pub(super) fn reserve(&mut self, now: u64, id: LaneId) {
-        let Some(lane) = self.lane_mut(id) else { return };
+        let Some(lane) = self.lane(id) else { return };
         let (since, locks) = (lane.since, lane.locks.clone());
-        if !matches!(lane.place, Place::Parked(..)) || lane.is_reserving {
+        let is_closed = |lock: &u32| self.locks.get(*lock).closed.is_some();
+        if !matches!(lane.place, Place::Parked(..))
+            || self.reserving.contains(&id)
+            || locks.iter().any(is_closed)
+        {
             return;
         }
         if since + AGEING_MS > now {
             self.timers.insert((since + AGEING_MS, Timer::Reserve(id)));
             return;
         }
-        lane.is_reserving = true;
+        self.reserving.insert(id);
         for lock in locks {
             self.locks.get_mut(lock).reserve(since, id);
         }

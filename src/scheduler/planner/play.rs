@@ -65,6 +65,14 @@ enum Event {
     End { worker: WorkerNo, claim: ClaimNo, lane: LaneId, ordinal: u32, attempt: u32 },
     Kill(WorkerNo),
     Release(u32),
+    Set(u32),
+}
+
+/// What somebody sets while runs go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Setting {
+    Capacity(u32),
+    Closed(bool),
 }
 
 pub(super) struct Play {
@@ -82,6 +90,7 @@ pub(super) struct Play {
     running: BTreeMap<(LaneId, u32), WorkerNo>,
     tags: BTreeMap<(Arc<str>, u32), ClaimNo>,
     draining: Vec<(Arc<str>, u32)>,
+    settings: Vec<(LockName, Setting)>,
     pub over: BTreeSet<RunNo>,
     pub durations: Box<dyn Fn(&mut Random, &LanePlan, u32) -> u64>,
     /// Of each hundred attempts, how many fail.
@@ -107,6 +116,7 @@ impl Play {
             running: BTreeMap::new(),
             tags: BTreeMap::new(),
             draining: Vec::new(),
+            settings: Vec::new(),
             over: BTreeSet::new(),
             durations: Box::new(|_, plan, _| plan.estimate.unwrap_or(1_000_000)),
             failing: 0,
@@ -127,6 +137,11 @@ impl Play {
 
     pub(super) fn kill_at(&mut self, at: u64, worker: WorkerNo) {
         self.at(at, Event::Kill(worker));
+    }
+
+    pub(super) fn set_at(&mut self, at: u64, name: &LockName, setting: Setting) {
+        self.settings.push((name.clone(), setting));
+        self.at(at, Event::Set(self.settings.len() as u32 - 1));
     }
 
     fn at(&mut self, at: u64, event: Event) {
@@ -307,6 +322,12 @@ impl Play {
                 self.tags.remove(&(tag.clone(), unit));
                 self.planner.release_tag(&tag, unit);
             }
+            Event::Set(place) => match self.settings[place as usize].clone() {
+                (name, Setting::Capacity(capacity)) => self.limit(&name, capacity),
+                (name, Setting::Closed(closed)) => {
+                    self.planner.set_closed(&name, closed.then(|| "for a while".into()));
+                }
+            },
         }
     }
 

@@ -28,6 +28,11 @@ impl Planner {
         let number = self.limit(name);
         self.locks.get_mut(number).closed = reason;
         self.wakes.insert(number);
+        for id in self.reserving.clone() {
+            if self.lane(id).is_some_and(|lane| lane.locks.contains(&number)) {
+                self.place_again(id);
+            }
+        }
     }
 
     /// The lock of this name; a new one of an environment or a queue has room for all.
@@ -61,6 +66,8 @@ impl Planner {
         }
         for id in found {
             self.unplace(id);
+            // All that reserve stand in the same order at all their locks: it begins anew.
+            self.unreserve(id);
             let Some(lane) = self.lane_mut(id) else { continue };
             lane.locks.push(number);
             let (open, since) = (lane.open, lane.since);

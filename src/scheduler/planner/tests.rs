@@ -1,6 +1,6 @@
 //! Loads whose outcome is known beforehand, and random ones in which every rule is checked.
 
-use super::play::{Play, Random, after, plain, setup};
+use super::play::{Play, Random, Setting, after, plain, setup};
 use super::{LockName, RunSetup, Tags, Verdict, Why, bound};
 use crate::scheduler::model::{
     Item, Labels, LanePlan, PlannedPredecessor, Policy, Retries, Row, RunPlan, Scope, Status,
@@ -137,6 +137,24 @@ fn random_plan(random: &mut Random, cases: u64) -> Vec<LanePlan> {
     lanes
 }
 
+/// Somebody limits, closes and opens what is there; in the end all of it is open.
+fn set_at_random(random: &mut Random, play: &mut Play) {
+    let names = [
+        LockName::Environment("staging".into()),
+        LockName::Queue("a".into()),
+        LockName::Queue("b".into()),
+    ];
+    for name in &names {
+        for _ in 0..random.below(4) {
+            let capacity = [1, 2, 5, u32::MAX][random.below(4) as usize];
+            play.set_at(random.below(90 * SECOND), name, Setting::Capacity(capacity));
+            let closed = random.below(90 * SECOND);
+            play.set_at(closed, name, Setting::Closed(true));
+            play.set_at(closed + random.below(90 * SECOND), name, Setting::Closed(false));
+        }
+    }
+}
+
 fn play_at_random(seed: u64) {
     let mut random = Random(seed);
     let mut play = Play::new(seed);
@@ -159,6 +177,7 @@ fn play_at_random(seed: u64) {
     if random.chance(50) {
         play.limit(&LockName::Environment("staging".into()), 1 + random.below(3) as u32);
     }
+    set_at_random(&mut random, &mut play);
     let mut runs = Vec::new();
     for _ in 0..1 + random.below(3) {
         let cases = 1 + random.below(20);
@@ -226,6 +245,84 @@ fn tasks_of_several_slots_do_not_starve() {
     let last = |run| play.ends_of(run).max().unwrap();
     assert!(last(run) < 15 * SECOND, "{}", last(run));
     assert!(last(flood) > 100 * SECOND);
+}
+
+/// Those that want a tag wait in one queue with those that want none.
+fn beside_a_tag() -> (Play, [super::RunNo; 3]) {
+    let mut play = Play::new(1);
+    play.join(4, &Labels::new());
+    play.limit(&LockName::Queue("default".into()), 100);
+    let tagged = |case, time| LanePlan { tags: vec!["t".into()], ..plain(case, 1, time) };
+    let first = play.submit(setup(vec![tagged("first", 100 * SECOND)]));
+    let second = play.submit(setup(vec![tagged("second", SECOND)]));
+    let third = play.submit(setup(vec![plain("third", 1_000, SECOND)]));
+    (play, [first, second, third])
+}
+
+#[test]
+fn one_that_waits_long_for_a_tag_leaves_its_queue_to_others() {
+    let (mut play, [_, second, third]) = beside_a_tag();
+    play.finish();
+    assert_eq!(play.ends_of(second).max(), Some(101 * SECOND));
+    // Three slots, and the fourth when the tag is done with.
+    assert!(play.ends_of(third).max() < Some(280 * SECOND));
+}
+
+#[test]
+fn a_limit_that_comes_later_does_not_stop_those_that_keep_something() {
+    let (mut play, [_, second, _]) = beside_a_tag();
+    let of_lab = |case| LanePlan {
+        environment: "lab".into(),
+        tags: vec!["t".into()],
+        ..plain(case, 3, SECOND)
+    };
+    // One keeps its place before there is a limit, the other afterwards.
+    let late = LanePlan { predecessors: vec![after(1)], ..of_lab("late") };
+    play.submit(setup(vec![of_lab("early"), plain("before", 1, 50 * SECOND), late]));
+    play.set_at(60 * SECOND, &LockName::Environment("lab".into()), Setting::Capacity(1));
+    play.finish();
+    assert_eq!(play.ends_of(second).max(), Some(101 * SECOND));
+}
+
+#[test]
+fn what_waits_for_something_closed_keeps_nothing_from_others() {
+    let (mut play, _) = beside_a_tag();
+    let lab = LockName::Environment("lab".into());
+    let lane =
+        LanePlan { environment: "lab".into(), tags: vec!["t".into()], ..plain("a", 1, SECOND) };
+    let closed = play.submit(setup(vec![lane]));
+    play.set_at(1, &lab, Setting::Closed(true));
+    play.set_at(60 * SECOND, &lab, Setting::Closed(false));
+    play.set_at(70 * SECOND, &lab, Setting::Closed(true));
+    play.set_at(1_000 * SECOND, &lab, Setting::Closed(false));
+    let late = LanePlan { tags: vec!["t".into()], ..plain("late", 1, SECOND) };
+    let late = play.submit(setup(vec![late]));
+    play.finish();
+    assert!(play.ends_of(late).max() < Some(110 * SECOND));
+    assert_eq!(play.ends_of(closed).max(), Some(1_001 * SECOND));
+}
+
+#[test]
+fn what_no_worker_can_run_keeps_nothing_from_others() {
+    let mut play = Play::new(1);
+    let linux = BTreeMap::from([("os".to_string(), "linux".to_string())]);
+    play.join(1, &Labels::new());
+    let gone = play.join(1, &linux);
+    let tags = vec!["t".into(), "u".into()];
+    let tagged = |case| LanePlan { tags: tags.clone(), ..plain(case, 1, SECOND) };
+    let long = LanePlan { tags: tags.clone(), ..plain("long", 1, 100 * SECOND) };
+    play.submit(RunSetup { priority: 5, ..setup(vec![long]) });
+    let lane = LanePlan { requires: std::sync::Arc::new(linux), ..tagged("nowhere") };
+    let nowhere = play.submit(RunSetup {
+        priority: 2,
+        no_worker_timeout: Some(300_000),
+        ..setup(vec![lane])
+    });
+    let other = play.submit(setup(vec![tagged("other")]));
+    play.kill_at(50 * SECOND, gone);
+    play.finish();
+    assert!(play.ends_of(other).max() < Some(150 * SECOND));
+    assert_eq!(play.planner.totals(nowhere).unwrap().get(Status::Skipped), 1);
 }
 
 #[test]

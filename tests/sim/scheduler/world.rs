@@ -9,6 +9,7 @@ use quoin::scheduler::agent::{self, Agent, Task};
 use quoin::scheduler::coordinator::{self, Coordinator, TxnNo, WorkerInfo};
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{Claim, Row, Status};
+use quoin::scheduler::planner::LaneId;
 use quoin::scheduler::record::verdict;
 use quoin::scheduler::store::{Commit, Compare, Kv, Op, Outcome, Txn};
 use std::collections::BTreeMap;
@@ -215,12 +216,29 @@ impl World {
             if self.now > 1_000_000 + FAULTS_MS + CALM_MS {
                 let open: Vec<_> = self.store.below(keys::OPEN).map(|kv| kv.key.clone()).collect();
                 let claims = self.ledger.open_claims();
+                let waits = self.waits(&open);
                 return Err(format!(
-                    "not done {CALM_MS} ms after the last fault: {open:?}, {claims} claims"
+                    "not done {CALM_MS} ms after the last fault: {open:?}, {claims} claims:\n{waits}"
                 ));
             }
         }
         Err("nothing happens any more".into())
+    }
+
+    /// Why lanes of open runs do not go on, as leaders see it.
+    fn waits(&self, open: &[String]) -> String {
+        let mut text = String::new();
+        for coordinator in self.leaders.iter().filter_map(|leader| leader.coordinator.as_ref()) {
+            for run in open.iter().map(|key| &key[keys::OPEN.len()..]) {
+                let Some(number) = coordinator.run_number(run) else { continue };
+                for lane in 0.. {
+                    let id = LaneId { run: number, lane };
+                    let Some(why) = coordinator.planner().why(id) else { break };
+                    text.push_str(&format!("{run} lane {lane}: {why:?}\n"));
+                }
+            }
+        }
+        text
     }
 
     fn is_calm(&self) -> bool {
