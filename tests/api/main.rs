@@ -21,6 +21,7 @@ mod bootstrap;
 mod corruption;
 mod credentials;
 mod discovery;
+mod doors;
 mod errors;
 mod faults;
 mod frames;

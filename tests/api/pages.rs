@@ -126,9 +126,18 @@ pub struct Lines {
 impl Lines {
     /// Returns once the answer's head has come.
     pub async fn open(address: &str, path: &str, body: &str) -> Lines {
+        Self::open_with(address, path, &[], body).await
+    }
+
+    pub async fn open_with(
+        address: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Lines {
         let opening = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(&head(address, "POST", path, &[], body.len())).await.unwrap();
+            stream.write_all(&head(address, "POST", path, headers, body.len())).await.unwrap();
             stream.write_all(body.as_bytes()).await.unwrap();
             let mut answer = vec![];
             loop {
@@ -144,17 +153,23 @@ impl Lines {
 
     /// The next line, without its end.
     pub async fn next(&mut self) -> String {
+        self.maybe_next().await.expect("another line before the connection closes")
+    }
+
+    /// The next line if the connection does not close first.
+    pub async fn maybe_next(&mut self) -> Option<String> {
         let reading = async {
             loop {
                 if let Some(end) = self.decoded.iter().position(|byte| *byte == b'\n') {
                     let line = self.decoded.drain(..=end).collect::<Vec<u8>>();
-                    return String::from_utf8(line).unwrap().trim_end().to_owned();
+                    return Some(String::from_utf8(line).unwrap().trim_end().to_owned());
                 }
                 match chunk(&mut self.encoded) {
                     Some(data) => self.decoded.extend(data),
                     None => {
-                        let read = self.stream.read_buf(&mut self.encoded).await.unwrap();
-                        assert_ne!(read, 0, "closed after {:?}", self.decoded);
+                        if self.stream.read_buf(&mut self.encoded).await.unwrap() == 0 {
+                            return None;
+                        }
                     }
                 }
             }
