@@ -1,10 +1,11 @@
-//! The deadline that a client gives its call in `grpc-timeout`.
+//! The deadline that a client gives its call in `grpc-timeout`; the gateway reads its own header.
 //!
 //! Past it the call is answered DeadlineExceeded and dropped with all that it waits for; the stream of one that has
 //! begun to answer is reset, as by etcd. A call whose turn comes too late is not begun, so that nothing is proposed for
 //! it; a write that was proposed before may still be applied, as after any other timeout.
 
 use super::connection::Begun;
+use super::http::is_grpc;
 use http::{HeaderMap, StatusCode};
 use std::future::poll_fn;
 use std::pin::pin;
@@ -15,7 +16,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 /// Longer than any call lives: what larger timeouts are cut to.
-const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(super) const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// What an answer gets to leave in, when its call has just reached the deadline.
 const ANSWER_TIME: Duration = Duration::from_millis(20);
@@ -65,18 +66,30 @@ fn exceeded() -> Status {
     Status::deadline_exceeded("context deadline exceeded")
 }
 
+/// When a call of the gateway is to be over: an extension of its request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline(pub Instant);
+
+/// Does something until a deadline, and nothing after it.
+///
+/// # Errors
+/// The deadline has come before the end.
+pub(super) async fn by<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Status> {
+    let mut work = pin!(work);
+    // A timer rings late, and what is woken comes before it.
+    let work = poll_fn(|cx| match Instant::now() < deadline {
+        true => work.as_mut().poll(cx).map(Ok),
+        false => Poll::Ready(Err(exceeded())),
+    });
+    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(exceeded()))
+}
+
 /// A call that is answered by its deadline, and does nothing after it.
 pub(super) async fn bounded<E>(
     deadline: Instant,
     call: impl Future<Output = Result<http::Response<Body>, E>>,
 ) -> Result<http::Response<Body>, E> {
-    let mut call = pin!(call);
-    // A timer rings late, and a call that is woken comes before it.
-    let call = poll_fn(|cx| match Instant::now() < deadline {
-        true => call.as_mut().poll(cx),
-        false => Poll::Ready(Ok(exceeded().into_http())),
-    });
-    tokio::time::timeout_at(deadline, call).await.unwrap_or_else(|_| Ok(exceeded().into_http()))
+    by(deadline, call).await.unwrap_or_else(|late| Ok(late.into_http()))
 }
 
 /// A connection's service, which ends its calls at their deadlines even while their answers are sent.
@@ -94,8 +107,10 @@ where
     type Future = S::Future;
 
     fn call(&self, request: http::Request<B>) -> S::Future {
-        // A malformed one is refused by the service.
-        if let Ok(Some(timeout)) = timeout(request.headers()) {
+        // A malformed one is refused by the service, and the gateway ends its calls itself.
+        if is_grpc(&request)
+            && let Ok(Some(timeout)) = timeout(request.headers())
+        {
             self.begun.end_next_at(Instant::now() + timeout + ANSWER_TIME);
         }
         self.service.call(request)

@@ -5,6 +5,7 @@
 //! them two looks at the clock and a handful of additions. All other calls go through [`serve`],
 //! which reads along in what is received and sent.
 
+use super::deadline::{Deadline, bounded};
 use super::request_stats::{Recorded, Slow};
 use super::validate::is_read_only_txn;
 use crate::metrics::Metrics;
@@ -312,8 +313,15 @@ pub(super) async fn count(
 ) -> axum::response::Response {
     meter.remote = request.extensions().get().copied().unwrap_or_default();
     let through = async |request: http::Request<Body>| {
-        let response = next.run(request.map(axum::body::Body::new)).await;
-        Ok::<_, Infallible>(response.map(Body::new))
+        let deadline = request.extensions().get().copied();
+        let served = async {
+            let response = next.run(request.map(axum::body::Body::new)).await;
+            Ok::<_, Infallible>(response.map(Body::new))
+        };
+        match deadline {
+            None => served.await,
+            Some(Deadline(deadline)) => bounded(deadline, served).await,
+        }
     };
     let Ok(response) = serve(meter, request, through).await;
     response.map(axum::body::Body::new)

@@ -26,6 +26,7 @@ mod errors;
 mod faults;
 mod frames;
 mod gateway;
+mod gateway_time;
 mod leadership;
 mod lease;
 mod lock;

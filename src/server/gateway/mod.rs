@@ -4,17 +4,18 @@
 //! router that gRPC clients reach, protobuf to JSON. So a call behaves here as it does there, and
 //! a new one needs a row in [`schema`] at most. A stream answers one object a line, at once.
 //!
-//! A client that asks for a WebSocket gets one. The gateway leaves out the `Grpc-Timeout` header: a call ends with its
-//! connection.
+//! A client that asks for a WebSocket gets one. A call ends with its connection, or when its `Grpc-Timeout` is over.
 
 mod read;
 mod schema;
 mod stream;
+mod timeout;
 mod values;
 mod websocket;
 mod write;
 
 use super::budget::Share;
+use super::deadline::{Deadline, by};
 use super::long_work::{Kind, apart_unattended};
 use super::metered::Remote;
 use axum::Router;
@@ -24,8 +25,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use prost_reflect::MessageDescriptor;
 use schema::Method;
+use std::future::ready;
 use std::sync::Arc;
 use tokio::sync::watch::Receiver;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
@@ -75,22 +78,29 @@ impl Gateway {
         if request.method() != Verb::POST {
             return refusal(&Status::unimplemented("Method Not Allowed"));
         }
+        let deadline = match timeout::deadline(request.headers()) {
+            Ok(deadline) => deadline,
+            Err(malformed) => return refusal(&malformed),
+        };
         let (parts, body) = request.into_parts();
         let body = Body::new(body);
-        if method.takes_stream {
-            let requests = stream::Requests::new(body, self.values(), &method.input);
-            let call = self.call(method, &parts, Body::new(requests)).await;
-            return stream::answer(call, &method.output).await;
-        }
-        let message = match self.one_message(body, &method.input).await {
-            Ok(message) => message,
-            Err(status) => return refusal(&status),
+        let body = if method.takes_stream {
+            Body::new(stream::Requests::new(body, self.values(), &method.input))
+        } else {
+            match self.one_message(body, &method.input).await {
+                Ok(message) => Body::new(Full::new(message)),
+                Err(status) => return refusal(&status),
+            }
         };
-        let call = self.call(method, &parts, Body::new(Full::new(message))).await;
-        if method.gives_stream {
-            return stream::answer(call, &method.output).await;
+        // What is late before it begins is refused as a call, even where a stream would say so in a line.
+        if let Err(late) = until(deadline, ready(())).await {
+            return refusal(&late);
         }
-        match one_answer(call, &method.output).await {
+        let call = self.call(method, &parts, body, deadline).await;
+        if method.gives_stream {
+            return stream::answer(call, &method.output, deadline).await;
+        }
+        match until(deadline, one_answer(call, &method.output)).await.flatten() {
             Ok(json) => answered(Body::new(Full::new(json))),
             Err(status) => refusal(&status),
         }
@@ -120,6 +130,7 @@ impl Gateway {
         method: &Method,
         parts: &http::request::Parts,
         body: Body,
+        deadline: Option<Instant>,
     ) -> http::Response<axum::body::Body> {
         let mut request = http::Request::new(body);
         *request.method_mut() = Verb::POST;
@@ -132,10 +143,21 @@ impl Gateway {
         if let Some(remote) = parts.extensions.get::<Remote>() {
             request.extensions_mut().insert(*remote);
         }
+        if let Some(deadline) = deadline {
+            request.extensions_mut().insert(Deadline(deadline));
+        }
         match self.services.clone().oneshot(request).await {
             Ok(response) => super::status::oversize_as_exhausted(response),
             Err(never) => match never {},
         }
+    }
+}
+
+/// Does something until the deadline, if there is one.
+async fn until<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T, Status> {
+    match deadline {
+        None => Ok(work.await),
+        Some(deadline) => by(deadline, work).await,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::values::Values;
 use super::{
-    FRAME_PREFIX, answered, error_json, failure, frame, http_status, translate, unreadable, write,
+    FRAME_PREFIX, answered, error_json, failure, frame, http_status, translate, unreadable, until,
+    write,
 };
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::stream;
@@ -14,6 +15,7 @@ use prost_reflect::MessageDescriptor;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -68,6 +70,7 @@ impl HttpBody for Requests {
 pub(super) async fn answer(
     call: http::Response<axum::body::Body>,
     output: &MessageDescriptor,
+    deadline: Option<Instant>,
 ) -> http::Response<Body> {
     if let Some(status) = failure(call.headers()) {
         return refusal(&status);
@@ -76,6 +79,7 @@ pub(super) async fn answer(
         body: Body::new(call.into_body()),
         buffer: BytesMut::new(),
         output: output.clone(),
+        deadline,
         has_ended: false,
     };
     match answers.next().await {
@@ -122,6 +126,7 @@ struct Answers {
     body: Body,
     buffer: BytesMut,
     output: MessageDescriptor,
+    deadline: Option<Instant>,
     has_ended: bool,
 }
 
@@ -137,16 +142,21 @@ impl Answers {
             if self.has_ended {
                 return None;
             }
-            let status = match self.body.frame().await {
-                Some(Ok(piece)) => match piece.into_data() {
+            let status = match until(self.deadline, self.body.frame()).await {
+                Err(late) => {
+                    // Nothing more is done for a call whose time is over.
+                    self.body = Body::empty();
+                    Some(late)
+                }
+                Ok(Some(Ok(piece))) => match piece.into_data() {
                     Ok(data) => {
                         self.buffer.extend_from_slice(&data);
                         continue;
                     }
                     Err(piece) => piece.trailers_ref().and_then(failure),
                 },
-                Some(Err(status)) => Some(status),
-                None => None,
+                Ok(Some(Err(status))) => Some(status),
+                Ok(None) => None,
             };
             self.has_ended = true;
             return status.map(Err);
