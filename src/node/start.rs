@@ -40,6 +40,9 @@ use tokio::task::JoinSet;
 
 /// How long an outgoing leader waits for its successor.
 const TRANSFER_TIMEOUT: Duration = Duration::from_millis(1000);
+/// How long calls that are under way may wait for their answers once a stop has begun: then all that
+/// still wait hear of the stop.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long a removed member goes on answering: etcd's time.
 const REMOVED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -106,6 +109,10 @@ struct Running {
     ended: oneshot::Receiver<Result<(), Fatal>>,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
+    /// What goes on until the last answer has left: calls under way need the other members.
+    peers: JoinSet<()>,
+    /// Held for as long as they are served.
+    _peers_served: watch::Sender<bool>,
     checks: Checks,
     /// Before clients are served, the data is compared, once this is applied.
     compare_at: Option<Index>,
@@ -140,8 +147,9 @@ impl Running {
         let _first = late.set(handle.clone());
         let ended = start_driver(driver)?;
         let (stop, stopping) = watch::channel(false);
-        let mut servers = JoinSet::new();
-        servers.spawn(keep_timers_near(stopping.clone()));
+        let (peers_served, peers_stopping) = watch::channel(false);
+        let (mut servers, mut serving_peers) = (JoinSet::new(), JoinSet::new());
+        serving_peers.spawn(keep_timers_near(peers_stopping.clone()));
         servers.spawn(supervisor::keep_alive(handle.clone(), stopping.clone()));
         if let Some(policy) = config.auto_compaction {
             servers.spawn(auto_compaction::run(handle.clone(), policy, stopping.clone()));
@@ -163,8 +171,9 @@ impl Running {
         let service = move |_| service.clone();
         for Bound { url, speaks, listener } in peers {
             tracing::info!(address = url.address(), "serving peer traffic");
-            let (limits, stop) = (connection_limits(config, u32::MAX), stopping.clone());
-            servers.spawn(serve(listener, secure.of_peer(speaks), service.clone(), limits, stop));
+            let (limits, stop) = (connection_limits(config, u32::MAX), peers_stopping.clone());
+            let served = serve(listener, secure.of_peer(speaks), service.clone(), limits, stop);
+            serving_peers.spawn(served);
         }
         Ok(Self {
             handle,
@@ -176,6 +185,8 @@ impl Running {
             ended,
             stop,
             servers,
+            peers: serving_peers,
+            _peers_served: peers_served,
             checks,
             compare_at,
             is_comparable,
@@ -293,7 +304,7 @@ impl Running {
         }
     }
 
-    /// Hands the leadership over, then stops listeners, then the driver.
+    /// Hands the leadership over, then stops serving clients, then the driver, then serving members.
     async fn stop(mut self) -> Result<(), Fatal> {
         let mut status = self.handle.status();
         if status.borrow().is_leader && self.handle.members().len() > 1 {
@@ -304,7 +315,9 @@ impl Running {
             }
         }
         self.stop.send_replace(true);
-        while self.servers.join_next().await.is_some() {}
+        let answered = async { while self.servers.join_next().await.is_some() {} };
+        // Calls that still wait then are answered when the driver ends.
+        let _elapsed = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
         let handle = self.handle.clone();
         let stop = tokio::task::spawn_blocking(move || handle.stop());
         stop.await.map_err(|e| Fatal::with("stop driver", e))?;
@@ -312,6 +325,9 @@ impl Running {
             Ok(ended) => ended?,
             Err(_) => return Err(Fatal::new("stop driver: its thread panicked")),
         }
+        while self.servers.join_next().await.is_some() {}
+        // Streams of members never end by themselves.
+        self.peers.shutdown().await;
         // Spares the next start the replay of the log.
         self.engine.flush()?;
         tracing::info!("closed the server");

@@ -326,7 +326,9 @@ impl<L: LogStore + 'static> Driver<L> {
         let members: Vec<Member> = machine.members().all().values().cloned().collect();
         (self.parts.members)(&members);
         let own = machine.members().get(self.member);
-        let is_learner = own.is_none_or(|member| member.is_learner);
+        // One that was removed is no learner, and one that does not know itself yet is joining.
+        let is_removed = machine.members().is_removed(self.member);
+        let is_learner = own.map_or(!is_removed, |member| member.is_learner);
         self.shared.is_learner.store(is_learner, Ordering::Relaxed);
         *self.shared.members.write() = Arc::new(members);
         let removed = machine.members().removed().iter().map(|id| id.0).collect();

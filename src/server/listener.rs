@@ -9,6 +9,7 @@ use super::deadline::Ending;
 use super::socket::gathering;
 use crate::tls::ServerTls;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
@@ -23,6 +24,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader, ReadBuf}
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Bytes a client may send ahead on one stream and on one connection. The connection's window
 /// also sets how many small frames h2 takes before it calls a client abusive.
@@ -46,6 +48,10 @@ const HANDSHAKE: u8 = 22;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a client that is sent away may take to read why.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long after its start a connection is not sent away: its client's first words may be on their way.
+const BEGIN_GRACE: Duration = Duration::from_millis(50);
+/// How long a client may take to read the last answers after a stop.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long to wait after a failed accept: the process may be short of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -188,48 +194,66 @@ pub async fn serve<S: HttpService>(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let (leave, leaving) = watch::channel(false);
+    let take = |connections: &mut JoinSet<()>, accepted| {
+        begin(connections, accepted, &security, &service, limits, leaving.clone());
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stopped(&mut stop) => break,
             Some(_) = connections.join_next() => continue,
         };
-        let accepted = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok(accepted) => take(&mut connections, accepted),
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
-        let stop = stop.clone();
-        let (is_choice, gate) = match &security {
-            Security::Plain => {
-                let service =
-                    service(Connected { remote: accepted.remote(), ..Connected::default() });
-                match accepted {
-                    Accepted::Tcp(stream, _) => {
-                        connections.spawn(connection(stream, service, limits, false, stop))
-                    }
-                    Accepted::Unix(stream) => {
-                        connections.spawn(connection(stream, service, limits, false, stop))
-                    }
-                };
-                continue;
-            }
-            Security::Tls(gate) => (false, gate.clone()),
-            Security::Both(gate) => (true, gate.clone()),
-        };
-        let admission = match accepted {
-            Accepted::Tcp(stream, remote) => admit(any(stream), Some(remote), is_choice, gate),
-            Accepted::Unix(stream) => admit(any(stream), None, is_choice, gate),
-        };
-        connections.spawn(admitted(admission, service.clone(), limits, stop));
+        }
+    }
+    // A client that is sent away may come back at once, and shall be refused then: a connection
+    // that nobody has accepted is reset with the call that it carries.
+    while let Some(Ok(accepted)) = listener.accept().now_or_never() {
+        take(&mut connections, accepted);
     }
     drop(listener);
+    leave.send_replace(true);
     let drained = async { while connections.join_next().await.is_some() {} };
     // What is left is dropped, and with it its sockets.
     let _elapsed = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+}
+
+/// Serves a connection in a task of its own until `stop` turns true.
+fn begin<S: HttpService>(
+    connections: &mut JoinSet<()>,
+    accepted: Accepted,
+    security: &Security,
+    service: &(impl Fn(Connected) -> S + Clone + Send + 'static),
+    limits: ConnectionLimits,
+    stop: watch::Receiver<bool>,
+) {
+    let (is_choice, gate) = match security {
+        Security::Plain => {
+            let service = service(Connected { remote: accepted.remote(), ..Connected::default() });
+            match accepted {
+                Accepted::Tcp(stream, _) => {
+                    connections.spawn(connection(stream, service, limits, false, stop))
+                }
+                Accepted::Unix(stream) => {
+                    connections.spawn(connection(stream, service, limits, false, stop))
+                }
+            };
+            return;
+        }
+        Security::Tls(gate) => (false, gate.clone()),
+        Security::Both(gate) => (true, gate.clone()),
+    };
+    let admission = match accepted {
+        Accepted::Tcp(stream, remote) => admit(any(stream), Some(remote), is_choice, gate),
+        Accepted::Unix(stream) => admit(any(stream), None, is_choice, gate),
+    };
+    connections.spawn(admitted(admission, service.clone(), limits, stop));
 }
 
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -327,6 +351,7 @@ async fn connection<S: HttpService>(
     is_tls: bool,
     mut stop: watch::Receiver<bool>,
 ) {
+    let begin_until = Instant::now() + BEGIN_GRACE;
     let begun = Begun::default();
     let client_pings = limits.client_pings.filter(|pings| pings.over_tls || !is_tls);
     let (socket, outlet) = gathering(stream, BEGIN_TIMEOUT, client_pings.map(|pings| pings.min));
@@ -351,8 +376,20 @@ async fn connection<S: HttpService>(
     let result = tokio::select! {
         result = &mut connection => result,
         () = stopped(&mut stop) => {
-            connection.http().graceful_shutdown();
-            (&mut connection).await
+            let result = match tokio::time::timeout_at(begin_until, &mut connection).await {
+                Ok(result) => result,
+                Err(_elapsed) => {
+                    connection.http().graceful_shutdown();
+                    (&mut connection).await
+                }
+            };
+            if result.is_ok() {
+                // The last answers are on their way to a client that may be sending still.
+                let left = connection.into_outlet();
+                let _elapsed = tokio::time::timeout(FAREWELL_TIMEOUT, left.leave()).await;
+                return;
+            }
+            result
         }
     };
     if let Err(error) = result {

@@ -11,6 +11,7 @@ mod arguments;
 mod full_disk;
 mod kill;
 mod log;
+mod rolling;
 mod startup;
 mod supervisor;
 mod sync;
