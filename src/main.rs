@@ -69,8 +69,17 @@ enum Tool {
     Worker(quoin::scheduler::tool::WorkerArgs),
     #[command(flatten)]
     Team(quoin::scheduler::tool::Action),
+    /// Prints the version of this program, and that of etcdctl whose words it has
+    Version(VersionArgs),
     /// Prints a script with which a shell completes command lines
     Completion(CompletionArgs),
+}
+
+/// etcdctl takes any, and looks at none.
+#[derive(Args)]
+struct VersionArgs {
+    #[arg(hide = true)]
+    ignored: Vec<OsString>,
 }
 
 /// The first page of `quoin help completion` says how to use each script.
@@ -143,6 +152,11 @@ fn tool(args: Vec<OsString>) -> ExitCode {
         Tool::Scheduler(args) => runtime.block_on(quoin::scheduler::tool::schedule(args, &options)),
         Tool::Worker(args) => runtime.block_on(quoin::scheduler::tool::work(args, &options)),
         Tool::Team(action) => runtime.block_on(quoin::scheduler::tool::run(action, &options)),
+        Tool::Version(VersionArgs { ignored: _ }) => {
+            // A reader that closes the pipe early has seen enough.
+            let _closed = io::stdout().write_all(config::tool_version().as_bytes());
+            ExitCode::SUCCESS
+        }
         Tool::Completion(CompletionArgs { shell }) => complete(shell),
     };
     // A thread may still read standard input.
@@ -247,7 +261,8 @@ fn start(config: Config, notices: &[Notice], scheduler: Option<Beside>) -> ExitC
         return refuse(&ConfigError { exit_code: 1, kind: ErrorKind::Flags, message: error });
     }
     notices.iter().for_each(log);
-    log_start(&config);
+    let is_initialized = config.data_dir.join("member").exists();
+    tracing::info!(zap_fields = config.told(is_initialized), "starting an etcd server");
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
@@ -286,39 +301,6 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The one line that tells what this process runs with.
-fn log_start(config: &Config) {
-    let urls = |urls: &[config::MemberUrl]| -> Vec<String> {
-        urls.iter().map(ToString::to_string).collect()
-    };
-    let fields = serde_json::json!({
-        "etcd-version": config::ETCD_VERSION,
-        "quoin-version": env!("CARGO_PKG_VERSION"),
-        "name": config.name,
-        "data-dir": config.data_dir,
-        "wal-dir": config.wal_dir.as_deref().unwrap_or(Path::new("")),
-        "engine": config.engine.name(),
-        "heartbeat-interval": format!("{}ms", config.heartbeat_interval_ms),
-        "election-timeout": format!("{}ms", config.election_timeout_ms),
-        "snapshot-count": config.snapshot_count,
-        "snapshot-catchup-entries": config.snapshot_catchup_entries,
-        "initial-advertise-peer-urls": urls(&config.advertise_peer_urls),
-        "listen-peer-urls": urls(&config.listen_peer_urls),
-        "advertise-client-urls": urls(&config.advertise_client_urls),
-        "listen-client-urls": urls(&config.listen_client_urls),
-        "listen-metrics-urls": urls(&config.listen_metrics_urls),
-        "initial-cluster": config.initial_cluster,
-        "initial-cluster-token": config.initial_cluster_token,
-        "quota-backend-bytes": config.quota_backend_bytes,
-        "max-request-bytes": config.max_request_bytes,
-        "max-concurrent-streams": config.max_concurrent_streams,
-        "pre-vote": config.pre_vote,
-        "max-learners": config.max_learners,
-        "v2-deprecation": "write-only",
-    });
-    tracing::info!(zap_fields = fields.to_string(), "starting an etcd server");
-}
-
 fn install_log(level: LogLevel, format: LogFormat, sinks: Vec<Sink>) -> Result<(), String> {
     let filter = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -349,13 +331,13 @@ fn open_log(config: &Config) -> Result<Vec<Sink>, String> {
                     Err(error) => Err(format!(
                         "can't find journal (dial unixgram {}: connect: {})",
                         journal::SOCKET,
-                        words(&error)
+                        ctl::os_words(&error)
                     )),
                 }
             }
             LogOutput::File(path) => open_log_file(path, config.log_rotation).map_err(|error| {
                 let path = path.display();
-                format!("open sink {:?}: open {path}: {}", path.to_string(), words(&error))
+                format!("open sink {:?}: open {path}: {}", path.to_string(), ctl::os_words(&error))
             }),
         }
     };
@@ -374,17 +356,6 @@ fn open_log_file(path: &Path, rotation: Option<LogRotation>) -> io::Result<Sink>
         compress: rotation.compress,
     };
     Ok(Box::new(RotatingFile::open(path, rules)?))
-}
-
-/// What went wrong, in the words of etcd's runtime where that is frequent.
-fn words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::IsADirectory => "is a directory".to_owned(),
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        _ => error.to_string(),
-    }
 }
 
 fn log(notice: &Notice) {

@@ -1,4 +1,4 @@
-//! `docs/compatibility.md` names every call and every flag, and only tests that exist.
+//! `docs/compatibility.md` names every call, every flag and every metric, and only tests that exist.
 //!
 //! Each rule is a function from text to complaints, so that a test can show it failing.
 
@@ -73,6 +73,12 @@ fn flags(table: &str) -> Vec<String> {
     table.lines().filter_map(row).collect()
 }
 
+/// Names in a table of metrics: the first word of a row.
+fn metrics(table: &str) -> Vec<String> {
+    let rows = table.lines().filter(|line| !line.starts_with('#'));
+    rows.filter_map(|row| row.split_whitespace().next()).map(str::to_owned).collect()
+}
+
 /// Tests and files that stand in backticks in the last cell of a row.
 fn references(page: &str) -> Vec<String> {
     let last = rows(page).into_iter().filter_map(|row| row.last().copied().map(str::to_owned));
@@ -136,6 +142,19 @@ fn every_flag_has_a_row() {
 }
 
 #[test]
+fn every_metric_has_a_row() {
+    let page = page();
+    let names: Vec<String> = ["contract.txt", "etcd-3.7.1.txt"]
+        .iter()
+        .map(|file| fs::read_to_string(root().join("tests/metrics").join(file)).unwrap())
+        .flat_map(|table| metrics(&table))
+        .collect();
+    assert!(names.len() > 250, "{}", names.len());
+    let missing: Vec<&String> = names.iter().filter(|name| !has_row(&page, name)).collect();
+    assert!(missing.is_empty(), "without a row: {missing:?}");
+}
+
+#[test]
 fn every_test_that_is_named_exists() {
     let references = references(&page());
     assert!(references.len() > 150, "{}", references.len());
@@ -163,5 +182,6 @@ fn each_rule_can_fail() {
         flags("    effective(\"a-flag\", Text, \"x\",\n    let x = y(\"no flag\");"),
         ["a-flag"]
     );
+    assert_eq!(metrics("# About.\na_total counter -\n"), ["a_total"]);
     assert_eq!(calls("package p;\nservice S {\n  rpc Do(A) returns (B);"), ["p.S/Do"]);
 }

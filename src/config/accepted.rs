@@ -79,6 +79,16 @@ pub(super) fn check_listeners(flags: &Flags) -> Result<(), ConfigError> {
                 .map_err(|error| ConfigError::bootstrap(format!("listen tcp: {error}")))?;
         }
     }
+    let clients = flags.urls("listen-client-urls");
+    let both = flags
+        .urls("listen-client-http-urls")
+        .into_iter()
+        .find(|http| clients.iter().any(|url| url.address() == http.address()));
+    if let Some(url) = both {
+        return Err(ConfigError::bootstrap(format!(
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}"
+        )));
+    }
     if flags.signed("max-learners") < 0 {
         return Err(ConfigError::bootstrap("membership: too many learner members in cluster"));
     }

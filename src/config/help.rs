@@ -109,18 +109,31 @@ pub(super) fn help(program: &str) -> String {
     page
 }
 
-/// The page of `--version`. Tools read etcd's version from its first line.
-pub(super) fn version() -> String {
-    let architecture = match std::env::consts::ARCH {
+/// Of the machine, by Go's name.
+pub(super) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
-    };
+    }
+}
+
+/// The page of `--version`: the lines of etcd, from the first of which tools read its version, and ours.
+pub(super) fn version() -> String {
     format!(
-        "etcd Version: {ETCD_VERSION}\nQuoin Version: {}\nOS/Arch: {}/{architecture}\n",
-        env!("CARGO_PKG_VERSION"),
+        "etcd Version: {ETCD_VERSION}\nGit SHA: Not provided\nGo Version: none\nGo OS/Arch: {}/{}\n\
+         Quoin Version: {}\n",
         std::env::consts::OS,
+        architecture(),
+        env!("CARGO_PKG_VERSION"),
     )
+}
+
+/// What `version` prints: the lines of etcdctl, and ours.
+pub fn tool_version() -> String {
+    let api = ETCD_VERSION.rsplit_once('.').map_or(ETCD_VERSION, |(api, _patch)| api);
+    let own = env!("CARGO_PKG_VERSION");
+    format!("etcdctl version: {ETCD_VERSION}\nAPI version: {api}\nquoin version: {own}\n")
 }
 
 fn heading(flag: &Flag, placeholder: &str) -> String {

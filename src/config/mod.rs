@@ -18,6 +18,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod told;
 mod url;
 mod validate;
 mod value;
@@ -27,7 +28,7 @@ pub use bootstrap::{Bootstrap, InitialMember, are_same_addresses};
 pub use compaction::AutoCompaction;
 pub use discovery::{Discovery, DiscoveryTls, SrvDomain};
 pub use error::{ConfigError, ErrorKind, Notice};
-pub use help::usage;
+pub use help::{tool_version, usage};
 pub use log::{LogFormat, LogLevel, LogOutput, LogRotation};
 pub use tls::{TlsConfig, TlsSide, TlsVersion};
 pub use url::{MemberUrl, Scheme, joined};

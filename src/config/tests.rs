@@ -541,7 +541,9 @@ fn help_and_version_come_before_every_check_but_the_flags_in_front_of_them() {
     }
     assert!(start(&["--nope", "--help"]).is_err());
     let version = page(&["--version", "--heartbeat-interval=0"]);
-    assert!(version.starts_with("etcd Version: 3.7.1\nQuoin Version: "), "{version}");
+    let lines: Vec<&str> = version.lines().filter_map(|line| line.split(": ").next()).collect();
+    assert_eq!(lines, ["etcd Version", "Git SHA", "Go Version", "Go OS/Arch", "Quoin Version"]);
+    assert!(version.starts_with("etcd Version: 3.7.1\n"), "{version}");
     assert!(start(&["--version=false"]).is_ok());
 }
 
@@ -661,7 +663,16 @@ fn flags_about_tls_reach_their_side() {
 
 #[test]
 fn what_no_listener_can_have_is_refused_as_it_is_by_one() {
-    let table: [(&[&str], &str); 5] = [
+    let table: [(&[&str], &str); 6] = [
+        (
+            &[
+                "--listen-client-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+                "--advertise-client-urls=http://127.0.0.1:1",
+                "--listen-client-http-urls=http://127.0.0.1:2",
+            ],
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url \
+             http://127.0.0.1:2",
+        ),
         (&["--cipher-suites=x"], r#"unexpected TLS cipher suite "x""#),
         (
             &["--cipher-suites=TLS_AES_128_GCM_SHA256,TLS_NULL"],

@@ -4,8 +4,8 @@
 //! that scripts move by changing one name; help texts are our own. What etcdctl writes to its log
 //! on standard error is not written here.
 //!
-//! Left out: `make-mirror` and `check`, which are programs of their own, and `version` and `options`,
-//! which `--version` and `--help` tell.
+//! Left out: `make-mirror` and `check`, which are programs of their own, and `options`, which
+//! `--help` tells.
 
 /// Appends formatted text to bytes, which cannot fail.
 macro_rules! put {
@@ -50,6 +50,7 @@ pub use table::render as table_text;
 use crate::pb::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 use clap::Subcommand;
 use client::Client;
+use std::io;
 use std::process::ExitCode;
 use tonic::Streaming;
 
@@ -93,6 +94,18 @@ pub enum Action {
     Lock(session::LockArgs),
     /// Stands for an election, or watches one
     Elect(session::ElectArgs),
+}
+
+/// Why the operating system refused something, in the words of etcd's runtime where that is frequent.
+pub fn os_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "is a directory".to_owned(),
+        io::ErrorKind::NotADirectory => "not a directory".to_owned(),
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// Carries an action out.

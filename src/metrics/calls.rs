@@ -260,6 +260,13 @@ impl Calls {
         self.publications[usize::from(is_ok)].observe_time(took);
     }
 
+    /// A probe of health read, as a client would.
+    pub fn probed(&self, is_ok: bool, took: Duration) {
+        if let Some(outcomes) = &self.requests[CallId::RANGE.0] {
+            outcomes[usize::from(is_ok)].observe_time(took);
+        }
+    }
+
     fn ended(&self, begun: &Begun, code: usize) -> Duration {
         let code = if code < CODES.len() { code } else { UNKNOWN };
         let numbers = &self.numbers[begun.call.0];

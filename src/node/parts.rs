@@ -119,7 +119,7 @@ fn store_snapshot(
     staged.publish()?;
     let bytes = staged.bytes();
     store.keep_newest(SNAPSHOTS_KEPT)?;
-    tracing::info!("snapshot-index" = capture.index, bytes, "saved snapshot");
+    tracing::info!("snapshot-index" = capture.index, bytes, "saved snapshot to disk");
     Ok(bytes)
 }
 

@@ -286,7 +286,11 @@ impl<L: LogStore + 'static> Driver<L> {
         match effect {
             Effect::Flush { index } => {
                 let flush = self.parts.flush.clone();
-                self.on_thread("flush", index, move || flush().map(|()| 0));
+                self.on_thread("flush", index, move || {
+                    flush()?;
+                    tracing::info!("snapshot-index" = index, "saved snapshot to disk");
+                    Ok(0)
+                });
             }
             Effect::StoreSnapshot(capture) => {
                 let store = self.parts.store_snapshot.clone();

@@ -3,7 +3,6 @@
 use super::maintenance::COMPATIBLE_VERSION;
 use super::status::text;
 use crate::error::RequestError;
-use crate::metrics::outside::Probes;
 use crate::metrics::parts::Held;
 use crate::metrics::{Metrics, text as metrics_text};
 use crate::pb::etcdserverpb::{AlarmMember, AlarmType, RangeRequest};
@@ -15,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The checks behind a page, by the names under which they are listed.
 const LIVE: [&str; 1] = ["serializable_read"];
@@ -28,27 +28,9 @@ struct Ground {
     metrics: Arc<Metrics>,
 }
 
-impl Ground {
-    fn parts(&self) -> (&Handle, &Probes) {
-        (&self.handle, &self.metrics.probes)
-    }
-}
-
-impl FromRef<Ground> for Handle {
-    fn from_ref(ground: &Ground) -> Handle {
-        ground.handle.clone()
-    }
-}
-
 impl FromRef<Ground> for Arc<Metrics> {
     fn from_ref(ground: &Ground) -> Arc<Metrics> {
         ground.metrics.clone()
-    }
-}
-
-impl FromRef<Ground> for Probes {
-    fn from_ref(ground: &Ground) -> Probes {
-        ground.metrics.probes.clone()
     }
 }
 
@@ -172,14 +154,14 @@ fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
 }
 
 async fn health(
-    State(handle): State<Handle>,
-    State(numbers): State<Probes>,
+    State(ground): State<Ground>,
     method: Method,
     RawQuery(query): RawQuery,
 ) -> Response {
     if let Err(refused) = only_get(&method) {
         return refused;
     }
+    let (handle, numbers) = (&ground.handle, &ground.metrics.probes);
     let excluded = query_values(query.as_deref(), "exclude");
     let alarms = handle.alarms();
     let mut alarms = alarms.iter().map(|alarm| alarm.alarm().as_str_name());
@@ -190,7 +172,7 @@ async fn health(
     } else if !serializable && handle.leader().is_none() {
         Some("RAFT NO LEADER".to_owned())
     } else {
-        read_one_key(&handle, serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
+        read_one_key(&ground, serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
     };
     match reason {
         None => {
@@ -205,8 +187,15 @@ async fn health(
     }
 }
 
-/// The probe behind all checks: one key at most, without its value.
-async fn read_one_key(handle: &Handle, serializable: bool) -> Result<(), String> {
+/// The probe behind all checks: one key at most, without its value. It counts as a client's range.
+async fn read_one_key(ground: &Ground, serializable: bool) -> Result<(), String> {
+    let begun = Instant::now();
+    let read = read_first(ground, serializable).await;
+    ground.metrics.calls.probed(read.is_ok(), begun.elapsed());
+    read
+}
+
+async fn read_first(Ground { handle, metrics }: &Ground, serializable: bool) -> Result<(), String> {
     if !serializable {
         handle.read_barrier().await.map_err(|error| text(&error).to_owned())?;
     }
@@ -216,7 +205,12 @@ async fn read_one_key(handle: &Handle, serializable: bool) -> Result<(), String>
         limit: 1,
         ..RangeRequest::default()
     };
-    match handle.view().range(&request) {
+    let begun = Instant::now();
+    let read = handle.view().range(&request);
+    let is_ok = matches!(read, Ok(Ok(_)));
+    metrics.reads.range[usize::from(is_ok)].observe_time(begun.elapsed());
+    metrics.reads.ranges.add(1);
+    match read {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(text(&error).to_owned()),
         Err(fatal) => {
@@ -226,10 +220,11 @@ async fn read_one_key(handle: &Handle, serializable: bool) -> Result<(), String>
     }
 }
 
-async fn check(handle: &Handle, name: &str) -> Result<(), String> {
+async fn check(ground: &Ground, name: &str) -> Result<(), String> {
+    let handle = &ground.handle;
     match name {
-        "serializable_read" => read_one_key(handle, true).await,
-        "linearizable_read" => read_one_key(handle, false).await,
+        "serializable_read" => read_one_key(ground, true).await,
+        "linearizable_read" => read_one_key(ground, false).await,
         "data_corruption" => {
             let is_corrupt = |alarm: &AlarmMember| alarm.alarm() == AlarmType::Corrupt;
             match handle.alarms().iter().any(is_corrupt) {
@@ -245,11 +240,7 @@ async fn check(handle: &Handle, name: &str) -> Result<(), String> {
 /// A page of checks, by the name that the metrics have for it.
 type Checks<'a> = (&'static str, &'a [&'static str]);
 
-async fn run_checks(
-    (handle, numbers): (&Handle, &Probes),
-    query: Option<&str>,
-    (page, names): Checks<'_>,
-) -> Response {
+async fn run_checks(ground: &Ground, query: Option<&str>, (page, names): Checks<'_>) -> Response {
     let excluded = query_values(query, "exclude");
     for name in excluded.iter().filter(|name| !names.contains(&name.as_str())) {
         tracing::warn!(check = name, "some health checks cannot be excluded");
@@ -260,8 +251,8 @@ async fn run_checks(
     let mut lines = String::new();
     let mut failed = false;
     for name in names.iter().filter(|name| !excluded.iter().any(|other| other == *name)) {
-        let checked = check(handle, name).await;
-        numbers.checked(page, name, checked.is_ok());
+        let checked = check(ground, name).await;
+        ground.metrics.probes.checked(page, name, checked.is_ok());
         match checked {
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
             Err(reason) => {
@@ -285,7 +276,7 @@ async fn livez(
     RawQuery(query): RawQuery,
 ) -> Response {
     match only_get(&method) {
-        Ok(()) => run_checks(ground.parts(), query.as_deref(), ("livez", &LIVE)).await,
+        Ok(()) => run_checks(&ground, query.as_deref(), ("livez", &LIVE)).await,
         Err(refused) => refused,
     }
 }
@@ -296,7 +287,7 @@ async fn readyz(
     RawQuery(query): RawQuery,
 ) -> Response {
     match only_get(&method) {
-        Ok(()) => run_checks(ground.parts(), query.as_deref(), ("readyz", &READY)).await,
+        Ok(()) => run_checks(&ground, query.as_deref(), ("readyz", &READY)).await,
         Err(refused) => refused,
     }
 }
@@ -330,7 +321,7 @@ async fn one_check(
         return refused;
     }
     match checks.iter().find(|check| **check == name) {
-        Some(check) => run_checks(ground.parts(), query, (page, &[check])).await,
+        Some(check) => run_checks(ground, query, (page, &[check])).await,
         None => not_found(),
     }
 }

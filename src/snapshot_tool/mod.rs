@@ -106,6 +106,11 @@ impl SnapshotError {
     fn usage(text: impl Into<String>) -> Self {
         Self { text: text.into(), code: 128 }
     }
+
+    /// Whatever keeps a backup from being saved has one exit code, as with etcdctl.
+    fn of_save(self) -> Self {
+        Self { code: 5, ..self }
+    }
 }
 
 impl fmt::Display for SnapshotError {

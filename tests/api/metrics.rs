@@ -317,6 +317,17 @@ async fn writes_and_reads_are_counted(engine: Engine) {
     assert_eq!(http(&cluster, 0, "GET", "/readyz").await.status, 200);
     let page = metrics(&cluster, 0).await;
     assert_eq!(page.get(health), healthy + 1.0);
+    // A probe reads as a client does: one key for /health, one for each of two checks of /readyz.
+    let read = moved(
+        &after,
+        &page,
+        [
+            "etcd_mvcc_range_total",
+            "etcd_server_range_duration_seconds_count",
+            r#"etcd_server_request_duration_seconds_count{success="true",type="Range"}"#,
+        ],
+    );
+    assert_eq!(read, [3.0; 3]);
     let check = r#"{name="linearizable_read",type="readyz"}"#;
     assert_eq!(page.get(&format!("etcd_server_healthcheck{check}")), 1.0);
 }

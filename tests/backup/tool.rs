@@ -226,10 +226,15 @@ fn contradictory_flags_are_refused() {
         assert_eq!(refused.stderr, "Error: snapshot save expects one argument <filename>\n");
     }
     let both = snapshot(&["save", &home.path("f"), "--endpoints=a:1,b:2"]);
-    assert_eq!(both.code, Some(128));
-    assert!(both.stderr.contains("snapshot must be requested to one selected node"));
+    assert_eq!(both.code, Some(5));
+    let text = "snapshot must be requested to one selected node, not multiple [a:1 b:2]";
+    assert_eq!(both.stderr, format!("Error: {text}\n"));
+    let nowhere = snapshot(&["save", "/proc/f", "--endpoints=127.0.0.1:1"]);
+    let text = "could not open /proc/f.part (open /proc/f.part: no such file or directory)";
+    assert_eq!((nowhere.code, nowhere.stderr), (Some(5), format!("Error: {text}\n")));
     let nobody = snapshot(&["save", &home.path("f"), "--endpoints=127.0.0.1:1"]);
-    assert_eq!(nobody.code, Some(1));
+    assert_eq!(nobody.code, Some(5));
+    assert!(!Path::new(&home.path("f.part")).exists(), "nothing is left of it");
     assert!(nobody.stderr.contains("failed to connect to 127.0.0.1:1"), "{}", nobody.stderr);
     assert!(product().ours || !Path::new(&home.path("f")).exists());
 }

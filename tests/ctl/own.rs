@@ -180,3 +180,15 @@ fn a_flag_of_the_command_line_may_come_first_and_one_of_the_server_starts_it() {
     assert!(text(&server.stderr).contains("max-request-bytes"), "{}", text(&server.stderr));
     assert!(!text(&server.stderr).starts_with("Error: "), "{}", text(&server.stderr));
 }
+
+#[test]
+fn versions_are_told_as_by_etcdctl() {
+    for args in [&["version"][..], &["version", "-w", "json"], &["version", "more"]] {
+        let told = quoin(args);
+        assert!(told.status.success(), "{args:?}");
+        let told = text(&told.stdout);
+        let own = told.strip_prefix("etcdctl version: 3.7.1\nAPI version: 3.7\n");
+        let own = own.and_then(|own| own.strip_prefix("quoin version: "));
+        assert_eq!(own.map(str::trim), Some(env!("CARGO_PKG_VERSION")), "{args:?}");
+    }
+}

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 
 on_each_engine![
     every_line_is_json_and_none_an_error,
+    a_start_is_told_as_by_etcd,
     what_tools_wait_for_is_said,
     an_authority_is_shown_if_the_environment_asks_for_it,
     the_quota_is_told_once,
@@ -54,6 +55,76 @@ async fn every_line_is_json_and_none_an_error(engine: Engine) {
         }
         assert_eq!(ready, 2, "once for each start");
         assert!(log.contains("serving client traffic insecurely; this is strongly discouraged!"));
+    }
+}
+
+async fn a_start_is_told_as_by_etcd(engine: Engine) {
+    if !product().at_least(3, 7) {
+        return;
+    }
+    let mut setup = Setup::new(engine, 1);
+    for flag in [
+        "--auto-compaction-mode=revision",
+        "--auto-compaction-retention=1000",
+        "--corrupt-check-time=90m",
+        "--feature-gates=InitialCorruptCheck=true,FastLeaseKeepAlive=true",
+        "--max-learners=3",
+        "--cors=http://b:1,http://a:1",
+        "--max-request-bytes=1000000",
+    ] {
+        setup = setup.flag(flag);
+    }
+    let cluster = setup.start().await;
+    let said = cluster.members[0].output();
+    let line = said.lines().find(|line| line.contains("starting an etcd server")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let member = &cluster.members[0];
+    let folder = member.data_folder.display().to_string();
+    let (name, client) = (&member.name, [&member.endpoint]);
+    let peer = member.flags.iter().find_map(|flag| flag.strip_prefix("--listen-peer-urls="));
+    let peer = peer.unwrap();
+    let expected = serde_json::json!({
+        "etcd-version": "3.7.1",
+        "go-os": "linux",
+        "member-initialized": false,
+        "name": name,
+        "data-dir": folder,
+        "wal-dir": "",
+        "wal-dir-dedicated": "",
+        "member-dir": format!("{folder}/member"),
+        "force-new-cluster": false,
+        "heartbeat-interval": "100ms",
+        "election-timeout": "1s",
+        "initial-election-tick-advance": true,
+        "snapshot-count": 10000,
+        "snapshot-catchup-entries": 5000,
+        "initial-advertise-peer-urls": [peer],
+        "listen-peer-urls": [peer],
+        "advertise-client-urls": client,
+        "listen-client-urls": client,
+        "listen-metrics-urls": [],
+        "cors": ["http://a:1", "http://b:1"],
+        "host-whitelist": ["*"],
+        "initial-cluster": format!("{name}={peer}"),
+        "initial-cluster-state": "new",
+        "initial-cluster-token": "new",
+        "quota-backend-bytes": 2_147_483_648i64,
+        "max-request-bytes": 1_000_000,
+        "max-concurrent-streams": u32::MAX,
+        "pre-vote": true,
+        "initial-corrupt-check": true,
+        "corrupt-check-time-interval": "1h30m0s",
+        "auto-compaction-mode": "revision",
+        "auto-compaction-retention": "1µs",
+        "auto-compaction-interval": "1µs",
+        "max-learners": 3,
+        "v2-deprecation": "write-only",
+    });
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&line[field], value, "{field}");
+    }
+    for field in ["go-arch", "max-cpu-set", "max-cpu-available", "feature-gates"] {
+        assert!(!line[field].is_null(), "{field}");
     }
 }
 

@@ -224,7 +224,13 @@ async fn a_learner_catches_up_by_snapshot_under_load(engine: Engine) {
     load.progress(CALLS * 2).await;
     let learner = add(&mut cluster, engine, true).await;
     cluster.restart(learner).await;
-    cluster.members[learner].process().says("applied snapshot").await.unwrap();
+    for text in ["applySnapshot: opened snapshot backend", "applied snapshot"] {
+        cluster.members[learner].process().says(text).await.unwrap();
+    }
+    let leader = cluster.leader_among(&[0, 1, 2]).await;
+    for text in ["saved snapshot", "sent database snapshot"] {
+        cluster.members[leader].process().says(text).await.unwrap();
+    }
     load.progress(CALLS).await;
     let status = cluster.raw(learner).status().await.unwrap();
     assert!(status.is_learner);
@@ -236,6 +242,13 @@ async fn a_learner_catches_up_by_snapshot_under_load(engine: Engine) {
         promoted.map_err(|e| e.to_string())
     })
     .await;
+    load.progress(CALLS).await;
+    cluster.kill(learner);
+    cluster.restart(learner).await;
+    if product().ours && engine == Engine::Memory {
+        let said = cluster.members[learner].output();
+        assert!(said.contains("Recovering from snapshot backend"), "{said}");
+    }
     load.progress(CALLS).await;
     load.end(&cluster, &[0, 1, 2, learner]).await;
 }
