@@ -3,7 +3,7 @@
 //! Built for `cargo fuzz` and for the test below, which runs the committed inputs; never in the product.
 
 use crate::backup::import;
-use crate::bolt::{Database, Source};
+use crate::bolt::{Database, Source, Writer};
 use crate::config;
 use crate::error::Fatal;
 use crate::machine::{CommittedEntry, Machine, decode_command, encode_command};
@@ -20,6 +20,7 @@ use crate::types::{ClusterId, MemberId, RequestId};
 use bytes::{Buf as _, Bytes};
 use prost::Message;
 use raft::{GetEntriesContext, Storage as _};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,13 +28,14 @@ use std::sync::Arc;
 pub type Target = fn(&[u8]);
 
 /// All targets by the names of their programs and of their folders of inputs.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("requests", requests),
     ("command", command),
     ("raft_log", raft_log),
     ("snapshot", snapshot),
     ("snapshot_file", snapshot_file),
     ("bolt", bolt),
+    ("bolt_writer", bolt_writer),
     ("gateway", server::gateway),
     ("token", server::token),
     ("authority", server::authority),
@@ -205,6 +207,55 @@ fn bolt(data: &[u8]) {
     }
 }
 
+/// Buckets and pairs in any order: what the writer of databases takes is read again, and nothing else.
+///
+/// Each begins with what it is, how long its name or key is, and how long its value.
+fn bolt_writer(mut data: &[u8]) {
+    let mut file = Vec::new();
+    let mut sink = |page: &[u8]| {
+        file.extend_from_slice(page);
+        Ok(())
+    };
+    let mut writer = Writer::new(&mut sink).expect("room for the first pages");
+    let mut taken: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>> = BTreeMap::new();
+    let mut bucket = None;
+    while data.len() >= 4 {
+        let (kind, name_len, value_len) = (data.get_u8(), data.get_u8(), data.get_u16());
+        let (name, rest) = data.split_at(usize::from(name_len).min(data.len()));
+        data = rest;
+        // Some keys fill pages of branches.
+        let name = name.repeat(if kind & 2 == 0 { 1 } else { 9 });
+        if kind & 1 == 0 {
+            bucket = writer.begin_bucket(&name).is_ok().then(|| name.clone());
+            taken.extend(bucket.clone().map(|name| (name, BTreeMap::new())));
+        } else {
+            let value = vec![kind; usize::from(value_len)];
+            if writer.put(&name, &value).is_ok() {
+                let bucket = bucket.as_ref().expect("a bucket for what was taken");
+                let pairs = taken.get_mut(bucket).expect("a bucket that was begun");
+                assert!(pairs.insert(name, value).is_none(), "a key is taken once");
+            }
+        }
+    }
+    let (head, len) = writer.finish().expect("an end");
+    file[..head.len()].copy_from_slice(&head);
+    assert_eq!(file.len() as u64, len);
+    let file = File(&file);
+    let database = Database::open(&file).expect("a database");
+    database.check().expect("a whole database");
+    let names: Vec<&Vec<u8>> = taken.keys().collect();
+    assert!(database.buckets().expect("names").iter().eq(names), "all buckets are there");
+    let mut left =
+        taken.iter().flat_map(|(name, pairs)| pairs.iter().map(move |pair| (name, pair)));
+    let walked = database.walk(None, &mut |bucket, key, value| {
+        let (name, pair) = left.next().expect("nothing but what was taken");
+        assert_eq!((&name[..], &pair.0[..], &pair.1[..]), (bucket, key, value));
+        Ok(())
+    });
+    walked.expect("all pairs");
+    assert!(left.next().is_none(), "all pairs are there");
+}
+
 /// A command line, with a variable of the environment first.
 fn flags(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
@@ -285,7 +336,28 @@ mod tests {
                 "flags",
                 b"name\n--name=m1\n--listen-client-urls\nhttp://127.0.0.1:1\n-pre-vote".into(),
             ),
+            ("bolt_writer", pairs()),
         ]
+    }
+
+    /// Two buckets, one of three levels; a pair that comes twice, and one without a bucket.
+    fn pairs() -> Vec<u8> {
+        let mut input = Vec::new();
+        let mut add = |kind: u8, name: &[u8], value_len: u16| {
+            input.extend_from_slice(&[kind, name.len() as u8]);
+            input.extend_from_slice(&value_len.to_be_bytes());
+            input.extend_from_slice(name);
+        };
+        add(1, b"nowhere", 1);
+        add(0, b"few", 0);
+        add(1, b"k", 5000);
+        add(1, b"k", 1);
+        add(0, b"many", 0);
+        for n in 0..120u8 {
+            add(3, &[&[n; 1][..], &[b'x'; 200]].concat(), 700);
+        }
+        add(0, b"few", 0);
+        input
     }
 
     fn log_file() -> Vec<u8> {

@@ -7,7 +7,7 @@ use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 use std::fmt::Write as _;
 
 /// What the page's content type is.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 /// Writes the families in the order given.
 pub fn write(families: &[MetricFamily]) -> String {

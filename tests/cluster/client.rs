@@ -53,7 +53,7 @@ impl Raw {
     /// The members as this one knows them.
     pub async fn members(&self) -> Vec<Member> {
         let mut cluster = self.cluster.clone();
-        let list = cluster.member_list(MemberListRequest { linearizable: true });
+        let list = cluster.member_list(MemberListRequest { linearizable: false });
         list.await.expect("a list of members").into_inner().members
     }
 

@@ -176,7 +176,15 @@ impl Cluster {
         let url = format!("http://127.0.0.1:{}", addresses.peer);
         add(url.clone()).await;
         let name = format!("{}-test-{}", test_name(), self.members.len());
-        let listed = self.raw(0).members().await;
+        // Whoever has answered knows of it already, others a little later; and there may be no leader to
+        // ask until it runs.
+        let mut listed = vec![];
+        for index in (0..self.members.len()).filter(|&index| self.members[index].is_running()) {
+            let known = self.raw(index).members().await;
+            if known.len() > listed.len() {
+                listed = known;
+            }
+        }
         let initial: Vec<String> = listed
             .iter()
             .map(|member| {
