@@ -148,8 +148,8 @@ impl Running {
         let ended = start_driver(driver)?;
         let (stop, stopping) = watch::channel(false);
         let (peers_served, peers_stopping) = watch::channel(false);
-        let (mut servers, mut serving_peers) = (JoinSet::new(), JoinSet::new());
-        serving_peers.spawn(keep_timers_near(peers_stopping.clone()));
+        let (mut servers, mut serving) = (JoinSet::new(), JoinSet::new());
+        serving.spawn(keep_timers_near(peers_stopping.clone()));
         servers.spawn(supervisor::keep_alive(handle.clone(), stopping.clone()));
         if let Some(policy) = config.auto_compaction {
             servers.spawn(auto_compaction::run(handle.clone(), policy, stopping.clone()));
@@ -172,8 +172,7 @@ impl Running {
         for Bound { url, speaks, listener } in peers {
             tracing::info!(address = url.address(), "serving peer traffic");
             let (limits, stop) = (connection_limits(config, u32::MAX), peers_stopping.clone());
-            let served = serve(listener, secure.of_peer(speaks), service.clone(), limits, stop);
-            serving_peers.spawn(served);
+            serving.spawn(serve(listener, secure.of_peer(speaks), service.clone(), limits, stop));
         }
         Ok(Self {
             handle,
@@ -185,7 +184,7 @@ impl Running {
             ended,
             stop,
             servers,
-            peers: serving_peers,
+            peers: serving,
             _peers_served: peers_served,
             checks,
             compare_at,
