@@ -193,12 +193,24 @@ impl Client {
         Ok(answer.kvs().iter().map(kv).collect())
     }
 
-    /// The last key below `end` that has the prefix.
+    /// The last key from `prefix` up to `end`, as it is now.
     pub async fn last_below(&self, prefix: &str, end: &str) -> Result<Option<Kv>, Error> {
-        let options = GetOptions::new()
-            .with_range(end)
-            .with_sort(SortTarget::Key, SortOrder::Descend)
-            .with_limit(1);
+        self.last(prefix, GetOptions::new().with_range(end)).await
+    }
+
+    /// The same at a revision, from whichever member is asked: one that is not there yet refuses.
+    pub async fn last_below_at(
+        &self,
+        prefix: &str,
+        end: &str,
+        revision: i64,
+    ) -> Result<Option<Kv>, Error> {
+        let options = GetOptions::new().with_range(end).with_revision(revision);
+        self.last(prefix, options.with_serializable()).await
+    }
+
+    async fn last(&self, prefix: &str, options: GetOptions) -> Result<Option<Kv>, Error> {
+        let options = options.with_sort(SortTarget::Key, SortOrder::Descend).with_limit(1);
         let answer = self.kv().get(prefix, Some(options)).await?;
         Ok(answer.kvs().first().map(kv))
     }

@@ -43,11 +43,16 @@ impl Library {
         Self { client, shelf: Mutex::default() }
     }
 
-    /// The case and the environment of a lane.
-    pub(super) async fn find(&self, run: &Arc<str>, lane: u32) -> Result<Definition, String> {
+    /// The case and the environment of a lane of a run that was there at this revision.
+    pub(super) async fn find(
+        &self,
+        run: &Arc<str>,
+        lane: u32,
+        revision: i64,
+    ) -> Result<Definition, String> {
         let mut shelf = self.shelf.lock().await;
         if !shelf.runs.contains_key(run) {
-            let pack = self.read(run, 0).await?;
+            let pack = self.read(run, 0, revision).await?;
             let environments = pack.environments.into_iter().map(Arc::new).collect();
             shelf.runs.insert(run.clone(), (pack.total, environments));
             shelf.keep(run, 0, pack.cases);
@@ -60,7 +65,7 @@ impl Library {
         if let Some(case) = shelf.case(run, case) {
             return Ok(Definition { case, environment });
         }
-        let pack = self.read(run, case).await?;
+        let pack = self.read(run, case, revision).await?;
         let first = pack.first;
         shelf.keep(run, first, pack.cases);
         let case = shelf.case(run, case);
@@ -69,11 +74,16 @@ impl Library {
     }
 
     /// The pack that holds a case.
-    async fn read(&self, run: &str, case: u32) -> Result<Definitions, String> {
+    async fn read(&self, run: &str, case: u32, revision: i64) -> Result<Definitions, String> {
         let first = keys::definitions(run, 0);
         let end = keys::definitions(run, case + 1);
-        let found =
-            self.client.last_below(&first, &end).await.map_err(|error| error.to_string())?;
+        // Definitions never change, so that a member that knows this revision need not ask the others.
+        let found = match self.client.last_below_at(&first, &end, revision).await {
+            Ok(found) => Ok(found),
+            // That member is behind, or the revision is compacted.
+            Err(_) => self.client.last_below(&first, &end).await,
+        };
+        let found = found.map_err(|error| error.to_string())?;
         let found = found.ok_or_else(|| format!("run {run} has no definitions"))?;
         serde_json::from_slice(&found.value).map_err(|error| error.to_string())
     }

@@ -68,7 +68,12 @@ pub fn run_parts(run: &str) -> String {
 
 /// Definitions of a run's cases, those from this one on.
 pub fn definitions(run: &str, first: u32) -> String {
-    format!("{RUNS}{run}/def/{first:010}")
+    format!("{}{first:010}", definition_packs(run))
+}
+
+/// All definitions of a run's cases.
+pub fn definition_packs(run: &str) -> String {
+    format!("{RUNS}{run}/def/")
 }
 
 /// What somebody wants of a run that goes on: paused, canceled.

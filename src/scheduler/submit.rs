@@ -18,6 +18,9 @@ use std::fmt::{self, Write as _};
 
 /// Bytes of definitions in one key.
 const PACK_BYTES: usize = 256 * 1024;
+/// A run that is no longer than this goes with its definitions in one transaction, of which etcd
+/// takes a megabyte and a half.
+const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 
 /// A request id is remembered for a day.
 const REQUEST_TTL_S: i64 = 24 * 3_600;
@@ -156,21 +159,39 @@ pub async fn submit(client: &Client, spec: &RunSpec) -> Result<Submitted, Submit
     {
         return submitted_before(&kv, &digest);
     }
-    check_queue(client, &spec.queue).await?;
-    let mut cases = selected_cases(client, spec).await?;
+    // Side by side: each read waits for a majority of the members.
+    let environments = async {
+        let found = catalog::of_ids::<Environment>(client, &spec.environments).await?;
+        Ok::<_, SubmitError>(found)
+    };
+    let (queue, cases) = (check_queue(client, &spec.queue), selected_cases(client, spec));
+    let ((), mut cases, environments) = tokio::try_join!(queue, cases, environments)?;
     cases.values_mut().for_each(|case| case.end_state(spec.submitted));
-    let environments = catalog::of_ids::<Environment>(client, &spec.environments).await?;
     let plan = expand(spec, &cases, &environments)?;
     let packs = packs(spec, &plan, &cases, &environments);
-    for pack in &packs {
-        write(client, vec![Op::put(keys::definitions(&spec.id, pack.first), pack)]).await?;
-    }
     let run_key = keys::run(&spec.id);
+    let run = Op::put(run_key.clone(), spec);
+    let put = |pack: &Definitions| Op::put(keys::definitions(&spec.id, pack.first), pack);
+    // What is small goes with the run itself; else it is there before the run.
+    let bytes = run.bytes() + packs.iter().take(1).map(|pack| put(pack).bytes()).sum::<usize>();
+    let is_small = packs.len() <= 1 && bytes <= WHOLE_BYTES_MAX;
+    let (before, with_run) = packs.split_at(if is_small { 0 } else { packs.len() });
+    let mut compares = vec![Compare::Absent(run_key.clone())];
+    for pack in before {
+        let txn = Txn { compares: compares.clone(), then: vec![put(pack)], ..Default::default() };
+        let revision = written(client, &txn, &spec.id).await?;
+        if compares.len() == 1 {
+            // Whoever submits another run of this id at the same time begins here as well.
+            let first = keys::definitions(&spec.id, pack.first);
+            compares.push(Compare::ChangedAt(first, revision));
+        }
+    }
     let mut txn = Txn {
-        compares: vec![Compare::Absent(run_key.clone())],
-        then: vec![Op::put(run_key.clone(), spec), Op::put(keys::open(&spec.id), &spec.id)],
+        compares,
+        then: with_run.iter().map(put).collect(),
         otherwise: vec![Op::Get(run_key)],
     };
+    txn.then.extend([run, Op::put(keys::open(&spec.id), &spec.id)]);
     if let Some(request) = &spec.request_id {
         let key = keys::request(request);
         let lease = client.grant(REQUEST_TTL_S).await?;
@@ -184,13 +205,13 @@ pub async fn submit(client: &Client, spec: &RunSpec) -> Result<Submitted, Submit
         Outcome::Refused { found, .. } => match &found[..] {
             // The same submit, at the same time: what this one has written is nobody's.
             [None, Some(request)] => {
-                let packs = packs.iter().map(|pack| keys::definitions(&spec.id, pack.first));
-                for key in packs {
+                for pack in before {
+                    let key = keys::definitions(&spec.id, pack.first);
                     write(client, vec![Op::Delete(key)]).await?;
                 }
                 submitted_before(request, &digest)
             }
-            _ => Err(Refusal::new(409, format!("there is a run {} already", spec.id)).into()),
+            _ => Err(is_there(&spec.id)),
         },
         Outcome::Failed(text) => Err(SubmitError::Store(text)),
         Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
@@ -296,6 +317,20 @@ fn packs(
         first.environments = named.cloned().collect();
     }
     packs
+}
+
+fn is_there(run: &str) -> SubmitError {
+    Refusal::new(409, format!("there is a run {run} already")).into()
+}
+
+/// Writes a part of a run that is not there yet, and says at which revision.
+async fn written(client: &Client, txn: &Txn, run: &str) -> Result<i64, SubmitError> {
+    match client.txn(txn).await {
+        Outcome::Committed { revision } => Ok(revision),
+        Outcome::Refused { .. } => Err(is_there(run)),
+        Outcome::Failed(text) => Err(SubmitError::Store(text)),
+        Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
+    }
 }
 
 async fn write(client: &Client, then: Vec<Op>) -> Result<(), SubmitError> {

@@ -292,7 +292,7 @@ impl Registered {
                 let (library, executor) = (self.library.clone(), self.executor.clone());
                 let (answers, start) = (self.answers.0.clone(), self.clock.now());
                 self.tasks.spawn(async move {
-                    let definition = library.find(&run, task.lane).await;
+                    let definition = library.find(&run, task.lane, fence).await;
                     let row = match definition {
                         Ok(definition) => {
                             let of = (&*run, &task, attempt, fence);

@@ -1,13 +1,13 @@
 //! Runs from submit to end: read from the store, started, paused, canceled, closed.
 
 use super::histories::Source;
-use super::{Control, Coordinator, Run, RunStatus, parse};
+use super::{Control, Coordinator, Request, Run, RunStatus, parse};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
     Environment, LaneCheckpoint, Row, RunPlan, RunSpec, Segment, Status, TestCase, expand,
 };
 use crate::scheduler::planner::{LaneId, RunNo, RunSetup};
-use crate::scheduler::store::Kv;
+use crate::scheduler::store::{Change, Commit, Kv};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,6 +45,24 @@ impl Coordinator {
         if let Some(number) = self.add_run(now, run, kvs) {
             self.planner.start_run(now, number);
             self.apply_control(now, run);
+        }
+    }
+
+    /// A run has been submitted. What came with one commit as a whole needs not be read.
+    pub(super) fn opened(&mut self, now: u64, run: &str, commit: &Commit) {
+        if self.runs.contains_key(run) {
+            return;
+        }
+        let (spec, parts) = (keys::run(run), keys::run_parts(run));
+        let is_of_run = |kv: &&Kv| kv.key == spec || kv.key.starts_with(&parts);
+        let puts = commit.changes.iter().filter_map(|change| match change {
+            Change::Put(kv) => Some(kv),
+            Change::Delete { .. } => None,
+        });
+        let kvs: Vec<Kv> = puts.filter(is_of_run).cloned().collect();
+        match has_all_definitions(run, &kvs) {
+            true => self.run_read(now, run, &kvs),
+            false => self.requests.push(Request::ReadRun { run: run.to_owned() }),
         }
     }
 
@@ -160,14 +178,24 @@ impl Coordinator {
     }
 }
 
-/// The copies of a run's definitions, and the lanes that follow from them. Whoever submits has done the same with the
-/// same result, so that it cannot fail for a run that exists.
+/// Whether the definitions of all cases of a run are among these keys.
+fn has_all_definitions(run: &str, kvs: &[Kv]) -> bool {
+    let prefix = keys::definition_packs(run);
+    let packs =
+        kvs.iter().filter(|kv| kv.key.starts_with(&prefix)).filter_map(parse::<Definitions>);
+    let (found, total) =
+        packs.fold((0, 0), |(found, _), pack| (found + pack.cases.len(), pack.total));
+    total > 0 && found == total as usize
+}
+
+/// The copies of a run's definitions, and the lanes that follow from them. Whoever submits has done
+/// the same with the same result, so that it cannot fail for a run that exists.
 pub(in crate::scheduler) fn plan_of(
     spec: &RunSpec,
     name: &str,
     kvs: &[Kv],
 ) -> Option<(Vec<Definitions>, RunPlan)> {
-    let prefix = format!("{}def/", keys::run_parts(name));
+    let prefix = keys::definition_packs(name);
     let packs = kvs.iter().filter(|kv| kv.key.starts_with(&prefix)).map(parse::<Definitions>);
     let packs = packs.collect::<Option<Vec<_>>>()?;
     let mut cases = BTreeMap::new();

@@ -61,7 +61,10 @@ impl Coordinator {
         }
         for change in &commit.changes {
             match change {
-                Change::Put(kv) => self.put(now, kv),
+                Change::Put(kv) => match kv.key.strip_prefix(keys::OPEN) {
+                    Some(run) => self.opened(now, run, commit),
+                    None => self.put(now, kv),
+                },
                 Change::Delete { key } => self.deleted(now, key),
             }
         }
@@ -130,10 +133,6 @@ impl Coordinator {
             self.worker_there(now, kv);
         } else if key.starts_with(keys::TAGS) {
             self.tag_held(now, kv);
-        } else if let Some(run) = key.strip_prefix(keys::OPEN) {
-            if !self.runs.contains_key(run) {
-                self.requests.push(Request::ReadRun { run: run.to_owned() });
-            }
         } else if let Some(rest) = key.strip_prefix(keys::RUNS) {
             if let Some((run, "control")) = rest.split_once('/') {
                 self.control(now, run, parse(kv).unwrap_or_default());

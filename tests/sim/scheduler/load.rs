@@ -184,13 +184,13 @@ impl Load {
         let environments = self.environments.values().cloned().collect();
         let definitions = Definitions { total, first: 0, cases, environments };
         let definitions = Op::put(keys::definitions(&id, 0), &definitions);
-        vec![
-            Txn { then: vec![definitions], ..Default::default() },
-            Txn {
-                then: vec![Op::put(keys::run(&id), &spec), Op::put(keys::open(&id), &id)],
-                ..Default::default()
-            },
-        ]
+        let run = [Op::put(keys::run(&id), &spec), Op::put(keys::open(&id), &id)];
+        let txn = |then: Vec<Op>| Txn { then, ..Default::default() };
+        // Small ones come whole, others after their definitions.
+        match self.random.chance(500) {
+            true => vec![txn([definitions].into_iter().chain(run).collect())],
+            false => vec![txn(vec![definitions]), txn(run.to_vec())],
+        }
     }
 
     fn cases(&mut self) -> Vec<TestCase> {
