@@ -11,8 +11,8 @@ mod admission;
 mod browser;
 mod commands;
 mod http;
-mod page;
 mod kept;
+mod page;
 mod refusals;
 mod remote;
 mod roles;
@@ -23,7 +23,7 @@ use cluster::{Cluster, Engine, Setup};
 use kept::what_is_kept_of_runs;
 use quoin::scheduler::model::Status;
 use serde_json::{Value, json};
-use service::{Call, Service};
+use service::{Call, Service, case};
 use std::collections::{BTreeMap, BTreeSet};
 use team::Team;
 
@@ -40,13 +40,6 @@ on_each_engine![
     a_worker_that_is_asked_to_end_finishes_first,
     the_example_passes_on_a_store_with_users,
 ];
-
-/// A case that calls the service.
-fn case(service: &Service, id: &str, ms: u64, more: Value) -> Value {
-    let mut case = json!({"id": id, "url": service.url(id, ms), "output": "ok", "est_ms": ms});
-    case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    case
-}
 
 fn plan(cases: Vec<Value>, repeats: u32) -> Value {
     let selected: Vec<Value> = cases.iter().map(|case| json!({"case": case["id"]})).collect();

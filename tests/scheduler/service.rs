@@ -4,6 +4,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::routing::post;
+use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -74,4 +75,11 @@ async fn answer(
     tokio::time::sleep(Duration::from_millis(ms)).await;
     service.calls.lock().unwrap()[place].end = Some(Instant::now());
     if is_bad { "not ok" } else { "ok" }
+}
+
+/// A case that calls the service.
+pub fn case(service: &Service, id: &str, ms: u64, more: Value) -> Value {
+    let mut case = json!({"id": id, "url": service.url(id, ms), "output": "ok", "est_ms": ms});
+    case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    case
 }

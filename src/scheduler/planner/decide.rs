@@ -19,6 +19,16 @@ const CHAIN_US_MAX: u64 = 1_000_000;
 /// so many milliseconds: then a worker takes nothing else until they fit.
 const HOLD_MS: u64 = 1_000;
 
+/// Tasks of a lane for one claim.
+#[derive(Default)]
+struct Taken {
+    items: Vec<Item>,
+    tags: Vec<(LockNo, u32)>,
+    urgent: bool,
+    /// Nothing else may be in the claim.
+    is_alone: bool,
+}
+
 impl Planner {
     /// What shall be given out now, until nothing more fits.
     pub fn decide(&mut self, now: u64) -> Vec<Assignment> {
@@ -33,14 +43,15 @@ impl Planner {
                 self.settle();
                 continue;
             }
-            let (items, tags, urgent) = self.take(now, id, room);
+            let Taken { items, tags, urgent, is_alone } = self.take(now, id, room);
             let Some(count) = items.iter().map(Item::count).reduce(|sum, count| sum + count) else {
                 self.place(now, id);
                 continue;
             };
             let slots = self.lane(id).map_or(1, |lane| lane.plan.slots);
             let key = (room.worker, id.run, slots);
-            let filled = filling.get(&key).copied().filter(|_| tags.is_empty());
+            let may_be_filled = tags.is_empty() && !is_alone;
+            let filled = filling.get(&key).copied().filter(|_| may_be_filled);
             let number = match filled.and_then(|place| made.get_mut(place)) {
                 Some(claim) => {
                     claim.items.extend(items.iter().copied());
@@ -53,7 +64,7 @@ impl Planner {
                 }
                 None => {
                     self.next_claim += 1;
-                    if tags.is_empty() && count < CLAIM_TASKS_MAX {
+                    if may_be_filled && count < CLAIM_TASKS_MAX {
                         filling.insert(key, made.len());
                     }
                     let names =
@@ -116,7 +127,8 @@ impl Planner {
                 class: head.class,
                 tasks: lane.claimable(),
                 estimate: lane.estimate(),
-                may_wait: lane.locks.iter().all(|lock| self.locks.get(*lock).is_unlimited()),
+                may_wait: lane.locks.iter().all(|lock| self.locks.get(*lock).is_unlimited())
+                    && !lane.is_next_suspect(),
                 ready_work: self.ready_work,
             };
             if let Some(room) = self.workers.room(&want) {
@@ -135,7 +147,7 @@ impl Planner {
     }
 
     /// Takes tasks of a lane, with the locks they need.
-    fn take(&mut self, now: u64, id: LaneId, room: Room) -> (Vec<Item>, Vec<(LockNo, u32)>, bool) {
+    fn take(&mut self, now: u64, id: LaneId, room: Room) -> Taken {
         self.unplace(id);
         let Some(lane) =
             self.runs.get_mut(&id.run).and_then(|run| run.lanes.get_mut(id.lane as usize))
@@ -154,12 +166,22 @@ impl Planner {
             }
         }
         let mut items = Vec::new();
+        let mut is_alone = false;
         let mut left = max;
         while left > 0
             && let Some((from, to, attempt)) = lane.take(left)
         {
+            let is_suspect = lane.is_suspect(from);
+            if is_suspect && !items.is_empty() {
+                lane.put_back(from, to);
+                break;
+            }
             left -= to - from;
             items.push(Item { lane: id.lane, from, to, attempt });
+            is_alone = is_suspect;
+            if is_alone {
+                break;
+            }
         }
         let count = max - left;
         lane.open += count;
@@ -182,7 +204,7 @@ impl Planner {
         if count > 0 {
             self.unreserve(id);
         }
-        (items, tags, urgent)
+        Taken { items, tags, urgent, is_alone }
     }
 
     /// Books a claim, or more of one.

@@ -207,6 +207,19 @@ impl Lane {
         fresh + extra(|extra| extra.again.count())
     }
 
+    /// Whether a task is thought to be what kills workers if it is lost once more: it must be alone
+    /// then, so that others do not end with it.
+    pub(super) fn is_suspect(&self, ordinal: u32) -> bool {
+        let tried = self.extra.as_ref().and_then(|extra| extra.tried.get(&ordinal));
+        tried.is_some_and(|tried| tried.lost + 1 >= LOST_MAX)
+    }
+
+    /// Whether the next task that is given out is one of those.
+    pub(super) fn is_next_suspect(&self) -> bool {
+        let next = self.extra.as_ref().and_then(|extra| extra.again.iter().next());
+        next.is_some_and(|next| self.is_suspect(next))
+    }
+
     /// Takes tasks that follow each other, of one attempt: those that come again first.
     pub(super) fn take(&mut self, max: u32) -> Option<(u32, u32, u32)> {
         if let Some(extra) = &mut self.extra {

@@ -387,6 +387,43 @@ fn what_nobody_knows_counts_as_long() {
 }
 
 #[test]
+fn what_kills_workers_takes_no_others_with_it() {
+    let mut planner = super::Planner::new();
+    let chain = LanePlan { tags: vec!["t".into()], chain: true, ..plain("a", 4, 1_000) };
+    let run = planner.add_run(0, setup(vec![chain]));
+    planner.start_run(0, run);
+    let mut join = {
+        let mut count = 0;
+        move |planner: &mut super::Planner| {
+            count += 1;
+            planner.worker_joins(format!("w{count}").into(), &Labels::new(), 4, 64)
+        }
+    };
+    for _ in 0..2 {
+        let worker = join(&mut planner);
+        let made = planner.decide(0).pop().unwrap();
+        assert_eq!(made.items.iter().map(Item::count).sum::<u32>(), 4);
+        planner.worker_leaves(worker);
+        let mut rows = Vec::new();
+        for item in &made.items {
+            let tasks = (item.from..item.to).map(|from| Item { from, to: from + 1, ..*item });
+            rows.extend(tasks.map(|task| row(task, Status::Lost)));
+        }
+        planner.deliver(0, made.claim, &rows, &[], Tags::Free);
+    }
+    for ordinal in 0..4 {
+        join(&mut planner);
+        let made = planner.decide(0).pop().unwrap();
+        assert_eq!(made.items, [Item { lane: 0, from: ordinal, to: ordinal + 1, attempt: 3 }]);
+        let status = if ordinal == 2 { Status::Lost } else { Status::Passed };
+        let rows = [row(made.items[0], status)];
+        planner.deliver(0, made.claim, &rows, &[], Tags::Free);
+    }
+    let totals = planner.totals(run).unwrap();
+    assert_eq!((totals.get(Status::Passed), totals.get(Status::Lost)), (3, 1));
+}
+
+#[test]
 fn failures_count_on_under_a_new_leader() {
     let mut planner = super::Planner::new();
     planner.worker_joins("w".into(), &Labels::new(), 1, 0);
