@@ -9,6 +9,7 @@ use quoin::ctl;
 use quoin::logging::journal::{self, Journal};
 use quoin::logging::rotation::{RotatingFile, Rules};
 use quoin::logging::{self, Sink};
+use quoin::node::{self, Start};
 use quoin::scheduler::tool::Beside;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -265,26 +266,30 @@ fn start(config: Config, notices: &[Notice], scheduler: Option<Beside>) -> ExitC
     tracing::info!(zap_fields = config.told(is_initialized), "starting an etcd server");
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error),
+        Err(error) => return fail(STARTS_NOT, &error),
     };
     if let Some(scheduler) = scheduler {
         let urls = config.listen_client_urls.iter().map(ToString::to_string).collect();
         if let Err(error) = runtime.block_on(scheduler.start(urls)) {
-            return fail(&io::Error::other(error));
+            return fail(STARTS_NOT, &io::Error::other(error));
         }
     }
-    let result = runtime.block_on(quoin::node::run(config));
+    let result = match runtime.block_on(node::start(config)) {
+        Ok(Start::Node(node)) => runtime.block_on(node.run()).map_err(|fatal| (GOES_NOT_ON, fatal)),
+        Ok(Start::Ended(exit)) => Ok(exit),
+        Err(fatal) => Err((STARTS_NOT, fatal)),
+    };
     // Tasks that still wait for something must not hold the exit up.
     runtime.shutdown_background();
     match result {
-        Ok(quoin::node::Exit::Signal(signal)) => {
+        Ok(node::Exit::Signal(signal)) => {
             // Ends as the signal would have ended it, so that a supervisor sees the same status.
             let raised = signal_hook::low_level::emulate_default_handler(signal);
-            raised.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+            raised.map_or_else(|error| fail(GOES_NOT_ON, &error), |()| ExitCode::SUCCESS)
         }
-        Ok(quoin::node::Exit::Removed) => end(0),
-        Err(fatal) => {
-            fail(&fatal);
+        Ok(node::Exit::Removed) => end(0),
+        Err((what, fatal)) => {
+            fail(what, &fatal);
             end(1)
         }
     }
@@ -296,8 +301,12 @@ fn end(status: i32) -> ! {
     signal_hook::low_level::exit(status)
 }
 
-fn fail(error: &dyn std::error::Error) -> ExitCode {
-    tracing::error!(zap_level = "fatal", error = %error, "the member cannot go on");
+/// What etcd says of whatever keeps it from starting.
+const STARTS_NOT: &str = "discovery failed";
+const GOES_NOT_ON: &str = "the member cannot go on";
+
+fn fail(what: &str, error: &dyn std::error::Error) -> ExitCode {
+    tracing::error!(zap_level = "fatal", error = %error, "{what}");
     ExitCode::FAILURE
 }
 

@@ -19,4 +19,4 @@ mod start;
 mod supervisor;
 
 pub use folder::{Folder, Founder, Identity};
-pub use start::{Exit, run};
+pub use start::{Exit, Node, Start, start};

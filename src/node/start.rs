@@ -55,11 +55,39 @@ pub enum Exit {
     Removed,
 }
 
-/// Runs a node until a signal stops it.
+/// What became of a start.
+pub enum Start {
+    Node(Box<Node>),
+    /// A signal came first.
+    Ended(Exit),
+}
+
+/// A member that has begun.
+pub struct Node {
+    config: Config,
+    running: Running,
+    sockets: ClientSockets,
+    secure: Secure,
+    signals: Signals,
+    folder: Folder,
+}
+
+impl Node {
+    /// Serves until a signal comes, or the cluster has removed this member.
+    ///
+    /// # Errors
+    /// Whatever makes going on impossible.
+    pub async fn run(self) -> Result<Exit, Fatal> {
+        let Self { config, running, sockets, secure, signals, folder } = self;
+        running.until_stopped(&config, (sockets, secure), signals, folder).await
+    }
+}
+
+/// Starts a member.
 ///
 /// # Errors
-/// Whatever makes starting or going on impossible.
-pub async fn run(config: Config) -> Result<Exit, Fatal> {
+/// Whatever makes starting impossible.
+pub async fn start(config: Config) -> Result<Start, Fatal> {
     let mut signals = Signals::install()?;
     raise_open_files();
     if config.memory_mlock {
@@ -77,7 +105,7 @@ pub async fn run(config: Config) -> Result<Exit, Fatal> {
     let folder = tokio::select! {
         opened = opening => opened.map_err(|e| Fatal::with("open data directory", e))??,
         // Another process may hold the folder for ever.
-        exit = signals.next() => return Ok(exit),
+        exit = signals.next() => return Ok(Start::Ended(exit)),
     };
     let secure = Secure::open(&config)?;
     let snapshots = Arc::new(SnapshotStore::open(folder.snapshots())?);
@@ -86,8 +114,8 @@ pub async fn run(config: Config) -> Result<Exit, Fatal> {
     // rather than wait.
     let peers = bind_all(&config.listen_peer_urls, reuse).await?;
     crate::server::quota::tell(config.quota_backend_bytes);
-    let node = Running::start(&config, opened, snapshots, peers, &secure)?;
-    node.until_stopped(&config, (sockets, secure), signals, folder).await
+    let running = Running::start(&config, opened, snapshots, peers, &secure)?;
+    Ok(Start::Node(Box::new(Node { config, running, sockets, secure, signals, folder })))
 }
 
 /// What is listened on for all but members.

@@ -126,6 +126,7 @@ async fn a_port_in_use_is_refused(engine: Engine) {
         assert_eq!(exit, Exit::Code(1), "{said}");
         assert!(said.to_lowercase().contains("address already in use"), "{said}");
         assert!(said.contains(address), "the address is not named: {said}");
+        assert!(said.contains(r#""msg":"discovery failed""#), "{said}");
         drop(taken);
     }
     cluster.start_all().await.unwrap();
