@@ -24,6 +24,7 @@ pub mod record;
 pub mod service;
 pub mod plan_file;
 pub mod report;
+pub mod steer;
 pub mod store;
 pub mod submit;
 pub mod tool;

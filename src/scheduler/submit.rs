@@ -3,12 +3,9 @@
 
 use super::catalog;
 use super::client::Client;
-use super::coordinator::{Control, Definitions};
+use super::coordinator::Definitions;
 use super::keys;
-use super::model::{
-    Claim, Environment, Missing, Refusal, Row, RunPlan, RunSpec, Status, TestCase, expand,
-};
-use super::record::verdict;
+use super::model::{Environment, Missing, Refusal, RunPlan, RunSpec, TestCase, expand};
 use super::store::{Compare, Kv, Op, Outcome, Txn};
 use etcd_client::Error;
 use serde::{Deserialize, Serialize};
@@ -26,9 +23,6 @@ const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 const REQUEST_TTL_S: i64 = 24 * 3_600;
 /// Cases that are read one by one; for more of them all cases are read together.
 const SINGLE_READS_MAX: usize = 1_000;
-/// Others may give verdicts under the same claim at the same time.
-const VERDICT_TRIES: u32 = 10;
-
 /// Why a submit was not taken.
 #[derive(Debug)]
 pub enum SubmitError {
@@ -69,60 +63,6 @@ pub async fn put_case(client: &Client, case: &TestCase) -> Result<(), SubmitErro
 pub async fn put_environment(client: &Client, found: &Environment) -> Result<(), SubmitError> {
     found.check()?;
     write(client, vec![Op::put(format!("{}{}", keys::ENVIRONMENTS, found.id), found)]).await
-}
-
-/// Pauses a run, lets it go on, or cancels it.
-pub async fn control(client: &Client, run: &str, wanted: Control) -> Result<(), SubmitError> {
-    let txn = Txn {
-        compares: vec![Compare::NotCreatedAt(keys::open(run), 0)],
-        then: vec![Op::put(keys::control(run), &wanted)],
-        otherwise: vec![Op::Get(keys::run(run))],
-    };
-    match client.txn(&txn).await {
-        Outcome::Committed { .. } => Ok(()),
-        Outcome::Refused { found, .. } => Err(match found.first() {
-            Some(Some(_)) => Refusal::new(409, format!("run {run} has ended")).into(),
-            _ => Refusal::new(404, format!("unknown run {run}")).into(),
-        }),
-        Outcome::Failed(text) => Err(SubmitError::Store(text)),
-        Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
-    }
-}
-
-/// Records a person's verdict on a task of a manual case; the row's attempt does not matter.
-///
-/// # Errors
-///
-/// 400 for what is no verdict, 409 if the task does not wait for one.
-pub async fn verdict(client: &Client, run: &str, row: &Row) -> Result<(), SubmitError> {
-    if !matches!(row.status, Status::Passed | Status::Failed | Status::Error) {
-        return Err(Refusal::new(400, "a verdict is passed, failed or error").into());
-    }
-    let claims = keys::claims(keys::PEOPLE);
-    'again: for _ in 0..VERDICT_TRIES {
-        let (kvs, _) = client.prefix(&claims, 0).await?;
-        let is_of_run = |kv: &&Kv| {
-            serde_json::from_slice::<Claim>(&kv.value).is_ok_and(|claim| claim.run == run)
-        };
-        let txn = kvs.iter().filter(is_of_run).find_map(|kv| verdict::give(kv, row.clone()));
-        let Some(txn) = txn else { break };
-        for _ in 0..VERDICT_TRIES {
-            match client.txn(&txn).await {
-                Outcome::Committed { .. } => return Ok(()),
-                // An earlier sending of the same did it.
-                Outcome::Refused { found, .. } if matches!(found[..], [Some(_), ..]) => {
-                    return Ok(());
-                }
-                Outcome::Refused { .. } => continue 'again,
-                Outcome::Failed(text) => return Err(SubmitError::Store(text)),
-                Outcome::Unknown => {}
-            }
-        }
-        return Err(SubmitError::Store("no answer".into()));
-    }
-    let Row { lane, ordinal, .. } = row;
-    let message = format!("task {lane}/{ordinal} of run {run} does not wait for a verdict");
-    Err(Refusal::new(409, message).into())
 }
 
 /// A run that is there after a submit.

@@ -198,6 +198,7 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
     two["case_pre"] = json!("one");
     assert_eq!(caller.call("POST", "/v1/testcases", two).await.status, 201);
     let runs = ("POST", "/v1/runs");
+    let verdict = ("POST", "/v1/runs/x/tasks/0/0/verdict");
     for ((method, path), body, status, text) in [
         (("GET", "/v1/testcases/x"), json!({}), 404, "unknown case x"),
         (("GET", "/v1/environments/x"), json!({}), 404, "unknown environment x"),
@@ -245,6 +246,16 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         (runs, json!({}), 400, "the run selects no cases"),
         (("PUT", "/v1/queues/q"), json!({"weight": 0}), 400, "weight is not between"),
         (("PUT", "/v1/tags/t"), json!({"capacity": 0}), 400, "capacity is 0"),
+        (("POST", "/v1/tags/t/release"), json!({}), 400, "missing field `reason`"),
+        (("POST", "/v1/tags/t/release"), json!({"reason": " "}), 400, "a release needs a reason"),
+        (("POST", "/v1/tags/t/release"), json!({"reason": "x"}), 404, "nobody holds tag t"),
+        (verdict, json!({"verdict": "perhaps"}), 400, "a verdict is passed, failed or error"),
+        (
+            verdict,
+            json!({"verdict": "passed"}),
+            409,
+            "task 0/0 of run x does not wait for a verdict",
+        ),
     ] {
         let answer = match method {
             "GET" => caller.get(path).await,
@@ -398,9 +409,35 @@ async fn workers_queues_and_tags_are_shown_and_set(engine: Engine) {
     assert_eq!(caller.raw("DELETE", "/v1/queues/nightly", &[], "").await.status, 200);
     assert_eq!(caller.get("/v1/queues/nightly").await.status, 404);
 
+    let reason = json!({"reason": "it hangs"});
+    assert_eq!(caller.call("POST", "/v1/tags/printer/release", reason).await.status, 202);
+    eventually("another holder", async || {
+        let tags = caller.get("/v1/tags").await.body;
+        let next = &tags["items"][0]["holders"][0];
+        let is_next = !next.is_null() && next["claim"] != holder["claim"];
+        if is_next { Ok(()) } else { Err(tags.to_string()) }
+    })
+    .await;
     let cancel = format!("/v1/runs/{run}/cancel");
     assert_eq!(caller.call("POST", &cancel, json!({})).await.status, 202);
     team.ended(&run).await;
+
+    let look = json!({"id": "look", "name": "look at it", "kind": "manual"});
+    assert_eq!(caller.call("POST", "/v1/testcases", look).await.status, 201);
+    let made = caller.call("POST", "/v1/runs", json!({"cases": [{"case": "look"}]})).await;
+    let run = made.body["run"].as_str().unwrap().to_owned();
+    let verdict = format!("/v1/runs/{run}/tasks/0/0/verdict");
+    eventually("a task that waits for a verdict", async || {
+        let seen = json!({"verdict": "failed", "message": "it is green", "by": "Ann"});
+        let answer = caller.call("POST", &verdict, seen).await;
+        if answer.status == 202 { Ok(()) } else { Err(answer.body.to_string()) }
+    })
+    .await;
+    assert_eq!(team.ended(&run).await.state, "failed");
+    let task = caller.get(&format!("/v1/runs/{run}/tasks/0/0")).await;
+    let attempt = &task.body["attempts"][0];
+    assert_eq!((&attempt["worker"], &attempt["detail"]["by"]), (&json!("@people"), &json!("Ann")));
+
     assert_eq!(caller.call("POST", "/v1/instances/w2/drain", json!({})).await.status, 202);
     let worker = team.workers.get_mut("w2").unwrap();
     assert_eq!(worker.end().await, crate::cluster::Exit::Code(0));

@@ -271,6 +271,15 @@ pub(super) fn values() -> Map<String, Value> {
         ("InstanceList", list("Instance")),
         ("TagSettings", object(json!({"capacity": number("How many may hold it at once")}))),
         ("TagList", list("Object")),
+        ("Release", object(json!({"reason": text("For the worker's log")}))),
+        (
+            "Opinion",
+            object(json!({
+                "verdict": words(&["passed", "failed", "error"], "What a person says"),
+                "message": text("What was seen"),
+                "by": text("Whose verdict it is"),
+            })),
+        ),
         ("Queue", queue),
         ("QueueList", list("Queue")),
     ];

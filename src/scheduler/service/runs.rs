@@ -7,9 +7,9 @@ use super::definitions::has_text;
 use crate::scheduler::client::{Client, Page};
 use crate::scheduler::coordinator::Control;
 use crate::scheduler::keys;
-use crate::scheduler::model::{Refusal, RunSpec};
+use crate::scheduler::model::{Refusal, Row, RunSpec, Status};
 use crate::scheduler::store::Kv;
-use crate::scheduler::submit;
+use crate::scheduler::{steer, submit};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -262,6 +262,42 @@ async fn control(
     {
         return Err(Refusal::new(409, format!("run {run} is canceled")).into());
     }
-    submit::control(&client, &run, wanted).await?;
+    steer::control(&client, &run, wanted).await?;
     Ok(answer(StatusCode::ACCEPTED, &json!({"run": run, "control": wanted})))
+}
+
+/// What a person says of a task of a manual case.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Opinion {
+    /// passed, failed or error
+    verdict: String,
+    /// What was seen.
+    #[serde(default)]
+    message: String,
+    /// Whose verdict it is.
+    #[serde(default)]
+    by: String,
+}
+
+pub(super) async fn verdict(
+    State(services): State<Services>,
+    InPath((run, lane, ordinal)): InPath<(String, u32, u32)>,
+    body: Object,
+) -> Result<Response, Problem> {
+    let opinion: Opinion = body.parse("a verdict")?;
+    let known = [Status::Passed, Status::Failed, Status::Error];
+    let status = known.into_iter().find(|status| status.word() == opinion.verdict);
+    let status = status.ok_or_else(|| Problem::new(400, "a verdict is passed, failed or error"))?;
+    let detail = Some(json!({"message": opinion.message, "by": opinion.by}));
+    let start = now_ms();
+    let row = Row { lane, ordinal, attempt: 0, status, start, duration: 0, detail };
+    steer::verdict(&services.store().await?, &run, &row).await?;
+    Ok(answer(StatusCode::ACCEPTED, &json!({"run": run, "lane": lane, "ordinal": ordinal})))
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,16 +1,19 @@
 //! Tags with who holds them and how many may, and queues with their weights and limits.
 
 use super::Services;
-use super::answer::{Problem, ok};
+use super::answer::{Problem, answer, ok};
 use super::ask::{InPath, Object};
+use super::runs::now_ms;
 use super::views;
 use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::TagHold;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, check_id};
+use crate::scheduler::steer;
 use crate::scheduler::store::{Kv, Op, Outcome, Txn};
 use crate::scheduler::submit::SubmitError;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -99,6 +102,27 @@ pub(super) async fn delete_tag(
     InPath(tag): InPath<String>,
 ) -> Result<Response, Problem> {
     remove(&services, "tag", &tag, keys::TAG_DEFINITIONS).await
+}
+
+/// Why a tag is taken from its holder.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    reason: String,
+}
+
+/// Takes a tag from its holder by force.
+pub(super) async fn release_tag(
+    State(services): State<Services>,
+    InPath(tag): InPath<String>,
+    body: Object,
+) -> Result<Response, Problem> {
+    let Release { reason } = body.parse("a release with its reason")?;
+    if reason.trim().is_empty() {
+        return Err(Problem::new(400, "a release needs a reason"));
+    }
+    steer::release(&services.store().await?, &tag, &reason, now_ms()).await?;
+    Ok(answer(StatusCode::ACCEPTED, &json!({"tag": tag, "reason": reason})))
 }
 
 fn show_queue(kv: &Kv) -> Value {

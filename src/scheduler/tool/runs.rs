@@ -4,14 +4,14 @@ use super::desk::{Desk, Done, Trouble, duration, now_ms, percent, say, table, ti
 use super::submits::{self, SubmitArgs, Then, Which};
 use super::{CANCELED, FAILED, live, reports};
 use crate::scheduler::coordinator::Control;
-use crate::scheduler::model::Status;
-use crate::scheduler::submit;
+use crate::scheduler::model::{Row, Status};
+use crate::scheduler::steer;
 use crate::scheduler::view::{
     Audit, Numbers, RunBook, RunSummary, TaskView, Waiting, numbers, read, totals_line,
 };
 use clap::Subcommand;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 
 #[derive(Debug, Subcommand)]
@@ -52,12 +52,33 @@ pub enum RunAction {
         #[command(flatten)]
         then: Then,
     },
+    /// Records a person's verdict on a task of a manual case (case#number)
+    Verdict {
+        run: String,
+        task: String,
+        verdict: Opinion,
+        /// What was seen
+        #[arg(long, default_value = "")]
+        message: String,
+        /// Whose verdict it is
+        #[arg(long, env = "USER", default_value = "")]
+        by: String,
+    },
     /// Gives nothing more of a run out
     Pause { run: String },
     /// Lets a paused run go on
     Resume { run: String },
     /// Ends a run: what runs is stopped, what waits is dropped
     Cancel { run: String },
+}
+
+/// What a person says of a task.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Opinion {
+    Passed,
+    Failed,
+    /// No verdict could be reached
+    Error,
 }
 
 pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
@@ -86,6 +107,9 @@ pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
             Ok(0)
         }
         RunAction::Verify { run, skew } => verify(desk, &run, skew).await,
+        RunAction::Verdict { run, task, verdict, message, by } => {
+            judge(desk, &run, &task, verdict, json!({"message": message, "by": by})).await
+        }
         RunAction::Pause { run } => control(desk, &run, Control::Paused).await,
         RunAction::Resume { run } => control(desk, &run, Control::Running).await,
         RunAction::Cancel { run } => control(desk, &run, Control::Canceled).await,
@@ -93,7 +117,26 @@ pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
 }
 
 async fn control(desk: &Desk, run: &str, wanted: Control) -> Done {
-    submit::control(&desk.client, run, wanted).await?;
+    steer::control(&desk.client, run, wanted).await?;
+    Ok(0)
+}
+
+async fn judge(desk: &Desk, run: &str, task: &str, opinion: Opinion, detail: Value) -> Done {
+    let book = read::book(&desk.client, run).await?;
+    let (lane, ordinal) = parse_task(&book, task)?;
+    let alone = book.plan.lanes.get(lane as usize).is_some_and(|lane| lane.total == 1);
+    let Some(ordinal) = ordinal.or_else(|| alone.then_some(0)) else {
+        return Err(Trouble::Usage(format!("which task of {task} is it? name it case#number")));
+    };
+    let status = match opinion {
+        Opinion::Passed => Status::Passed,
+        Opinion::Failed => Status::Failed,
+        Opinion::Error => Status::Error,
+    };
+    let start = now_ms();
+    let detail = Some(detail);
+    let row = Row { lane, ordinal, attempt: 0, status, start, duration: 0, detail };
+    steer::verdict(&desk.client, run, &row).await?;
     Ok(0)
 }
 

@@ -5,6 +5,7 @@ use super::desk::{Desk, Done, Trouble, now_ms, table};
 use crate::scheduler::coordinator::{Command, TagHold, WorkerInfo};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Claim, Item, Refusal, RunSpec, check_id};
+use crate::scheduler::steer;
 use crate::scheduler::store::{Compare, Kv, Op, Outcome, Txn};
 use clap::Subcommand;
 use serde::Serialize;
@@ -236,7 +237,9 @@ pub(super) async fn tag(action: TagAction, desk: &Desk) -> Done {
             let key = format!("{}{tag}", keys::TAG_DEFINITIONS);
             change(desk, key, "capacity", tasks.into()).await?;
         }
-        TagAction::Release { tag, reason } => release(desk, &tag, &reason).await?,
+        TagAction::Release { tag, reason } => {
+            steer::release(&desk.client, &tag, &reason, now_ms()).await?;
+        }
     }
     Ok(0)
 }
@@ -282,39 +285,4 @@ fn list_tags(found: &[TagLine]) -> String {
         [line.tag.clone(), unit, state.to_owned(), hold.worker, hold.run, hold.claim]
     });
     table(["tag", "unit", "state", "worker", "run", "claim"], rows.collect())
-}
-
-/// A living holder is asked to cancel what it runs under the tag, and gives it back with the result; a
-/// unit without a claim is deleted. Nothing is taken from under a task that goes on.
-async fn release(desk: &Desk, tag: &str, reason: &str) -> Result<(), Trouble> {
-    let (held, revision) = desk.client.prefix(&format!("{}{tag}/", keys::TAGS), 0).await?;
-    let held: Vec<&Kv> = held
-        .iter()
-        .filter(|kv| keys::parse_tag(&kv.key).is_some_and(|(of, _)| of == tag))
-        .collect();
-    if held.is_empty() {
-        return Err(Refusal::new(404, format!("nobody holds tag {tag}")).into());
-    }
-    for kv in held {
-        let hold: TagHold = parse(kv);
-        let claim_key = format!("{}{}", keys::claims(&hold.worker), hold.claim);
-        let same = Compare::ChangedAt(kv.key.clone(), kv.mod_revision);
-        let changed = || Refusal::new(409, format!("tag {tag} has changed hands meanwhile"));
-        if desk.client.get_at(&claim_key, revision).await?.is_some() {
-            let name = format!("release-{:x}", now_ms());
-            let key = keys::command(&hold.worker, &name);
-            let mut command = serde_json::to_value(Command::Cancel { claim: hold.claim });
-            if let Ok(Value::Object(command)) = &mut command
-                && let Some(Value::Object(cancel)) = command.get_mut("cancel")
-            {
-                cancel.insert("reason".into(), reason.into());
-            }
-            write(desk, same, key, &command.unwrap_or_default(), changed).await?;
-        } else {
-            let then = vec![Op::Delete(kv.key.clone())];
-            let txn = Txn { compares: vec![same], then, otherwise: vec![] };
-            done(desk.client.txn(&txn).await, changed)?;
-        }
-    }
-    Ok(())
 }

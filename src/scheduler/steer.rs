@@ -1,0 +1,121 @@
+//! What people ask of runs that go on: to pause, resume or cancel one, to record a person's verdict, to
+//! take a tag from its holder.
+
+use super::client::Client;
+use super::coordinator::{Command, Control, TagHold};
+use super::keys;
+use super::model::{Claim, Refusal, Row, Status};
+use super::record::verdict;
+use super::store::{Compare, Kv, Op, Outcome, Txn};
+use super::submit::SubmitError;
+use serde_json::Value;
+
+/// Others may give verdicts under the same claim at the same time.
+const VERDICT_TRIES: u32 = 10;
+
+/// Pauses a run, lets it go on, or cancels it.
+pub async fn control(client: &Client, run: &str, wanted: Control) -> Result<(), SubmitError> {
+    let txn = Txn {
+        compares: vec![Compare::NotCreatedAt(keys::open(run), 0)],
+        then: vec![Op::put(keys::control(run), &wanted)],
+        otherwise: vec![Op::Get(keys::run(run))],
+    };
+    match client.txn(&txn).await {
+        Outcome::Committed { .. } => Ok(()),
+        Outcome::Refused { found, .. } => Err(match found.first() {
+            Some(Some(_)) => Refusal::new(409, format!("run {run} has ended")).into(),
+            _ => Refusal::new(404, format!("unknown run {run}")).into(),
+        }),
+        Outcome::Failed(text) => Err(SubmitError::Store(text)),
+        Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
+    }
+}
+
+/// Records a person's verdict on a task of a manual case; the row's attempt does not matter.
+///
+/// # Errors
+///
+/// 400 for what is no verdict, 409 if the task does not wait for one.
+pub async fn verdict(client: &Client, run: &str, row: &Row) -> Result<(), SubmitError> {
+    if !matches!(row.status, Status::Passed | Status::Failed | Status::Error) {
+        return Err(Refusal::new(400, "a verdict is passed, failed or error").into());
+    }
+    let claims = keys::claims(keys::PEOPLE);
+    'again: for _ in 0..VERDICT_TRIES {
+        let (kvs, _) = client.prefix(&claims, 0).await?;
+        let is_of_run = |kv: &&Kv| {
+            serde_json::from_slice::<Claim>(&kv.value).is_ok_and(|claim| claim.run == run)
+        };
+        let txn = kvs.iter().filter(is_of_run).find_map(|kv| verdict::give(kv, row.clone()));
+        let Some(txn) = txn else { break };
+        for _ in 0..VERDICT_TRIES {
+            match client.txn(&txn).await {
+                Outcome::Committed { .. } => return Ok(()),
+                // An earlier sending of the same did it.
+                Outcome::Refused { found, .. } if matches!(found[..], [Some(_), ..]) => {
+                    return Ok(());
+                }
+                Outcome::Refused { .. } => continue 'again,
+                Outcome::Failed(text) => return Err(SubmitError::Store(text)),
+                Outcome::Unknown => {}
+            }
+        }
+        return Err(SubmitError::Store("no answer".into()));
+    }
+    let Row { lane, ordinal, .. } = row;
+    let message = format!("task {lane}/{ordinal} of run {run} does not wait for a verdict");
+    Err(Refusal::new(409, message).into())
+}
+
+/// Takes a tag from its holders by force. A living one is asked to cancel what it runs under the tag,
+/// and gives it back with the result; a unit without a claim is deleted. Nothing is taken from under a
+/// task that goes on. The reason is for the worker's log and whoever looks at the store; `now` is in
+/// milliseconds since 1970.
+///
+/// # Errors
+///
+/// 404 if nobody holds the tag, 409 if it has changed hands meanwhile.
+pub async fn release(
+    client: &Client,
+    tag: &str,
+    reason: &str,
+    now: u64,
+) -> Result<(), SubmitError> {
+    let (held, revision) = client.prefix(&format!("{}{tag}/", keys::TAGS), 0).await?;
+    let held: Vec<&Kv> = held
+        .iter()
+        .filter(|kv| keys::parse_tag(&kv.key).is_some_and(|(of, _)| of == tag))
+        .collect();
+    if held.is_empty() {
+        return Err(Refusal::new(404, format!("nobody holds tag {tag}")).into());
+    }
+    for kv in held {
+        let hold: TagHold = serde_json::from_slice(&kv.value).unwrap_or_default();
+        let claim_key = format!("{}{}", keys::claims(&hold.worker), hold.claim);
+        let is_alive = client.get_at(&claim_key, revision).await?.is_some();
+        let op = match is_alive {
+            true => {
+                let key = keys::command(&hold.worker, &format!("release-{now:x}"));
+                let mut command = serde_json::to_value(Command::Cancel { claim: hold.claim });
+                if let Ok(Value::Object(command)) = &mut command
+                    && let Some(Value::Object(cancel)) = command.get_mut("cancel")
+                {
+                    cancel.insert("reason".into(), reason.into());
+                }
+                Op::put(key, &command.unwrap_or_default())
+            }
+            false => Op::Delete(kv.key.clone()),
+        };
+        let compares = vec![Compare::ChangedAt(kv.key.clone(), kv.mod_revision)];
+        match client.txn(&Txn { compares, then: vec![op], ..Default::default() }).await {
+            Outcome::Committed { .. } => {}
+            Outcome::Refused { .. } => {
+                let text = format!("tag {tag} has changed hands meanwhile");
+                return Err(Refusal::new(409, text).into());
+            }
+            Outcome::Failed(text) => return Err(SubmitError::Store(text)),
+            Outcome::Unknown => return Err(SubmitError::Store("no answer".into())),
+        }
+    }
+    Ok(())
+}
