@@ -15,6 +15,9 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use std::borrow::Cow;
 
+/// Bytes of a character written as `\uXXXX`.
+const ESCAPED_LEN: usize = 6;
+
 /// Messages in one another. What is nested deeper, the decoder of the service would refuse.
 const DEPTH_MAX: usize = 100;
 
@@ -51,7 +54,7 @@ impl<'a> Reader<'a> {
             let field =
                 message.get_field_by_json_name(&name).or_else(|| message.get_field_by_name(&name));
             let Some(field) = field else {
-                self.skip();
+                self.skip()?;
                 continue;
             };
             if seen.contains(&field.number()) {
@@ -60,7 +63,7 @@ impl<'a> Reader<'a> {
             }
             seen.push(field.number());
             if self.peek() == b'n' {
-                self.skip();
+                self.skip()?;
                 continue;
             }
             if let Some(oneof) = field.containing_oneof() {
@@ -131,7 +134,7 @@ impl<'a> Reader<'a> {
             self.string()?
         } else {
             let token = self.token();
-            self.skip();
+            self.skip()?;
             String::from_utf8_lossy(token).into_owned()
         };
         let signed = |min, max| {
@@ -199,12 +202,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes the value here.
-    fn skip(&mut self) {
+    /// Passes the value here, whose strings must be well-formed like all others.
+    fn skip(&mut self) -> Result<(), String> {
         let mut open = 0_usize;
         while self.at < self.text.len() {
             let token = self.token();
-            self.at += token.len().max(1);
+            if token.first() == Some(&b'"') {
+                self.string()?;
+            } else {
+                self.at += token.len().max(1);
+            }
             match token.first() {
                 Some(b'{' | b'[') => open += 1,
                 // The word is empty in front of a sign or a blank.
@@ -215,9 +222,10 @@ impl<'a> Reader<'a> {
                 Some(_) => {}
             }
             if open == 0 {
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
     /// Passes the string here; returns what it says.
@@ -239,10 +247,7 @@ impl<'a> Reader<'a> {
                 Some(b'n') => ('\n', 2),
                 Some(b'r') => ('\r', 2),
                 Some(b't') => ('\t', 2),
-                Some(b'u') => escaped(rest).ok_or_else(|| {
-                    let shown = rest.get(..6).unwrap_or(rest);
-                    self.syntax(from, &format!("invalid escape code \"{shown}\" in string"))
-                })?,
+                Some(b'u') => escaped(rest).ok_or_else(|| self.no_pair(from, rest.len()))?,
                 Some(other) => (char::from(*other), 2),
                 None => break,
             };
@@ -251,6 +256,20 @@ impl<'a> Reader<'a> {
         }
         said.push_str(rest);
         Ok(said)
+    }
+
+    /// Names what follows half of a surrogate pair, `left` bytes before the end of the string that begins at `from`,
+    /// wherever it ends.
+    fn no_pair(&self, from: usize, left: usize) -> String {
+        // Behind the escaped half; the string that was passed has a quotation mark at its end.
+        let behind = self.at - 1 - left + ESCAPED_LEN;
+        match self.text.get(behind..behind + ESCAPED_LEN) {
+            Some(shown) => {
+                let shown = format!("{:?}", String::from_utf8_lossy(shown));
+                self.syntax(from, &format!("invalid escape code {shown} in string"))
+            }
+            None => "proto: unexpected EOF".to_owned(),
+        }
     }
 
     fn invalid(&self, field: &FieldDescriptor, from: usize) -> String {
@@ -270,9 +289,15 @@ impl<'a> Reader<'a> {
         self.error(from, &format!("invalid value for {kind} field {}: {raw}", field.json_name()))
     }
 
-    fn unexpected(&self) -> String {
-        let raw = String::from_utf8_lossy(self.token());
-        self.syntax(self.at, &format!("unexpected token {raw}"))
+    fn unexpected(&mut self) -> String {
+        let (at, token) = (self.at, self.token());
+        if self.peek() == b'"'
+            && let Err(broken) = self.string()
+        {
+            return broken;
+        }
+        let raw = String::from_utf8_lossy(token);
+        self.syntax(at, &format!("unexpected token {raw}"))
     }
 
     fn syntax(&self, at: usize, what: &str) -> String {
@@ -343,7 +368,7 @@ fn escaped(text: &str) -> Option<(char, usize)> {
 
 /// The whole number that a JSON number says, also with a fraction of zeros or an exponent.
 fn integer(text: &str) -> Option<i128> {
-    /// More than any 64-bit number has.
+    /// As many as the largest 64-bit number has; Go counts zeros behind the point that an exponent shifts away too.
     const DIGITS_MAX: usize = 20;
     let (negative, text) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -382,6 +407,10 @@ fn integer(text: &str) -> Option<i128> {
         return Some(0);
     }
     let zeros = usize::try_from(zeros).ok()?;
+    let shifted = usize::try_from(exponent).unwrap_or(0);
+    if shifted > 0 && whole.trim_start_matches('0').len() + shifted > DIGITS_MAX {
+        return None;
+    }
     if significant.len().checked_add(zeros)? > DIGITS_MAX {
         return None;
     }
@@ -403,11 +432,13 @@ fn from_base64(text: &str) -> Option<Vec<u8>> {
     static URL: [GeneralPurpose; 2] =
         [engine(&alphabet::URL_SAFE, false), engine(&alphabet::URL_SAFE, true)];
     let engines = if text.contains(['-', '_']) { &URL } else { &STANDARD };
+    // Go counts line ends here.
+    let engine = &engines[usize::from(text.len().is_multiple_of(4))];
     let text = match text.contains(['\r', '\n']) {
         true => Cow::Owned(text.replace(['\r', '\n'], "")),
         false => Cow::Borrowed(text),
     };
-    engines[usize::from(text.len().is_multiple_of(4))].decode(text.as_bytes()).ok()
+    engine.decode(text.as_bytes()).ok()
 }
 
 #[cfg(test)]
@@ -445,7 +476,7 @@ mod tests {
                 "sort_target":"VALUE","keys_only":true}"#,
             r#"{"keysOnly" : true , "rangeEnd":"AA","limit":1e1,"sortOrder":2,"sortTarget":4.0,
                 "unknown":{"a":["}\"]",{"key":"eA=="}],"b":null},"key":"Zm\u0039v","revision":null}"#,
-            r#"{"key":"Zm9\nv","range_end":"AA\r\n==","limit":"100e-1","sort_order":"DESCEND",
+            r#"{"key":"Zm9\nv","range_end":"AA==\r\n\r\n","limit":"100e-1","sort_order":"DESCEND",
                 "sort_target":4,"keys_only":true,"count_only":false,"max_mod_revision":"-0"}"#,
         ];
         for form in forms {
@@ -468,7 +499,9 @@ mod tests {
 
     #[test]
     fn bytes_are_read_in_both_alphabets() {
-        let table: [(&str, Option<&[u8]>); 9] = [
+        let table: [(&str, Option<&[u8]>); 11] = [
+            ("Zg=\n=", None),
+            ("Zg\n\n\n", Some(b"f")),
             ("+/+/", Some(b"\xfb\xff\xbf")),
             ("-_-_", Some(b"\xfb\xff\xbf")),
             ("+/-_", None),
@@ -497,6 +530,8 @@ mod tests {
             ("15e-1", None),
             ("1e19", Some(10_000_000_000_000_000_000)),
             ("1e99999999999", None),
+            ("0.00000000000000000001e20", Some(1)),
+            ("0.000000000000000000001e21", None),
             ("18446744073709551615", Some(i128::from(u64::MAX))),
             ("", None),
             ("+1", None),
@@ -597,7 +632,27 @@ mod tests {
             found,
             Err("proto: syntax error (line 1:9): invalid UTF-8 in string".to_owned())
         );
-        assert!(to_message(br#"{"name":"\ud800"}"#, input).is_err());
+        // Of strings that nobody reads too.
+        for (json, message) in [
+            (&br#"{"x":["\ud800"]}"#[..], "unexpected EOF"),
+            (br#"{"name":"\ud800"}"#, "unexpected EOF"),
+            (
+                br#"{"x":"\ud800\u0041"}"#,
+                r#"syntax error (line 1:6): invalid escape code "\\u0041" in string"#,
+            ),
+            (
+                br#"{"x":"\ud83dab","name":""}"#,
+                r#"syntax error (line 1:6): invalid escape code "ab\",\"n" in string"#,
+            ),
+            (
+                br#"{"options":"\udc00","name":""}"#,
+                r#"syntax error (line 1:12): invalid escape code "\",\"nam" in string"#,
+            ),
+            (b"{\"x\":{\"y\":\"\xff\"}}", "syntax error (line 1:11): invalid UTF-8 in string"),
+        ] {
+            assert_eq!(to_message(json, input), Err(format!("proto: {message}")));
+        }
+        assert!(to_message(br#"{"x":"\ud83d\ude00\u00e9"}"#, input).is_ok());
         let deep = format!("{}{}", r#"{"success":[{"requestTxn":"#.repeat(60), "{}");
         let found = to_message(deep.as_bytes(), &method("kv/txn").unwrap().input);
         assert_eq!(found, Err("proto: exceeded max recursion depth".to_owned()));

@@ -167,7 +167,7 @@ impl Scanner {
         self.state = match byte {
             b'{' | b'[' => {
                 if self.open.len() == DEPTH_MAX {
-                    return Err("exceeded max depth".to_owned());
+                    return Err(invalid(byte, "exceeded max depth"));
                 }
                 self.open.push(byte == b'{');
                 if byte == b'{' { State::KeyOrEnd } else { State::ValueOrEnd }
@@ -373,7 +373,8 @@ mod tests {
         let deep = "[".repeat(DEPTH_MAX + 1);
         let mut values = Values::new(usize::MAX);
         values.push(deep.as_bytes());
-        assert_eq!(values.next(true), Err(Broken::Syntax("exceeded max depth".to_owned())));
+        let expected = "invalid character '[' exceeded max depth".to_owned();
+        assert_eq!(values.next(true), Err(Broken::Syntax(expected)));
     }
 
     #[test]
