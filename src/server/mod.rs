@@ -16,6 +16,7 @@ pub mod election;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gateway;
+mod go_words;
 pub mod header;
 pub mod health;
 pub mod hpack;

@@ -17,8 +17,8 @@ use super::visitors::Visitors;
 use super::watch;
 use super::web::Web;
 use super::{
-    auth, cluster, election, health, http as pages, http2_debug, kv, lease, lock, maintenance,
-    status, unary,
+    auth, cluster, election, go_words, health, http as pages, http2_debug, kv, lease, lock,
+    maintenance, status, unary,
 };
 use crate::metrics::Metrics;
 use crate::pb::etcdserverpb::auth_server::AuthServer;
@@ -43,6 +43,7 @@ use std::time::Duration;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding::Gzip;
 use tower::ServiceExt as _;
 
 /// The largest answer or peer message: what a 32-bit length can say.
@@ -148,7 +149,7 @@ impl ClientService {
         let serve = async move |request: http::Request<Body>| {
             let uri = request.uri().clone();
             let served = async {
-                let response = status::oversize_as_exhausted(rest.oneshot(request).await?);
+                let response = go_words::refused(uri.path(), rest.oneshot(request).await?);
                 Ok(status::unknown_method_as_text(uri.path(), response).map(Body::new))
             };
             match deadline {
@@ -232,10 +233,12 @@ fn grpc_routes(services: Services, frequent: kv::KvService, access: Access) -> R
     let Services { handle, links, watches, limits, stream, backups, metrics, stop, .. } = services;
     let decode_max = limits.message_bytes_max();
     let kv = KvServer::new(frequent.clone())
+        .accept_compressed(Gzip)
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
     let leases = lease::LeaseService::new(handle.clone(), limits, access.clone());
     let lease = LeaseServer::new(leases.clone())
+        .accept_compressed(Gzip)
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
     let maintenance = maintenance::MaintenanceService::new(
@@ -256,8 +259,10 @@ fn grpc_routes(services: Services, frequent: kv::KvService, access: Access) -> R
         watches: watches.clone(),
     };
     let lock = LockServer::new(lock::LockService::new(queues.clone()))
+        .accept_compressed(Gzip)
         .max_decoding_message_size(decode_max);
     let election = ElectionServer::new(election::ElectionService::new(queues))
+        .accept_compressed(Gzip)
         .max_decoding_message_size(decode_max)
         .max_encoding_message_size(ENCODE_BYTES_MAX);
     let numbers = metrics.probes.clone();
@@ -269,10 +274,24 @@ fn grpc_routes(services: Services, frequent: kv::KvService, access: Access) -> R
         .add_service(watches)
         .add_service(lock)
         .add_service(election)
-        .add_service(AuthServer::new(auth))
-        .add_service(ClusterServer::new(cluster))
-        .add_service(MaintenanceServer::new(maintenance))
-        .add_service(HealthServer::new(health::HealthService));
+        .add_service(
+            AuthServer::new(auth).accept_compressed(Gzip).max_decoding_message_size(decode_max),
+        )
+        .add_service(
+            ClusterServer::new(cluster)
+                .accept_compressed(Gzip)
+                .max_decoding_message_size(decode_max),
+        )
+        .add_service(
+            MaintenanceServer::new(maintenance)
+                .accept_compressed(Gzip)
+                .max_decoding_message_size(decode_max),
+        )
+        .add_service(
+            HealthServer::new(health::HealthService)
+                .accept_compressed(Gzip)
+                .max_decoding_message_size(decode_max),
+        );
     let guard = axum::middleware::from_fn_with_state(access, guard);
     routes.routes().into_axum_router().layer(guard).fallback(pages::unknown_call)
 }

@@ -26,24 +26,6 @@ impl From<RequestError> for Status {
     }
 }
 
-/// Gives an answer to a message above the size limit the code that etcd's clients know.
-///
-/// Our gRPC library refuses such a message as out of range, which among etcd's answers means a
-/// revision; Go's library, and so etcd, calls it an exhausted resource.
-pub fn oversize_as_exhausted<B>(mut response: http::Response<B>) -> http::Response<B> {
-    let headers = response.headers_mut();
-    let is = |name, wanted: &[u8]| {
-        headers
-            .get(name)
-            .is_some_and(|value: &http::HeaderValue| value.as_bytes().starts_with(wanted))
-    };
-    // Only errors have their code among the headers, so most answers cost one look.
-    if is("grpc-status", b"11") && is("grpc-message", b"Error,%20decoded%20message%20length") {
-        headers.insert("grpc-status", http::HeaderValue::from_static("8"));
-    }
-    response
-}
-
 /// The refusal of a call that no service has, in the words of the gRPC library that etcd uses.
 pub fn unknown_call(path: &str, is_service_known: bool) -> Status {
     let (service, method) = path.trim_start_matches('/').rsplit_once('/').unwrap_or((path, ""));
@@ -314,20 +296,6 @@ mod tests {
             let status = Status::from(error.clone());
             assert_eq!((status.code(), status.message()), (code, expected), "{error:?}");
             assert_eq!(text(&error), expected);
-        }
-    }
-
-    #[test]
-    fn only_an_oversized_message_changes_its_code() {
-        let table = [
-            (Status::out_of_range("Error, decoded message length too large: found 9 bytes"), "8"),
-            (Status::from(RequestError::Compacted), "11"),
-            (Status::from(RequestError::FutureRevision), "11"),
-            (Status::internal("Error, decoded message length too large"), "13"),
-        ];
-        for (status, code) in table {
-            let response = oversize_as_exhausted(status.clone().into_http::<()>());
-            assert_eq!(response.headers()["grpc-status"], code, "{status}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! encoded and is sent as it is.
 
 use super::budget::Share;
+use super::go_words;
 use super::http::text_page;
 use super::kv::{KvService, RangeAnswer};
 use super::long_range::LongRange;
@@ -27,7 +28,7 @@ use std::vec;
 use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 /// The services of the client listener.
 const SERVICES: [&str; 9] = [
@@ -66,7 +67,7 @@ impl Call {
     }
 
     /// The call that a request makes, if it is one of these. Compressed ones are left to the
-    /// generated server, which refuses them.
+    /// generated server.
     pub(super) fn of<B>(request: &http::Request<B>) -> Option<Self> {
         let call = match request.uri().path() {
             "/etcdserverpb.KV/Range" => Call::Range,
@@ -221,16 +222,19 @@ where
     }
     let mut message = if rest.is_empty() { first } else { rest.freeze() };
     match (declared(&message), message.first()) {
-        (Some(_), Some(1..)) => {
-            return Err(Status::unimplemented("compressed messages are not supported"));
-        }
+        (Some(_), Some(flag @ 1..)) => return Err(go_words::bad_flag(*flag)),
         (Some(length), _) if length + PREFIX == message.len() => {}
+        // In the words of Go's library.
+        (None, _) => return Err(Status::unknown("EOF")),
+        (Some(length), _) if length + PREFIX > message.len() => {
+            return Err(Status::unknown("unexpected EOF"));
+        }
         _ => return Err(Status::internal("a unary request carries exactly one message")),
     }
     let message = message.split_off(PREFIX);
     noted.received(&message);
     let message =
-        M::decode(message).map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+        M::decode(message).map_err(|error| go_words::undecodable(&error.to_string(), false))?;
     let mut request = Request::new(message);
     *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
     *request.extensions_mut() = parts.extensions;
@@ -396,6 +400,7 @@ mod tests {
     use crate::server::budget::Budget;
     use crate::server::request_stats::Slow;
     use http_body_util::Full;
+    use tonic::Code;
 
     #[test]
     fn beside_http_only_what_claims_to_be_grpc_is_refused_as_such() {
@@ -524,11 +529,11 @@ mod tests {
         put_prefix(&mut frame, put.encoded_len());
         put.encode_raw(&mut frame);
         assert_eq!(received(&frame).await, Ok(put));
-        assert_eq!(received(&frame[..frame.len() - 1]).await, Err(Code::Internal), "cut short");
-        assert_eq!(received(b"").await, Err(Code::Internal), "no message");
+        assert_eq!(received(&frame[..frame.len() - 1]).await, Err(Code::Unknown), "cut short");
+        assert_eq!(received(b"").await, Err(Code::Unknown), "no message");
         assert_eq!(received(&[&frame[..], b"x"].concat()).await, Err(Code::Internal), "too long");
         assert_eq!(received(&[0, 0, 0, 0, 1, 0xFF]).await, Err(Code::Internal), "no protobuf");
-        assert_eq!(received(&[1, 0, 0, 0, 1, 0]).await, Err(Code::Unimplemented), "compressed");
+        assert_eq!(received(&[1, 0, 0, 0, 1, 0]).await, Err(Code::Internal), "compressed");
         assert_eq!(received(&[0, 0, 0, 1, 0]).await, Err(Code::ResourceExhausted), "declared");
         assert_eq!(received(&[0; 200]).await, Err(Code::ResourceExhausted), "sent");
     }

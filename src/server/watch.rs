@@ -30,7 +30,9 @@ use std::time::Instant;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{
+    BufferSettings, Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder,
+};
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Streaming};
 
@@ -188,7 +190,9 @@ where
         Box::pin(async move {
             let codec =
                 WatchCodec { headers: service.headers.clone(), numbers: service.numbers.clone() };
-            let mut grpc = Grpc::new(codec).max_decoding_message_size(service.request_bytes_max);
+            let mut grpc = Grpc::new(codec)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .max_decoding_message_size(service.request_bytes_max);
             Ok(grpc.streaming(service, request).await)
         })
     }

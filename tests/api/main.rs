@@ -18,6 +18,7 @@ mod auth;
 mod auth_matrix;
 mod authority;
 mod bootstrap;
+mod compressed;
 mod corruption;
 mod credentials;
 mod discovery;

@@ -147,7 +147,7 @@ impl Gateway {
             request.extensions_mut().insert(Deadline(deadline));
         }
         match self.services.clone().oneshot(request).await {
-            Ok(response) => super::status::oversize_as_exhausted(response),
+            Ok(response) => super::go_words::refused(&method.path, response),
             Err(never) => match never {},
         }
     }
