@@ -31,6 +31,14 @@ fn object(properties: Value) -> Value {
     json!({"type": "object", "properties": properties})
 }
 
+fn opinion() -> Value {
+    object(json!({
+        "verdict": words(&["passed", "failed", "error"], "What a person says"),
+        "message": text("What was seen"),
+        "by": text("Whose verdict it is"),
+    }))
+}
+
 fn list(of: &str) -> Value {
     let items = json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{of}")}});
     object(json!({
@@ -272,14 +280,7 @@ pub(super) fn values() -> Map<String, Value> {
         ("TagSettings", object(json!({"capacity": number("How many may hold it at once")}))),
         ("TagList", list("Object")),
         ("Release", object(json!({"reason": text("For the worker's log")}))),
-        (
-            "Opinion",
-            object(json!({
-                "verdict": words(&["passed", "failed", "error"], "What a person says"),
-                "message": text("What was seen"),
-                "by": text("Whose verdict it is"),
-            })),
-        ),
+        ("Opinion", opinion()),
         ("Queue", queue),
         ("QueueList", list("Queue")),
     ];
