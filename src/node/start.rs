@@ -109,7 +109,11 @@ pub async fn start(config: Config) -> Result<Start, Fatal> {
     };
     let secure = Secure::open(&config)?;
     let snapshots = Arc::new(SnapshotStore::open(folder.snapshots())?);
-    let opened = open_state(&config, &folder, &snapshots, &secure.dialer).await?;
+    let opened = tokio::select! {
+        opened = open_state(&config, &folder, &snapshots, &secure.dialer) => opened?,
+        // Members that are looked for may never be found.
+        exit = signals.next() => return Ok(Start::Ended(exit)),
+    };
     // Not before it can be served: a member that asks who is there shall be refused at once
     // rather than wait.
     let peers = bind_all(&config.listen_peer_urls, reuse).await?;
