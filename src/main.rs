@@ -269,8 +269,9 @@ fn start(config: Config, notices: &[Notice], scheduler: Option<Beside>) -> ExitC
         Err(error) => return fail(STARTS_NOT, &error),
     };
     if let Some(scheduler) = scheduler {
-        let urls = config.listen_client_urls.iter().map(ToString::to_string).collect();
-        if let Err(error) = runtime.block_on(scheduler.start(urls)) {
+        let listened = config.listen_client_urls.iter().map(ToString::to_string).collect();
+        let advertised = config.advertise_client_urls.iter().map(ToString::to_string).collect();
+        if let Err(error) = runtime.block_on(scheduler.start(listened, advertised)) {
             return fail(STARTS_NOT, &io::Error::other(error));
         }
     }

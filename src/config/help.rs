@@ -33,6 +33,9 @@ fn introduction(program: &str) -> String {
         ("snapshot --help", "Make, look at and restore backups."),
         ("gateway start --help", "Pass connections on to a cluster."),
         ("bench --help", "Measure a running server."),
+        ("scheduler --help", "Serve as a test scheduler; serve --scheduler does so"),
+        ("", "in the process of a member, with its --scheduler- flags."),
+        ("worker --help", "Run test cases for it."),
         ("--version", "Print the versions."),
         ("--help, help", "Print this page."),
     ];

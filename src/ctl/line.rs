@@ -98,6 +98,13 @@ pub fn complaint(error: &clap::Error) -> Failure {
             let why = why.unwrap_or_else(|| "no such value".to_owned());
             format!("invalid argument {value} for {:?} flag: {why}", flag())
         }
+        ErrorKind::MissingRequiredArgument => {
+            let missing = match error.get(ContextKind::InvalidArg) {
+                Some(ContextValue::Strings(texts)) => texts.join(", "),
+                _ => text(ContextKind::InvalidArg),
+            };
+            format!("missing: {missing}\nRun with --help for usage.")
+        }
         _ => {
             let text = error.to_string();
             let text = text.strip_prefix("error: ").unwrap_or(&text);

@@ -8,6 +8,7 @@
 mod cluster;
 
 mod admission;
+mod beside;
 mod browser;
 mod commands;
 mod http;

@@ -122,9 +122,6 @@ async fn at_desk<A: Subcommand>(
 fn access(options: &ctl::Options) -> Result<Access, String> {
     let [ca, cert, key] = options.tls_files().map_err(|error| error.to_string())?;
     let wants_tls = ca.is_some() || cert.is_some();
-    let read = |file: PathBuf| {
-        std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))
-    };
     let identity = match (cert, key) {
         (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
         (None, None) => None,
@@ -140,6 +137,10 @@ fn access(options: &ctl::Options) -> Result<Access, String> {
         authorities: ca.map(read).transpose()?,
         identity,
     })
+}
+
+fn read(file: PathBuf) -> Result<Vec<u8>, String> {
+    std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 fn complain(text: impl std::fmt::Display, code: u8) -> ExitCode {

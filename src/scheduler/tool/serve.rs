@@ -1,6 +1,6 @@
 //! `quoin scheduler` and `quoin worker`: the scheduler's processes.
 
-use super::{INFRASTRUCTURE, USAGE, WorkerAction, access, complain};
+use super::{INFRASTRUCTURE, USAGE, WorkerAction, access, complain, read};
 use crate::ctl;
 use crate::logging;
 use crate::scheduler::client::Access;
@@ -24,16 +24,31 @@ use tracing_subscriber::filter::LevelFilter;
 #[derive(Debug, Args)]
 pub struct SchedulerArgs {
     /// The name under which it is shown
-    #[arg(long, default_value = "scheduler")]
+    #[arg(long, alias = "scheduler-name", default_value = "scheduler")]
     name: String,
     /// Runs that are kept when they have ended, with results and report; 0 for all
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, alias = "scheduler-keep-runs", default_value_t = 1_000)]
     keep_runs: usize,
     /// Days for which they are kept; 0 for ever
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    #[arg(
+        long,
+        alias = "scheduler-keep-days",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(0..=100_000)
+    )]
     keep_days: u64,
     #[command(flatten)]
     services: ServiceArgs,
+}
+
+impl SchedulerArgs {
+    fn settings(&self) -> coordinator::Settings {
+        coordinator::Settings {
+            keep_runs: self.keep_runs,
+            keep_ms: self.keep_days * coordinator::DAY_MS,
+            ..Default::default()
+        }
+    }
 }
 
 /// Serves as a worker: runs test cases.
@@ -111,14 +126,10 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
         Ok(access) => access,
         Err(error) => return complain(error, USAGE),
     };
+    let settings = args.settings();
     let services = match args.services.start(access.clone()) {
         Ok(services) => services,
         Err(error) => return complain(error, USAGE),
-    };
-    let settings = coordinator::Settings {
-        keep_runs: args.keep_runs,
-        keep_ms: args.keep_days * coordinator::DAY_MS,
-        ..Default::default()
     };
     leader::run(access, args.name, settings, asked_to_end()).await;
     if let Some(services) = services {
@@ -171,9 +182,45 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// How a scheduler reaches the member in whose process it is.
+#[derive(Debug, Default, Args)]
+struct StoreArgs {
+    /// Who asks the store, as name:password
+    #[arg(long, value_name = "USER", env = "QUOIN_SCHEDULER_STORE_USER")]
+    scheduler_store_user: Option<String>,
+    /// Certificates of authorities that may vouch for the member
+    #[arg(long, value_name = "FILE")]
+    scheduler_store_cacert: Option<PathBuf>,
+    /// The certificate to show to the member
+    #[arg(long, value_name = "FILE", requires = "scheduler_store_key")]
+    scheduler_store_cert: Option<PathBuf>,
+    /// The private key of that certificate
+    #[arg(long, value_name = "FILE", requires = "scheduler_store_cert")]
+    scheduler_store_key: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    fn access(self, endpoint: String) -> Result<Access, String> {
+        let user = self.scheduler_store_user.map(|user| {
+            user.split_once(':')
+                .map(|(name, password)| (name.to_owned(), password.to_owned()))
+                .ok_or("--scheduler-store-user is name:password")
+        });
+        let authorities = self.scheduler_store_cacert.map(read).transpose()?;
+        let identity = match (self.scheduler_store_cert, self.scheduler_store_key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
+        };
+        Ok(Access { endpoints: vec![endpoint], user: user.transpose()?, authorities, identity })
+    }
+}
+
 /// A scheduler in the process of a member, which is its store.
 #[derive(Debug)]
-pub struct Beside(SchedulerArgs);
+pub struct Beside {
+    args: SchedulerArgs,
+    store: StoreArgs,
+}
 
 impl Beside {
     /// From its flags.
@@ -187,32 +234,35 @@ impl Beside {
         struct Line {
             #[command(flatten)]
             args: SchedulerArgs,
+            #[command(flatten)]
+            store: StoreArgs,
         }
         // A member's own flags have names that these begin with.
         let line = std::iter::once(OsString::from("quoin")).chain(flags);
-        <Line as clap::Parser>::try_parse_from(line).map(|line| Self(line.args))
+        let Line { args, store } = clap::Parser::try_parse_from(line)?;
+        Ok(Self { args, store })
     }
 
-    /// Begins to stand for election, at the member's own addresses, once that answers. It ends with the
-    /// process.
+    /// Begins to stand for election, once the member answers: at the first of these addresses that
+    /// knows no TLS, or else at the first of those that it advertises. It ends with the process.
     ///
     /// # Errors
     ///
-    /// When the member can only be reached with TLS, for which a scheduler of its own knows the files.
-    pub async fn start(self, urls: Vec<String>) -> Result<(), String> {
-        let plain = urls.iter().find_map(|url| url.strip_prefix("http://"));
-        let Some(address) = plain else {
-            return Err("--scheduler needs a client address without TLS: \
-                        run quoin scheduler beside the member"
-                .into());
-        };
+    /// When the files for the store cannot be read, or there is no such address.
+    pub async fn start(self, listened: Vec<String>, advertised: Vec<String>) -> Result<(), String> {
+        let plain = listened.iter().find(|url| url.starts_with("http://"));
         // Those who listen everywhere can be found here.
-        let address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
-        let access = Access { endpoints: vec![format!("http://{address}")], ..Default::default() };
-        let services = self.0.services.start(access.clone())?;
-        let settings = coordinator::Settings::default();
+        let plain =
+            plain.map(|url| url.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:"));
+        let secure = || advertised.into_iter().find(|url| url.starts_with("https://"));
+        let endpoint = plain.or_else(secure).ok_or(
+            "--scheduler needs a client address with http, or one with https that is advertised",
+        )?;
+        let access = self.store.access(endpoint)?;
+        let settings = self.args.settings();
+        let services = self.args.services.start(access.clone())?;
         tokio::spawn(async move {
-            leader::run(access, self.0.name, settings, std::future::pending()).await;
+            leader::run(access, self.args.name, settings, std::future::pending()).await;
             drop(services);
         });
         Ok(())
