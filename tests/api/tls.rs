@@ -588,7 +588,7 @@ async fn a_backup_is_saved_over_tls(engine: Engine) {
     let shown =
         [format!("--cert={}", client.cert.display()), format!("--key={}", client.key.display())];
     let (exit, said) = save(&shown).await;
-    assert_eq!(exit, Exit::Code(1), "an unknown authority: {said}");
+    assert_eq!(exit, Exit::Code(5), "an unknown authority: {said}");
     assert!(said.contains("tls:") || said.contains("authority"), "{said}");
     let trust = format!("--cacert={}", secured.authority.path().display());
     let (exit, said) = save(&[&shown[..], &[trust]].concat()).await;
