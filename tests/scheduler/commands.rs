@@ -260,6 +260,25 @@ async fn cases_are_muted_and_skipped_for_a_time(engine: Engine) {
         team.says(&["flaky", "mute", "nobody", "--reason", "x"]).await.2,
         "Error: unknown case nobody\n"
     );
+    let trend = team.json(&["report", "trend", "--limit", "5"]).await;
+    let runs = trend["runs"].as_array().unwrap();
+    let states: Vec<&str> = runs.iter().map(|run| run["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["failed", "passed", "failed", "incomplete", "failed"]);
+    assert_eq!(trend["failures"], "steady");
+    let (_, text, _) = team.says(&["report", "trend"]).await;
+    assert!(text.contains("flaky tasks: steady"), "{text}");
+    let none = ["report", "trend", "--name", "nightly"];
+    assert_eq!(team.says(&none).await.2, "Error: no run named nightly has ended\n");
+    let id = |at: usize| runs[at]["run"].as_str().unwrap();
+    let difference = team.json(&["report", "compare", id(0), id(3)]).await;
+    assert_eq!((&difference["gone"], &difference["broken"]), (&json!([["bad", ""]]), &json!([])));
+    assert_eq!(team.says(&["report", "compare", id(0), "x"]).await.2, "Error: unknown run x\n");
+    let shown = team.json(&["run", "show", id(4)]).await;
+    let rev = shown["revision"].as_i64().unwrap().to_string();
+    let then = team.json(&["run", "at", id(4), "--rev", &rev]).await;
+    assert_eq!(then, shown);
+    let before = team.says(&["run", "at", id(4), "--rev", "2"]).await;
+    assert_eq!((before.0, before.2), (2, format!("Error: unknown run {}\n", id(4))));
 }
 
 async fn the_seed_loads_run(engine: Engine) {

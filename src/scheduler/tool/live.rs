@@ -51,7 +51,7 @@ pub(super) async fn watch(desk: &Desk, run: &str) -> Done {
         }
     }
     drop(keys);
-    let summary = read::summary(&desk.client, run).await?;
+    let summary = read::summary(&desk.client, run, 0).await?;
     show.end();
     desk.show(&summary, line);
     Ok(code(&summary.state))

@@ -16,6 +16,7 @@ mod serve;
 mod stock;
 mod submits;
 mod terminal;
+mod trends;
 
 pub use serve::{Beside, SchedulerArgs, WorkerArgs, schedule, work};
 

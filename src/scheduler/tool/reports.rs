@@ -1,6 +1,7 @@
 //! `quoin report`: a run's report, all of it cut at one revision.
 
 use super::desk::{Desk, Done, Trouble, write};
+use super::trends;
 use crate::scheduler::junit;
 use crate::scheduler::report;
 use crate::scheduler::view::{RunBook, read};
@@ -15,6 +16,17 @@ pub enum ReportAction {
     Junit(Where),
     /// JSON
     Json(Where),
+    /// How the last runs went, and where they are going
+    Trend {
+        /// Only runs of this name
+        #[arg(long)]
+        name: Option<String>,
+        /// So many, the newest
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+        limit: u16,
+    },
+    /// What differs between two runs: what broke, what is mended, what is slower or quicker
+    Compare { first: String, second: String },
 }
 
 #[derive(Debug, clap::Args)]
@@ -27,6 +39,12 @@ pub struct Where {
 
 pub(super) async fn run(action: ReportAction, desk: &Desk) -> Done {
     let (to, form): (_, fn(&RunBook) -> String) = match action {
+        ReportAction::Trend { name, limit } => {
+            return trends::trend(desk, name.as_deref(), limit.into()).await;
+        }
+        ReportAction::Compare { first, second } => {
+            return trends::compare(desk, &first, &second).await;
+        }
         ReportAction::Html(to) => (to, report::html),
         ReportAction::Junit(to) => (to, as_junit),
         ReportAction::Json(to) => (to, report::json),

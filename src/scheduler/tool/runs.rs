@@ -31,6 +31,12 @@ pub enum RunAction {
     },
     /// Shows how far a run is
     Show { run: String },
+    /// Shows how far a run was at an earlier revision of the store
+    At {
+        run: String,
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+        rev: i64,
+    },
     /// Shows a run live until its end, and exits as it went
     Watch { run: String },
     /// Says why tasks wait: all of a run, those of a case, or one (case#number)
@@ -98,7 +104,8 @@ pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
             desk.show(&json!({"runs": found.0, "next": found.1}), |_| list(&found.0));
             Ok(0)
         }
-        RunAction::Show { run } => show(desk, &run).await,
+        RunAction::Show { run } => show(desk, &run, 0).await,
+        RunAction::At { run, rev } => show(desk, &run, rev).await,
         RunAction::Watch { run } => live::watch(desk, &run).await,
         RunAction::Why { run, task } => why(desk, &run, task.as_deref()).await,
         RunAction::Bound { run } => {
@@ -197,9 +204,9 @@ fn list(found: &[RunSummary]) -> String {
     table(titles, rows.collect())
 }
 
-async fn show(desk: &Desk, run: &str) -> Done {
-    let book = read::book(&desk.client, run).await?;
-    let mut summary = read::summary(&desk.client, run).await?;
+async fn show(desk: &Desk, run: &str, revision: i64) -> Done {
+    let book = read::book_at(&desk.client, run, revision).await?;
+    let mut summary = read::summary(&desk.client, run, book.revision).await?;
     if summary.ended.is_none() {
         summary.state = book.state().to_owned();
         summary.totals = book.totals();

@@ -17,12 +17,22 @@ use std::collections::BTreeSet;
 ///
 /// 404 for an unknown run; when the store does not answer.
 pub async fn book(client: &Client, run: &str) -> Result<RunBook, SubmitError> {
-    let (kvs, revision) = keys_of(client, run).await?;
+    book_at(client, run, 0).await
+}
+
+/// The same as it was at an earlier revision; 0 is the newest.
+///
+/// # Errors
+///
+/// 404 for a run that is unknown, or was then; when the store does not answer, or that revision is
+/// compacted.
+pub async fn book_at(client: &Client, run: &str, revision: i64) -> Result<RunBook, SubmitError> {
+    let (kvs, revision) = keys_of(client, run, revision).await?;
     Ok(RunBook::new(run, &kvs, revision)?)
 }
 
-async fn keys_of(client: &Client, run: &str) -> Result<(Vec<Kv>, i64), SubmitError> {
-    let (mut kvs, revision) = client.prefix(&keys::run_parts(run), 0).await?;
+async fn keys_of(client: &Client, run: &str, revision: i64) -> Result<(Vec<Kv>, i64), SubmitError> {
+    let (mut kvs, revision) = client.prefix(&keys::run_parts(run), revision).await?;
     let spec = client.get_at(&keys::run(run), revision).await?;
     kvs.extend(spec);
     kvs.extend(client.get_at(&keys::open(run), revision).await?);
@@ -67,7 +77,7 @@ pub async fn verify(
     run: &str,
     skew_ms: u64,
 ) -> Result<(RunBook, Audit, bool), SubmitError> {
-    let (kvs, revision) = keys_of(client, run).await?;
+    let (kvs, revision) = keys_of(client, run, 0).await?;
     let book = RunBook::new(run, &kvs, revision)?;
     let mut found = audit(&book, skew_ms);
     let spec = kvs.iter().find(|kv| kv.key == keys::run(run));
@@ -110,13 +120,13 @@ pub async fn runs(
     Ok((found, None))
 }
 
-/// How far a run is, as the leader wrote it last.
+/// How far a run is, as the leader had written it last at a revision; 0 is the newest.
 ///
 /// # Errors
 ///
 /// 404 for an unknown run; when the store does not answer.
-pub async fn summary(client: &Client, run: &str) -> Result<RunSummary, SubmitError> {
-    let found = summary_at(client, run, 0).await?;
+pub async fn summary(client: &Client, run: &str, revision: i64) -> Result<RunSummary, SubmitError> {
+    let found = summary_at(client, run, revision).await?;
     found.ok_or_else(|| Refusal::new(404, format!("unknown run {run}")).into())
 }
 

@@ -1,9 +1,13 @@
 //! The tasks of a run, page by page.
 
 use super::book::{Attempt, Open, RunBook};
+use crate::scheduler::analysis::{self, Trial, fingerprint};
 use crate::scheduler::model::{Item, Status};
+use crate::scheduler::planner::Verdict;
+use crate::scheduler::record::message;
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// One task with what is known of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -153,6 +157,31 @@ impl RunBook {
             return most.map_or(Status::Skipped, |(status, _)| *status);
         }
         if is_out { Status::Running } else { Status::Pending }
+    }
+
+    /// What came of each lane that has run, for a comparison with another run.
+    pub fn trials(&self) -> Vec<Trial> {
+        let mut ends: BTreeMap<u32, Vec<(analysis::Verdict, u64, String)>> = BTreeMap::new();
+        for attempt in &self.attempts {
+            let row = &attempt.row;
+            let failed = match attempt.verdict {
+                Verdict::Ended(_, failed) => failed,
+                Verdict::GivenUp(_) => 0,
+                Verdict::Again(_) | Verdict::Refused => continue,
+            };
+            let Some(verdict) = analysis::Verdict::of(row.status, failed) else { continue };
+            let print = match verdict.is_pass() {
+                true => String::new(),
+                false => fingerprint(message(row.detail.as_ref())),
+            };
+            ends.entry(row.lane).or_default().push((verdict, row.duration / 1_000, print));
+        }
+        let lanes = ends.iter().filter_map(|(lane, ends)| {
+            let plan = self.plan.lanes.get(*lane as usize)?;
+            let ends = ends.iter().map(|(verdict, ms, print)| (*verdict, *ms, print.as_str()));
+            Some(Trial::of(&plan.case, &plan.environment, ends))
+        });
+        lanes.collect()
     }
 
     /// All lanes in numbers.
