@@ -24,6 +24,8 @@ use tonic::transport::Channel;
 
 /// Stored snapshots kept: the newest, and one in case it cannot be read.
 const SNAPSHOTS_KEPT: usize = 2;
+/// After a snapshot that another member could not take, before the next one.
+const SNAPSHOT_REST: Duration = Duration::from_secs(1);
 /// Replaying what a loaded member writes in this time takes a fraction of it.
 const SNAPSHOT_PAUSE_MS: u64 = 2_000;
 /// Log entries of mvcc that one round of physical compaction looks at: some 100 us of work.
@@ -155,6 +157,8 @@ async fn pass_on(
                 "snapshot-index" = index, "remote-peer-id" = %to, error,
                 "failed to send database snapshot"
             );
+            // Until it is known to have failed no other is sent: a disk that is full stays so.
+            tokio::time::sleep(SNAPSHOT_REST).await;
         }
     }
     sent.map(drop)

@@ -107,7 +107,15 @@ pub(super) async fn receive_snapshot(
     let message = Message::parse_from_bytes(&header.raft_message)
         .map_err(|_| Status::invalid_argument("the raft message cannot be decoded"))?;
     let metadata = message.get_snapshot().get_metadata();
-    let staging = snapshots.stage(metadata.index, metadata.term).map_err(internal)?;
+    let (index, sender) = (metadata.index, MemberId(header.from));
+    let failed = |error: Fatal| {
+        tracing::warn!(
+            "incoming-snapshot-index" = index, "remote-snapshot-sender-id" = %sender, %error,
+            "failed to save incoming database snapshot"
+        );
+        Status::internal(error.to_string())
+    };
+    let staging = snapshots.stage(index, metadata.term).map_err(failed)?;
     let (blocks, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let syncs = metrics.snapshots.received_sync.clone();
     let writer = tokio::task::spawn_blocking(move || write_blocks(staging, receiver, &syncs));
@@ -131,7 +139,7 @@ pub(super) async fn receive_snapshot(
         }
     };
     drop(blocks);
-    let staged = writer.await.map_err(|e| Status::internal(e.to_string()))?.map_err(internal)?;
+    let staged = writer.await.map_err(|e| Status::internal(e.to_string()))?.map_err(failed)?;
     if !complete {
         return Err(Status::data_loss("the snapshot is incomplete"));
     }
@@ -199,8 +207,4 @@ impl SnapshotBlocks for Staged {
     fn finish(&mut self) -> Result<(), Fatal> {
         if self.is_kept { Ok(()) } else { self.snapshot.remove() }
     }
-}
-
-fn internal(fatal: Fatal) -> Status {
-    Status::internal(fatal.to_string())
 }

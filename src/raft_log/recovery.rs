@@ -98,6 +98,8 @@ struct Replay {
     number: u64,
     chain: u32,
     synced: u64,
+    /// A mark that says that all before it is synced follows the last group.
+    is_marked: bool,
 }
 
 impl Replay {
@@ -112,6 +114,7 @@ impl Replay {
             chain: first.header.chain,
             // A segment is begun after all before it is synced.
             synced: header.number - 1,
+            is_marked: false,
         }
     }
 
@@ -150,6 +153,7 @@ impl Replay {
         let (seed, sequence) = (segment.seed, segment.header.sequence);
         // The checksum of a segment's header stands for that of the group before.
         self.chain = seed;
+        self.is_marked = false;
         let mut at = HEADER;
         while let Some(head) = bytes.get(at..).and_then(|rest| GroupHead::read(seed, rest)) {
             if head.number != self.number + 1 || head.chain != self.chain {
@@ -157,6 +161,7 @@ impl Replay {
             }
             if head.is_mark() {
                 self.synced = self.synced.max(head.synced);
+                self.is_marked = true;
                 break;
             }
             let start = at + GROUP_HEAD;
@@ -273,6 +278,10 @@ impl Replay {
                 stale.push(at as u64);
             }
             at += 8;
+        }
+        if !self.is_marked && !groups.is_empty() {
+            let (path, offset) = (segment.path.display(), segment.end);
+            tracing::warn!(%path, offset, "cut off what may follow the last whole group of the raft log");
         }
         // Written again, not only synced: after a sync that failed in an earlier life the
         // system holds pages for clean that never reached the disk.

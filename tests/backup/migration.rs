@@ -110,7 +110,7 @@ async fn data_moves_from_etcd_and_back(engine: Engine) {
     let file = home.path("from-etcd.db");
     ctl(&["auth", "enable"]);
     let refused = snapshot(&["save", &file, "--endpoints", &endpoint]);
-    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert_eq!(refused.code, Some(5), "{}", refused.stdout);
     let said = snapshot(&["save", &file, "--endpoints", &endpoint, "--user=root:secret"]).done();
     assert_eq!(said, format!("Snapshot saved at {file}\nServer version 3.7.0\n"));
     etcd.stop().await;
