@@ -98,8 +98,6 @@ struct Replay {
     number: u64,
     chain: u32,
     synced: u64,
-    /// A mark that says that all before it is synced follows the last group.
-    is_marked: bool,
 }
 
 impl Replay {
@@ -114,7 +112,6 @@ impl Replay {
             chain: first.header.chain,
             // A segment is begun after all before it is synced.
             synced: header.number - 1,
-            is_marked: false,
         }
     }
 
@@ -153,7 +150,6 @@ impl Replay {
         let (seed, sequence) = (segment.seed, segment.header.sequence);
         // The checksum of a segment's header stands for that of the group before.
         self.chain = seed;
-        self.is_marked = false;
         let mut at = HEADER;
         while let Some(head) = bytes.get(at..).and_then(|rest| GroupHead::read(seed, rest)) {
             if head.number != self.number + 1 || head.chain != self.chain {
@@ -161,7 +157,6 @@ impl Replay {
             }
             if head.is_mark() {
                 self.synced = self.synced.max(head.synced);
-                self.is_marked = true;
                 break;
             }
             let start = at + GROUP_HEAD;
@@ -266,7 +261,7 @@ impl Replay {
     ) -> Result<(), Fatal> {
         let Some(segment) = self.segments.back() else { return Ok(()) };
         let next = self.number + 1;
-        let mut stale = Vec::new();
+        let (mut stale, mut torn) = (Vec::new(), 0);
         let mut at = segment.end as usize;
         while at + GROUP_HEAD <= bytes.len() {
             // Few bytes look like a number that is close: spares nearly all checksums.
@@ -275,13 +270,18 @@ impl Replay {
                 if head.synced >= next {
                     return Err(self.damaged(segment, segment.end));
                 }
+                torn += usize::from(!head.is_mark());
                 stale.push(at as u64);
             }
             at += 8;
         }
-        if !self.is_marked && !groups.is_empty() {
+        // A group that was never begun leaves nothing that could be told from a file's former use.
+        if torn > 0 {
             let (path, offset) = (segment.path.display(), segment.end);
-            tracing::warn!(%path, offset, "cut off what may follow the last whole group of the raft log");
+            tracing::warn!(
+                %path, offset, groups = torn,
+                "cut off the end of the raft log: it was not written whole, and nobody was told of it"
+            );
         }
         // Written again, not only synced: after a sync that failed in an earlier life the
         // system holds pages for clean that never reached the disk.
