@@ -9,7 +9,6 @@ use super::keys;
 use super::model::{Environment, Refusal, TestCase, find_circle};
 use super::store::{Compare, Kv, Op, Outcome, Txn};
 use super::submit::SubmitError;
-use futures_util::future::try_join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +16,7 @@ use std::time::SystemTime;
 
 /// Cases that are followed to see whether a new one closes a circle; a submit sees longer ones.
 const FOLLOWED_MAX: usize = 10_000;
-/// Keys that are read beside each other.
+/// Keys that are read together.
 const READS_MAX: usize = 64;
 /// Keys in one read of a list.
 const PAGE: i64 = 500;
@@ -144,10 +143,12 @@ pub async fn of_ids<T: Definition>(
     ids: &[String],
 ) -> Result<BTreeMap<String, T>, SubmitError> {
     let mut found = BTreeMap::new();
-    for ids in ids.chunks(READS_MAX) {
-        let read = try_join_all(ids.iter().map(|id| find::<T>(client, id))).await?;
-        let values = read.into_iter().flatten().map(|stored| stored.value);
-        found.extend(values.map(|value| (value.id().to_owned(), value)));
+    let keys: Vec<String> = ids.iter().map(|id| key::<T>(id)).collect();
+    for keys in keys.chunks(READS_MAX) {
+        for kv in client.get_all(keys).await? {
+            let value = parse::<T>(&kv)?.value;
+            found.insert(value.id().to_owned(), value);
+        }
     }
     Ok(found)
 }

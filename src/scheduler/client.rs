@@ -117,6 +117,20 @@ impl Client {
         Ok(answer.kvs().first().map(kv))
     }
 
+    /// Keys that are there, as they are now, all at one revision; at most 128 can be asked for.
+    pub async fn get_all(&self, keys: &[String]) -> Result<Vec<Kv>, Error> {
+        let gets: Vec<TxnOp> = keys.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
+        let asked = etcd_client::Txn::new().and_then(gets);
+        let answer = timeout(CALL_TIMEOUT, self.kv().txn(asked)).await;
+        let answer =
+            answer.map_err(|_| tonic::Status::deadline_exceeded("no answer in time"))??;
+        let found = answer.op_responses().into_iter().filter_map(|response| match response {
+            TxnOpResponse::Get(mut found) => found.take_kvs().first().map(kv),
+            _ => None,
+        });
+        Ok(found.collect())
+    }
+
     /// One key, as it was at a revision; 0 for the newest.
     pub async fn get_at(&self, key: &str, revision: i64) -> Result<Option<Kv>, Error> {
         let options = GetOptions::new().with_revision(revision);
