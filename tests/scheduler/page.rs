@@ -110,11 +110,24 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.click("document.querySelector('dialog .main')").await;
     browser.until(&format!("{STATE} === 'canceled'")).await;
 
+    // A person gives a verdict.
+    let look = json!({"id": "look", "kind": "manual", "name": "look at it", "steps": "look"});
+    assert_eq!(caller.call("POST", "/v1/testcases", look).await.status, 201);
+    let made = caller.call("POST", "/v1/runs", json!({"cases": [{"case": "look"}]})).await;
+    let manual = made.body["run"].as_str().unwrap();
+    team.waits_for_people(manual).await;
+    browser.open(&format!("{url}/#/runs/{manual}/0/0")).await;
+    browser.until("!!document.querySelector('input[placeholder=\"What was seen\"]')").await;
+    browser.picture("verdict").await;
+    browser.press_button("failed").await;
+    browser.until(&format!("{STATE} === 'failed'")).await;
+    browser.until("document.body.innerText.includes('@people')").await;
+
     // Keys, language and colours; and what was typed is text, whatever it looks like.
     browser.key("g").await;
     browser.key("c").await;
     browser.until("location.hash === '#/cases'").await;
-    browser.until("document.querySelectorAll('tbody tr').length === 4").await;
+    browser.until("document.querySelectorAll('tbody tr').length === 5").await;
     browser.until(&format!("document.body.innerText.includes({SLY:?})")).await;
     browser.picture("cases").await;
     browser.key("j").await;

@@ -161,6 +161,22 @@ impl Team {
         .await
     }
 
+    /// Waits until a person is asked about a task of a run.
+    pub async fn waits_for_people(&self, run: &str) {
+        let mut client = self.client().await;
+        eventually("a manual task", async || {
+            let options = GetOptions::new().with_prefix();
+            let found = client.get(keys::claims(keys::PEOPLE), Some(options)).await;
+            let found = found.map_err(|error| error.to_string())?;
+            let is_meant = |claim: &[u8]| {
+                serde_json::from_slice::<Value>(claim).is_ok_and(|claim| claim["run"] == run)
+            };
+            let is_there = found.kvs().iter().any(|kv| is_meant(kv.value()));
+            if is_there { Ok(()) } else { Err("nobody is asked".to_owned()) }
+        })
+        .await;
+    }
+
     /// Waits until so many tasks of a run have results.
     pub async fn has_results(&self, run: &str, count: usize) {
         eventually("results", async || match self.results(run).await.len() {

@@ -221,10 +221,24 @@ export async function task(view, run, lane, ordinal) {
       h("span", { class: "soft" }, moment(attempt.start), " · ", span(attempt.duration / 1000))),
     outputs(attempt.detail)));
   const definition = found.case || {};
+  const isAsked = definition.kind === "manual" && ["00", "01"].includes(found.task.status);
   view.show(
     h("div", { class: "head" }, h("h1", {}, found.task.case, " ", h("span", { class: "soft" }, `${t("repeat")} ${found.task.ordinal + 1}`)), statusPill(found.task.status),
       h("span", { class: "grow" }), h("a", { href: `#/runs/${part(run)}`, class: "mono" }, run)),
+    isAsked && verdict(`/v1/runs/${part(run)}/tasks/${lane}/${ordinal}/verdict`, () => task(view, run, lane, ordinal)),
     attempts.length > 0 ? attempts.flatMap((attempt) => [attempt, h("h2")]) : h("div", { class: "paper empty" }, t("nothing_ran")),
     h("h2", {}, t("definition")), h("pre", {}, JSON.stringify(definition, null, 2)),
     labels(definition.requires) && h("div", { class: "soft" }, labels(definition.requires)));
+}
+
+/** What a person says of a task of a manual case. */
+function verdict(path, again) {
+  const message = h("input", { type: "text", class: "grow", "aria-label": t("seen"), placeholder: t("seen") });
+  const judge = (word) => h("button", { type: "button", class: word === "passed" ? "main" : null, click: trying(async () => {
+    await send("POST", path, { verdict: word, message: message.value });
+    say(t("saved"));
+    // What is told of an open run may be a second old.
+    setTimeout(again, 1200);
+  }) }, t(word));
+  return h("div", { class: "paper pad" }, h("div", { class: "head" }, h("b", {}, t("your_verdict")), message, judge("passed"), judge("failed"), judge("error")));
 }
