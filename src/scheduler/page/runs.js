@@ -225,7 +225,7 @@ export async function task(view, run, lane, ordinal) {
   view.show(
     h("div", { class: "head" }, h("h1", {}, found.task.case, " ", h("span", { class: "soft" }, `${t("repeat")} ${found.task.ordinal + 1}`)), statusPill(found.task.status),
       h("span", { class: "grow" }), h("a", { href: `#/runs/${part(run)}`, class: "mono" }, run)),
-    isAsked && verdict(`/v1/runs/${part(run)}/tasks/${lane}/${ordinal}/verdict`, () => task(view, run, lane, ordinal)),
+    isAsked && [verdict(`/v1/runs/${part(run)}/tasks/${lane}/${ordinal}/verdict`, () => task(view, run, lane, ordinal)), h("h2")],
     attempts.length > 0 ? attempts.flatMap((attempt) => [attempt, h("h2")]) : h("div", { class: "paper empty" }, t("nothing_ran")),
     h("h2", {}, t("definition")), h("pre", {}, JSON.stringify(definition, null, 2)),
     labels(definition.requires) && h("div", { class: "soft" }, labels(definition.requires)));
