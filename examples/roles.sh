@@ -6,9 +6,10 @@
 #
 # viewer     sees everything
 # runner     submits, pauses and cancels runs as well
+# tester     gives verdicts on manual cases as well
 # author     changes cases and environments as well
 # worker     what the user of `quoin worker` must have
-# scheduler  what the user of `quoin scheduler` must have: its services act as this user
+# scheduler  what the user of `quoin scheduler` must have; calls that show no user act as this one
 # admin      everything below these prefixes, queues and tags as well
 set -eu
 quoin=${QUOIN:-quoin}
@@ -25,7 +26,7 @@ may() {
     done
 }
 
-for role in viewer runner author worker scheduler admin; do
+for role in viewer runner tester author worker scheduler admin; do
     # shellcheck disable=SC2086
     "$quoin" role add "$role" $flags
 done
@@ -34,15 +35,16 @@ teams="/testcases/ /environments/"
 records="/results/ /reports/ /services/"
 own=/tcss/v1/
 
-for role in viewer runner author; do
+for role in viewer runner tester author; do
     # shellcheck disable=SC2086
     may $role read $teams $records $own
 done
-for role in runner author; do
+for role in runner tester author; do
     may $role readwrite ${own}run/ ${own}open/ ${own}req/
 done
+may tester readwrite ${own}claim/@people/ ${own}rseg/ ${own}tag/
 # shellcheck disable=SC2086
-may author readwrite $teams
+may author readwrite $teams ${own}recheck/
 
 may worker read ${own}run/ ${own}rseg/
 may worker readwrite ${own}worker/ ${own}beat/ ${own}claim/ ${own}tag/ ${own}rseg/ ${own}cmd/ ${own}late/ /services/

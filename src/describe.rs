@@ -13,6 +13,17 @@ use std::time::Duration;
 /// Operations of a transaction that are described; the others are counted.
 const OPERATIONS_MAX: usize = 16;
 
+/// Why the operating system refused something, in Go's form: `address already in use`.
+pub fn os_words(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    // Without the number that is added here.
+    let Some((words, _)) = text.split_once(" (os error ") else { return text };
+    let mut letters = words.chars();
+    letters
+        .next()
+        .map_or(String::new(), |first| first.to_ascii_lowercase().to_string() + letters.as_str())
+}
+
 /// A time in Go's form: `1.5ms`.
 pub fn duration(time: Duration) -> String {
     let nanos = time.as_nanos();

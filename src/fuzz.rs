@@ -28,7 +28,7 @@ use std::sync::Arc;
 pub type Target = fn(&[u8]);
 
 /// All targets by the names of their programs and of their folders of inputs.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("requests", requests),
     ("command", command),
     ("raft_log", raft_log),
@@ -40,6 +40,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("token", server::token),
     ("authority", server::authority),
     ("flags", flags),
+    ("config_file", config_file),
 ];
 
 /// Runs the target of this name.
@@ -268,6 +269,18 @@ fn flags(data: &[u8]) {
     }
 }
 
+/// A configuration file, in YAML or JSON.
+fn config_file(data: &[u8]) {
+    let folder = folder("config");
+    let path = folder.join("etcd.conf");
+    std::fs::write(&path, data).expect("a file");
+    let words: Vec<std::ffi::OsString> = vec!["--config-file".into(), path.into()];
+    if let Err(error) = config::read(words, None) {
+        assert!(!error.message.is_empty());
+    }
+    std::fs::remove_dir_all(&folder).expect("a folder of our own");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,6 +350,19 @@ mod tests {
                 b"name\n--name=m1\n--listen-client-urls\nhttp://127.0.0.1:1\n-pre-vote".into(),
             ),
             ("bolt_writer", pairs()),
+            (
+                "config_file",
+                b"name: n1\nlisten-client-urls: http://127.0.0.1:2379,http://[::1]:2379\n\
+                  snapshot-count: 0x10\nelection-timeout: 1e3\n\
+                  client-transport-security:\n  cert-file: a.crt\n  key-file: a.key\n\
+                  log-outputs: [stderr, b.log]\n"
+                    .into(),
+            ),
+            (
+                "config_file",
+                br#"{"name": "n1", "initial-cluster": "n1=http://127.0.0.1:2380", "cors": "*"}"#
+                    .into(),
+            ),
         ]
     }
 

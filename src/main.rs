@@ -95,8 +95,9 @@ struct CompletionArgs {
     shell: clap_complete::Shell,
 }
 
-/// A flag that the server has too, with another meaning: it does not tell whom a line is for.
-const SHARED_FLAG: &str = "max-request-bytes";
+/// Flags that the server has too, with another meaning, or would refuse as etcd does: they do not tell whom a
+/// line is for.
+const SHARED_FLAGS: [&str; 2] = ["max-request-bytes", "debug"];
 
 /// Whether a command line that begins so is for one of the tools: it names one, or a flag of theirs.
 fn is_for_tools(first: &str) -> bool {
@@ -109,20 +110,21 @@ fn is_for_tools(first: &str) -> bool {
             first == "help" || first.starts_with("-w") || names.any(|name| name == first)
         }
         Some(flag) => {
-            flag != SHARED_FLAG && line.get_arguments().any(|arg| arg.get_long() == Some(flag))
+            !SHARED_FLAGS.contains(&flag)
+                && line.get_arguments().any(|arg| arg.get_long() == Some(flag))
         }
     }
 }
 
 /// Everything but the server, with a command line in the usual style.
 fn tool(args: Vec<OsString>) -> ExitCode {
-    let command = ctl::with_rules(Line::command());
+    let mut command = ctl::with_rules(Line::command());
     let args = match ctl::plain_switches(&command, args) {
         Ok(args) => args,
         Err(failure) => return ctl::report(&failure),
     };
-    let args = std::iter::once(OsString::from(program())).chain(args);
-    let matches = command.try_get_matches_from(args);
+    let named = std::iter::once(OsString::from(program())).chain(args.iter().cloned());
+    let matches = command.try_get_matches_from_mut(named);
     let Line { options, tool } = match matches.and_then(|found| Line::from_arg_matches(&found)) {
         Ok(line) => line,
         Err(error) if ctl::is_help(&error) => {
@@ -130,7 +132,14 @@ fn tool(args: Vec<OsString>) -> ExitCode {
             let _closed = write!(std::io::stdout(), "{}", error.render());
             return ExitCode::SUCCESS;
         }
-        Err(error) => return ctl::report(&ctl::complaint(&error)),
+        Err(error) => match ctl::help_instead(&mut command, &args, &error) {
+            Some(page) => {
+                // As above.
+                let _closed = io::stdout().write_all(page.as_bytes());
+                return ExitCode::SUCCESS;
+            }
+            None => return ctl::report(&ctl::complaint(&error)),
+        },
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

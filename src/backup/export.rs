@@ -4,6 +4,7 @@ use super::schema;
 use crate::bolt::{Sink, Writer};
 use crate::error::Fatal;
 use crate::machine::Capture;
+use crate::mvcc::versions::{MARK, decode_mark};
 use crate::pb::etcdserverpb::{AlarmMember, Member};
 use crate::storage::Space;
 use crate::types::{MemberId, Revision};
@@ -92,12 +93,23 @@ fn auth(capture: &Capture, writer: &mut Writer<'_>) -> Result<(), Fatal> {
 
 fn versions(capture: &Capture, writer: &mut Writer<'_>) -> Result<(), Fatal> {
     writer.begin_bucket(schema::KEY)?;
+    let mut records = capture.records(Space::Meta);
+    let mut mark = match records.find(|(key, _)| *key == MARK) {
+        Some((_, stored)) => Some(decode_mark(stored)?),
+        None => None,
+    };
     let mut versions = capture.versions();
     while versions.next_piece(capture.engine(), &mut |version| {
+        if let Some(mark) = mark.take_if(|mark| *mark < version.revision) {
+            writer.put(&schema::revision_key(mark), &[])?;
+        }
         let (key, value) = schema::encode_version(&version);
         writer.put(&key, &value)
     })? {}
-    Ok(())
+    match mark {
+        Some(mark) => writer.put(&schema::revision_key(mark), &[]),
+        None => Ok(()),
+    }
 }
 
 fn leases(capture: &Capture, writer: &mut Writer<'_>) -> Result<(), Fatal> {

@@ -4,7 +4,7 @@ use super::schema;
 use crate::bolt::Database;
 use crate::error::Fatal;
 use crate::machine::{found, found_attachment, found_lease};
-use crate::mvcc::versions::{attachments, take_in, take_in_compacted};
+use crate::mvcc::versions::{attachments, take_in, take_in_compacted, take_in_mark};
 use crate::pb::authpb::{Role, User};
 use crate::pb::etcdserverpb::{AlarmMember, Member};
 use crate::storage::{Engine, Space, WriteBatch};
@@ -29,7 +29,8 @@ pub struct Imported {
 /// Fills an empty engine with the database's content and the new cluster's members, and makes it
 /// durable where the engine can. The state is complete only on success.
 ///
-/// `bump` is added to the present revision, and everything below the sum becomes compacted.
+/// `bump` is added to the present revision, everything below the sum becomes compacted, and the sum is marked as etcd's
+/// tool marks it.
 ///
 /// # Errors
 /// When the database is damaged or is not one of etcd's; the message says where.
@@ -128,6 +129,9 @@ impl Import<'_> {
             if let Some(version) = version {
                 take_in(&mut import.batch, &version)?;
                 versions += 1;
+            } else {
+                // The last one is the one that etcd keeps.
+                take_in_mark(&mut import.batch, latest);
             }
             Ok(())
         })?;
@@ -233,6 +237,7 @@ impl Import<'_> {
                 )));
             };
             compacted = Some(bumped);
+            take_in_mark(&mut self.batch, Revision::new(bumped, 0));
         }
         if let Some(compacted) = compacted {
             take_in_compacted(&mut self.batch, compacted);

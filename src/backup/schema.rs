@@ -76,8 +76,7 @@ pub(super) fn encode_version(version: &Version) -> (Vec<u8>, Vec<u8>) {
     (key, version.kv.encode_to_vec())
 }
 
-/// Reads a version. `None` stands for the mark that `--bump-revision` of etcd's tool leaves: a
-/// revision without a key.
+/// Reads a version. `None` stands for the mark that `--bump-revision` leaves: a revision without a key.
 ///
 /// # Errors
 /// When it is none; the message names the revision.

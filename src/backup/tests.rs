@@ -322,7 +322,7 @@ fn foreign_and_contradictory_databases_are_refused_with_the_reason() {
 
 /// What etcd's own `--bump-revision` leaves behind: a revision without key and value.
 #[test]
-fn the_mark_of_a_bump_by_etcds_tool_is_passed_over() {
+fn the_mark_of_a_bump_by_etcds_tool_is_kept() {
     let kv = b"\x0a\x01a\x10\x02\x18\x02\x20\x01";
     let (two, bumped) =
         (schema::revision_key(Revision::new(2, 0)), schema::revision_key(Revision::new(50, 0)));
@@ -335,4 +335,28 @@ fn the_mark_of_a_bump_by_etcds_tool_is_passed_over() {
     assert_eq!((found.revision, found.compacted, found.versions), (50, Some(50), 1));
     assert_eq!(machine.view().revision(), 50);
     assert!(machine.view().get_at(b"a", 50).unwrap().is_some());
+    let hashed = |parts: &[&[u8]]| crc32c::crc32c(&[b"key", &parts.concat()[..]].concat());
+    let compacted = hash(&machine, 50);
+    assert_eq!(compacted.hash, hashed(&[&two, kv, &bumped]));
+    assert_eq!(pairs(&exported(&machine), &[schema::KEY]), pairs(&file, &[schema::KEY]));
+
+    let (mut machine, _) = imported(&exported(&machine), None).unwrap();
+    assert_eq!(hash(&machine, 0), compacted);
+    apply(&mut machine, Request::Put(PutRequest { key: "b".into(), ..PutRequest::default() }));
+    assert_eq!(hash(&machine, 50).hash, compacted.hash, "it is hashed where it is");
+    let (next, put) =
+        (schema::revision_key(Revision::new(51, 0)), b"\x0a\x01b\x10\x33\x18\x33\x20\x01");
+    assert_eq!(hash(&machine, 51).hash, hashed(&[&two, kv, &bumped, &next, put]));
+    let compaction = CompactionRequest { revision: 51, physical: false };
+    apply(&mut machine, Request::Compaction(compaction));
+    while machine.compaction_step(8).unwrap() == crate::mvcc::CompactionProgress::More {}
+    assert_eq!(hash(&machine, 51).hash, hashed(&[&two, kv, &bumped, &next, put]), "and never goes");
+    let keys: Vec<_> =
+        pairs(&exported(&machine), &[schema::KEY]).into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, [&two[..], &bumped, &next]);
+
+    // A bump of ours leaves the same, and only the last one counts.
+    let (again, _) = imported(&exported(&machine), Some(9)).unwrap();
+    let last = schema::revision_key(Revision::new(60, 0));
+    assert_eq!(hash(&again, 60).hash, hashed(&[&two, kv, &next, put, &last]));
 }

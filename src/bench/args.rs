@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::tasks::Load;
 
@@ -32,6 +32,11 @@ pub(super) enum Kind {
     Lease(LeaseArgs),
     /// Loads for the test scheduler. It and its workers (with `--allow-loopback`) must be there.
     Tasks(TasksArgs),
+    /// Submit a run of many tasks, as `quoin run submit` does, and cancel it. A scheduler must be there and
+    /// no worker; the cases stay.
+    Submit(SubmitArgs),
+    /// What one core decides of tests, without a store.
+    Planner(PlannerArgs),
     /// Send nothing; see what a server uses by itself.
     Idle(IdleArgs),
     /// Compare the results of several runs (`--json`) in a table.
@@ -49,7 +54,8 @@ impl Kind {
             Kind::Lease(args) => &args.load.output,
             Kind::Idle(args) => &args.output,
             Kind::Tasks(args) => return (args.json, BTreeMap::new()),
-            Kind::Report(_) => return (false, BTreeMap::new()),
+            Kind::Submit(args) => return (args.json, BTreeMap::new()),
+            Kind::Planner(_) | Kind::Report(_) => return (false, BTreeMap::new()),
         };
         (output.json, output.label.iter().cloned().collect())
     }
@@ -223,13 +229,56 @@ pub(super) struct TasksArgs {
     /// Give up on a run after so long.
     #[arg(long, default_value = "10m", value_parser = parse_duration)]
     pub(super) timeout: Duration,
+    /// The process of a worker on this machine, to be killed when the load `lost` has begun.
+    #[arg(long, required_if_eq("load", "lost"))]
+    pub(super) kill: Option<i32>,
     /// What must be reached, for example "over <= 5": took (seconds), over (percent above the bound), rate (tasks a
-    /// second), start-p50, start-p99, hand-over-p50 (milliseconds).
+    /// second), start-p50, start-p99, hand-over-p50 (milliseconds), lost (seconds).
     #[arg(long = "goal", value_parser = parse_goal)]
     pub(super) goals: Vec<TaskGoal>,
     /// Print one line of JSON instead of text.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SubmitArgs {
+    #[arg(value_enum)]
+    pub(super) what: Many,
+    /// The store in which the scheduler works.
+    #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
+    pub(super) endpoints: Vec<String>,
+    /// Tasks of the run.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) tasks: u32,
+    /// The process of the scheduler that leads, on this machine: adds its peak of memory.
+    #[arg(long)]
+    pub(super) scheduler_pid: Option<u32>,
+    /// What must be reached, for example "took <= 10": took (seconds), memory (MiB of the larger process).
+    #[arg(long = "goal", value_parser = parse_goal)]
+    pub(super) goals: Vec<TaskGoal>,
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlannerArgs {
+    /// Tasks of each load, about.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) tasks: u32,
+    /// What must be reached by each load, for example "rate >= 500000": rate (tasks a second).
+    #[arg(long = "goal", value_parser = parse_goal)]
+    pub(super) goals: Vec<TaskGoal>,
+}
+
+/// What many tasks are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Many {
+    /// Repeats of at most a thousand cases
+    Repeats,
+    /// Each a case of its own
+    Distinct,
 }
 
 /// What a load of tasks must reach.
@@ -286,7 +335,8 @@ pub(super) struct ReportArgs {
 }
 
 fn parse_goal(text: &str) -> Result<TaskGoal, String> {
-    const MEASURES: [&str; 6] = ["took", "over", "rate", "start-p50", "start-p99", "hand-over-p50"];
+    const MEASURES: [&str; 8] =
+        ["took", "over", "rate", "start-p50", "start-p99", "hand-over-p50", "lost", "memory"];
     let words: Vec<&str> = text.split_whitespace().collect();
     let (&[measure, relation @ ("<=" | ">="), bound], true) =
         (&words[..], words.first().is_some_and(|word| MEASURES.contains(word)))

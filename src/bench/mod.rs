@@ -15,8 +15,10 @@ mod kv;
 mod lease;
 mod load;
 mod outcome;
+mod planner;
 mod process;
 mod report;
+mod submit;
 mod tasks;
 mod watch;
 mod wire;
@@ -29,6 +31,7 @@ use std::process::ExitCode;
 pub use args::BenchArgs;
 use args::{Kind, LoadArgs};
 use outcome::Outcome;
+use serde::Serialize;
 pub use wire::CallError;
 
 /// Why a run could not start or could not be finished.
@@ -94,13 +97,17 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, BenchError> {
         Kind::Idle(idle) => process::idle(idle).await?,
         Kind::Tasks(tasks) => {
             let outcome = tasks::run(tasks).await?;
-            let line = || {
-                serde_json::to_string(&outcome).map(|line| line + "\n").map_err(|source| {
-                    BenchError::Format { what: "write the result".to_owned(), source }
-                })
-            };
-            print(&if tasks.json { line()? } else { outcome.to_string() })?;
+            print(&if tasks.json { line(&outcome)? } else { outcome.to_string() })?;
             return Ok(if outcome.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Kind::Planner(planner) => {
+            print(&planner::run(planner)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Kind::Submit(submit) => {
+            let outcome = submit::run(submit).await?;
+            print(&if submit.json { line(&outcome)? } else { outcome.to_string() })?;
+            return Ok(ExitCode::SUCCESS);
         }
         Kind::Report(options) => {
             print(&report::run(options)?)?;
@@ -111,6 +118,12 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, BenchError> {
     let outcome = Outcome { labels, ..outcome };
     print(&if json { outcome.to_json()? } else { outcome.to_string() })?;
     Ok(if outcome.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn line(outcome: &impl Serialize) -> Result<String, BenchError> {
+    serde_json::to_string(outcome)
+        .map(|line| line + "\n")
+        .map_err(|source| BenchError::Format { what: "write the result".to_owned(), source })
 }
 
 /// Writes to standard output; a reader that has gone away is no error.

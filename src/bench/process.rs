@@ -88,6 +88,11 @@ pub(super) fn own_cpu_seconds() -> Result<f64, BenchError> {
     cpu_seconds("self")
 }
 
+/// The most memory that a process ever had, in bytes; nothing of one that has ended.
+pub(super) fn peak(pid: u32) -> Option<u64> {
+    status_bytes(pid, "VmHWM:").ok()
+}
+
 /// Watches a server that nobody talks to.
 pub(super) async fn idle(args: &IdleArgs) -> Result<Outcome, BenchError> {
     const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);

@@ -5,8 +5,8 @@
 //! is left free, and [`Writer::finish`] returns them for the owner to write there.
 
 use super::format::{
-    BUCKET_HEAD, ELEMENT, ELEMENT_IS_BUCKET, KIND_BRANCH, KIND_FREELIST, KIND_LEAF, Meta,
-    PAGE_HEAD, PAGE_LEN, bucket_head, page_head,
+    ELEMENT, ELEMENT_IS_BUCKET, KIND_BRANCH, KIND_FREELIST, KIND_LEAF, Meta, PAGE_HEAD, PAGE_LEN,
+    bucket_head, page_head,
 };
 use crate::error::Fatal;
 
@@ -15,6 +15,8 @@ pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), Fatal> + 'a;
 
 /// Elements of a page are counted in 16 bits, of which bbolt keeps the highest number free.
 const ELEMENTS_MAX: usize = 0xFFFE;
+/// A bucket whose page has at most so many bytes has it within its pair, as in bbolt.
+const INLINE_MAX: usize = PAGE_LEN / 4;
 /// Two at least, as bbolt has it, however long their keys are: with one alone a level would be no shorter
 /// than the one below, and the tree would have no end.
 const BRANCH_ELEMENTS_MIN: usize = 2;
@@ -60,8 +62,12 @@ struct Element {
 }
 
 impl Level {
+    fn len(&self) -> usize {
+        PAGE_HEAD + self.elements.len() * ELEMENT + self.data.len()
+    }
+
     fn len_with(&self, data_len: usize) -> usize {
-        PAGE_HEAD + (self.elements.len() + 1) * ELEMENT + self.data.len() + data_len
+        self.len() + ELEMENT + data_len
     }
 
     fn is_full_for(&self, data_len: usize, elements_min: usize) -> bool {
@@ -83,8 +89,7 @@ impl Level {
 
     /// The page's bytes, filled up to whole pages, and how many pages these are.
     fn encode(&self, kind: u16, number: u64) -> (Vec<u8>, u64) {
-        let len = PAGE_HEAD + self.elements.len() * ELEMENT + self.data.len();
-        let pages = len.div_ceil(PAGE_LEN);
+        let pages = self.len().div_ceil(PAGE_LEN);
         let mut page = Vec::with_capacity(pages * PAGE_LEN);
         let count = self.elements.len() as u16;
         page.extend_from_slice(&page_head(number, kind, count, (pages - 1) as u32));
@@ -105,6 +110,13 @@ impl Level {
         page.extend_from_slice(&self.data);
         page.resize(pages * PAGE_LEN, 0);
         (page, pages as u64)
+    }
+
+    /// A leaf's bytes as they stand within a pair: not filled up.
+    fn inline(&self) -> Vec<u8> {
+        let (mut page, _) = self.encode(KIND_LEAF, 0);
+        page.truncate(self.len());
+        page
     }
 }
 
@@ -200,18 +212,26 @@ impl<'a> Writer<'a> {
     fn end_bucket(&mut self) -> Result<(), Fatal> {
         let Some(name) = self.bucket.take() else { return Ok(()) };
         self.last_key = None;
-        let bucket = match self.finish_levels()? {
-            Some(root) => bucket_head(root).to_vec(),
+        let bucket = match self.inline_page() {
+            Some(page) => [&bucket_head(0)[..], &page].concat(),
             None => {
-                // As bbolt has empty buckets: a page within the pair.
-                let mut inline = Vec::with_capacity(BUCKET_HEAD + PAGE_HEAD);
-                inline.extend_from_slice(&bucket_head(0));
-                inline.extend_from_slice(&page_head(0, KIND_LEAF, 0, 0));
-                inline
+                let root = self.finish_levels()?;
+                bucket_head(root.expect("what is empty needs no page of its own")).to_vec()
             }
         };
         self.buckets.push((name, bucket));
         Ok(())
+    }
+
+    /// The page of a bucket that needs none of its own.
+    fn inline_page(&mut self) -> Option<Vec<u8>> {
+        let page = match &self.levels[..] {
+            [] => Level::default().inline(),
+            [leaf] if !leaf.has_siblings && leaf.len() <= INLINE_MAX => leaf.inline(),
+            _ => return None,
+        };
+        self.levels.clear();
+        Some(page)
     }
 
     fn add_leaf_element(&mut self, key: &[u8], value: &[u8], flags: u32) -> Result<(), Fatal> {

@@ -187,6 +187,13 @@ impl Client {
         A: Message + Default + 'static,
     {
         let mut failed = 0;
+        if request.encoded_len() > self.request_max {
+            return Err(Status::resource_exhausted(format!(
+                "trying to send message larger than max ({} vs. {})",
+                request.encoded_len(),
+                self.request_max
+            )));
+        }
         loop {
             let (turn, channel) = self.channel(patience).await?;
             let mut message = self.request(request.clone());

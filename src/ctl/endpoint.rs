@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::io::Write as _;
 
+use super::Ignored;
 use super::calls::{ALARM, HASH_KV, MEMBER_LIST, RANGE, STATUS};
 use super::client::{Client, Patience, User};
 use super::failure::{ERROR, Failure};
@@ -35,9 +36,9 @@ pub struct EndpointArgs {
 #[derive(Debug, Subcommand)]
 enum EndpointAction {
     /// Tells whether servers can answer with a majority behind them
-    Health,
+    Health(Ignored),
     /// Tells what servers say of themselves: version, size, leader, progress
-    Status,
+    Status(Ignored),
     /// Prints the hash of each server's keys and their past, to compare
     Hashkv(HashArgs),
 }
@@ -47,6 +48,8 @@ struct HashArgs {
     /// Hash what is up to this revision; 0 is all
     #[arg(long, value_name = "REVISION", default_value = "0", value_parser = int)]
     rev: i64,
+    #[command(flatten)]
+    _ignored: Ignored,
 }
 
 pub(super) async fn run(options: &Options, args: EndpointArgs) -> Result<(), Failure> {
@@ -55,9 +58,9 @@ pub(super) async fn run(options: &Options, args: EndpointArgs) -> Result<(), Fai
     let endpoints = endpoints(options, user.clone(), args.cluster).await?;
     let servers = Servers { options, user, endpoints };
     match args.action {
-        EndpointAction::Health => servers.health(&look).await,
-        EndpointAction::Status => servers.status(&look).await,
-        EndpointAction::Hashkv(HashArgs { rev }) => servers.hash(&look, rev).await,
+        EndpointAction::Health(_) => servers.health(&look).await,
+        EndpointAction::Status(_) => servers.status(&look).await,
+        EndpointAction::Hashkv(HashArgs { rev, .. }) => servers.hash(&look, rev).await,
     }
 }
 

@@ -139,6 +139,16 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(nanos as u64))
 }
 
+/// A limit of time: one below zero is over at once, or none, as zero is.
+pub(super) fn parse_limit(text: &str) -> Result<Duration, String> {
+    let Some(below_zero) = text.strip_prefix('-').filter(|rest| !rest.starts_with(['+', '-']))
+    else {
+        return parse_duration(text);
+    };
+    let told = |why: String| why.replace(&quote(below_zero.as_bytes()), &quote(text.as_bytes()));
+    parse_duration(below_zero).map(|_| Duration::ZERO).map_err(told)
+}
+
 /// A time as Go prints it: `1m0.5s`, `2.25ms`, `0s`.
 pub(super) fn duration(time: Duration) -> String {
     let nanos = time.as_nanos();

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::Ignored;
 use super::calls::{LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_LEASES, LEASE_REVOKE, LEASE_TIME_TO_LIVE};
 use super::client::{Client, is_unavailable};
 use super::failure::{BAD_CONNECTION, Failure};
@@ -32,7 +33,7 @@ pub enum LeaseAction {
     /// Tells how long a lease still lives
     Timetolive(TimeToLiveArgs),
     /// Lists all leases
-    List,
+    List(Ignored),
     /// Renews a lease, again and again
     KeepAlive(KeepAliveArgs),
 }
@@ -69,7 +70,7 @@ pub(super) async fn run(options: &Options, action: LeaseAction) -> Result<(), Fa
         LeaseAction::Grant(Words { args }) => grant(options, &args).await,
         LeaseAction::Revoke(Words { args }) => revoke(options, &args).await,
         LeaseAction::Timetolive(args) => time_to_live(options, &args).await,
-        LeaseAction::List => {
+        LeaseAction::List(_) => {
             let look = options.look()?;
             let client = Client::short(options).await?;
             let answer = client.call(&LEASE_LEASES, LeaseLeasesRequest {}).await;

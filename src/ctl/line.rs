@@ -6,20 +6,47 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Command};
 
 use super::failure::{ERROR, Failure};
 use super::go;
 
+/// Commands of etcdctl that do nothing by themselves: it answers them, and any word behind them that
+/// is none of their commands, with their help page.
+const GROUPS: [&str; 9] =
+    ["alarm", "auth", "downgrade", "endpoint", "lease", "member", "role", "snapshot", "user"];
+
 /// Adds the rules to the description of a command and of all below it.
 pub fn with_rules(command: Command) -> Command {
     let command = command.args_override_self(true).mut_args(|arg| {
+        let arg = if is_variable_wrong(&arg) { arg.env(Resettable::Reset) } else { arg };
         let takes_value = arg.get_long().is_some() && matches!(arg.get_action(), ArgAction::Set);
         let may_begin_with_dash = takes_value && !arg.is_require_equals_set();
         if may_begin_with_dash { arg.allow_hyphen_values(true) } else { arg }
     });
     command.mut_subcommands(with_rules)
+}
+
+/// Whether a flag's variable is set to what the flag does not take.
+fn is_variable_wrong(arg: &clap::Arg) -> bool {
+    let Some(value) = arg.get_env().and_then(std::env::var_os) else { return false };
+    let alone = Command::new("alone").arg(arg.clone().required(false));
+    !value.is_empty() && alone.try_get_matches_from(["alone"]).is_err()
+}
+
+/// The help page that is the answer to a command line which names no command, if it is.
+pub fn help_instead(
+    command: &mut Command,
+    args: &[OsString],
+    error: &clap::Error,
+) -> Option<String> {
+    if !matches!(error.kind(), ErrorKind::MissingSubcommand | ErrorKind::InvalidSubcommand) {
+        return None;
+    }
+    let group = args.iter().filter_map(|arg| arg.to_str()).find(|arg| GROUPS.contains(arg))?;
+    Some(command.find_subcommand_mut(group)?.render_help().to_string())
 }
 
 /// Turns `--switch=true` into `--switch`, and takes `--switch=false` away.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::{Args, Subcommand};
 
+use super::Ignored;
 use super::calls::{ALARM, COMPACT, DEFRAGMENT, DOWNGRADE, MOVE_LEADER, STATUS};
 use super::client::Client;
 use super::endpoint::{Servers, endpoints};
@@ -35,6 +36,8 @@ pub struct DefragArgs {
     /// Do it to all members of the cluster, not only --endpoints
     #[arg(long)]
     cluster: bool,
+    #[command(flatten)]
+    _ignored: Ignored,
 }
 
 #[derive(Debug, Args)]
@@ -51,7 +54,7 @@ pub enum DowngradeAction {
     /// Prepares the cluster to go back to VERSION
     Enable(VersionArgs),
     /// Calls the preparation off
-    Cancel,
+    Cancel(Ignored),
 }
 
 #[derive(Debug, Args)]
@@ -144,7 +147,7 @@ pub(super) async fn downgrade(options: &Options, action: &DowngradeAction) -> Re
     let (step, what, version) = match action {
         DowngradeAction::Validate(args) => (Step::Validate, "validate", args.version()?),
         DowngradeAction::Enable(args) => (Step::Enable, "enable", args.version()?),
-        DowngradeAction::Cancel => (Step::Cancel, "cancel", String::new()),
+        DowngradeAction::Cancel(_) => (Step::Cancel, "cancel", String::new()),
     };
     let look = options.look()?;
     let request = DowngradeRequest { action: step.into(), version };

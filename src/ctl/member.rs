@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use std::fmt::Write as _;
 
+use super::Ignored;
 use super::calls::{MEMBER_ADD, MEMBER_LIST, MEMBER_PROMOTE, MEMBER_REMOVE, MEMBER_UPDATE};
 use super::client::Client;
 use super::failure::{ERROR, Failure};
@@ -35,6 +36,8 @@ pub struct ListArgs {
     /// l: what a majority agrees on; s: what the asked member knows
     #[arg(long, default_value = "l", value_name = "l|s")]
     consistency: String,
+    #[command(flatten)]
+    _ignored: Ignored,
 }
 
 #[derive(Debug, Args)]

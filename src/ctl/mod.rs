@@ -41,18 +41,25 @@ mod txn;
 mod user;
 mod watch;
 
+pub use crate::describe::os_words;
 pub use crate::describe::size as size_text;
 pub use failure::Failure;
-pub use line::{complaint, is_help, plain_switches, with_rules};
+pub use line::{complaint, help_instead, is_help, plain_switches, with_rules};
 pub use options::Options;
 pub use table::render as table_text;
 
 use crate::pb::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 use clap::Subcommand;
 use client::Client;
-use std::io;
 use std::process::ExitCode;
 use tonic::Streaming;
+
+/// Words behind a command that etcdctl does not look at.
+#[derive(Debug, clap::Args)]
+pub struct Ignored {
+    #[arg(hide = true)]
+    ignored: Vec<std::ffi::OsString>,
+}
 
 /// What the command line can be asked to do.
 #[derive(Debug, Subcommand)]
@@ -94,18 +101,6 @@ pub enum Action {
     Lock(session::LockArgs),
     /// Stands for an election, or watches one
     Elect(session::ElectArgs),
-}
-
-/// Why the operating system refused something, in the words of etcd's runtime where that is frequent.
-pub fn os_words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::IsADirectory => "is a directory".to_owned(),
-        io::ErrorKind::NotADirectory => "not a directory".to_owned(),
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        _ => error.to_string(),
-    }
 }
 
 /// Carries an action out.

@@ -1,7 +1,7 @@
 //! What every command takes: where the servers are, who asks, how long it may take, how to print.
 //!
 //! Names, variables and defaults are etcdctl's. A flag wins over its variable; etcdctl refuses to
-//! start when both are set.
+//! start when both are set. A variable that makes no sense is ignored, as there.
 
 use super::client::User;
 use super::dial::Dialing;
@@ -44,24 +44,27 @@ pub struct Options {
     )]
     pub write_out: String,
     /// Print bytes and ids as hexadecimal numbers
-    #[arg(long, global = true, env = "ETCDCTL_HEX", hide_short_help = true)]
+    #[arg(long, global = true, env = "ETCDCTL_HEX", value_parser = go::parse_bool, hide_short_help = true)]
     pub(super) hex: bool,
+    /// Taken as etcdctl takes it; there is no more to be printed
+    #[arg(long, global = true, env = "ETCDCTL_DEBUG", value_parser = go::parse_bool, hide = true)]
+    pub debug: bool,
     /// How long connecting may take
     #[arg(long, global = true, env = "ETCDCTL_DIAL_TIMEOUT", value_name = "TIME",
-          default_value = "2s", value_parser = go::parse_duration, hide_short_help = true)]
+          default_value = "2s", value_parser = go::parse_limit, hide_short_help = true)]
     pub(super) dial_timeout: Duration,
     /// How long a short command may take, without connecting
     #[arg(long, global = true, env = "ETCDCTL_COMMAND_TIMEOUT", value_name = "TIME",
-          value_parser = go::parse_duration, hide_short_help = true,
+          value_parser = go::parse_limit, hide_short_help = true,
           help = "How long a short command may take, without connecting [default: 5s]")]
     pub(super) command_timeout: Option<Duration>,
     /// Ask a silent server for a sign of life so often, at most every 10s
     #[arg(long, global = true, env = "ETCDCTL_KEEPALIVE_TIME", value_name = "TIME",
-          default_value = "2s", value_parser = go::parse_duration, hide_short_help = true)]
+          default_value = "2s", value_parser = go::parse_limit, hide_short_help = true)]
     pub(super) keepalive_time: Duration,
     /// Give up a server that shows no sign of life for so long
     #[arg(long, global = true, env = "ETCDCTL_KEEPALIVE_TIMEOUT", value_name = "TIME",
-          default_value = "6s", value_parser = go::parse_duration, hide_short_help = true)]
+          default_value = "6s", value_parser = go::parse_limit, hide_short_help = true)]
     pub(super) keepalive_timeout: Duration,
     /// Bytes of the largest request to send; 0 is 2 MiB
     #[arg(
@@ -128,7 +131,8 @@ pub struct Options {
           action = clap::ArgAction::Set, hide_short_help = true)]
     pub(super) insecure_transport: bool,
     /// Believe any certificate of a server: for tests alone
-    #[arg(long, global = true, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", hide_short_help = true)]
+    #[arg(long, global = true, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY", value_parser = go::parse_bool,
+          hide_short_help = true)]
     pub(super) insecure_skip_tls_verify: bool,
     /// A domain whose SRV records name the servers
     #[arg(

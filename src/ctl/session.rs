@@ -107,7 +107,7 @@ pub(super) async fn lock(options: &Options, args: &LockArgs) -> Result<(), Failu
         return Err(Failure::args(text));
     };
     let look = options.look()?;
-    if look.form == super::look::Form::Table {
+    if command.is_empty() && look.form == super::look::Form::Table {
         return Err(Failure::new(BAD_FEATURE, "table not supported as output format"));
     }
     let session = Session::open(options, args.ttl).await?;

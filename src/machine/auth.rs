@@ -187,7 +187,7 @@ impl AuthTable {
         }
     }
 
-    /// Applies a change of auth, the entry at `index`.
+    /// Applies a change of auth, the entry at `index`; only one that `is_new` makes a token known.
     ///
     /// # Errors
     /// When the request is of another kind, which no caller sends here.
@@ -195,6 +195,7 @@ impl AuthTable {
         &mut self,
         request: Request,
         index: Index,
+        is_new: bool,
         batch: &mut WriteBatch,
     ) -> Result<Result<Response, RequestError>, Fatal> {
         let changed = match request {
@@ -215,7 +216,7 @@ impl AuthTable {
             Request::RoleRevokePermission(request) => self.role_revoke_permission(&request, batch),
             Request::Authenticate(request) => {
                 let auth_revision = self.state.revision;
-                let token = self.authenticate(request, index);
+                let token = self.authenticate(request, index, is_new);
                 return Ok(token.map(|token| Response::Authenticated { token, auth_revision }));
             }
             _ => return Err(Fatal::new("apply a command of a kind that nothing applies")),
@@ -390,6 +391,7 @@ impl AuthTable {
         &mut self,
         request: AuthenticateUser,
         index: Index,
+        is_new: bool,
     ) -> Result<String, RequestError> {
         if !self.state.enabled {
             return Err(RequestError::AuthNotEnabled);
@@ -406,7 +408,9 @@ impl AuthTable {
         }
         let token = format!("{}.{index}", request.token_prefix);
         let (prefix, user) = (request.token_prefix, request.name);
-        self.tokens.push(TokenChange::Assign { index, prefix, user });
+        if is_new {
+            self.tokens.push(TokenChange::Assign { index, prefix, user });
+        }
         Ok(token)
     }
 

@@ -36,6 +36,16 @@ pub fn encode_command_of(caller: Caller<'_>, id: RequestId, request: Request) ->
     command.encode_to_vec()
 }
 
+/// Bytes of an encoded command as limits count them: as etcd would have encoded it, where an id of one number
+/// stands for ours of three and a format.
+pub fn counted_len(id: RequestId, encoded: usize) -> usize {
+    /// Tag and length of etcd's header, two bytes and one, and in it the id's tag and number.
+    const THEIRS: usize = 3 + 1 + 9;
+    // Tag and number of the format; tag and length of the id.
+    let ours = 2 + 2 + quoinpb::RequestId::from(id).encoded_len();
+    encoded + THEIRS - ours
+}
+
 /// # Errors
 /// On bytes that are no command, or one of another format.
 pub fn decode_command(data: Bytes) -> Result<(RequestId, Request), Fatal> {
@@ -107,6 +117,17 @@ mod tests {
     use super::*;
     use crate::pb::etcdserverpb::PutRequest;
     use crate::pb::quoinpb::{MemberAdd, MemberChange, MemberUpdate};
+
+    #[test]
+    fn a_command_counts_what_it_would_in_etcd() {
+        for boot in [0, 1, u64::MAX] {
+            let id = RequestId { member: MemberId(u64::MAX), boot, sequence: 1 << 40 };
+            let value = vec![0; 1_572_840].into();
+            let put = PutRequest { key: "k".into(), value, ..PutRequest::default() };
+            let encoded = encode_command(id, Request::Put(put)).len();
+            assert_eq!(counted_len(id, encoded), 1_572_864);
+        }
+    }
 
     #[test]
     fn a_change_of_configuration_is_told_by_its_first_bytes() {

@@ -4,8 +4,10 @@
 //! id that was removed stays known: it never comes back, and whoever bears it is told to go.
 
 use super::table::read_all;
+use super::{Applied, META_CONFIGURATION, Machine, Response};
 use crate::error::{Fatal, RequestError};
 use crate::pb::etcdserverpb::Member;
+use crate::pb::quoinpb::command::Request;
 use crate::pb::quoinpb::{Configuration, MemberAdd, MemberAttributes, MemberUpdate};
 use crate::storage::{Engine, Space, WriteBatch};
 use crate::types::MemberId;
@@ -193,5 +195,35 @@ impl MemberTable {
         let (name, client_ur_ls) = (request.name, request.client_urls);
         self.put(Member { name, client_ur_ls, ..member.clone() }, batch);
         Ok(())
+    }
+}
+
+impl Machine {
+    /// A change of members, and with it of who votes.
+    pub(super) fn change_members(
+        &mut self,
+        request: Request,
+        batch: &mut WriteBatch,
+        applied: &mut Applied,
+    ) -> Result<Response, RequestError> {
+        let members = &mut self.members;
+        applied.configuration_change = match request {
+            Request::MemberAdd(request) => Some(members.add(request, batch)?),
+            Request::MemberPromote(request) => {
+                Some(members.promote(MemberId(request.member_id), batch)?)
+            }
+            Request::MemberRemove(request) => {
+                Some(members.remove(MemberId(request.member_id), batch)?)
+            }
+            Request::MemberUpdate(request) => {
+                members.update(request, batch)?;
+                None
+            }
+            _ => None,
+        };
+        applied.members_changed = true;
+        self.configuration = members.configuration();
+        batch.put(Space::Meta, META_CONFIGURATION, self.configuration.encode_to_vec());
+        Ok(Response::Members(members.all().values().cloned().collect()))
     }
 }

@@ -24,7 +24,9 @@ mod version;
 
 pub use alarm::AlarmTable;
 pub use auth::{AuthState, AuthView, ROOT};
-pub use command::{changes_configuration, decode_command, encode_command, encode_command_of};
+pub use command::{
+    changes_configuration, counted_len, decode_command, encode_command, encode_command_of,
+};
 pub use founding::{FOUNDED_AT, found, found_attachment, found_lease};
 pub use lease::LeaseTable;
 pub use members::{ConfigurationChange, MemberTable};
@@ -41,7 +43,7 @@ use crate::pb::etcdserverpb::{
 use crate::pb::quoinpb::{Configuration, command::Request};
 use crate::planted::{self, Bug};
 use crate::storage::{Engine, Space, WriteBatch};
-use crate::types::{Index, MemberId, RequestId, Term};
+use crate::types::{Index, RequestId, Term};
 use auth::AuthTable;
 use bytes::{Buf, BufMut, Bytes};
 use command::{Parts, decode_parts};
@@ -127,6 +129,8 @@ pub struct Machine {
     versions: Versions,
     applied_index: Index,
     applied_term: Term,
+    /// Where the log ended when this process started.
+    log_found: (Term, Index),
     observer: Option<Box<dyn Observer>>,
 }
 
@@ -146,6 +150,7 @@ impl Machine {
             versions: Versions::default(),
             applied_index: 0,
             applied_term: 0,
+            log_found: (0, 0),
             observer: None,
             engine,
         };
@@ -269,6 +274,13 @@ impl Machine {
         &self.engine
     }
 
+    /// Tells where the log ended when this process started. Tokens that entries up to there gave out
+    /// have ended with the process before, here, whether or not those entries are applied once more.
+    /// Answers and what is stored do not depend on it.
+    pub fn found_log(&mut self, end: Index, term: Term) {
+        self.log_found = (term, end);
+    }
+
     /// Applies entries in order and writes one batch. The changes are visible to readers on return.
     ///
     /// # Errors
@@ -286,7 +298,7 @@ impl Machine {
             assert!(entry.term >= self.applied_term, "terms never fall along the log");
             if !entry.command.is_empty() {
                 let operation = self
-                    .apply_command(&entry.command, &mut batch, &mut applied)
+                    .apply_command(entry, &mut batch, &mut applied)
                     .map_err(|e| Fatal::with(format!("apply entry {}", entry.index), e))?;
                 if let Some(outcome) = applied.outcomes.last() {
                     self.tell(|observer| observer.applied(operation, &entry.command, outcome));
@@ -309,11 +321,11 @@ impl Machine {
 
     fn apply_command(
         &mut self,
-        command: &Bytes,
+        entry: &CommittedEntry,
         batch: &mut WriteBatch,
         applied: &mut Applied,
     ) -> Result<Operation, Fatal> {
-        let command = decode_parts(command.clone())?;
+        let command = decode_parts(entry.command.clone())?;
         let operation = Operation::of(&command.request);
         let checked = self.check(&command);
         let Parts { id, request, .. } = command;
@@ -372,38 +384,20 @@ impl Machine {
                 applied.members_changed = true;
                 Ok(Response::Done)
             }
-            request => self.auth.apply(request, self.applied_index + 1, batch)?,
+            request => self.change_auth(request, entry, batch)?,
         };
         applied.outcomes.push(Outcome { id, result });
         Ok(operation)
     }
 
-    /// A change of members, and with it of who votes.
-    fn change_members(
+    fn change_auth(
         &mut self,
         request: Request,
+        entry: &CommittedEntry,
         batch: &mut WriteBatch,
-        applied: &mut Applied,
-    ) -> Result<Response, RequestError> {
-        let members = &mut self.members;
-        applied.configuration_change = match request {
-            Request::MemberAdd(request) => Some(members.add(request, batch)?),
-            Request::MemberPromote(request) => {
-                Some(members.promote(MemberId(request.member_id), batch)?)
-            }
-            Request::MemberRemove(request) => {
-                Some(members.remove(MemberId(request.member_id), batch)?)
-            }
-            Request::MemberUpdate(request) => {
-                members.update(request, batch)?;
-                None
-            }
-            _ => None,
-        };
-        applied.members_changed = true;
-        self.configuration = members.configuration();
-        batch.put(Space::Meta, META_CONFIGURATION, self.configuration.encode_to_vec());
-        Ok(Response::Members(members.all().values().cloned().collect()))
+    ) -> Result<Result<Response, RequestError>, Fatal> {
+        let is_new = (entry.term, entry.index) > self.log_found;
+        self.auth.apply(request, entry.index, is_new, batch)
     }
 
     /// Whether alarms and the caller's rights let a command pass.

@@ -215,6 +215,9 @@ impl goldenscript::Runner for Runner {
             }
             Command::Reopen => {
                 self.machine = Machine::open(self.engine.clone())?;
+                if let Some(last) = self.log.last() {
+                    self.machine.found_log(last.index, last.term);
+                }
                 self.show_position()?;
             }
             Command::Fresh => {

@@ -2,7 +2,8 @@
 //!
 //! A token is `PREFIX.INDEX`: letters that the member which was asked drew at random, and the
 //! index of the entry that gave it out. How long it lives is each member's own matter: time
-//! is passed in. A restart, like a snapshot that replaces the state, forgets all tokens.
+//! is passed in. A restart, like a snapshot that replaces the state, forgets all tokens; an entry that
+//! is applied once more after a restart, from a log that held it before, brings none back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -4,12 +4,13 @@
 //! on each, and so does an etcd that holds it: CRC-32C over the bucket's name and, in order of
 //! revision, etcd's key and value of each version. Of the versions up to the compacted revision
 //! only those count that still hold at the revision of the hash - or, if no key exists there, at the
-//! compacted one - and no tombstones. At the compacted revision itself etcd may answer with the hash
+//! compacted one - and no tombstones. A revision that was raised by hand counts as the record without a key that
+//! etcd's tool writes there. At the compacted revision itself etcd may answer with the hash
 //! that it took before that compaction, and after a restart it does not; here it is never so.
 
 use super::key;
 use super::reader::{Source, Walk, newest_revision};
-use super::versions::next_changes;
+use super::versions::{MARK, decode_mark, next_changes};
 use super::view::View;
 use crate::error::{Fatal, RequestError};
 use crate::pb::mvccpb::KeyValue;
@@ -77,7 +78,12 @@ impl View {
     /// `None` if a version is missing, as when the content is replaced meanwhile.
     fn hash_versions(&self, until: i64, compacted: i64) -> Result<Option<u32>, Fatal> {
         let engine = &*self.shared().engine;
-        let holds_at = if exists_any(self.shared().source(), until)? { until } else { compacted };
+        let mut mark = match engine.get(Space::Meta, MARK)? {
+            Some(stored) => Some(decode_mark(&stored)?).filter(|mark| mark.main <= until),
+            None => None,
+        };
+        let exists_any = mark.is_some() || exists_any(self.shared().source(), until)?;
+        let holds_at = if exists_any { until } else { compacted };
         let mut hash = crc32c::crc32c(BUCKET);
         let mut next = Some(Revision::new(0, 0));
         while next.is_some() {
@@ -99,10 +105,16 @@ impl View {
                 if put.is_none() && revision.main <= compacted {
                     continue;
                 }
+                if let Some(mark) = mark.take_if(|mark| *mark < revision) {
+                    hash = crc32c::crc32c_append(hash, &revision_key(mark));
+                }
                 let (etcd_key, value) = as_etcd(revision, user_key, put, &record);
                 hash = crc32c::crc32c_append(hash, &etcd_key);
                 hash = crc32c::crc32c_append(hash, &value.encode_to_vec());
             }
+        }
+        if let Some(mark) = mark {
+            hash = crc32c::crc32c_append(hash, &revision_key(mark));
         }
         Ok(Some(hash))
     }
@@ -120,6 +132,15 @@ fn exists_any(source: Source<'_>, at: i64) -> Result<bool, Fatal> {
     Ok(exists)
 }
 
+/// The key of a revision in etcd's database, with room for a tombstone's mark.
+fn revision_key(revision: Revision) -> Vec<u8> {
+    let mut key = Vec::with_capacity(18);
+    key.extend_from_slice(&revision.main.to_be_bytes());
+    key.push(b'_');
+    key.extend_from_slice(&i64::from(revision.sub).to_be_bytes());
+    key
+}
+
 /// How etcd's database has a version: its key there, and the message that is its value.
 fn as_etcd(
     revision: Revision,
@@ -127,10 +148,7 @@ fn as_etcd(
     put: Option<key::Put>,
     record: &Bytes,
 ) -> (Vec<u8>, KeyValue) {
-    let mut etcd_key = Vec::with_capacity(18);
-    etcd_key.extend_from_slice(&revision.main.to_be_bytes());
-    etcd_key.push(b'_');
-    etcd_key.extend_from_slice(&i64::from(revision.sub).to_be_bytes());
+    let mut etcd_key = revision_key(revision);
     match put {
         Some(put) => {
             let kv = KeyValue {

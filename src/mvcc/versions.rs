@@ -13,6 +13,9 @@ use crate::storage::{Engine, Flow, Read, Space, WriteBatch};
 use crate::types::Revision;
 use bytes::Bytes;
 
+/// The meta key of the revision that was raised by hand; see [`take_in_mark`].
+pub const MARK: &[u8] = b"mvcc/mark";
+
 /// Changes that one engine scan looks at.
 const SCAN_ENTRIES_MAX: usize = if cfg!(test) { 3 } else { 512 };
 
@@ -161,6 +164,20 @@ pub fn take_in(batch: &mut WriteBatch, version: &Version) -> Result<(), Fatal> {
 /// revision if there is no later change.
 pub fn take_in_compacted(batch: &mut WriteBatch, revision: i64) {
     batch.put(Space::Meta, COMPACTED, Bytes::copy_from_slice(&revision.to_be_bytes()));
+}
+
+/// Notes that the present revision was raised to `revision` by hand. etcd has a record there that belongs
+/// to no key, counts it in its hashes and never drops the last such.
+pub fn take_in_mark(batch: &mut WriteBatch, revision: Revision) {
+    batch.put(Space::Meta, MARK, Bytes::copy_from_slice(&key::log_key(revision)));
+}
+
+/// What [`take_in_mark`] noted, as it is stored below [`MARK`].
+///
+/// # Errors
+/// When it is none.
+pub fn decode_mark(stored: &[u8]) -> Result<Revision, Fatal> {
+    key::decode_log_key(stored)
 }
 
 /// Hands every key that exists and has a lease to `visit`, with the lease, in the order of keys.

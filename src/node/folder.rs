@@ -4,6 +4,7 @@
 //! (the raft log), `snap/` (stored snapshots) and `snap/db/` (RocksDB). The identity is written
 //! last at the first start, so a folder whose initialisation was cut off starts afresh.
 
+use crate::describe::os_words;
 use crate::error::Fatal;
 use crate::pb::etcdserverpb::Member;
 use crate::types::{ClusterId, MemberId};
@@ -174,8 +175,8 @@ impl Folder {
     fn locked(data: &Path, wal: Option<&Path>, lock: File) -> Result<Self, Fatal> {
         let member = data.join("member");
         let wal = wal.map_or_else(|| member.join("wal"), Path::to_path_buf);
-        private_folder(&wal)?;
-        private_folder(&member.join("snap"))?;
+        private_folder(&wal, "WAL")?;
+        private_folder(&member.join("snap"), "snapshot")?;
         Ok(Self { member, wal, _lock: lock })
     }
 
@@ -317,9 +318,9 @@ fn report(data: &Path) -> Result<(), Fatal> {
 
 /// Opens the file whose lock is the folder's, and creates what lies above it.
 fn lock_file(data: &Path) -> Result<File, Fatal> {
-    private_folder(data)?;
+    private_folder(data, "data")?;
     let member = data.join("member");
-    private_folder(&member)?;
+    private_folder(&member, "member")?;
     let path = member.join("lock");
     OpenOptions::new()
         .create(true)
@@ -335,20 +336,25 @@ fn permission_letters(mode: u32) -> String {
     letters.map(|(letter, bit)| if mode >> bit & 1 == 1 { letter } else { '-' }).collect()
 }
 
-/// Creates a folder for its owner alone, or checks that an existing one is writable.
-fn private_folder(path: &Path) -> Result<(), Fatal> {
-    let fail = |what: &str, e: std::io::Error| Fatal::with(format!("{what} {}", path.display()), e);
+/// Creates a folder for its owner alone, or checks that an existing one is writable. `role` is what the
+/// folder is, for the refusal.
+fn private_folder(path: &Path, role: &str) -> Result<(), Fatal> {
+    let probe = path.join(".touch");
+    let fail = |what: &str, path: &Path, e: std::io::Error| {
+        let (path, why) = (path.display(), os_words(&e));
+        Fatal::new(format!("cannot access {role} directory: {what} {path}: {why}"))
+    };
     if !path.exists() {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
-            .map_err(|e| fail("create directory", e))?;
+            .map_err(|e| fail("mkdir", path, e))?;
     }
     if !path.is_dir() {
-        return Err(fail("open", std::io::ErrorKind::NotADirectory.into()));
+        return Err(fail("open", &probe, std::io::ErrorKind::NotADirectory.into()));
     }
-    let mode = fs::metadata(path).map_err(|e| fail("inspect directory", e))?.permissions().mode();
+    let mode = fs::metadata(path).map_err(|e| fail("stat", path, e))?.permissions().mode();
     if mode & 0o777 != 0o700 {
         // Like etcd: volumes come with other permissions, and what lies in the folder has its own.
         let error = format!(
@@ -359,8 +365,5 @@ fn private_folder(path: &Path) -> Result<(), Fatal> {
         );
         tracing::warn!(error, "check file permission");
     }
-    let probe = path.join(".touch");
-    File::create(&probe)
-        .and_then(|_| fs::remove_file(&probe))
-        .map_err(|e| fail("write to directory", e))
+    File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(|e| fail("open", &probe, e))
 }

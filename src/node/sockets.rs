@@ -2,6 +2,7 @@
 
 use super::secure::Speaks;
 use crate::config::{MemberUrl, Scheme};
+use crate::describe::os_words;
 use crate::error::Fatal;
 use crate::server::listener::{Listener, SocketFile};
 use std::io;
@@ -35,15 +36,23 @@ pub(super) async fn bind_all(urls: &[MemberUrl], reuse_port: bool) -> Result<Vec
             Scheme::Unix | Scheme::Unixs => bind_path(Path::new(url.address())),
             Scheme::Http | Scheme::Https => bind_port(url, reuse_port).await,
         };
-        let listener = bound.map_err(|e| Fatal::with(format!("listen on {}", url.as_str()), e))?;
+        let network = if is_file(url) { "unix" } else { "tcp" };
+        let listener = bound.map_err(|e| {
+            let (address, why) = (url.address(), os_words(&e));
+            Fatal::new(format!("listen {network} {address}: bind: {why}"))
+        })?;
         sockets.push(Bound { url: url.clone(), speaks: Speaks::of(url), listener });
     }
     Ok(sockets)
 }
 
+/// Whether the socket is one in the file system.
+fn is_file(url: &MemberUrl) -> bool {
+    matches!(url.scheme(), Scheme::Unix | Scheme::Unixs)
+}
+
 /// Whether two URLs differ in nothing but TLS.
 fn is_same_socket(one: &MemberUrl, other: &MemberUrl) -> bool {
-    let is_file = |url: &MemberUrl| matches!(url.scheme(), Scheme::Unix | Scheme::Unixs);
     // Port 0 is another one each time.
     one.address() == other.address()
         && is_file(one) == is_file(other)

@@ -103,14 +103,19 @@ pub async fn start(config: Config) -> Result<Start, Fatal> {
     let (data, wal) = (config.data_dir.clone(), config.wal_dir.clone());
     let opening = tokio::task::spawn_blocking(move || Folder::wait_and_open(&data, wal.as_deref()));
     let folder = tokio::select! {
-        opened = opening => opened.map_err(|e| Fatal::with("open data directory", e))??,
+        opened = opening => {
+            let opened = opened.map_err(|e| Fatal::with("open data directory", e))?;
+            opened.inspect_err(tell_of_bootstrap)?
+        }
         // Another process may hold the folder for ever.
         exit = signals.next() => return Ok(Start::Ended(exit)),
     };
     let secure = Secure::open(&config)?;
     let snapshots = Arc::new(SnapshotStore::open(folder.snapshots())?);
     let opened = tokio::select! {
-        opened = open_state(&config, &folder, &snapshots, &secure.dialer) => opened?,
+        opened = open_state(&config, &folder, &snapshots, &secure.dialer) => {
+            opened.inspect_err(tell_of_bootstrap)?
+        }
         // Members that are looked for may never be found.
         exit = signals.next() => return Ok(Start::Ended(exit)),
     };
@@ -120,6 +125,11 @@ pub async fn start(config: Config) -> Result<Start, Fatal> {
     crate::server::quota::tell(config.quota_backend_bytes);
     let running = Running::start(&config, opened, snapshots, peers, &secure)?;
     Ok(Start::Node(Box::new(Node { config, running, sockets, secure, signals, folder })))
+}
+
+/// etcd has a line of its own for what goes wrong between its sockets and its data.
+fn tell_of_bootstrap(fatal: &Fatal) {
+    tracing::error!(error = %fatal, "bootstrap failed");
 }
 
 /// What is listened on for all but members.
@@ -370,7 +380,7 @@ fn log_ready(traffic: Traffic, address: &str, speaks: Speaks) {
     let traffic = traffic.name();
     tracing::info!(address, "ready to serve client requests");
     if speaks != Speaks::Tls {
-        tracing::warn!(
+        tracing::info!(
             traffic,
             address,
             "serving client traffic insecurely; this is strongly discouraged!"

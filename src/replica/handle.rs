@@ -7,7 +7,7 @@ use super::driver::{Answer, Call, Shared, ToDriver, snapshot_input};
 use super::input::{Input, LeaseCall, ReceivedSnapshot, Reply, Status};
 use super::settings::Settings;
 use crate::error::{Fatal, RequestError};
-use crate::machine::{AuthView, Caller, Capture, Response, encode_command_of};
+use crate::machine::{AuthView, Caller, Capture, Response, counted_len, encode_command_of};
 use crate::metrics::parts::{Number, Proposals};
 use crate::mvcc::View;
 use crate::pb::etcdserverpb::{AlarmMember, Member};
@@ -189,7 +189,7 @@ impl Handle {
     /// may do it is checked when it is applied.
     ///
     /// # Errors
-    /// What the state machine decided; `RequestTooLarge` when the encoded command is above
+    /// What the state machine decided; `RequestTooLarge` when the command is above
     /// `bytes_max`; or an availability error, after which the request may still take effect.
     pub async fn propose_as(
         &self,
@@ -203,7 +203,7 @@ impl Handle {
         let sequence = self.next_sequence();
         let id = RequestId { member: self.inner.member, boot: self.inner.boot, sequence };
         let command = encode_command_of(caller, id, request);
-        if command.len() > bytes_max {
+        if counted_len(id, command.len()) > bytes_max {
             return Err(RequestError::RequestTooLarge);
         }
         let (waiter, answer) = oneshot::channel();

@@ -88,7 +88,7 @@ impl<L: LogStore> Replica<L> {
     ///
     /// # Errors
     /// When the log does not reach what the machine has applied, or raft refuses its state.
-    pub fn new(settings: Settings, mut log: L, machine: Machine) -> Result<Self, Fatal> {
+    pub fn new(settings: Settings, mut log: L, mut machine: Machine) -> Result<Self, Fatal> {
         let applied = machine.applied_index();
         let last = log.last_index().map_err(|e| Fatal::with("read last index of raft log", e))?;
         if last < applied {
@@ -97,6 +97,8 @@ impl<L: LogStore> Replica<L> {
                  log lost entries or belongs to another folder"
             )));
         }
+        let term = log.term(last).map_err(|e| Fatal::with("read last term of raft log", e))?;
+        machine.found_log(last, term);
         let mut hard_state = log.hard_state();
         if hard_state.commit < applied {
             // Applied entries were committed; only the unsynced note of it was lost.

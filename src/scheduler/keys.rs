@@ -28,6 +28,9 @@ pub const STATS: &str = "/tcss/v1/stats/";
 pub const REQUESTS: &str = "/tcss/v1/req/";
 /// Services to which tasks are pushed.
 pub const INSTANCES: &str = "/tcss/v1/instance/";
+/// What came of the last checks of environments, and that somebody asks for one.
+pub const CHECKS: &str = "/tcss/v1/check/";
+pub const CHECK_WISHES: &str = "/tcss/v1/recheck/";
 pub const LATE: &str = "/tcss/v1/late/";
 
 /// What test teams see and write themselves.
@@ -194,6 +197,15 @@ pub fn report(run: &str) -> String {
 
 pub fn environment(environment: &str) -> String {
     format!("{ENVIRONMENTS}{environment}")
+}
+
+/// What came of the last check of an environment.
+pub fn check(environment: &str) -> String {
+    format!("{CHECKS}{environment}")
+}
+
+pub fn check_wish(environment: &str) -> String {
+    format!("{CHECK_WISHES}{environment}")
 }
 
 pub fn queue(queue: &str) -> String {

@@ -1,9 +1,11 @@
 //! Leads the scheduler, or waits to: election, and a coordinator fed from the store while this one
 //! leads.
 
+use super::checks;
 use super::client::{Access, Client};
 use super::clock::Clock;
-use super::coordinator::{Coordinator, Request, Settings, TxnNo};
+use super::coordinator::{Coordinator, OpenedRun, Request, Settings, TxnNo};
+use super::execute::Caller;
 use super::keys;
 use super::lease::Lease;
 use super::store::{Compare, Kv, Op, Outcome, Txn};
@@ -11,8 +13,10 @@ use etcd_client::Error;
 use parking_lot::Mutex;
 use serde_json::json;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// A leader that dies is replaced after so many seconds at most.
@@ -28,7 +32,7 @@ const SEGMENTS_AT_ONCE: i64 = 256;
 /// What comes back from what was asked.
 enum Answer {
     Txn(TxnNo, Outcome),
-    Run(String, Vec<Kv>),
+    Run(String, Option<Box<OpenedRun>>, Vec<Kv>),
     /// The next block of a run that is over, and its first segments.
     Ended(String, u32, Vec<Kv>),
     /// A read failed.
@@ -48,11 +52,17 @@ type Candidacy = Mutex<Option<(Client, i64)>>;
 
 /// Serves as a scheduler until `stop` is done; then another may lead at once. Errors of the store are
 /// waited out.
-pub async fn run(access: Access, id: String, settings: Settings, stop: impl Future<Output = ()>) {
+/// Environments are checked by `caller`.
+pub async fn run(
+    access: Access,
+    id: String,
+    (settings, caller): (Settings, Arc<Caller>),
+    stop: impl Future<Output = ()>,
+) {
     let mut stop = std::pin::pin!(stop);
     let candidacy = Candidacy::default();
     loop {
-        let serve = serve(&access, &id, &settings, &candidacy);
+        let serve = serve(&access, &id, (&settings, &caller), &candidacy);
         tokio::select! {
             ended = serve => {
                 if let Err(error) = ended {
@@ -77,12 +87,13 @@ pub async fn run(access: Access, id: String, settings: Settings, stop: impl Futu
 async fn serve(
     access: &Access,
     id: &str,
-    settings: &Settings,
+    (settings, caller): (&Settings, &Arc<Caller>),
     candidacy: &Candidacy,
 ) -> Result<(), Error> {
     let client = Client::connect(access).await?;
     let clock = Clock::new();
-    let mut lease = Lease::grant(&client, TTL_S).await?;
+    // Taking in a run of a million cases takes longer than the lease lasts.
+    let mut lease = Lease::grant_apart(access, TTL_S).await?;
     *candidacy.lock() = Some((client.clone(), lease.id()));
     let key = keys::leader(lease.id());
     let value = serde_json::to_vec(&json!({ "id": id })).unwrap_or_default();
@@ -100,6 +111,9 @@ async fn serve(
         let (kvs, revision_read) = read_all(&client).await?;
         tracing::info!(runs = open_runs(&kvs), revision = revision_read, "leading the scheduler");
         let leader = (key.clone(), revision);
+        // They end with the term.
+        let mut beside = JoinSet::new();
+        beside.spawn(checks::run(client.clone(), clock, caller.clone(), leader.clone()));
         let coordinator =
             Coordinator::load(clock.now(), settings.clone(), leader, &kvs, revision_read);
         match lead(&client, &clock, &mut lease, coordinator, revision_read).await? {
@@ -210,13 +224,30 @@ async fn lead(
                     }
                     coordinator.outcome(clock.now(), number, &outcome);
                 }
-                Answer::Run(run, kvs) => coordinator.run_read(clock.now(), &run, &kvs),
+                Answer::Run(run, opened, kvs) => {
+                    coordinator.run_read(clock.now(), &run, opened.map(|opened| *opened), &kvs);
+                }
                 Answer::Ended(run, block, kvs) => coordinator.ended_read(&run, block, &kvs),
                 Answer::Lost(error) => return Err(error),
             },
             () = sleep_until(Instant::now() + timer) => coordinator.tick(clock.now()),
         }
     }
+}
+
+/// Finds out what a run is made of, in a thread of its own: with a million cases that takes seconds, and
+/// memory that is given back when the thread ends.
+async fn unfold(run: String, mut kvs: Vec<Kv>) -> Option<(Option<Box<OpenedRun>>, Vec<Kv>)> {
+    let (tell, told) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("unfold".into()).spawn(move || {
+        let opened = OpenedRun::take(&run, &mut kvs).map(Box::new);
+        // Nobody waits for it when the term is over.
+        let _over = tell.send((opened, kvs));
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(error = %error, "no thread for a run");
+    }
+    told.await.ok()
 }
 
 /// Does what the coordinator wants, beside it.
@@ -226,7 +257,10 @@ fn ask(client: &Client, request: Request, answers: mpsc::UnboundedSender<Answer>
         let answer = match request {
             Request::Try(number, txn) => Answer::Txn(number, client.txn(&txn).await),
             Request::ReadRun { run } => match read_run(&client, &run, 0).await {
-                Ok(kvs) => Answer::Run(run, kvs),
+                Ok(kvs) => match unfold(run.clone(), kvs).await {
+                    Some((opened, kvs)) => Answer::Run(run, opened, kvs),
+                    None => return,
+                },
                 Err(error) => Answer::Lost(error),
             },
             Request::ReadEnded { run } => match read_ended(&client, &run).await {

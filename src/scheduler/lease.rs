@@ -1,28 +1,54 @@
-//! A lease that a task of its own keeps alive. What it was prolonged to is counted from before the
-//! store was asked, so that it never ends before this side thinks so.
+//! A lease that a task or thread of its own keeps alive. What it was prolonged to is counted from before
+//! the store was asked, so that it never ends before this side thinks so.
 
-use super::client::Client;
+use super::client::{Access, Client};
 use etcd_client::Error;
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-/// A lease of this process.
+/// A lease of this process. It is kept alive until this is dropped.
 pub(super) struct Lease {
     id: i64,
     ends: watch::Receiver<Instant>,
-    task: AbortHandle,
+    _kept: oneshot::Sender<()>,
 }
 
 impl Lease {
     pub(super) async fn grant(client: &Client, ttl_s: i64) -> Result<Self, Error> {
-        let asked = Instant::now();
-        let id = client.grant(ttl_s).await?;
-        let ttl = Duration::from_secs(ttl_s.unsigned_abs());
-        let (sender, ends) = watch::channel(asked + ttl);
-        let task = tokio::spawn(keep(client.clone(), id, ttl, sender)).abort_handle();
-        Ok(Self { id, ends, task })
+        let (kept, dropped) = oneshot::channel();
+        let (id, ends, keep) = granted(client.clone(), ttl_s).await?;
+        tokio::spawn(until(dropped, keep));
+        Ok(Self { id, ends, _kept: kept })
+    }
+
+    /// One that a thread keeps alive with a connection of its own, however long this one computes.
+    pub(super) async fn grant_apart(access: &Access, ttl_s: i64) -> Result<Self, Error> {
+        let (kept, dropped) = oneshot::channel();
+        let (tell, told) = oneshot::channel();
+        let access = access.clone();
+        std::thread::Builder::new().name("lease".into()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(tell.send(Err(Error::IoError(error)))),
+            };
+            runtime.block_on(async {
+                let granted = async { granted(Client::connect(&access).await?, ttl_s).await };
+                match granted.await {
+                    Ok((id, ends, keep)) => {
+                        if tell.send(Ok((id, ends))).is_ok() {
+                            until(dropped, keep).await;
+                        }
+                    }
+                    // Nobody waits for it.
+                    Err(error) => drop(tell.send(Err(error))),
+                }
+            });
+        })?;
+        let ended = |_| Error::LeaseKeepAliveError("its thread has ended".into());
+        let (id, ends) = told.await.map_err(ended)??;
+        Ok(Self { id, ends, _kept: kept })
     }
 
     pub(super) fn id(&self) -> i64 {
@@ -57,9 +83,22 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.task.abort();
+/// Grants a lease: its id, up to when it surely lasts, and what keeps it alive.
+async fn granted(
+    client: Client,
+    ttl_s: i64,
+) -> Result<(i64, watch::Receiver<Instant>, impl Future<Output = ()>), Error> {
+    let asked = Instant::now();
+    let id = client.grant(ttl_s).await?;
+    let ttl = Duration::from_secs(ttl_s.unsigned_abs());
+    let (sender, ends) = watch::channel(asked + ttl);
+    Ok((id, ends, keep(client, id, ttl, sender)))
+}
+
+async fn until(dropped: oneshot::Receiver<()>, keep: impl Future<Output = ()>) {
+    tokio::select! {
+        () = keep => {}
+        _ = dropped => {}
     }
 }
 

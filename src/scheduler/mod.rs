@@ -8,6 +8,7 @@ pub mod adapters;
 pub mod agent;
 pub mod analysis;
 pub mod catalog;
+pub mod checks;
 pub mod client;
 mod clock;
 pub mod coordinator;

@@ -1,17 +1,64 @@
 //! What people ask of runs that go on: to pause, resume or cancel one, to record a person's verdict, to
-//! take a tag from its holder.
+//! take a tag from its holder, to check an environment.
 
+use super::catalog;
+use super::checks::Checked;
 use super::client::Client;
 use super::coordinator::{Command, Control, TagHold};
 use super::keys;
-use super::model::{Claim, Refusal, Row, Status};
+use super::model::{Claim, Environment, Refusal, Row, Status};
 use super::record::verdict;
-use super::store::{Compare, Kv, Op, Outcome, Txn};
+use super::store::{Change, Compare, Kv, Op, Outcome, Txn};
 use super::submit::SubmitError;
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Others may give verdicts under the same claim at the same time.
 const VERDICT_TRIES: u32 = 10;
+
+/// How long somebody who asks for a check waits for what comes of it.
+const CHECK_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Has an environment checked by the scheduler that leads, and waits for what comes of it.
+///
+/// # Errors
+///
+/// 404 for an unknown environment, 422 for one without a check; when no scheduler leads.
+pub async fn check(client: &Client, environment: &str) -> Result<Checked, SubmitError> {
+    let found = catalog::get::<Environment>(client, environment).await?;
+    if found.value.check.is_none() {
+        let text = format!("environment {environment} names no check");
+        return Err(Refusal::new(422, text).into());
+    }
+    let wish = Op::put(keys::check_wish(environment), &json!({}));
+    let asked = match client.txn(&Txn { then: vec![wish], ..Default::default() }).await {
+        Outcome::Committed { revision } => revision,
+        Outcome::Failed(text) => return Err(SubmitError::Store(text)),
+        Outcome::Refused { .. } | Outcome::Unknown => {
+            return Err(SubmitError::Store("no answer".into()));
+        }
+    };
+    let key = keys::check(environment);
+    let mut commits = client.watch(&key, asked + 1).await?;
+    let answer = async {
+        loop {
+            let changes = commits.next().await?.into_iter().flat_map(|commit| commit.changes);
+            let found = changes.filter_map(|change| match change {
+                Change::Put(kv) if kv.key == key => {
+                    serde_json::from_slice::<Checked>(&kv.value).ok()
+                }
+                _ => None,
+            });
+            // What another has asked for later does as well.
+            if let Some(found) = found.into_iter().find(|found| found.asked >= asked) {
+                return Ok::<_, SubmitError>(found);
+            }
+        }
+    };
+    let late = |_| SubmitError::Store("no scheduler that leads has checked it".into());
+    timeout(CHECK_PATIENCE, answer).await.map_err(late)?
+}
 
 /// Pauses a run, lets it go on, or cancels it.
 pub async fn control(client: &Client, run: &str, wanted: Control) -> Result<(), SubmitError> {

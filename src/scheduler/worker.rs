@@ -292,7 +292,9 @@ impl Registered {
                 let (library, executor) = (self.library.clone(), self.executor.clone());
                 let (answers, start) = (self.answers.0.clone(), self.clock.now());
                 self.tasks.spawn(async move {
-                    let definition = library.find(&run, task.lane, fence).await;
+                    // The run was there before its claim, so that a member which has not heard of that
+                    // one yet knows it, too.
+                    let definition = library.find(&run, task.lane, fence - 1).await;
                     let row = match definition {
                         Ok(definition) => {
                             let of = (&*run, &task, attempt, fence);

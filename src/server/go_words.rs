@@ -1,6 +1,6 @@
 //! What Go's gRPC library, and so etcd, says of messages that it cannot take, where ours says something else.
 //!
-//! Looks at answers that are nothing but an error. Once a stream has begun to answer, ours has its own words.
+//! Looks at answers that are nothing but an error; streams that have begun ask for the words themselves.
 
 use tonic::{Code, Status};
 
@@ -27,6 +27,11 @@ pub(super) fn refused<B>(path: &str, mut response: http::Response<B>) -> http::R
         let _refused = status.add_header(headers);
     }
     response
+}
+
+/// The same for what ends a stream of requests, if there is anything to say.
+pub(super) fn of_requests(status: &Status) -> Option<Status> {
+    translated(status, true)
 }
 
 fn translated(status: &Status, is_stream: bool) -> Option<Status> {

@@ -83,7 +83,8 @@ pub(super) async fn other(request: axum::extract::Request) -> Response {
 
 /// The answer to a gRPC call that no service has.
 pub(super) async fn unknown_call(uri: Uri) -> Response {
-    super::status::unknown_call(uri.path(), false).into_http()
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    super::status::unknown_call(target, super::unary::is_service).into_http()
 }
 
 /// Whether a request is a gRPC call, which only HTTP/2 can carry.
@@ -317,11 +318,9 @@ async fn one_check(
     method: &Method,
     query: Option<&str>,
 ) -> Response {
-    if let Err(refused) = only_get(method) {
-        return refused;
-    }
-    match checks.iter().find(|check| **check == name) {
-        Some(check) => run_checks(ground, query, (page, &[check])).await,
-        None => not_found(),
+    let Some(check) = checks.iter().find(|check| **check == name) else { return not_found() };
+    match only_get(method) {
+        Ok(()) => run_checks(ground, query, (page, &[check])).await,
+        Err(refused) => refused,
     }
 }

@@ -1,6 +1,7 @@
 //! The Lease service.
 
 use super::access::{Access, Credentials};
+use super::go_words;
 use super::header::Headers;
 use super::limits::Limits;
 use super::metadata;
@@ -134,8 +135,8 @@ impl Lease for LeaseService {
                     Err(RequestError::NoLeader.into())
                 }
                 Ok(request) => service.keep_alive(&credentials, request.id).await,
-                // The client has gone, or sent what is no message.
-                Err(_) => return None,
+                // The client has sent what is no message, or gone.
+                Err(status) => Err(go_words::of_requests(&status)?),
             };
             let next = answer.is_ok().then_some((requests, service, credentials));
             Some((answer, next))

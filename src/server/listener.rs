@@ -33,8 +33,13 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Calls that a client may open and cancel before they are looked at. A burst of calls with short
 /// deadlines is honest; at the library's 20 all else on the connection would end with it.
 const RESETS_MAX: usize = 32 << 10;
+/// Frames for a stream that is over, in the life of a connection: a client may say that its request has ended after it
+/// has been answered. Past the library's 1024 a connection that lives long would end with all its calls.
+const STRAYS_MAX: usize = 1 << 20;
 /// Bytes of a call's headers: a few long tokens.
 pub(super) const HEADERS_MAX: u32 = 1 << 20;
+/// Headers of a request over HTTP/1: more than any proxy adds. The place for them is taken for each request.
+const HEADERS_COUNT_MAX: usize = 1000;
 /// Bytes of answers that one stream may hold for a client that reads slowly.
 const SEND_BUFFER: usize = 256 << 10;
 /// How long a client may take to say what it speaks.
@@ -356,7 +361,12 @@ async fn connection<S: HttpService>(
     let client_pings = limits.client_pings.filter(|pings| pings.over_tls || !is_tls);
     let (socket, outlet) = gathering(stream, BEGIN_TIMEOUT, client_pings.map(|pings| pings.min));
     let mut builder = auto::Builder::new(begun.clone());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEADERS_MAX as usize)
+        .max_headers(HEADERS_COUNT_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -365,6 +375,7 @@ async fn connection<S: HttpService>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(STRAYS_MAX)
         .max_header_list_size(HEADERS_MAX)
         .keep_alive_interval(limits.ping.map(|(interval, _)| interval));
     if let Some((_, timeout)) = limits.ping {

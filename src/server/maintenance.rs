@@ -196,7 +196,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        metadata::check(&self.handle, request.metadata())?;
+        metadata::check_on_learner(&self.handle, request.metadata())?;
         let begun = Instant::now();
         let stream = self.backups.stream(&self.handle).await?;
         self.numbers.backup.observe_time(begun.elapsed());

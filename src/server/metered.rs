@@ -6,6 +6,7 @@
 //! which reads along in what is received and sent.
 
 use super::deadline::{Deadline, bounded};
+use super::one_message::Taken;
 use super::request_stats::{Recorded, Slow};
 use super::validate::is_read_only_txn;
 use crate::metrics::Metrics;
@@ -281,8 +282,10 @@ where
     let mut begun = meter.metrics.calls.begin(call, version(request.headers()));
     let (metrics, kept) = (meter.metrics.clone(), Kept::default());
     let asked = kept.clone();
-    let request = request
-        .map(|body| Body::new(Incoming { body, frames: Frames::default(), metrics, call, kept }));
+    let request = request.map(|body| {
+        let body = Taken::new(call.row().kind, body);
+        Body::new(Incoming { body, frames: Frames::default(), metrics, call, kept })
+    });
     let response = serve(request).await?;
     if let Some(code) = early_code(response.headers()) {
         let request = asked.get().cloned().unwrap_or_default();

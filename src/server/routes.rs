@@ -17,8 +17,8 @@ use super::visitors::Visitors;
 use super::watch;
 use super::web::Web;
 use super::{
-    auth, cluster, election, go_words, health, http as pages, http2_debug, kv, lease, lock,
-    maintenance, status, unary,
+    auth, call_head, cluster, election, go_words, health, http as pages, http2_debug, kv, lease,
+    lock, maintenance, unary,
 };
 use crate::metrics::Metrics;
 use crate::pb::etcdserverpb::auth_server::AuthServer;
@@ -34,6 +34,8 @@ use crate::peer::{Links, PeerService};
 use crate::replica::Handle;
 use crate::watch::StreamOptions;
 use axum::Router;
+use futures_util::{FutureExt as _, TryFutureExt as _};
+use http::header::CONTENT_TYPE;
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::future::ready;
@@ -126,8 +128,21 @@ impl ClientService {
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl ClientService {
-    fn call_grpc(&self, request: http::Request<Incoming>, deadline: Option<Instant>) -> Answer {
-        if let Some(call) = unary::Call::of(&request) {
+    /// Answers a gRPC call, or refuses it for what its head says.
+    fn answer_grpc(&self, request: http::Request<Incoming>) -> Answer {
+        if let Some(refused) = call_head::refused(&request) {
+            return Box::pin(ready(Ok(refused)));
+        }
+        match deadline::timeout(request.headers()) {
+            Ok(timeout) => self.call_grpc(request, timeout.map(|timeout| Instant::now() + timeout)),
+            Err(refused) => Box::pin(ready(Ok(refused))),
+        }
+    }
+
+    fn call_grpc(&self, mut request: http::Request<Incoming>, deadline: Option<Instant>) -> Answer {
+        // Those that are encoded are left to the generated server.
+        let is_encoded = call_head::settle_encoding(request.headers_mut());
+        if !is_encoded && let Some(call) = unary::Call::of(request.uri()) {
             let (kv, bytes_max, meter) =
                 (self.kv.clone(), self.message_bytes_max, self.meter.clone());
             return Box::pin(async move {
@@ -145,12 +160,18 @@ impl ClientService {
                 Ok(response)
             });
         }
+        let uri = request.uri();
+        if uri.query().is_some() || self.meter.metrics.calls.find(uri.path()).is_none() {
+            return Box::pin(
+                pages::unknown_call(uri.clone()).map(|refused| Ok(refused.map(Body::new))),
+            );
+        }
         let rest = self.rest.clone();
         let serve = async move |request: http::Request<Body>| {
             let uri = request.uri().clone();
             let served = async {
-                let response = go_words::refused(uri.path(), rest.oneshot(request).await?);
-                Ok(status::unknown_method_as_text(uri.path(), response).map(Body::new))
+                let response = rest.oneshot(request).await?;
+                Ok(go_words::refused(uri.path(), response).map(Body::new))
             };
             match deadline {
                 None => served.await,
@@ -177,12 +198,13 @@ impl hyper::service::Service<http::Request<Incoming>> for ClientService {
             if let Some(name) = &self.name {
                 request.extensions_mut().insert(name.clone());
             }
-            return match deadline::timeout(request.headers()) {
-                Ok(timeout) => {
-                    self.call_grpc(request, timeout.map(|timeout| Instant::now() + timeout))
-                }
-                Err(refused) => Box::pin(ready(Ok(refused))),
-            };
+            let kind = call_head::unusual_kind(request.headers());
+            let answer = self.answer_grpc(request);
+            let Some(kind) = kind else { return answer };
+            return Box::pin(answer.map_ok(|mut answer| {
+                answer.headers_mut().insert(CONTENT_TYPE, kind);
+                answer
+            }));
         }
         if self.traffic == Traffic::Grpc {
             return Box::pin(ready(Ok(pages::only_grpc().map(Body::new))));

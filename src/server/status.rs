@@ -27,23 +27,17 @@ impl From<RequestError> for Status {
 }
 
 /// The refusal of a call that no service has, in the words of the gRPC library that etcd uses.
-pub fn unknown_call(path: &str, is_service_known: bool) -> Status {
-    let (service, method) = path.trim_start_matches('/').rsplit_once('/').unwrap_or((path, ""));
-    Status::unimplemented(match is_service_known {
-        true => format!("unknown method {method} for service {service}"),
-        false => format!("unknown service {service}"),
+///
+/// `target` is what was asked for, with its query if it has one; `is_service` knows names.
+pub fn unknown_call(target: &str, is_service: impl Fn(&str) -> bool) -> Status {
+    let name = target.strip_prefix('/').unwrap_or(target);
+    Status::unimplemented(match name.rsplit_once('/') {
+        None => format!("malformed method name: {target:?}"),
+        Some((service, method)) if is_service(service) => {
+            format!("unknown method {method} for service {service}")
+        }
+        Some((service, _)) => format!("unknown service {service}"),
     })
-}
-
-/// Gives the generated code's silent refusal of an unknown method its text.
-pub fn unknown_method_as_text<B>(path: &str, mut response: http::Response<B>) -> http::Response<B> {
-    let headers = response.headers_mut();
-    let is_refused = headers.get("grpc-status").is_some_and(|status| status == "12");
-    if is_refused && !headers.contains_key("grpc-message") {
-        // It fails for texts with bytes that no header takes, which a path has none of.
-        let _refused = unknown_call(path, true).add_header(headers);
-    }
-    response
 }
 
 /// The pairs of auth's errors.

@@ -66,16 +66,15 @@ impl Call {
         }
     }
 
-    /// The call that a request makes, if it is one of these. Compressed ones are left to the
-    /// generated server.
-    pub(super) fn of<B>(request: &http::Request<B>) -> Option<Self> {
-        let call = match request.uri().path() {
+    /// The call that a request makes, if it is one of these.
+    pub(super) fn of(uri: &http::Uri) -> Option<Self> {
+        let call = match uri.path() {
             "/etcdserverpb.KV/Range" => Call::Range,
             "/etcdserverpb.KV/Put" => Call::Put,
             "/etcdserverpb.KV/Txn" => Call::Txn,
             _ => return None,
         };
-        (!request.headers().contains_key("grpc-encoding")).then_some(call)
+        uri.query().is_none().then_some(call)
     }
 }
 
@@ -128,7 +127,12 @@ pub(super) fn refuse_foreign<B>(
 
 /// Whether the path is that of a call.
 fn is_call<B>(request: &http::Request<B>) -> bool {
-    request.uri().path().split('/').nth(1).is_some_and(|service| SERVICES.contains(&service))
+    request.uri().path().split('/').nth(1).is_some_and(is_service)
+}
+
+/// Whether the client listener has a service of this name.
+pub(super) fn is_service(name: &str) -> bool {
+    SERVICES.contains(&name)
 }
 
 fn content_type<B>(request: &http::Request<B>) -> &str {
@@ -188,7 +192,7 @@ where
     }
 }
 
-/// Reads the one message of a unary request.
+/// Reads the first message of a unary request.
 async fn receive<M, B>(
     request: http::Request<B>,
     bytes_max: usize,
@@ -201,12 +205,15 @@ where
     let (parts, mut body) = request.into_parts();
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    // What follows the message is not waited for.
+    let length = loop {
+        let Some(frame) = body.frame().await else {
+            // In the words of Go's library.
+            let has_prefix = first.len().max(rest.len()) >= PREFIX;
+            return Err(Status::unknown(if has_prefix { "unexpected EOF" } else { "EOF" }));
+        };
         let frame = frame.map_err(|_| Status::cancelled("the request ended early"))?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > bytes_max + PREFIX {
-            return Err(too_large(first.len() + rest.len() + data.len(), bytes_max));
-        }
         // Nearly always all of it comes in one piece, which is then decoded in place.
         if first.is_empty() && rest.is_empty() {
             first = data;
@@ -214,23 +221,18 @@ where
             rest.extend_from_slice(&std::mem::take(&mut first));
             rest.extend_from_slice(&data);
         }
-        if let Some(length) = declared(if rest.is_empty() { &first } else { &rest })
-            && length > bytes_max
-        {
-            return Err(too_large(length, bytes_max));
+        let held = if rest.is_empty() { &first[..] } else { &rest[..] };
+        match declared(held) {
+            Some(length) if length > bytes_max => return Err(too_large(length, bytes_max)),
+            Some(length) if length + PREFIX <= held.len() => break length,
+            _ => {}
         }
-    }
+    };
     let mut message = if rest.is_empty() { first } else { rest.freeze() };
-    match (declared(&message), message.first()) {
-        (Some(_), Some(flag @ 1..)) => return Err(go_words::bad_flag(*flag)),
-        (Some(length), _) if length + PREFIX == message.len() => {}
-        // In the words of Go's library.
-        (None, _) => return Err(Status::unknown("EOF")),
-        (Some(length), _) if length + PREFIX > message.len() => {
-            return Err(Status::unknown("unexpected EOF"));
-        }
-        _ => return Err(Status::internal("a unary request carries exactly one message")),
+    if let Some(flag @ 1..) = message.first() {
+        return Err(go_words::bad_flag(*flag));
     }
+    message.truncate(PREFIX + length);
     let message = message.split_off(PREFIX);
     noted.received(&message);
     let message =
@@ -523,18 +525,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_exactly_one_message_within_its_bound() {
+    async fn a_request_is_one_message_within_its_bound() {
         let put = PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() };
         let mut frame = BytesMut::new();
         put_prefix(&mut frame, put.encoded_len());
         put.encode_raw(&mut frame);
-        assert_eq!(received(&frame).await, Ok(put));
+        assert_eq!(received(&frame).await, Ok(put.clone()));
         assert_eq!(received(&frame[..frame.len() - 1]).await, Err(Code::Unknown), "cut short");
         assert_eq!(received(b"").await, Err(Code::Unknown), "no message");
-        assert_eq!(received(&[&frame[..], b"x"].concat()).await, Err(Code::Internal), "too long");
+        for more in [&b"x"[..], &frame, &[0; 200]] {
+            assert_eq!(received(&[&frame[..], more].concat()).await, Ok(put.clone()), "{more:?}");
+        }
         assert_eq!(received(&[0, 0, 0, 0, 1, 0xFF]).await, Err(Code::Internal), "no protobuf");
         assert_eq!(received(&[1, 0, 0, 0, 1, 0]).await, Err(Code::Internal), "compressed");
         assert_eq!(received(&[0, 0, 0, 1, 0]).await, Err(Code::ResourceExhausted), "declared");
-        assert_eq!(received(&[0; 200]).await, Err(Code::ResourceExhausted), "sent");
+        let larger = [&[0, 0, 0, 0, 101][..], &[0; 101]].concat();
+        assert_eq!(received(&larger).await, Err(Code::ResourceExhausted), "sent");
     }
 }

@@ -9,7 +9,7 @@
 
 use super::access::{Access, Credentials};
 use super::header::Headers;
-use super::{metadata, validate};
+use super::{go_words, metadata, validate};
 use crate::error::RequestError;
 use crate::machine::Need;
 use crate::metrics::services::Watching;
@@ -226,7 +226,7 @@ where
             End::Client(status) if status.code() == tonic::Code::Cancelled => {
                 RequestError::WatchCanceled.into()
             }
-            End::Client(status) => status,
+            End::Client(status) => go_words::of_requests(&status).unwrap_or(status),
         })
     }
 }

@@ -14,7 +14,7 @@ mod save;
 
 use std::error::Error;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::ctl::{Failure, Options};
@@ -46,13 +46,13 @@ struct SaveArgs {
 #[derive(Debug, Args)]
 struct StatusArgs {
     /// The backup
-    filename: PathBuf,
+    filename: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct RestoreArgs {
     /// The backup
-    filename: PathBuf,
+    filename: Vec<PathBuf>,
     /// The folder to make, for --data-dir of the server [default: <name>.etcd]
     #[arg(long)]
     data_dir: Option<PathBuf>,
@@ -107,6 +107,11 @@ impl SnapshotError {
         Self { text: text.into(), code: 128 }
     }
 
+    /// What was asked for is none of the forms of output.
+    fn form(text: impl Into<String>) -> Self {
+        Self { text: text.into(), code: 4 }
+    }
+
     /// Whatever keeps a backup from being saved has one exit code, as with etcdctl.
     fn of_save(self) -> Self {
         Self { code: 5, ..self }
@@ -130,6 +135,14 @@ impl From<Failure> for SnapshotError {
 impl From<crate::error::Fatal> for SnapshotError {
     fn from(fatal: crate::error::Fatal) -> Self {
         Self::new(fatal.to_string())
+    }
+}
+
+/// The file that a command is about.
+fn only<'a>(files: &'a [PathBuf], command: &str) -> Result<&'a Path, SnapshotError> {
+    match files {
+        [file] => Ok(file),
+        _ => Err(SnapshotError::usage(format!("snapshot {command} requires exactly one argument"))),
     }
 }
 

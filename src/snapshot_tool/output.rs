@@ -1,14 +1,14 @@
 //! `status`, and everything that is printed.
 
 use super::file::SnapshotFile;
-use super::{SnapshotError, StatusArgs};
+use super::{SnapshotError, StatusArgs, only};
 use crate::backup::{Status, status};
 use crate::bolt::Database;
 use crate::ctl::{size_text, table_text};
 use std::io::Write as _;
 
 pub(super) fn run(args: &StatusArgs, form: &str) -> Result<(), SnapshotError> {
-    let file = SnapshotFile::open(&args.filename)?;
+    let file = SnapshotFile::open(only(&args.filename, "status")?)?;
     let database = Database::open(&file)?;
     database.check().map_err(|error| {
         SnapshotError::new(format!(
@@ -21,7 +21,8 @@ pub(super) fn run(args: &StatusArgs, form: &str) -> Result<(), SnapshotError> {
         "json" => json(&status),
         "table" => table(&status),
         "fields" => fields(&status),
-        other => return Err(SnapshotError::usage(format!("unsupported output format {other}"))),
+        "protobuf" => return Err(SnapshotError::form("protobuf not supported as output format")),
+        _ => return Err(SnapshotError::form("unsupported output format")),
     };
     print(&text);
     Ok(())

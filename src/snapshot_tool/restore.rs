@@ -4,7 +4,7 @@
 //! a server never finds half of one.
 
 use super::file::SnapshotFile;
-use super::{RestoreArgs, SnapshotError};
+use super::{RestoreArgs, SnapshotError, only};
 use crate::backup::{Imported, import};
 use crate::bolt::Database;
 use crate::config::{self, Bootstrap, Config, Engine as EngineKind, InitialMember, Invocation};
@@ -31,6 +31,7 @@ const BLOCK_LEN: usize = 1 << 20;
 const STAGING: &str = "restoring";
 
 pub(super) fn run(args: &RestoreArgs) -> Result<(), SnapshotError> {
+    let filename = only(&args.filename, "restore")?;
     if args.mark_compacted != (args.bump_revision > 0) {
         return Err(SnapshotError::usage("--mark-compacted required if --revision-bump > 0"));
     }
@@ -38,7 +39,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<(), SnapshotError> {
     let data_dir =
         args.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.etcd", args.name)));
     check_folders(&data_dir, args.wal_dir.as_deref())?;
-    let file = SnapshotFile::open(&args.filename)?;
+    let file = SnapshotFile::open(filename)?;
     if !args.skip_hash_check {
         file.check_hash()?;
     }
@@ -52,7 +53,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<(), SnapshotError> {
         vec![Box::new(io::stderr()) as logging::Sink],
     );
     logging::end_on_panic();
-    let (path, folder) = (args.filename.display().to_string(), data_dir.display().to_string());
+    let (path, folder) = (filename.display().to_string(), data_dir.display().to_string());
     tracing::info!(path, "data-dir" = folder, "restoring snapshot");
     let staging = data_dir.join(STAGING);
     let existed = data_dir.exists();

@@ -1,7 +1,12 @@
 //! The accepting side: a handshake within a time, and the checks that come after it.
+//!
+//! Handshakes under way are bounded, and the newest never waits for the others: see [`Pending`]. Those
+//! who have not said anything yet have places of their own, so that whoever only opens connections takes none
+//! from those who speak.
 
 use super::certificate::Certificate;
 use super::files::{TlsError, Watched, authorities, certificates, number, private_key, revoked};
+use super::pending::{GaveWay, Pending};
 use super::suites::Suites;
 use super::verify::{Allowed, OfClients};
 use super::{origin, text};
@@ -13,18 +18,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::time::Instant;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::{
     Acceptor, NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
 };
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 /// How long a client may take over its handshake: etcd's time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes that may be under way at one time. More are refused, so that clients who never go on
-/// hold no more than this many sockets and buffers.
+/// Clients whose first message may be waited for at one time, and handshakes that may be under way after
+/// it. For one more the oldest is dropped, so that clients who never go on hold no more than twice this
+/// many sockets and buffers, and keep nobody out.
 const HANDSHAKES_MAX: usize = 1024;
 /// Connections that may ask the name service at one time: each holds a thread meanwhile.
 const LOOKUPS_MAX: usize = 16;
@@ -94,11 +101,14 @@ struct Loaded {
 struct Inner {
     options: ServerOptions,
     loaded: Watched<Loaded>,
-    handshakes: Arc<Semaphore>,
+    /// Clients that have not said who they are looking for.
+    silent: Pending,
+    /// Handshakes from then on, with the checks at their end.
+    speaking: Pending,
     lookups: Arc<Semaphore>,
 }
 
-/// The accepting side of a listener. Cheap to clone; all clones share the bound on handshakes.
+/// The accepting side of a listener. Cheap to clone; all clones share the bounds on handshakes.
 #[derive(Clone)]
 pub struct ServerTls {
     inner: Arc<Inner>,
@@ -118,20 +128,29 @@ pub struct Refused {
     /// The name that the client asked for.
     server_name: String,
     certificate: Option<Certificate>,
-    /// It went away by itself.
-    has_left: bool,
+    /// There may be many of the kind, which operators need not hear of one by one.
+    is_usual: bool,
 }
 
 impl Refused {
     fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), server_name: String::new(), certificate: None, has_left: false }
+        Self { text: text.into(), server_name: String::new(), certificate: None, is_usual: false }
     }
 
     fn of_io(error: &io::Error, server_name: &str) -> Self {
         Self {
             server_name: server_name.to_owned(),
-            has_left: error.kind() == io::ErrorKind::UnexpectedEof,
+            // Probes of ports do that all day.
+            is_usual: error.kind() == io::ErrorKind::UnexpectedEof,
             ..Self::new(text::of_io(error))
+        }
+    }
+
+    fn of_place(gave_way: GaveWay, server_name: &str) -> Self {
+        Self {
+            server_name: server_name.to_owned(),
+            is_usual: !gave_way.is_first,
+            ..Self::new("too many handshakes are under way")
         }
     }
 
@@ -148,8 +167,7 @@ impl Refused {
         }
         fields["error"] = self.text.as_str().into();
         let fields = fields.to_string();
-        match self.has_left {
-            // Probes of ports do that all day.
+        match self.is_usual {
             true => tracing::debug!(zap_fields = fields, "{message}"),
             false => tracing::warn!(zap_fields = fields, "{message}"),
         }
@@ -162,67 +180,90 @@ impl ServerTls {
     /// # Errors
     /// For files that are missing or not what they should be.
     pub fn open(options: ServerOptions) -> Result<Self, TlsError> {
+        Self::bounded(options, HANDSHAKES_MAX)
+    }
+
+    fn bounded(options: ServerOptions, handshakes_max: usize) -> Result<Self, TlsError> {
         let files = [&options.cert_file, &options.key_file].into_iter().cloned();
         let files = files.chain(options.trusted_ca_file.clone()).chain(options.crl_file.clone());
         let source = options.clone();
         let loaded = Watched::new(files.collect(), move || source.load())?;
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let [silent, speaking] = [(); 2].map(|()| Pending::new(handshakes_max));
         let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
-        Ok(Self { inner: Arc::new(Inner { options, loaded, handshakes, lookups }) })
+        Ok(Self { inner: Arc::new(Inner { options, loaded, silent, speaking, lookups }) })
     }
 
     /// Carries the handshake out and checks the client. Ends within a bounded time.
     ///
     /// # Errors
-    /// Whatever makes the connection one that must not be served.
+    /// Whatever makes the connection one that must not be served; others that came later need its place.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         self,
         stream: S,
         remote: Option<SocketAddr>,
     ) -> Result<Accepted<S>, Refused> {
-        let Ok(_place) = self.inner.handshakes.clone().try_acquire_owned() else {
-            return Err(Refused::new("too many handshakes are under way"));
+        let until = Instant::now() + HANDSHAKE_TIMEOUT;
+        let late = |_elapsed| Refused::new("i/o timeout");
+        let inner = self.inner;
+        let mut place = inner.silent.enter();
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream);
+        let start = place.hold(tokio::time::timeout_at(until, start)).await;
+        let start = start.map_err(|gave_way| Refused::of_place(gave_way, ""))?.map_err(late)?;
+        let start = start.map_err(|error| Refused::of_io(&error, ""))?;
+        drop(place);
+        let server_name = start.client_hello().server_name().unwrap_or_default().to_owned();
+        let mut place = inner.speaking.enter();
+        let finished = async {
+            let shaken = finish(inner.clone(), start, &server_name);
+            let (stream, loaded) = tokio::time::timeout_at(until, shaken).await.map_err(late)??;
+            checked(inner.clone(), stream, &loaded, remote, &server_name).await
         };
-        let shaken = shake(self.inner.clone(), stream);
-        let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken).await;
-        let (stream, server_name, loaded) =
-            shaken.unwrap_or_else(|_elapsed| Err(Refused::new("i/o timeout")))?;
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let Some(der) = chain.first() else {
-            return Ok(Accepted { stream, common_name: None });
-        };
-        let Some(certificate) = Certificate::read(der) else {
-            return Err(Refused { server_name, ..Refused::new("x509: malformed certificate") });
-        };
-        let revoked = loaded.revoked.as_ref().map_err(ToString::to_string);
-        let checked = match revoked.and_then(|revoked| check_revoked(chain, revoked)) {
-            Ok(()) => check_origin(self.inner, certificate.clone(), remote).await,
-            revoked => revoked,
-        };
-        match checked {
-            Ok(()) => Ok(Accepted { stream, common_name: Some(certificate.common_name) }),
-            Err(text) => {
-                let certificate = Some(certificate);
-                Err(Refused { server_name, certificate, ..Refused::new(text) })
-            }
-        }
+        let finished = place.hold(finished).await;
+        finished.unwrap_or_else(|gave_way| Err(Refused::of_place(gave_way, &server_name)))
     }
 }
 
-async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
+/// The handshake from the client's first message on.
+async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     inner: Arc<Inner>,
-    stream: S,
-) -> Result<(TlsStream<S>, String, Arc<Loaded>), Refused> {
-    let start = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let start = start.await.map_err(|error| Refused::of_io(&error, ""))?;
-    let server_name = start.client_hello().server_name().unwrap_or_default().to_owned();
+    start: StartHandshake<S>,
+    server_name: &str,
+) -> Result<(TlsStream<S>, Arc<Loaded>), Refused> {
     let source = inner.clone();
     let loaded = tokio::task::spawn_blocking(move || source.loaded.current()).await;
     let loaded = loaded.unwrap_or_else(|_| Err(TlsError::new("reading of files was cut off")));
-    let loaded = loaded.map_err(|error| unusable(&inner.options, &error, &server_name))?;
+    let loaded = loaded.map_err(|error| unusable(&inner.options, &error, server_name))?;
     let shaken = start.into_stream(loaded.config.clone()).await;
-    let stream = shaken.map_err(|error| Refused::of_io(&error, &server_name))?;
-    Ok((stream, server_name, loaded))
+    let stream = shaken.map_err(|error| Refused::of_io(&error, server_name))?;
+    Ok((stream, loaded))
+}
+
+/// Looks at what the client has shown.
+async fn checked<S>(
+    inner: Arc<Inner>,
+    stream: TlsStream<S>,
+    loaded: &Loaded,
+    remote: Option<SocketAddr>,
+    server_name: &str,
+) -> Result<Accepted<S>, Refused> {
+    let refused =
+        |text: String| Refused { server_name: server_name.to_owned(), ..Refused::new(text) };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let Some(der) = chain.first() else {
+        return Ok(Accepted { stream, common_name: None });
+    };
+    let Some(certificate) = Certificate::read(der) else {
+        return Err(refused("x509: malformed certificate".to_owned()));
+    };
+    let revoked = loaded.revoked.as_ref().map_err(ToString::to_string);
+    let checked = match revoked.and_then(|revoked| check_revoked(chain, revoked)) {
+        Ok(()) => check_origin(inner, certificate.clone(), remote).await,
+        revoked => revoked,
+    };
+    match checked {
+        Ok(()) => Ok(Accepted { stream, common_name: Some(certificate.common_name) }),
+        Err(text) => Err(Refused { certificate: Some(certificate), ..refused(text) }),
+    }
 }
 
 /// The files were in order once.
@@ -285,13 +326,17 @@ fn check_revoked(chain: &[CertificateDer<'_>], revoked: &[Vec<u8>]) -> Result<()
 mod tests {
     use super::*;
     use crate::tls::self_signed;
-    use tokio::io::{AsyncReadExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-    #[tokio::test]
-    async fn no_more_handshakes_than_the_bound_are_under_way() {
+    /// The bound of these tests.
+    const MAX: usize = 8;
+
+    fn server() -> (tempfile::TempDir, ServerTls) {
         let folder = tempfile::tempdir().unwrap();
         let made = self_signed(folder.path(), &["localhost"], 1).unwrap();
-        let tls = ServerTls::open(ServerOptions {
+        let options = ServerOptions {
             cert_file: made.cert_file,
             key_file: made.key_file,
             trusted_ca_file: None,
@@ -300,37 +345,80 @@ mod tests {
             allowed: Allowed::Anybody,
             checks_origin: false,
             suites: Suites::default(),
-        })
-        .unwrap();
-        let mut clients = Vec::new();
-        let mut accepting = tokio::task::JoinSet::new();
-        let mut connect = || {
-            let (client, server) = duplex(1024);
-            clients.push(client);
-            server
         };
-        for _ in 0..HANDSHAKES_MAX {
-            accepting.spawn(tls.clone().accept(connect(), None));
-        }
-        while tls.inner.handshakes.available_permits() > 0 {
+        (folder, ServerTls::bounded(options, MAX).unwrap())
+    }
+
+    /// A client's first message.
+    fn hello() -> Vec<u8> {
+        let suites = Suites::default();
+        let config = ClientConfig::builder_with_provider(suites.provider)
+            .with_protocol_versions(&suites.versions)
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        hello
+    }
+
+    async fn until(is_so: impl Fn() -> bool) {
+        while !is_so() {
             tokio::task::yield_now().await;
         }
-        // One more is told to go, at once and without a byte.
-        let Err(refused) = tls.clone().accept(connect(), None).await else {
-            panic!("there was no place for it");
+    }
+
+    #[tokio::test]
+    async fn no_more_handshakes_than_the_bound_are_under_way() {
+        let (_folder, tls) = server();
+        let (silent, speaking) = (&tls.inner.silent, &tls.inner.speaking);
+        let mut accepting = tokio::task::JoinSet::new();
+        let connect = |accepting: &mut tokio::task::JoinSet<_>| {
+            let (client, server) = duplex(4096);
+            accepting.spawn(tls.clone().accept(server, None));
+            client
         };
+        // One has begun to speak, and the silent take nothing from it.
+        let mut speaker = connect(&mut accepting);
+        speaker.write_all(&hello()).await.unwrap();
+        until(|| speaking.taken() == 1).await;
+        assert_eq!(silent.taken(), 0);
+        let mut clients: Vec<_> = (0..MAX).map(|_| connect(&mut accepting)).collect();
+        until(|| silent.taken() == MAX).await;
+        // One more comes, and the oldest of those who say nothing has to go, without a byte.
+        clients.push(connect(&mut accepting));
+        assert_eq!(clients[0].read(&mut [0; 16]).await.unwrap(), 0, "its connection is closed");
+        let refused = accepting.join_next().await.unwrap().unwrap().err().unwrap();
         assert_eq!(refused.text, "too many handshakes are under way");
-        let mut last = clients.pop().unwrap();
-        assert_eq!(last.read(&mut [0; 16]).await.unwrap(), 0, "its connection is closed");
-        // Somebody leaves, and there is a place.
+        assert!(!refused.is_usual, "the first is told");
+        assert_eq!((silent.taken(), speaking.taken()), (MAX, 1));
+        // Somebody leaves, and the next takes nobody's place.
         drop(clients.pop());
         let left = accepting.join_next().await.unwrap().unwrap();
         assert_eq!(left.err().map(|refused| refused.text).as_deref(), Some("EOF"));
-        let (_client, server) = duplex(1024);
-        let next = tokio::spawn(tls.clone().accept(server, None));
-        while tls.inner.handshakes.available_permits() > 0 {
-            tokio::task::yield_now().await;
+        clients.push(connect(&mut accepting));
+        until(|| silent.taken() == MAX).await;
+        assert!(accepting.try_join_next().is_none(), "all wait for their clients");
+        assert!(speaker.read(&mut [0; 16]).await.unwrap() > 0, "it is answered");
+    }
+
+    #[tokio::test]
+    async fn of_those_who_begin_to_speak_the_oldest_gives_way_too() {
+        let (_folder, tls) = server();
+        let mut accepting = tokio::task::JoinSet::new();
+        let mut clients = Vec::new();
+        for _ in 0..=MAX {
+            let (mut client, server) = duplex(4096);
+            client.write_all(&hello()).await.unwrap();
+            accepting.spawn(tls.clone().accept(server, None));
+            clients.push(client);
         }
-        assert!(!next.is_finished(), "it waits for its client");
+        let refused = accepting.join_next().await.unwrap().unwrap().err().unwrap();
+        assert_eq!(refused.text, "too many handshakes are under way");
+        assert_eq!(refused.server_name, "localhost");
+        assert_eq!(tls.inner.speaking.taken(), MAX);
+        assert!(accepting.try_join_next().is_none(), "the others go on");
     }
 }

@@ -13,6 +13,7 @@ mod certificate;
 mod dial;
 mod files;
 mod origin;
+mod pending;
 mod self_signed;
 mod suites;
 mod text;

@@ -155,6 +155,10 @@ async fn limits_are_as_configured(engine: Engine) {
     kv.put(put("key", &"x".repeat(9_500))).await.unwrap();
     let too_large = kv.put(put("key", &"x".repeat(10_000))).await;
     assert_eq!(refusal(too_large), refused(Code::InvalidArgument, "request is too large"));
+    // A byte more or less, as etcd's ids have one more or less.
+    kv.put(put("big", &"x".repeat(9_975))).await.unwrap();
+    let too_large = kv.put(put("big", &"x".repeat(9_977))).await;
+    assert_eq!(refusal(too_large), refused(Code::InvalidArgument, "request is too large"));
     // Far above it the message itself is refused by the transport.
     let flood = kv.put(put("key", &"x".repeat(10_000 + (512 << 10)))).await;
     assert_eq!(refusal(flood).0, Code::ResourceExhausted);

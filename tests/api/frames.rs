@@ -16,6 +16,9 @@ on_each_engine![
     any_authority_is_served,
     what_is_no_call_is_refused_in_the_words_of_etcd,
     messages_that_cannot_be_taken_are_refused_in_the_words_of_etcd,
+    a_call_takes_the_first_message_and_does_not_wait_for_an_end,
+    heads_are_taken_and_refused_as_by_etcd,
+    a_stream_ends_with_what_is_no_message,
 ];
 
 const DATA: u8 = 0;
@@ -160,8 +163,8 @@ impl Client {
 /// The value of a field, by its name or the number that the standard has for it.
 fn value(fields: &[Field], known: usize, name: &str) -> Option<String> {
     fields.iter().find_map(|field| match field {
-        // `:status 200`.
         Field::Known(8) if name == ":status" => Some("200".to_owned()),
+        Field::Known(12) if name == ":status" => Some("400".to_owned()),
         Field::Pair(Name::Known(at), value) if *at == known => {
             Some(String::from_utf8(value.to_vec()).unwrap())
         }
@@ -336,6 +339,162 @@ async fn messages_that_cannot_be_taken_are_refused_in_the_words_of_etcd(engine: 
             // Go's library writes either blank, from build to build.
             let said = said.replace("%22", "\"").replace("%C2%A0", " ").replace("%20", " ");
             assert!(said.starts_with(text), "{what}: {said}");
+        }
+    }
+}
+
+async fn a_call_takes_the_first_message_and_does_not_wait_for_an_end(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let unary = ["KV/Range", "KV/Put", "Auth/AuthStatus", "Maintenance/Status"].as_slice();
+    let streams = ["KV/RangeStream", "Maintenance/Snapshot"].as_slice();
+    let cardinality = "cardinality violation: received multiple request messages for \
+                       non-client-streaming RPC";
+    // Calls, what follows the message, whether the request ends with that, code and text.
+    let get =
+        block("POST", "/etcdserverpb.KV/Range", "application/grpc", &literal(":authority", "a"));
+    let table: [(&[&str], &[u8], bool, &str, &str); 9] = [
+        (unary, b"", false, "0", ""),
+        (unary, RANGE, false, "0", ""),
+        (unary, RANGE, true, "0", ""),
+        (unary, b"\x07", true, "0", ""),
+        (unary, b"\x01\0\0\0\x01\xff", true, "0", ""),
+        (streams, b"\x07", true, "0", ""),
+        (streams, RANGE, true, "13", cardinality),
+        (streams, RANGE, false, "13", cardinality),
+        (
+            streams,
+            b"\x01\0\0\0\x01\xff",
+            true,
+            "13",
+            "grpc: compressed flag set with identity or empty encoding",
+        ),
+    ];
+    for (calls, more, ends, code, text) in table {
+        for call in calls {
+            let path = format!("/etcdserverpb.{call}");
+            let block = block("POST", &path, "application/grpc", &literal(":authority", "a"));
+            // In one piece, and byte by byte.
+            let all = [RANGE, more].concat();
+            for piece in [all.len(), 1] {
+                let mut client = Client::connect(&cluster).await;
+                client.send(&frame(HEADERS, END_HEADERS, 1, &block)).await;
+                let mut pieces = all.chunks(piece).peekable();
+                while let Some(piece) = pieces.next() {
+                    let is_end = ends && pieces.peek().is_none();
+                    client.send(&frame(DATA, u8::from(is_end), 1, piece)).await;
+                }
+                let answer = client.answer(1).await;
+                let what = format!("{call} {more:?}, end {ends}, by {piece}");
+                assert_eq!(value(&answer, 0, "grpc-status").as_deref(), Some(code), "{what}");
+                let said = value(&answer, 0, "grpc-message").unwrap_or_default();
+                assert_eq!(said.replace("%20", " "), text, "{what}");
+                // The connection goes on.
+                let answer = client.call(3, &get, RANGE).await;
+                assert_eq!(value(&answer, 0, "grpc-status").as_deref(), Some("0"), "{what}");
+            }
+        }
+    }
+}
+
+async fn heads_are_taken_and_refused_as_by_etcd(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let grpc = "application/grpc";
+    let range = "/etcdserverpb.KV/Range";
+    let bad = |value: &str, name: &str, at: usize| {
+        format!(
+            "malformed binary metadata {value:?} in header {name:?}: illegal base64 data at input byte {at}"
+        )
+    };
+    let hosts = "num values of :authority: 1, num values of host: 2, both must only have 1 value as per HTTP/2 spec";
+    let (bad_x, bad_trace) = (bad("!!!", "x-bin", 0), bad("YQ=", "grpc-trace-bin", 2));
+    // Path, kind, further fields; HTTP status, kind of the answer, code, text.
+    type Row<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, &'a str, &'a str, &'a str);
+    let unknown = "unknown method Range?x=1 for service etcdserverpb.KV";
+    let table: [Row<'_>; 21] = [
+        (range, grpc, &[("x-bin", "YQ==")], "200", grpc, "0", ""),
+        (range, grpc, &[("x-bin", "YQ"), ("y-bin", "")], "200", grpc, "0", ""),
+        (range, grpc, &[("x-bin", "!!!")], "400", grpc, "13", &bad_x),
+        ("/etcdserverpb.Watch/Watch", grpc, &[("x-bin", "!!!")], "400", grpc, "13", &bad_x),
+        (range, grpc, &[("grpc-trace-bin", "YQ=")], "400", grpc, "13", &bad_trace),
+        (range, grpc, &[("host", "b"), ("host", "c")], "400", grpc, "13", hosts),
+        (range, grpc, &[("host", "b")], "200", grpc, "0", ""),
+        (range, grpc, &[("grpc-encoding", "")], "200", grpc, "0", ""),
+        ("/etcdserverpb.Auth/AuthStatus", grpc, &[("grpc-encoding", "")], "200", grpc, "0", ""),
+        (range, grpc, &[("grpc-encoding", "gzip"), ("grpc-encoding", "")], "200", grpc, "0", ""),
+        (range, "application/grpc+proto", &[], "200", "application/grpc+proto", "0", ""),
+        (range, "application/grpc+json", &[], "200", "application/grpc+json", "0", ""),
+        (range, "application/grpc;proto", &[], "200", "application/grpc+proto", "0", ""),
+        (range, "application/grpc+", &[], "200", grpc, "0", ""),
+        ("/", grpc, &[], "200", grpc, "12", "malformed method name: \"/\""),
+        ("/x", grpc, &[], "200", grpc, "12", "malformed method name: \"/x\""),
+        ("/a/b/c", grpc, &[], "200", grpc, "12", "unknown service a/b"),
+        (
+            "//etcdserverpb.KV/Range",
+            grpc,
+            &[],
+            "200",
+            grpc,
+            "12",
+            "unknown service /etcdserverpb.KV",
+        ),
+        (
+            "/etcdserverpb.KV/Range/",
+            grpc,
+            &[],
+            "200",
+            grpc,
+            "12",
+            "unknown service etcdserverpb.KV/Range",
+        ),
+        (
+            "/etcdserverpb.KV/Nope",
+            grpc,
+            &[],
+            "200",
+            grpc,
+            "12",
+            "unknown method Nope for service etcdserverpb.KV",
+        ),
+        ("/etcdserverpb.KV/Range?x=1", grpc, &[], "200", grpc, "12", unknown),
+    ];
+    for (path, kind, more, status, answers, code, text) in table {
+        let mut block = block("POST", path, kind, &literal(":authority", "a"));
+        block.extend(more.iter().flat_map(|(name, value)| literal(name, value)));
+        let mut client = Client::connect(&cluster).await;
+        let answer = client.call(1, &block, RANGE).await;
+        let what = format!("{path} {kind} {more:?}");
+        assert_eq!(value(&answer, 8, ":status").as_deref(), Some(status), "{what}");
+        assert_eq!(value(&answer, 31, "content-type").as_deref(), Some(answers), "{what}");
+        assert_eq!(value(&answer, 0, "grpc-status").as_deref(), Some(code), "{what}");
+        let said = value(&answer, 0, "grpc-message").unwrap_or_default();
+        let said = said.replace("%22", "\"").replace("%20", " ").replace("%3F", "?");
+        assert_eq!(said, text, "{what}");
+    }
+}
+
+async fn a_stream_ends_with_what_is_no_message(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let unreadable = "grpc: failed to unmarshal the received message: proto: cannot parse invalid wire-format data";
+    let no_encoding = "grpc: compressed flag set with identity or empty encoding";
+    for (path, message) in [
+        ("/etcdserverpb.Watch/Watch", WATCH),
+        ("/etcdserverpb.Lease/LeaseKeepAlive", b"\0\0\0\0\x02\x08\x01"),
+    ] {
+        for (wrong, text) in [
+            (&b"\0\0\0\0\x01\xff"[..], unreadable),
+            (b"\x01\0\0\0\x01\xff", no_encoding),
+            (b"\0\0", "unexpected EOF"),
+        ] {
+            let block = block("POST", path, "application/grpc", &literal(":authority", "a"));
+            let mut client = Client::connect(&cluster).await;
+            client.send(&frame(HEADERS, END_HEADERS, 1, &block)).await;
+            client.send(&frame(DATA, 0, 1, message)).await;
+            client.first(|frame| frame.kind == DATA).await;
+            client.send(&frame(DATA, END_STREAM, 1, wrong)).await;
+            let answer = client.answer(1).await;
+            assert_eq!(value(&answer, 0, "grpc-status").as_deref(), Some("13"), "{path} {text}");
+            let said = value(&answer, 0, "grpc-message").expect("a text");
+            assert_eq!(said.replace("%C2%A0", " ").replace("%20", " "), text, "{path}");
         }
     }
 }

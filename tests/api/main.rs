@@ -27,6 +27,7 @@ mod errors;
 mod faults;
 mod frames;
 mod gateway;
+mod gateway_ends;
 mod gateway_time;
 mod leadership;
 mod lease;

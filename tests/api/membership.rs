@@ -5,7 +5,7 @@ use crate::on_each_engine;
 use crate::requests::{get, put, refusal};
 use quoin::pb::etcdserverpb::{
     Member, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
-    MemberUpdateRequest, RangeRequest,
+    MemberUpdateRequest, RangeRequest, SnapshotRequest, WatchRequest,
 };
 use std::fmt::Debug;
 use tonic::{Code, Response, Status};
@@ -180,6 +180,16 @@ async fn a_learner_follows_and_is_promoted(engine: Engine) {
     assert_eq!(refusal(followed.kv.clone().put(put("key", "x")).await), expected);
     let list = MemberListRequest { linearizable: false };
     assert_eq!(refusal(followed.cluster.clone().member_list(list).await), expected);
+    let watch = tokio_stream::pending::<WatchRequest>();
+    assert_eq!(refusal(followed.watch.clone().watch(watch).await), expected);
+    let backup = followed.maintenance.clone().snapshot(SnapshotRequest {}).await;
+    let mut backup = backup.expect("a learner can be backed up").into_inner();
+    let (mut sent, mut announced) = (0, 0);
+    while let Some(piece) = backup.message().await.unwrap() {
+        sent += piece.blob.len() as u64;
+        announced = piece.remaining_bytes;
+    }
+    assert!(sent > 0 && announced == 0, "{sent} bytes, and {announced} still to come");
     eventually("the last value on the learner", async || {
         let request = RangeRequest { serializable: true, ..get("key") };
         let answer = followed.kv.clone().range(request).await.unwrap().into_inner();

@@ -5,6 +5,7 @@ use crate::cluster::{
     Authority, Certificate, Cluster, Engine, Exit, Process, Setup, eventually, product,
 };
 use crate::on_each_engine;
+use crate::tls_members::secure_peers;
 use quoin::pb::etcdserverpb::auth_client::AuthClient;
 use quoin::pb::etcdserverpb::kv_client::KvClient;
 use quoin::pb::etcdserverpb::{
@@ -12,7 +13,8 @@ use quoin::pb::etcdserverpb::{
     AuthUserGrantRoleRequest, AuthUserListRequest, AuthenticateRequest, PutRequest, RangeRequest,
 };
 use quoin::tls::{DialOptions, Dialer};
-use std::collections::BTreeMap;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -43,6 +45,7 @@ on_each_engine![
     probes_come_from_where_their_certificate_says,
     a_new_certificate_is_shown_without_a_restart,
     clients_that_never_finish_hold_nobody_up,
+    whoever_speaks_gets_past_any_number_who_do_not,
     a_member_makes_its_own_certificate_once,
     the_common_name_is_the_user,
     etcdctl_speaks_tls,
@@ -218,6 +221,7 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+const GET_VERSION: &str = "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 const GET_HEALTH: &str = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 async fn a_port_speaks_tls_and_plain_text_if_both_are_listed(engine: Engine) {
@@ -434,6 +438,61 @@ async fn clients_that_never_finish_hold_nobody_up(engine: Engine) {
     let mut rest = vec![];
     let closed = tokio::time::timeout(Duration::from_secs(30), last.read_to_end(&mut rest)).await;
     assert!(closed.is_ok(), "still open after thirty seconds");
+}
+
+/// More sockets than a listener waits for, of whose owners nothing is heard.
+struct Silent {
+    address: String,
+    sockets: VecDeque<TcpStream>,
+}
+
+impl Silent {
+    async fn fill(address: &str) -> Silent {
+        let mut silent = Silent { address: address.to_owned(), sockets: VecDeque::new() };
+        for _ in 0..1100 {
+            silent.add().await;
+        }
+        silent
+    }
+
+    async fn add(&mut self) {
+        self.sockets.push_back(TcpStream::connect(&self.address).await.unwrap());
+    }
+
+    /// Waits until the oldest is closed, and opens another for it; again and again.
+    async fn renew(mut self) {
+        while let Some(mut oldest) = self.sockets.pop_front() {
+            // It may as well be reset.
+            let _closed = oldest.read_to_end(&mut vec![]).await;
+            self.add().await;
+        }
+    }
+}
+
+async fn whoever_speaks_gets_past_any_number_who_do_not(engine: Engine) {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let mut secured = Secured::prepare(engine, |_, _| vec![]).await;
+    let peer = secured.authority.issue("peer", "", &["127.0.0.1"]);
+    let member = &mut secured.cluster.members[0];
+    secure_peers(&mut member.flags);
+    member.flags.extend(files("peer-", &peer));
+    let peers = member.flags.iter().find_map(|flag| flag.strip_prefix("--listen-peer-urls="));
+    let peers = peers.unwrap().replace("https://", "");
+    secured.cluster.start_all().await.expect("a member with TLS on both ports");
+    for address in [&secured.address, &peers] {
+        let renewing = tokio::spawn(Silent::fill(address).await.renew());
+        for _ in 0..20 {
+            let asked = request(address, &secured.authority, None, GET_VERSION);
+            let answer = tokio::time::timeout(Duration::from_secs(5), asked).await;
+            let answer = answer.expect("in time").expect("an answer");
+            assert!(answer.contains("200 OK"), "{answer}");
+        }
+        assert!(!renewing.is_finished(), "others came all the time");
+        renewing.abort();
+    }
+    put(secured.channel(None), "a").await.expect("a client");
+    secured.says("too many handshakes are under way").await;
 }
 
 async fn a_member_makes_its_own_certificate_once(engine: Engine) {

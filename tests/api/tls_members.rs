@@ -33,7 +33,7 @@ async fn prepare(
 }
 
 /// Makes the URLs of members https.
-fn secure_peers(flags: &mut [String]) {
+pub fn secure_peers(flags: &mut [String]) {
     let of_peers = ["--listen-peer-urls", "--initial-advertise-peer-urls", "--initial-cluster="];
     for flag in flags.iter_mut().filter(|flag| of_peers.iter().any(|of| flag.starts_with(of))) {
         *flag = flag.replace("http://", "https://");

@@ -8,7 +8,7 @@ use quoin::pb::etcdserverpb::{
     RequestOp, TxnRequest, request_op,
 };
 
-on_each_engine![data_moves_from_etcd_and_back];
+on_each_engine![data_moves_from_etcd_and_back, a_revision_raised_by_either_tool_is_hashed_alike];
 
 async fn put(server: &mut Server, key: String, value: String, lease: i64) -> i64 {
     let (key, value) = (key.into(), value.into());
@@ -151,6 +151,62 @@ async fn data_moves_from_etcd_and_back(engine: Engine) {
     assert_eq!(lease(&mut etcd, 77).await, leased);
     let revision = put(&mut etcd, "more".into(), String::new(), 0).await;
     assert_eq!(revision, second.1 + 1);
+    etcd.stop().await;
+}
+
+async fn a_revision_raised_by_either_tool_is_hashed_alike(engine: Engine) {
+    let Some(bin) = etcd_tools() else {
+        return skipped("etcd 3.7.1 and its tools are missing; scripts/etcd builds them");
+    };
+    let home = Home::new();
+    let (endpoint, identity) = (home.endpoint(), home.identity());
+    let identity: Vec<&str> = identity.iter().map(String::as_str).collect();
+    let engine_flag = format!("--engine={}", engine.name());
+    let raise = ["--bump-revision=1000", "--mark-compacted"];
+    let to_etcd = |file: &str, folder: &str, more: &[&str]| {
+        let data = home.path(folder);
+        let args = [&["snapshot", "restore", file, "--data-dir", &data], &identity[..], more];
+        Ran::of(&bin.join("etcdutl"), &args.concat()).done();
+    };
+    let to_quoin = |file: &str, folder: &str, more: &[&str]| {
+        let data = home.path(folder);
+        let args = [&["restore", file, "--data-dir", &data, &engine_flag], &identity[..], more];
+        snapshot(&args.concat()).done();
+    };
+    let save = |name: &str| {
+        let file = home.path(name);
+        snapshot(&["save", &file, "--endpoints", &endpoint]).done();
+        file
+    };
+
+    let mut etcd = home.start_etcd(&bin, "first").await;
+    live_through(&mut etcd, "old", 0).await;
+    let file = save("first.db");
+    etcd.stop().await;
+
+    to_etcd(&file, "raised-by-etcd", &raise);
+    let mut etcd = home.start_etcd(&bin, "raised-by-etcd").await;
+    let raised = etcd.hash().await;
+    let from_etcd = save("raised.db");
+    etcd.stop().await;
+
+    to_quoin(&file, "raised-by-quoin", &raise);
+    let mut quoin = home.start_quoin(engine, "raised-by-quoin", &[]).await;
+    assert_eq!(quoin.hash().await, raised);
+    quoin.stop().await;
+
+    to_quoin(&from_etcd, "moved", &[]);
+    let mut quoin = home.start_quoin(engine, "moved", &[]).await;
+    assert_eq!(quoin.hash().await, raised);
+    live_through(&mut quoin, "new", 0).await;
+    let moved = quoin.hash().await;
+    assert!(moved.2 > raised.2, "it was compacted meanwhile");
+    let from_quoin = save("moved.db");
+    quoin.stop().await;
+
+    to_etcd(&from_quoin, "back", &[]);
+    let mut etcd = home.start_etcd(&bin, "back").await;
+    assert_eq!(etcd.hash().await, moved);
     etcd.stop().await;
 }
 

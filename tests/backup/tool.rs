@@ -220,6 +220,18 @@ fn contradictory_flags_are_refused() {
         assert!(ran.stderr.contains(reason), "{flags:?}: {}", ran.stderr);
         assert!(!Path::new(&home.path("d")).exists(), "{flags:?} leaves nothing");
     }
+    for (form, text) in [
+        ("protobuf", "Error: protobuf not supported as output format\n"),
+        ("nope", "Error: unsupported output format\n"),
+    ] {
+        let refused = snapshot(&["status", &fixture(), "-w", form]);
+        assert_eq!((refused.code, &refused.stderr[..]), (Some(4), text));
+    }
+    for args in [&["status"][..], &["status", "a", "b"], &["restore"], &["restore", "a", "b"]] {
+        let refused = snapshot(args);
+        let text = format!("Error: snapshot {} requires exactly one argument\n", args[0]);
+        assert_eq!((refused.code, refused.stderr), (Some(128), text));
+    }
     for args in [&["save"][..], &["save", "a", "b"]] {
         let refused = snapshot(args);
         assert_eq!(refused.code, Some(128), "{}", refused.stderr);

@@ -13,6 +13,7 @@ on_each_engine![
     leases_are_compared,
     a_watch_goes_on_at_another_member,
     progress_is_asked_for,
+    a_group_of_commands_tells_what_it_has,
 ];
 
 fn quoin(args: &[&str]) -> Output {
@@ -57,6 +58,17 @@ async fn a_cluster_without_one_member_is_still_asked(engine: Engine) {
     let health = ask(&["endpoint", "health", "--command-timeout=500ms"]).unwrap_err();
     assert!(health.contains("is unhealthy: failed to commit proposal"), "{health}");
     assert!(health.ends_with("Error: unhealthy cluster\n"), "{health}");
+}
+
+/// No server is asked.
+async fn a_group_of_commands_tells_what_it_has(_: Engine) {
+    for line in [&["lease"][..], &["--hex", "member"], &["user", "-w=json"], &["auth", "foo"]] {
+        let output = quoin(line);
+        assert!(output.status.success(), "{line:?}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("Usage: "), "{line:?}: {}", text(&output.stdout));
+    }
+    let unknown = quoin(&["--hex", "leases"]);
+    assert_eq!(unknown.status.code(), Some(1), "{}", text(&unknown.stdout));
 }
 
 /// `-w protobuf` is the message; of leases, etcdctl prints the header alone.

@@ -13,7 +13,7 @@ on_each_engine![
     a_bad_command_line_is_refused_in_clear_words,
     pages_are_printed_and_end_well,
     a_port_in_use_is_refused,
-    a_folder_that_cannot_be_written_is_refused,
+    a_folder_that_cannot_be_had_is_named_as_by_etcd,
     a_folder_that_others_can_read_is_warned_of,
     the_folder_of_another_member_is_refused,
     a_member_that_lost_its_folder_is_refused,
@@ -124,8 +124,8 @@ async fn a_port_in_use_is_refused(engine: Engine) {
         let taken = TcpListener::bind(address).unwrap();
         let (exit, said) = end_of(&cluster.members[0].flags, &[], cluster.folder()).await;
         assert_eq!(exit, Exit::Code(1), "{said}");
-        assert!(said.to_lowercase().contains("address already in use"), "{said}");
-        assert!(said.contains(address), "the address is not named: {said}");
+        let error = format!(r#""error":"listen tcp {address}: bind: address already in use""#);
+        assert!(said.contains(&error), "{said}");
         assert!(said.contains(r#""msg":"discovery failed""#), "{said}");
         drop(taken);
     }
@@ -133,13 +133,33 @@ async fn a_port_in_use_is_refused(engine: Engine) {
     cluster.client().await.put("key", "value", None).await.unwrap();
 }
 
-async fn a_folder_that_cannot_be_written_is_refused(engine: Engine) {
+async fn a_folder_that_cannot_be_had_is_named_as_by_etcd(engine: Engine) {
     let cluster = Cluster::prepare(&Setup::new(engine, 1)).await;
-    // Not even root can make a folder here.
-    let flags = flags_of(&cluster, 0, &["--data-dir=/proc/quoin-test"]);
-    let (exit, said) = end_of(&flags, &[], cluster.folder()).await;
-    assert_eq!(exit, Exit::Code(1), "{said}");
-    assert!(said.contains("/proc/quoin-test"), "{said}");
+    // Not even root can make a folder there.
+    let nowhere = "/proc/quoin-test";
+    let taken = cluster.folder().join("taken");
+    std::fs::create_dir(&taken).unwrap();
+    std::fs::set_permissions(&taken, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::write(taken.join("member"), "a file").unwrap();
+    let taken = taken.display().to_string();
+    let of_member = format!("member directory: open {taken}/member/.touch: not a directory");
+    for (folder, error) in [
+        (nowhere, format!("data directory: mkdir {nowhere}: no such file or directory")),
+        (&taken, of_member),
+    ] {
+        let flags = flags_of(&cluster, 0, &[&format!("--data-dir={folder}")]);
+        let (exit, said) = end_of(&flags, &[], cluster.folder()).await;
+        assert_eq!(exit, Exit::Code(1), "{said}");
+        let error = format!(r#""error":"cannot access {error}""#);
+        for (level, message) in [("error", "bootstrap failed"), ("fatal", "discovery failed")] {
+            let is_line = |line: &str| {
+                line.contains(&format!(r#""level":"{level}""#))
+                    && line.contains(&format!(r#""msg":"{message}""#))
+                    && line.contains(&error)
+            };
+            assert!(said.lines().any(is_line), "{level} {message} {error}: {said}");
+        }
+    }
 }
 
 async fn a_folder_that_others_can_read_is_warned_of(engine: Engine) {

@@ -11,6 +11,7 @@ mod admission;
 mod beside;
 mod browser;
 mod commands;
+mod environments;
 mod http;
 mod kept;
 mod page;
@@ -18,6 +19,7 @@ mod refusals;
 mod remote;
 mod roles;
 mod service;
+mod submits;
 mod team;
 
 use cluster::{Cluster, Engine, Setup};
@@ -26,6 +28,7 @@ use quoin::scheduler::model::Status;
 use serde_json::{Value, json};
 use service::{Call, Service, case};
 use std::collections::{BTreeMap, BTreeSet};
+use submits::{a_run_may_have_very_many_cases, a_submit_sees_what_was_written_before};
 use team::Team;
 
 on_each_engine![
@@ -40,6 +43,9 @@ on_each_engine![
     what_is_kept_of_runs,
     a_worker_that_is_asked_to_end_finishes_first,
     the_example_passes_on_a_store_with_users,
+    a_run_may_have_very_many_cases,
+    a_submit_sees_what_was_written_before,
+    a_run_is_replayed_when_the_history_is_gone,
 ];
 
 fn plan(cases: Vec<Value>, repeats: u32) -> Value {
@@ -270,4 +276,35 @@ async fn the_example_passes_on_a_store_with_users(engine: Engine) {
     team.access = Vec::new();
     let nobody = team.run(&["show", &run]).await;
     assert_eq!(nobody.status.code(), Some(3), "{}", String::from_utf8_lossy(&nobody.stderr));
+}
+
+async fn a_run_is_replayed_when_the_history_is_gone(engine: Engine) {
+    let (team, service) = team(engine, 1, &[("w1", 2)]).await;
+    let cases = vec![
+        case(&service, "first", 20, json!({})),
+        case(&service, "second", 5, json!({"case_pre": "first"})),
+    ];
+    let run = team.submit(&plan(cases, 3)).await;
+    team.ended(&run).await;
+    let told = async || team.json(&["run", "replay", &run]).await;
+    let before = told().await;
+    let mut client = team.client().await;
+    let now = client.get("-", None).await.unwrap().header().unwrap().revision();
+    client.compact(now, None).await.unwrap();
+    let after = told().await;
+    assert_eq!(before, after, "it is told from the record");
+    let events: Vec<&str> =
+        after.as_array().unwrap().iter().map(|told| told["event"].as_str().unwrap()).collect();
+    assert_eq!((events.len(), events[0], events[13]), (14, "submitted", "over"), "{events:?}");
+    let place = |event: &str, case: &str, is_last: bool| {
+        let told = after.as_array().unwrap().iter();
+        let mut places = told.enumerate().filter(|(_, t)| t["event"] == event && t["case"] == case);
+        let found = if is_last { places.next_back() } else { places.next() };
+        found.unwrap().1["at_us"].as_u64().unwrap()
+    };
+    // Starts are known to the millisecond.
+    assert!(place("end", "first", true) < place("start", "second", false) + 1_000);
+    let (code, said, _) = team.says(&["run", "replay", &run, "--case", "second"]).await;
+    assert_eq!((code, said.lines().count()), (0, 8), "{said}");
+    assert!(said.trim_end().ends_with("passed: 6 of 6 ended, 6 passed"), "{said}");
 }

@@ -19,6 +19,8 @@ on_each_engine![
     tasks_are_pushed_to_a_plain_service_and_called_back,
     tasks_are_pulled_by_a_client_that_asks,
     bad_registrations_and_results_are_refused,
+    a_service_is_told_that_its_task_is_canceled,
+    a_client_is_told_that_its_task_is_canceled,
 ];
 
 async fn serving(engine: Engine) -> (Team, Caller) {
@@ -165,4 +167,88 @@ async fn bad_registrations_and_results_are_refused(engine: Engine) {
         assert_eq!(answer.status, status, "{path}: {}", answer.body);
         assert!(answer.message().contains(text), "{path}: {}", answer.message());
     }
+}
+
+/// Submits one task, and waits until somebody has it.
+async fn one_task(caller: &Caller, orders: &Mutex<Vec<Value>>) -> (String, Value) {
+    let case =
+        json!({"id": "long", "url": "http://tested.lab/x", "output": "ok", "mutual_tag": "desk"});
+    assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
+    let made = caller.call("POST", "/v1/runs", json!({"cases": [{"case": "long"}]})).await;
+    let run = made.body["run"].as_str().unwrap().to_owned();
+    eventually("an order", async || match orders.lock().unwrap().first().cloned() {
+        Some(order) => Ok((run.clone(), order)),
+        None => Err("none yet".to_owned()),
+    })
+    .await
+}
+
+async fn a_service_is_told_that_its_task_is_canceled(engine: Engine) {
+    let (team, caller) = serving(engine).await;
+    let (orders, canceled) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let keep = |seen: &Arc<Mutex<Vec<Value>>>| {
+        let seen = seen.clone();
+        post(async move |Json(told): Json<Value>| seen.lock().unwrap().push(told))
+    };
+    let router = Router::new().route("/submit", keep(&orders)).route("/cancel", keep(&canceled));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let instance = json!({"name": "plain", "url": url, "max_task_num": 1});
+    assert_eq!(caller.call("POST", "/v1/instances", instance).await.status, 201);
+    let (run, order) = one_task(&caller, &orders).await;
+    let stopped = json!({"recordId": order["recordId"], "status": "canceled"});
+    let early = caller.call("POST", "/v1/claims/results", stopped.clone()).await;
+    assert_eq!(early.status, 400, "nobody has canceled it: {}", early.body);
+    let cancel = caller.call("POST", &format!("/v1/runs/{run}/cancel"), json!({})).await;
+    assert_eq!(cancel.status, 202);
+    eventually("word of it", async || match canceled.lock().unwrap().clone() {
+        told if told == [json!({"recordId": order["recordId"]})] => Ok(()),
+        told => Err(format!("{told:?}")),
+    })
+    .await;
+    // It is not free before the service says so, or long after.
+    let tags = caller.get("/v1/tags").await.body;
+    assert_eq!(tags["items"][0]["tag"], "desk", "{tags}");
+    let told = Instant::now();
+    assert_eq!(caller.call("POST", "/v1/claims/results", stopped).await.status, 202);
+    let status = team.ended(&run).await;
+    assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
+    assert_eq!(status.totals.get(Status::Canceled), 1, "{status:?}");
+    team.audit(&run, 1).await;
+}
+
+async fn a_client_is_told_that_its_task_is_canceled(engine: Engine) {
+    let (team, caller) = serving(engine).await;
+    let asking = json!({"worker": "puller", "max_task_num": 1});
+    let orders = Mutex::new(Vec::new());
+    let claim = async || loop {
+        let given = caller.call("POST", "/v1/claims?wait=5", asking.clone()).await.body;
+        if let Some(order) = given["tasks"].as_array().unwrap().first() {
+            orders.lock().unwrap().push(order.clone());
+            return;
+        }
+    };
+    let ((), (run, order)) = tokio::join!(claim(), one_task(&caller, &orders));
+    let record = order["recordId"].clone();
+    let held = json!({"worker": "puller", "records": [record]});
+    let renew = async || caller.call("POST", "/v1/claims/renew", held.clone()).await.body;
+    assert_eq!(renew().await, json!({"canceled": [], "gone": []}));
+    let asked = Instant::now();
+    let cancel = async {
+        let path = format!("/v1/runs/{run}/cancel");
+        assert_eq!(caller.call("POST", &path, json!({})).await.status, 202);
+    };
+    let wait = caller.call("POST", "/v1/claims?wait=20", asking.clone());
+    let ((), told) = tokio::join!(cancel, wait);
+    assert_eq!(told.body, json!({"tasks": [], "canceled": [record]}));
+    assert!(asked.elapsed() < Duration::from_secs(10), "it is told at once");
+    assert_eq!(renew().await, json!({"canceled": [record], "gone": []}));
+    // It says nothing, and the task ends all the same.
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Canceled), 1, "{status:?}");
+    assert_eq!(renew().await, json!({"canceled": [], "gone": [record]}));
+    let late = json!({"recordId": record, "status": "passed"});
+    assert_eq!(caller.call("POST", "/v1/claims/results", late).await.status, 409);
+    team.audit(&run, 1).await;
 }

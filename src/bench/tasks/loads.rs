@@ -30,6 +30,8 @@ pub(in crate::bench) enum Load {
     Noop,
     /// One task at a time, 500 times: from the submit to its start
     Single,
+    /// One case, as often as there are slots: a worker is killed when all of them run
+    Lost,
 }
 
 impl Load {
@@ -45,7 +47,7 @@ impl Load {
             Load::Exclusive => (4, 250),
             Load::Tail => (500, 1),
             Load::Noop => (1, 50_000),
-            Load::Single => (1, 1),
+            Load::Single | Load::Lost => (1, 1),
         }
     }
 
@@ -64,7 +66,9 @@ impl Load {
                     (time, time)
                 }
                 Load::Noop => (Duration::ZERO, Duration::ZERO),
-                Load::Plain | Load::Chain | Load::Exclusive | Load::Single => (usual, usual),
+                Load::Plain | Load::Chain | Load::Exclusive | Load::Single | Load::Lost => {
+                    (usual, usual)
+                }
             };
             let mut case = TestCase {
                 id: self.id(number),

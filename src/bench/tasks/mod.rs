@@ -11,7 +11,7 @@ use super::args::TasksArgs;
 use crate::scheduler::client::{Access, Client};
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
-use crate::scheduler::model::{Status, Totals};
+use crate::scheduler::model::{Segment, Status, Totals};
 use crate::scheduler::store::Change;
 use crate::scheduler::submit::{self, SubmitError};
 use crate::scheduler::view::{self, Loss};
@@ -41,6 +41,9 @@ pub(super) struct TasksOutcome {
     tasks_each_second: f64,
     /// From the submit to the first call: its median and 99th percentile over all runs.
     start: [f64; 2],
+    /// From a worker's death until its tasks are recorded as lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<f64>,
     /// From an answer to the next call on that slot: median, 99th percentile, longest.
     hand_over: [f64; 3],
     /// Where slots stood idle, in seconds of one slot.
@@ -76,7 +79,8 @@ pub(super) async fn run(args: &TasksArgs) -> Result<TasksOutcome, BenchError> {
     for case in args.load.cases(&service, args.case_time) {
         submit::put_case(&client, &case).await.map_err(|error| store(&error))?;
     }
-    let repeats = args.repeats.unwrap_or(args.load.size().1);
+    let usual = if args.load == Load::Lost { args.slots } else { args.load.size().1 };
+    let repeats = args.repeats.unwrap_or(usual);
     let once = Once { client, service, args, repeats };
     if args.load == Load::Tail {
         once.run().await?;
@@ -105,6 +109,7 @@ struct Done {
     took: Duration,
     totals: Totals,
     calls: Vec<Call>,
+    lost: Option<Duration>,
 }
 
 impl Once<'_> {
@@ -119,6 +124,10 @@ impl Once<'_> {
         let mut commits = watched.map_err(|error| store(&error.into()))?;
         let submitted = Instant::now();
         submit::submit(&self.client, &spec).await.map_err(|error| store(&error))?;
+        let lost = match self.args.kill {
+            Some(worker) => Some(self.lose(worker, &run).await?),
+            None => None,
+        };
         let ended = async {
             loop {
                 for commit in commits.next().await.map_err(|error| store(&error.into()))? {
@@ -145,7 +154,39 @@ impl Once<'_> {
             )));
         };
         let took = submitted.elapsed();
-        Ok(Done { run, submitted, took, totals: totals?, calls: self.service.take() })
+        Ok(Done { run, submitted, took, totals: totals?, calls: self.service.take(), lost })
+    }
+
+    /// Kills a worker when all slots are busy, and waits until a task is recorded as lost.
+    async fn lose(&self, worker: i32, run: &str) -> Result<Duration, BenchError> {
+        let segments = self.client.watch(&keys::segments(run), 0).await;
+        let mut commits = segments.map_err(|error| store(&error.into()))?;
+        let deadline = Instant::now() + self.args.timeout;
+        let in_time = |what: &str| match Instant::now() < deadline {
+            true => Ok(()),
+            false => Err(BenchError::Usage(format!("run {run}: {what} in time"))),
+        };
+        while self.service.came() < u64::from(self.args.slots) {
+            in_time("not all slots were busy")?;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let killed = Instant::now();
+        rustix::process::Pid::from_raw(worker)
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL))
+            .map_err(|error| BenchError::io("kill the worker")(error.into()))?;
+        loop {
+            in_time("no task was lost")?;
+            for commit in commits.next().await.map_err(|error| store(&error.into()))? {
+                for change in commit.changes {
+                    let Change::Put(kv) = change else { continue };
+                    let segment: Segment = serde_json::from_slice(&kv.value).unwrap_or_default();
+                    if segment.rows.iter().any(|row| row.status == Status::Lost) {
+                        return Ok(killed.elapsed());
+                    }
+                }
+            }
+        }
     }
 
     async fn outcome(&self, runs: &[Done]) -> Result<TasksOutcome, BenchError> {
@@ -179,6 +220,7 @@ impl Once<'_> {
         let start = [part(&mut starts, 0.5), part(&mut starts, 0.99)];
         let hand_over = [part(&mut gaps, 0.5), part(&mut gaps, 0.99), part(&mut gaps, 1.0)];
         let each_second = tasks as f64 / took.as_secs_f64();
+        let lost = runs.iter().find_map(|done| done.lost).map(|lost| lost.as_secs_f64());
         let missed = args.goals.iter().filter_map(|goal| {
             let reached = match &*goal.measure {
                 "took" => took.as_secs_f64(),
@@ -186,6 +228,7 @@ impl Once<'_> {
                 "rate" => each_second,
                 "start-p50" => start[0] * 1e3,
                 "start-p99" => start[1] * 1e3,
+                "lost" => lost.unwrap_or(f64::INFINITY),
                 _ => hand_over[0] * 1e3,
             };
             (!goal.is_met(reached)).then(|| format!("{goal}, reached {reached:.2}"))
@@ -199,6 +242,7 @@ impl Once<'_> {
             over,
             tasks_each_second: each_second,
             start,
+            lost,
             hand_over,
             idle: idle.filter(|_| runs.len() == 1),
             faults,
@@ -252,6 +296,9 @@ impl fmt::Display for TasksOutcome {
         writeln!(f, "  start     {p50:.2} ms after the submit (p99 {p99:.2})")?;
         let [p50, p99, most] = self.hand_over.map(ms);
         writeln!(f, "  hand-over p50 {p50:.2} ms, p99 {p99:.2} ms, longest {most:.2} ms")?;
+        if let Some(lost) = self.lost {
+            writeln!(f, "  lost      {lost:.2} s after the worker was killed")?;
+        }
         if let Some(idle) = &self.idle {
             let seconds = |us: u64| us as f64 / 1e6;
             writeln!(

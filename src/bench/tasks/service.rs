@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
@@ -34,6 +35,8 @@ impl Call {
 #[derive(Clone, Default)]
 pub(super) struct Service {
     calls: Arc<Mutex<Vec<Call>>>,
+    /// Calls that have come, answered or not.
+    came: Arc<AtomicU64>,
     port: u16,
 }
 
@@ -61,6 +64,11 @@ impl Service {
         format!("http://127.0.0.1:{}/{case}/{least}/{most}", self.port)
     }
 
+    /// How many calls have come.
+    pub(super) fn came(&self) -> u64 {
+        self.came.load(Ordering::Relaxed)
+    }
+
     /// Takes out the calls so far, in the order of their answers.
     pub(super) fn take(&self) -> Vec<Call> {
         std::mem::take(&mut *self.calls.lock())
@@ -73,6 +81,7 @@ async fn answer(
     headers: HeaderMap,
 ) -> &'static str {
     let came = Instant::now();
+    service.came.fetch_add(1, Ordering::Relaxed);
     let pause = Duration::from_micros(match headers.get("x-tcss-task") {
         Some(task) if most > least => least + spread(task.as_bytes()) % (most - least),
         _ => least,

@@ -1,6 +1,6 @@
 //! A new leader: builds itself from what the store holds at one revision.
 
-use super::{Coordinator, Due, Settings, Timer, people};
+use super::{Coordinator, Due, OpenedRun, Settings, Timer, people};
 use crate::planted::{self, Bug};
 use crate::scheduler::keys;
 use crate::scheduler::planner::Planner;
@@ -26,6 +26,7 @@ impl Coordinator {
             leader,
             planner,
             runs: BTreeMap::new(),
+            reading: BTreeMap::new(),
             run_names: BTreeMap::new(),
             workers,
             claims: BTreeMap::new(),
@@ -54,7 +55,7 @@ impl Coordinator {
         let mut started = Vec::new();
         for kv in open {
             let run = &kv.key[keys::OPEN.len()..];
-            if let Some(number) = new.add_run(now, run, kvs) {
+            if let Some(number) = new.add_run(now, run, OpenedRun::read(run, kvs), kvs) {
                 started.push((run, number));
             }
         }

@@ -16,7 +16,7 @@ mod runs;
 mod watch;
 
 pub(in crate::scheduler) use runs::plan_of;
-pub use runs::{Definitions, LanePack};
+pub use runs::{Definitions, LanePack, OpenedRun};
 
 use super::model::{Item, RunSpec, Status, Totals};
 use super::planner::{ClaimNo, Planner, RunNo, WorkerNo};
@@ -244,6 +244,8 @@ pub struct Coordinator {
     leader: (String, i64),
     planner: Planner,
     runs: BTreeMap<String, Run>,
+    /// Runs that are being read, with what was wanted of them meanwhile.
+    reading: BTreeMap<String, Option<Control>>,
     run_names: BTreeMap<RunNo, String>,
     workers: BTreeMap<String, Worker>,
     /// By key.

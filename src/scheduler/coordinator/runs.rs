@@ -4,7 +4,8 @@ use super::histories::Source;
 use super::{Control, Coordinator, Request, Run, RunStatus, parse};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
-    Environment, LaneCheckpoint, Row, RunPlan, RunSpec, Segment, Status, TestCase, expand,
+    Environment, LaneCheckpoint, Outline, Row, Rules, RunPlan, RunSpec, Segment, Selected, Status,
+    TestCase, expand,
 };
 use crate::scheduler::planner::{LaneId, RunNo, RunSetup};
 use crate::scheduler::store::{Change, Commit, Kv};
@@ -22,6 +23,9 @@ pub struct Definitions {
     /// The number of the first of these.
     pub first: u32,
     pub cases: Vec<TestCase>,
+    /// Of these, where the run does not name its cases: there are too many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repeats: Vec<u32>,
     /// With the first cases only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub environments: Vec<Environment>,
@@ -36,15 +40,114 @@ pub struct LanePack {
     pub lanes: BTreeMap<u32, LaneCheckpoint>,
 }
 
+/// A run as it was submitted. With a million cases it takes seconds to find out what it is made of, for
+/// which no coordinator is needed.
+#[derive(Debug)]
+pub struct OpenedRun {
+    /// Without its cases.
+    spec: RunSpec,
+    plan: RunPlan,
+}
+
+impl OpenedRun {
+    /// From its keys; nothing if they are not what a submit writes.
+    pub fn read(run: &str, kvs: &[Kv]) -> Option<Self> {
+        let spec = spec_of(run, kvs)?;
+        let definitions = keys::definition_packs(run);
+        let mut read = Read::default();
+        for kv in kvs.iter().filter(|kv| kv.key.starts_with(&definitions)) {
+            read.pack(parse(kv)?, drop);
+        }
+        Self::new(spec, read)
+    }
+
+    /// The same, and takes its definitions out of its keys.
+    pub fn take(run: &str, kvs: &mut Vec<Kv>) -> Option<Self> {
+        let definitions = keys::definition_packs(run);
+        let mut read = Some(Read::default());
+        kvs.retain_mut(|kv| {
+            let is_definition = kv.key.starts_with(&definitions);
+            if is_definition {
+                // Its text is not kept while the next is read: together they are long.
+                let pack = parse::<Definitions>(&std::mem::take(kv));
+                read = read.take().zip(pack).map(|(mut read, pack)| {
+                    read.pack(pack, drop);
+                    read
+                });
+            }
+            !is_definition
+        });
+        Self::new(spec_of(run, kvs)?, read?)
+    }
+
+    fn new(spec: RunSpec, read: Read) -> Option<Self> {
+        let (_, plan) = read.plan(&spec)?;
+        Some(Self { spec: RunSpec { cases: Vec::new(), ..spec }, plan })
+    }
+}
+
+fn spec_of(run: &str, kvs: &[Kv]) -> Option<RunSpec> {
+    let key = keys::run(run);
+    parse(kvs.iter().find(|kv| kv.key == key)?)
+}
+
+/// Definitions of a run as they are read, pack by pack.
+#[derive(Default)]
+struct Read {
+    outlines: BTreeMap<Arc<str>, Outline>,
+    /// Of the case that was read last.
+    rules: Option<Arc<Rules>>,
+    environments: Vec<Environment>,
+    /// Where the run does not name its cases.
+    selected: Vec<Selected>,
+}
+
+impl Read {
+    fn pack(&mut self, pack: Definitions, mut take: impl FnMut(TestCase)) {
+        let of_cases = pack.cases.iter().zip(&pack.repeats);
+        self.selected.extend(
+            of_cases
+                .map(|(case, repeats)| Selected { case: case.id.clone(), repeats: Some(*repeats) }),
+        );
+        self.environments.extend(pack.environments);
+        for case in pack.cases {
+            let outline = Outline::new(&case, &mut self.rules);
+            self.outlines.insert(outline.id.clone(), outline);
+            take(case);
+        }
+    }
+
+    /// Whoever submits has done the same with the same result, so that it cannot fail for a run that
+    /// exists.
+    fn plan(self, spec: &RunSpec) -> Option<(Vec<Environment>, RunPlan)> {
+        let whole;
+        let spec = match spec.cases.is_empty() {
+            true => {
+                whole = RunSpec { cases: self.selected, ..spec.clone() };
+                &whole
+            }
+            false => spec,
+        };
+        let environments = self.environments.iter();
+        let by_id = environments.map(|found| (found.id.clone(), found.clone())).collect();
+        let plan = expand(spec, |id| self.outlines.get(id), &by_id).ok()?;
+        Some((self.environments, plan))
+    }
+}
+
 impl Coordinator {
-    /// All keys of a run, read at one revision, in answer to `Request::ReadRun`.
-    pub fn run_read(&mut self, now: u64, run: &str, kvs: &[Kv]) {
+    /// A run and its other keys, read at one revision, in answer to `Request::ReadRun`.
+    pub fn run_read(&mut self, now: u64, run: &str, opened: Option<OpenedRun>, kvs: &[Kv]) {
+        let wanted = self.reading.remove(run).flatten();
         if self.runs.contains_key(run) {
             return;
         }
-        if let Some(number) = self.add_run(now, run, kvs) {
+        if let Some(number) = self.add_run(now, run, opened, kvs) {
             self.planner.start_run(now, number);
             self.apply_control(now, run);
+            if let Some(control) = wanted {
+                self.control(now, run, control);
+            }
         }
     }
 
@@ -61,18 +164,24 @@ impl Coordinator {
         });
         let kvs: Vec<Kv> = puts.filter(is_of_run).cloned().collect();
         match has_all_definitions(run, &kvs) {
-            true => self.run_read(now, run, &kvs),
-            false => self.requests.push(Request::ReadRun { run: run.to_owned() }),
+            true => self.run_read(now, run, OpenedRun::read(run, &kvs), &kvs),
+            false => {
+                self.reading.insert(run.to_owned(), None);
+                self.requests.push(Request::ReadRun { run: run.to_owned() });
+            }
         }
     }
 
     /// Hands a run to the planner with what is known of it, without starting it.
-    pub(super) fn add_run(&mut self, now: u64, name: &str, kvs: &[Kv]) -> Option<RunNo> {
-        let spec_key = keys::run(name);
-        let kv = kvs.iter().find(|kv| kv.key == spec_key)?;
-        let spec: RunSpec = parse(kv)?;
+    pub(super) fn add_run(
+        &mut self,
+        now: u64,
+        name: &str,
+        opened: Option<OpenedRun>,
+        kvs: &[Kv],
+    ) -> Option<RunNo> {
+        let OpenedRun { spec, mut plan } = opened?;
         let submitted = spec.submitted;
-        let (_, mut plan) = plan_of(&spec, name, kvs)?;
         plan.lanes.iter_mut().for_each(|lane| self.estimate(lane));
         let lanes = plan.lanes.len() as u32;
         let queue = spec.queue.as_str().into();
@@ -92,7 +201,7 @@ impl Coordinator {
         let run = Run {
             number,
             control: find(keys::control(name)).and_then(parse).unwrap_or_default(),
-            spec: RunSpec { cases: Vec::new(), ..spec },
+            spec,
             dirty: Default::default(),
             is_over: false,
             is_closing: false,
@@ -142,7 +251,13 @@ impl Coordinator {
     }
 
     pub(super) fn control(&mut self, now: u64, run: &str, control: Control) {
-        let Some(found) = self.runs.get_mut(run) else { return };
+        let Some(found) = self.runs.get_mut(run) else {
+            // What is read of it may be older.
+            if let Some(wanted) = self.reading.get_mut(run) {
+                *wanted = Some(control);
+            }
+            return;
+        };
         // There is no way back from canceled.
         if found.control != Control::Canceled {
             found.control = control;
@@ -188,23 +303,18 @@ fn has_all_definitions(run: &str, kvs: &[Kv]) -> bool {
     total > 0 && found == total as usize
 }
 
-/// The copies of a run's definitions, and the lanes that follow from them. Whoever submits has done
-/// the same with the same result, so that it cannot fail for a run that exists.
+/// The lanes of a run as they follow from the copies of its definitions, each of which is handed to
+/// `take`.
 pub(in crate::scheduler) fn plan_of(
     spec: &RunSpec,
     name: &str,
     kvs: &[Kv],
-) -> Option<(Vec<Definitions>, RunPlan)> {
-    let prefix = keys::definition_packs(name);
-    let packs = kvs.iter().filter(|kv| kv.key.starts_with(&prefix)).map(parse::<Definitions>);
-    let packs = packs.collect::<Option<Vec<_>>>()?;
-    let mut cases = BTreeMap::new();
-    let mut environments = BTreeMap::new();
-    for definitions in packs.iter().cloned() {
-        cases.extend(definitions.cases.into_iter().map(|case| (case.id.clone(), case)));
-        let found = definitions.environments.into_iter();
-        environments.extend(found.map(|found| (found.id.clone(), found)));
+    mut take: impl FnMut(TestCase),
+) -> Option<(Vec<Environment>, RunPlan)> {
+    let definitions = keys::definition_packs(name);
+    let mut read = Read::default();
+    for kv in kvs.iter().filter(|kv| kv.key.starts_with(&definitions)) {
+        read.pack(parse(kv)?, &mut take);
     }
-    let plan = expand(spec, &cases, &environments).ok()?;
-    Some((packs, plan))
+    read.plan(spec)
 }

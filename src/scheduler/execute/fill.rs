@@ -11,7 +11,7 @@ use std::borrow::Cow;
 ///
 /// # Errors
 /// Which key the environment does not configure.
-pub(super) fn fill<'t>(
+pub(in crate::scheduler) fn fill<'t>(
     text: &'t str,
     environment: Option<&Environment>,
 ) -> Result<Cow<'t, str>, String> {

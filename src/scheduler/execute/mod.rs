@@ -21,6 +21,7 @@ mod tests;
 mod verdict;
 
 pub use artifacts::Artifacts;
+pub(super) use fill::fill;
 pub use orders::{Caller, Cancel, Runner};
 pub use targets::{Reach, Rule, Targets, reach};
 

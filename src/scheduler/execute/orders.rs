@@ -90,6 +90,17 @@ impl Caller {
         Self { client }
     }
 
+    /// Gets what is at a url, without reading it. Returns the status.
+    ///
+    /// # Errors
+    /// In words: nobody there, or nobody that may be called.
+    pub async fn get(&self, url: &str) -> Result<u16, String> {
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.uri_mut() = url.parse::<Uri>().map_err(|error| format!("not a url: {error}"))?;
+        let answer = self.client.request(request).await;
+        Ok(answer.map_err(|error| tls::reason(&error))?.status().as_u16())
+    }
+
     /// Posts JSON. Returns the status, and the text of the answer as far as it is short.
     ///
     /// # Errors

@@ -270,6 +270,10 @@ impl TestCase {
     pub fn check(&self) -> Result<(), Refusal> {
         let id = &self.id;
         check_id("case", id)?;
+        if id.ends_with('*') {
+            let text = format!("case id {id:?} ends with *, which stands for all that begin so");
+            return Err(Refusal::malformed(text));
+        }
         let fail = |message: String| Err(Refusal::malformed(format!("case {id}: {message}")));
         if let Err(message) = self.check_kind() {
             return fail(message);

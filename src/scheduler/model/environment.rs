@@ -53,6 +53,19 @@ pub enum Health {
     Retired,
 }
 
+impl Health {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Good => "good",
+            Self::Bad => "bad",
+            Self::Looping => "looping",
+            Self::Maintenance => "maintenance",
+            Self::Retired => "retired",
+        }
+    }
+}
+
 /// Who has an environment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

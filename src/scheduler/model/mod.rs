@@ -4,6 +4,7 @@
 mod case;
 mod environment;
 mod ordinals;
+mod outline;
 mod plan;
 mod record;
 mod refusal;
@@ -16,7 +17,8 @@ pub use case::{
 };
 pub use environment::{Environment, Health, Occupancy};
 pub use ordinals::Ordinals;
-pub use plan::{LanePlan, PlannedPredecessor, RunPlan, expand, find_circle};
+pub use outline::{Outline, Rules};
+pub use plan::{LanePlan, PlannedPredecessor, RunPlan, Survey, expand, find_circle, survey};
 pub use record::{Claim, Item, LaneCheckpoint, Row, Segment, Totals, Tried};
 pub use refusal::Refusal;
 pub use run::{Missing, RunSpec, Selected};

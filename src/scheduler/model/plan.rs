@@ -3,9 +3,10 @@
 
 use super::run::TASKS_MAX;
 use super::{
-    CaseState, Environment, Health, Kind, Labels, Missing, OnLost, Policy, Predecessor, Refusal,
-    Retries, RunSpec, Scope, TagScope, TestCase,
+    CaseState, Environment, Health, Kind, Labels, Missing, OnLost, Outline, Policy, Predecessor,
+    Refusal, Retries, RunSpec, Scope, TagScope,
 };
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -13,8 +14,6 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunPlan {
     pub lanes: Vec<LanePlan>,
-    /// What the user should know, though the run is accepted.
-    pub warnings: Vec<String>,
 }
 
 /// One case in one environment of a run. All its tasks are alike for every rule.
@@ -53,105 +52,151 @@ pub struct PlannedPredecessor {
     pub policy: Policy,
 }
 
-/// Makes lanes of a submit.
+/// What a submit selects, found to fit together. It may be a million cases.
+#[derive(Debug)]
+pub struct Survey<'a> {
+    /// With their repeats, in the order of the lanes of an environment.
+    pub cases: Vec<(&'a Outline, u32)>,
+    /// Where a case is among them.
+    index: BTreeMap<&'a str, usize>,
+    places: Vec<Option<&'a Environment>>,
+    /// What the user should know, though the run is accepted.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at a submit; `find` looks a case up by its id.
 ///
 /// # Errors
 ///
 /// 404 for an unknown case or environment; 400 for a circle of predecessors, with its path, and for
 /// too many tasks; 422 for a predecessor that is not selected, and for a retired environment.
-pub fn expand(
+pub fn survey<'a>(
     spec: &RunSpec,
-    cases: &BTreeMap<String, TestCase>,
-    environments: &BTreeMap<String, Environment>,
-) -> Result<RunPlan, Refusal> {
+    find: impl Fn(&str) -> Option<&'a Outline>,
+    environments: &'a BTreeMap<String, Environment>,
+) -> Result<Survey<'a>, Refusal> {
     spec.check()?;
-    let mut warnings = Vec::new();
-    let selected = select(spec, cases, &mut warnings)?;
-    let places = places(spec, environments)?;
-    let order: Vec<&TestCase> = selected.iter().map(|(case, _)| *case).collect();
-    if let Some(path) = find_circle(&order) {
+    let mut survey = select(spec, find)?;
+    survey.places = places(spec, environments)?;
+    let order = survey.cases.iter().map(|(case, _)| (&*case.id, &case.case_pre[..]));
+    if let Some(path) = find_circle(order) {
         return Err(Refusal::malformed(format!("cases wait for each other: {path}")));
     }
-    let tasks: u64 = selected.iter().map(|(_, repeats)| u64::from(*repeats)).sum();
-    let tasks = tasks.saturating_mul(places.len() as u64);
+    let tasks = survey.tasks();
     if tasks > TASKS_MAX {
         return Err(Refusal::malformed(format!("{tasks} tasks are more than {TASKS_MAX}")));
     }
-    let index: BTreeMap<&str, u32> =
-        selected.iter().zip(0..).map(|((case, _), lane)| (case.id.as_str(), lane)).collect();
-    let mut lanes = Vec::with_capacity(selected.len() * places.len());
-    for (place, environment) in places.iter().enumerate() {
-        let first = (place * selected.len()) as u32;
-        for (case, repeats) in &selected {
-            let mut lane = lane(spec, case, *repeats, *environment);
-            for predecessor in &case.case_pre {
-                let Some(before) = index.get(predecessor.case.as_str()) else {
+    for (case, repeats) in &survey.cases {
+        for before in case.case_pre.iter().filter(|before| before.scope == Scope::Repeat) {
+            let place = survey.index.get(before.case.as_str());
+            if place.is_some_and(|place| survey.cases[*place].1 < *repeats) {
+                let message = format!(
+                    "case {}: waits for each repeat of {}, which has fewer",
+                    case.id, before.case
+                );
+                return Err(Refusal::malformed(message));
+            }
+        }
+    }
+    Ok(survey)
+}
+
+impl Survey<'_> {
+    pub fn tasks(&self) -> u64 {
+        let repeats: u64 = self.cases.iter().map(|(_, repeats)| u64::from(*repeats)).sum();
+        repeats.saturating_mul(self.places.len() as u64)
+    }
+
+    /// How many lanes there are.
+    pub fn lanes(&self) -> usize {
+        self.cases.len() * self.places.len()
+    }
+
+    /// The lanes.
+    pub fn plan(self, spec: &RunSpec) -> RunPlan {
+        let mut requires = Arc::<Labels>::default();
+        let mut lanes = Vec::with_capacity(self.lanes());
+        for (place, environment) in self.places.iter().enumerate() {
+            let first = (place * self.cases.len()) as u32;
+            for (case, repeats) in &self.cases {
+                let mut lane = lane(spec, case, *repeats, *environment);
+                // Most want the same, which is kept once.
+                if lane.requires == requires {
+                    lane.requires = requires.clone();
+                }
+                requires = lane.requires.clone();
+                for predecessor in &case.case_pre {
+                    let before = self.index.get(predecessor.case.as_str());
+                    lane.predecessors.extend(before.map(|before| PlannedPredecessor {
+                        lane: first + *before as u32,
+                        scope: predecessor.scope,
+                        policy: predecessor.policy,
+                    }));
                     if predecessor.scope == Scope::Global {
                         lane.global_predecessors.push(predecessor.case.as_str().into());
                     }
-                    continue;
-                };
-                let fewer = selected[*before as usize].1 < *repeats;
-                if predecessor.scope == Scope::Repeat && fewer {
-                    let message = format!(
-                        "case {}: waits for each repeat of {}, which has fewer",
-                        case.id, predecessor.case
-                    );
-                    return Err(Refusal::malformed(message));
                 }
-                lane.predecessors.push(PlannedPredecessor {
-                    lane: first + before,
-                    scope: predecessor.scope,
-                    policy: predecessor.policy,
-                });
-                if predecessor.scope == Scope::Global {
-                    lane.global_predecessors.push(predecessor.case.as_str().into());
-                }
+                lanes.push(lane);
             }
-            lanes.push(lane);
         }
+        RunPlan { lanes }
     }
-    Ok(RunPlan { lanes, warnings })
 }
 
-/// The cases of the run with their repeats, in the order of the selection; predecessors that are
-/// pulled in come last.
+/// Makes lanes of a submit.
+///
+/// # Errors
+///
+/// As `survey`.
+pub fn expand<'a>(
+    spec: &RunSpec,
+    find: impl Fn(&str) -> Option<&'a Outline>,
+    environments: &'a BTreeMap<String, Environment>,
+) -> Result<RunPlan, Refusal> {
+    Ok(survey(spec, find, environments)?.plan(spec))
+}
+
+/// The cases of the run, in the order of the selection; predecessors that are pulled in come last.
 fn select<'a>(
     spec: &RunSpec,
-    cases: &'a BTreeMap<String, TestCase>,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<(&'a TestCase, u32)>, Refusal> {
+    find: impl Fn(&str) -> Option<&'a Outline>,
+) -> Result<Survey<'a>, Refusal> {
     let find = |id: &str| {
-        let case = cases.get(id).filter(|case| !case.is_deleted);
+        let case = find(id).filter(|case| !case.is_deleted);
         case.ok_or_else(|| Refusal::new(404, format!("unknown case {id}")))
     };
-    let mut selected: Vec<(&TestCase, u32)> = Vec::new();
-    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let mut cases: Vec<(&Outline, u32)> = Vec::with_capacity(spec.cases.len());
+    let mut index: BTreeMap<&str, usize> = BTreeMap::new();
     for choice in &spec.cases {
         let repeats = choice.repeats.unwrap_or(spec.repeats);
-        if let Some(place) = places.get(choice.case.as_str()) {
-            let sum = &mut selected[*place].1;
-            *sum = sum.saturating_add(repeats);
-            warnings.push(format!("case {} is selected twice: {sum} repeats", choice.case));
-            continue;
+        let case = find(&choice.case)?;
+        match index.entry(&case.id) {
+            Entry::Occupied(place) => {
+                let sum = &mut cases[*place.get()].1;
+                *sum = sum.saturating_add(repeats);
+                warnings.push(format!("case {} is selected twice: {sum} repeats", choice.case));
+            }
+            Entry::Vacant(place) => {
+                place.insert(cases.len());
+                cases.push((case, repeats));
+            }
         }
-        places.insert(&choice.case, selected.len());
-        selected.push((find(&choice.case)?, repeats));
     }
     let mut next = 0;
-    while next < selected.len() {
-        let (case, _) = selected[next];
+    while next < cases.len() {
+        let (case, _) = cases[next];
         next += 1;
         for Predecessor { case: before, soft, scope, .. } in &case.case_pre {
-            if places.contains_key(before.as_str()) || *soft || *scope == Scope::Global {
+            if index.contains_key(before.as_str()) || *soft || *scope == Scope::Global {
                 continue;
             }
             match spec.missing {
                 Missing::Ignore => {}
                 Missing::Include => {
                     let pulled = find(before)?;
-                    places.insert(&pulled.id, selected.len());
-                    selected.push((pulled, spec.repeats));
+                    index.insert(&pulled.id, cases.len());
+                    cases.push((pulled, spec.repeats));
                 }
                 Missing::Refuse => {
                     let message = format!(
@@ -164,7 +209,7 @@ fn select<'a>(
             }
         }
     }
-    Ok(selected)
+    Ok(Survey { cases, index, places: Vec::new(), warnings })
 }
 
 fn places<'a>(
@@ -185,30 +230,25 @@ fn places<'a>(
     spec.environments.iter().map(find).collect()
 }
 
-fn lane(
-    spec: &RunSpec,
-    case: &TestCase,
-    total: u32,
-    environment: Option<&Environment>,
-) -> LanePlan {
+fn lane(spec: &RunSpec, case: &Outline, total: u32, environment: Option<&Environment>) -> LanePlan {
     let place = environment.map_or("", |environment| &environment.id);
     let tag = |used: &super::TagUse| match used.scope {
         TagScope::Global => used.tag.as_str().into(),
         TagScope::Run => format!("{}/run/{}", used.tag, spec.id).into(),
         TagScope::Env => format!("{}/env/{place}", used.tag).into(),
     };
-    let mut tags: Vec<Arc<str>> = case.mutual_tag.iter().map(tag).collect();
+    let mut tags: Vec<Arc<str>> = case.tags.iter().map(tag).collect();
     tags.sort_unstable();
     let mut requires = case.requires.clone();
     requires.extend(environment.map(|found| found.labels.clone()).unwrap_or_default());
     LanePlan {
-        case: case.id.as_str().into(),
+        case: case.id.clone(),
         environment: place.into(),
         total,
         slots: case.slots,
         priority: case.priority,
         tags,
-        chain: !case.mutual_tag.is_empty() && case.mutual_tag.iter().all(|used| used.chain),
+        chain: !case.tags.is_empty() && case.tags.iter().all(|used| used.chain),
         requires: requires.into(),
         predecessors: Vec::new(),
         global_predecessors: Vec::new(),
@@ -222,11 +262,15 @@ fn lane(
     }
 }
 
-/// The path of a circle among predecessors, if there is one: `a -> b -> a`, each waiting for the
-/// next.
-pub fn find_circle(cases: &[&TestCase]) -> Option<String> {
+/// The path of a circle among cases with their predecessors, if there is one: `a -> b -> a`, each
+/// waiting for the next.
+pub fn find_circle<'a>(
+    cases: impl Iterator<Item = (&'a str, &'a [Predecessor])>,
+) -> Option<String> {
+    // Those that wait for nobody are on no circle.
+    let cases: Vec<_> = cases.filter(|(_, before)| !before.is_empty()).collect();
     let index: BTreeMap<&str, usize> =
-        cases.iter().enumerate().map(|(place, case)| (case.id.as_str(), place)).collect();
+        cases.iter().zip(0..).map(|((id, _), place)| (*id, place)).collect();
     let mut done = vec![false; cases.len()];
     for start in 0..cases.len() {
         // The way down to the case in hand, each with the predecessor to be looked at next.
@@ -238,7 +282,7 @@ pub fn find_circle(cases: &[&TestCase]) -> Option<String> {
                 way.pop();
                 continue;
             }
-            let Some(before) = cases[*case].case_pre.get(*next) else {
+            let Some(before) = cases[*case].1.get(*next) else {
                 done[*case] = true;
                 continue;
             };
@@ -248,8 +292,8 @@ pub fn find_circle(cases: &[&TestCase]) -> Option<String> {
                 way.push((before, 0));
             } else if let Some(from) = way.iter().position(|(case, _)| *case == before) {
                 let mut path: Vec<&str> =
-                    way[from..].iter().map(|(case, _)| cases[*case].id.as_str()).collect();
-                path.push(&cases[before].id);
+                    way[from..].iter().map(|(case, _)| cases[*case].0).collect();
+                path.push(cases[before].0);
                 return Some(path.join(" -> "));
             }
         }

@@ -18,6 +18,7 @@ pub struct RunSpec {
     /// A submit with the same request id is the same run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Empty in the store where there are many: they stand with the copies of their definitions then.
     pub cases: Vec<Selected>,
     /// For cases that name no number of their own.
     #[serde(default = "one")]
@@ -50,7 +51,7 @@ pub struct RunSpec {
     pub owner: String,
 }
 
-/// A case of a run.
+/// A case of a run, or all whose ids begin with what stands before a `*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selected {
@@ -79,6 +80,13 @@ fn queue_default() -> String {
     "default".into()
 }
 
+impl Selected {
+    /// What the ids of the selected cases begin with, if more than one may be meant.
+    pub fn prefix(&self) -> Option<&str> {
+        self.case.strip_suffix('*')
+    }
+}
+
 impl RunSpec {
     /// Reads a submit.
     ///
@@ -104,7 +112,10 @@ impl RunSpec {
             check_id("request", request)?;
         }
         for selected in &self.cases {
-            check_id("case", &selected.case)?;
+            match selected.prefix() {
+                Some("") => {}
+                prefix => check_id("case", prefix.unwrap_or(&selected.case))?,
+            }
             if selected.repeats.unwrap_or(self.repeats) == 0 {
                 return Err(Refusal::malformed(format!("case {}: 0 repeats", selected.case)));
             }

@@ -2,12 +2,59 @@
 
 import { t } from "./words.js";
 
+// Kept for this window alone, and gone with it. A password is never kept.
 let token = sessionStorage.getItem("token") || "";
-let askForToken = async () => "";
+let askWho = async () => null;
+let asking = null;
+let declined = false;
 
-/** Who asks the user for the token when one is needed. */
-export function onToken(ask) {
-  askForToken = ask;
+/** Who asks the user for a name with its password, or for a token alone, and is told why the last one did not do. */
+export function onLogin(ask) {
+  askWho = ask;
+}
+
+/** The user's name, or "" for nobody or a token alone. */
+export const user = () => sessionStorage.getItem("user") || "";
+export const isKnown = () => token !== "";
+
+function remember(name, found) {
+  token = found;
+  sessionStorage.setItem("user", name);
+  sessionStorage.setItem("token", found);
+  declined = false;
+  window.dispatchEvent(new Event("who"));
+}
+
+export const logOut = () => remember("", "");
+
+/** Takes a token, or gets one for a name and password. */
+async function logIn({ name, secret }) {
+  if (!name) return remember("", secret);
+  const headers = { "content-type": "application/json" };
+  const answer = await fetch("/v1/login", { method: "POST", headers, body: JSON.stringify({ name, password: secret }) });
+  remember(name, (await json(answer)).token);
+}
+
+/** Asks until somebody is known; false if the user would rather not. Many calls ask once. */
+export function logInAs(why = "") {
+  asking ||= (async () => {
+    try {
+      for (;;) {
+        const who = await askWho(why);
+        declined = !who;
+        if (declined) return false;
+        try {
+          await logIn(who);
+          return true;
+        } catch (error) {
+          why = error.message;
+        }
+      }
+    } finally {
+      asking = null;
+    }
+  })();
+  return asking;
 }
 
 export class Problem extends Error {
@@ -20,6 +67,7 @@ export class Problem extends Error {
 async function call(method, path, body, { signal, ...more } = {}) {
   for (;;) {
     const headers = { ...more };
+    const shown = token;
     if (token) headers.authorization = `Bearer ${token}`;
     if (body !== undefined) headers["content-type"] = "application/json";
     const text = body === undefined ? undefined : JSON.stringify(body);
@@ -31,9 +79,11 @@ async function call(method, path, body, { signal, ...more } = {}) {
       throw new Problem(0, t("away", error.message));
     }
     if (answer.status === 401) {
-      token = await askForToken();
-      sessionStorage.setItem("token", token);
-      if (token) continue;
+      // Another call may have had it renewed meanwhile.
+      if (shown !== token) continue;
+      const why = token ? (await answer.clone().json().catch(() => ({}))).error?.message : "";
+      // What is asked again and again must not ask the user so.
+      if (!declined && (await logInAs(why))) continue;
     }
     return answer;
   }

@@ -1,6 +1,6 @@
-// The page's frame: what address shows what, keys, language, colours, the token.
+// The page's frame: what address shows what, keys, language, colours, who looks.
 
-import { onToken } from "./api.js";
+import { isKnown, logInAs, logOut, onLogin, user } from "./api.js";
 import * as cases from "./cases.js";
 import * as places from "./places.js";
 import * as runs from "./runs.js";
@@ -70,6 +70,11 @@ function frame(shown) {
   theme.textContent = isDark ? "☀" : "☾";
   theme.setAttribute("aria-label", t(isDark ? "light" : "dark"));
   document.getElementById("help").setAttribute("aria-label", t("help"));
+  who();
+}
+
+function who() {
+  document.getElementById("who").textContent = isKnown() ? t("log_out", user()).trim() : t("login");
 }
 
 function paint(theme) {
@@ -118,19 +123,32 @@ document.addEventListener("keydown", (event) => {
   if (work) { event.preventDefault(); work(); }
 });
 
-onToken(() => new Promise((answer) => {
-  let token = "";
-  const input = h("input", { type: "password", autocomplete: "off", "aria-label": t("token_label") });
-  const form = h("form", { submit: (event) => { event.preventDefault(); token = input.value.trim(); closeDialog(); } },
-    h("div", { class: "row" }, input, h("button", { type: "submit", class: "main" }, t("go"))));
-  dialog(t("token"), form).then(() => answer(token));
-  input.focus();
+onLogin((why) => new Promise((answer) => {
+  let who = null;
+  const name = h("input", { autocomplete: "username", "aria-label": t("user_label") });
+  const secret = h("input", { type: "password", autocomplete: "off", "aria-label": t("secret_label") });
+  const form = h("form", { submit: (event) => {
+    event.preventDefault();
+    if (secret.value) who = { name: name.value.trim(), secret: name.value.trim() ? secret.value : secret.value.trim() };
+    closeDialog();
+  } },
+    why && h("p", { class: "problem", role: "alert" }, why),
+    h("div", { class: "fields" }, h("label", {}, t("user_label"), name), h("label", {}, t("secret_label"), secret)),
+    h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("close")), h("button", { type: "submit", class: "main" }, t("go"))));
+  dialog(t("login"), form).then(() => answer(who));
+  name.focus();
 }));
 
+document.getElementById("who").addEventListener("click", async () => {
+  if (isKnown()) logOut();
+  else await logInAs();
+  route();
+});
 document.getElementById("language").addEventListener("click", toggleLanguage);
 document.getElementById("theme").addEventListener("click", toggleTheme);
 document.getElementById("help").addEventListener("click", help);
 document.getElementById("dialog").addEventListener("click", (event) => { if (event.target.id === "dialog") closeDialog(); });
+window.addEventListener("who", who);
 window.addEventListener("hashchange", () => { document.getElementById("dialog").close(); route(); });
 const dark = matchMedia("(prefers-color-scheme: dark)");
 paint(localStorage.getItem("theme") || (dark.matches ? "dark" : "light"));

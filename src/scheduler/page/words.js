@@ -33,7 +33,7 @@ const WORDS = {
   submitted: ["Run {0} is submitted: {1} tasks", "运行 {0} 已提交：{1} 个任务"], asked: ["It is asked for.", "已提出请求。"], saved: ["Saved.", "已保存。"],
   of: ["{0} of {1}", "{0} / {1}"], picked: ["{0} picked", "已选 {0} 个"], pick_cases: ["Pick cases", "选择用例"], include: ["Include predecessors that are not picked", "包含未选的前置用例"],
   rerun_of: ["Repeats run {0}", "重跑自 {0}"], output: ["Output", "输出"], expected: ["Expected", "期望"], attempt: ["Attempt {0} on {1}", "第 {0} 次尝试，于 {1}"],
-  token: ["This scheduler asks for its token", "此调度器需要令牌"], token_label: ["Token", "令牌"], go: ["Go on", "继续"], away: ["No answer: {0}", "无应答：{0}"],
+  login: ["Log in", "登录"], log_out: ["Log out {0}", "退出 {0}"], user_label: ["User (empty for a token)", "用户（用令牌时留空）"], secret_label: ["Password or token", "密码或令牌"], go: ["Go on", "继续"], away: ["No answer: {0}", "无应答：{0}"],
   live: ["live", "实时"], help: ["Keys", "快捷键"], language: ["中文", "English"], dark: ["Dark", "深色"], light: ["Light", "浅色"], theme: ["Theme", "主题"],
   key_go: ["Go to runs, cases, environments, workers, tags, queues", "前往运行、用例、环境、执行机、标签、队列"], key_move: ["Next and previous row", "下一行、上一行"],
   key_open: ["Open the row", "打开该行"], key_search: ["Search", "搜索"], key_submit: ["Submit a run", "提交运行"], key_theme: ["Dark or light", "深色或浅色"], key_language: ["Language", "语言"],

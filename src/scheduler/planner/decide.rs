@@ -13,6 +13,7 @@ const CLAIM_TASKS_MAX: u32 = 256;
 /// Repeats that one worker may run under one hold of a tag while others wait for it.
 const CHAIN_TASKS_MAX: u32 = 32;
 
+/// Together no longer than this, but for one.
 const CHAIN_US_MAX: u64 = 1_000_000;
 
 /// A lane whose tasks want several slots and that goes first has waited long when it has waited for

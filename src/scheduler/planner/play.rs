@@ -479,7 +479,7 @@ pub(super) fn after(lane: u32) -> PlannedPredecessor {
 pub(super) fn setup(lanes: Vec<LanePlan>) -> RunSetup {
     RunSetup {
         name: "run".into(),
-        plan: RunPlan { lanes, warnings: Vec::new() },
+        plan: RunPlan { lanes },
         queue: "default".into(),
         ..Default::default()
     }

@@ -55,7 +55,7 @@ fn the_longest_go_first_where_durations_are_known() {
         ((normal * 1.3).exp() * SECOND as f64) as u64
     };
     let lanes: Vec<LanePlan> = (0..500).map(|n| plain(&n.to_string(), 1, heavy())).collect();
-    let plan = RunPlan { lanes: lanes.clone(), ..Default::default() };
+    let plan = RunPlan { lanes: lanes.clone() };
     let work_of = |lane: u32| {
         let estimate = lanes[lane as usize].estimate.unwrap();
         (estimate, estimate)

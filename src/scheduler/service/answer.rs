@@ -45,7 +45,10 @@ impl Problem {
             return Self::new(413, "it is larger than the store takes");
         }
         if text.contains("permission denied") {
-            return Self::new(403, "the store does not let the scheduler's user do that");
+            return Self::new(403, "the store does not let this user do that");
+        }
+        if text.contains("invalid auth token") {
+            return Self::new(401, "the store does not know this token, or not any more");
         }
         let message = format!("the store does not answer: {text}");
         Self { retry_after: Some(STORE_IS_AWAY_S), ..Self::new(503, message) }
@@ -62,6 +65,7 @@ impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Refused(refusal) => refusal.into(),
+            SubmitError::Nothing(text) => Self::new(404, text),
             SubmitError::Store(text) => Self::of_store(&text),
         }
     }

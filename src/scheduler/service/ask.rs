@@ -1,7 +1,7 @@
 //! What calls say: parts of the path, the query, bodies and expected versions, each with an error of
 //! our own shape; and the places in lists.
 
-use super::Services;
+use super::Shared;
 use super::answer::Problem;
 use crate::scheduler::model::Refusal;
 use axum::body::{Body, HttpBody as _};
@@ -29,10 +29,10 @@ const LIMIT_MAX: usize = 1_000;
 /// Parts of the path.
 pub(super) struct InPath<T>(pub(super) T);
 
-impl<T: DeserializeOwned + Send> FromRequestParts<Services> for InPath<T> {
+impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for InPath<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &Services) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, Problem> {
         let found = Path::<T>::from_request_parts(parts, state).await;
         found.map(|Path(found)| Self(found)).map_err(|error| Problem::new(400, error.body_text()))
     }
@@ -41,10 +41,10 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Services> for InPath<T> {
 /// What stands behind the question mark.
 pub(super) struct Asked<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequestParts<Services> for Asked<T> {
+impl<T: DeserializeOwned> FromRequestParts<Shared> for Asked<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Services) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Problem> {
         let found = Query::<T>::try_from_uri(&parts.uri);
         found.map(|Query(found)| Self(found)).map_err(|error| Problem::new(400, error.body_text()))
     }
@@ -53,10 +53,10 @@ impl<T: DeserializeOwned> FromRequestParts<Services> for Asked<T> {
 /// The version that the caller has seen, from `If-Match`.
 pub(super) struct Expected(pub(super) Option<i64>);
 
-impl FromRequestParts<Services> for Expected {
+impl FromRequestParts<Shared> for Expected {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Services) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Problem> {
         let Some(tag) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
         let tag = tag.to_str().unwrap_or_default().trim();
         if tag == "*" {
@@ -83,10 +83,10 @@ impl Expected {
 /// A body that is a JSON object; an empty one stands for one without fields.
 pub(super) struct Object(pub(super) Map<String, Value>);
 
-impl FromRequest<Services> for Object {
+impl FromRequest<Shared> for Object {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &Services) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &Shared) -> Result<Self, Problem> {
         let text = read(request).await?;
         if text.is_empty() {
             return Ok(Self(Map::new()));

@@ -4,12 +4,11 @@
 use super::Services;
 use super::answer::{Problem, answer, ok};
 use super::ask::{Asked, InPath, Object};
-use super::remote::{Instance, Verdict};
+use super::remote::{Given, Instance, Verdict};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Labels, Refusal, check_id};
 use crate::scheduler::store::{Compare, Op, Outcome, Txn};
 use crate::scheduler::submit::SubmitError;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -32,10 +31,7 @@ fn check_capacity(capacity: u32) -> Result<(), Refusal> {
 }
 
 /// Registers a service to which tasks are pushed. The same again is no error.
-pub(super) async fn register(
-    State(services): State<Services>,
-    body: Object,
-) -> Result<Response, Problem> {
+pub(super) async fn register(services: Services, body: Object) -> Result<Response, Problem> {
     let instance: Instance = body.parse("a valid instance")?;
     check_id("instance", &instance.name)?;
     check_capacity(instance.max_task_num)?;
@@ -75,7 +71,7 @@ fn check_url(services: &Services, text: &str) -> Result<(), Problem> {
 
 /// Takes a registration away: the service gets nothing more, and what it has is given to others.
 pub(super) async fn unregister(
-    State(services): State<Services>,
+    services: Services,
     InPath(name): InPath<String>,
 ) -> Result<Response, Problem> {
     let key = keys::instance(&name);
@@ -117,12 +113,13 @@ struct Asking {
 
 /// Gives tasks to a client that asks, at most `want`; waits for the first if there is none.
 pub(super) async fn claim(
-    State(services): State<Services>,
+    services: Services,
     Asked(Want { want, wait }): Asked<Want>,
     body: Object,
 ) -> Result<Response, Problem> {
     let asking: Asking = body.parse("a valid claim")?;
     check_id("worker", &asking.worker)?;
+    services.check_may_be_worker(&asking.worker).await?;
     let want = want.unwrap_or(1);
     if !(1..=WANT_MAX).contains(&want) {
         return Err(Problem::new(400, format!("want is not between 1 and {WANT_MAX}")));
@@ -134,19 +131,36 @@ pub(super) async fn claim(
     let kind = (asking.labels, capacity);
     let mut stop = services.inner.stop.clone();
     let taken = services.inner.stations.claim(&asking.worker, kind, want, until);
-    let tasks = tokio::select! {
-        tasks = timeout(Duration::from_secs(wait + 1), taken) => tasks.unwrap_or(Ok(Vec::new()))?,
-        _ = stop.wait_for(|stop| *stop) => Vec::new(),
+    let given = tokio::select! {
+        given = timeout(Duration::from_secs(wait + 1), taken) => given.unwrap_or_else(|_| Ok(Given::default()))?,
+        _ = stop.wait_for(|stop| *stop) => Given::default(),
     };
-    Ok(ok(&json!({ "tasks": tasks })))
+    Ok(ok(&given))
+}
+
+/// What a client has.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Renewal {
+    worker: String,
+    #[serde(default)]
+    records: Vec<String>,
+}
+
+/// Hears that a client is still there, and says which of its tasks shall end.
+pub(super) async fn renew(services: Services, body: Object) -> Result<Response, Problem> {
+    let Renewal { worker, records } = body.parse("a valid renewal")?;
+    check_id("worker", &worker)?;
+    services.check_may_be_worker(&worker).await?;
+    Ok(ok(&services.inner.stations.renew(&worker, &records)))
 }
 
 /// Takes a verdict. It is recorded as any worker's, once its claim still stands.
-pub(super) async fn settle(
-    State(services): State<Services>,
-    body: Object,
-) -> Result<Response, Problem> {
+pub(super) async fn settle(services: Services, body: Object) -> Result<Response, Problem> {
     let verdict: Verdict = body.parse("a valid result")?;
+    if let Some(worker) = services.inner.stations.who_has(&verdict) {
+        services.check_may_be_worker(&worker).await?;
+    }
     services.inner.stations.settle(verdict)?;
     Ok(answer(StatusCode::ACCEPTED, &json!({})))
 }

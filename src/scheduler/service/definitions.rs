@@ -4,10 +4,11 @@ use super::Services;
 use super::answer::{Problem, located, ok, stored};
 use super::ask::{Asked, Expected, InPath, Object, Part, token};
 use crate::scheduler::catalog::{self, Definition, Listed};
+use crate::scheduler::checks::Checked;
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Environment, Refusal, TestCase};
-use axum::extract::State;
+use crate::scheduler::steer;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -55,7 +56,7 @@ fn parse<T: Served>(mut body: Object, id: Option<&str>) -> Result<T, Refusal> {
 }
 
 pub(super) async fn create<T: Served>(
-    State(services): State<Services>,
+    services: Services,
     mut body: Object,
 ) -> Result<Response, Problem> {
     body.take_version()?;
@@ -67,14 +68,14 @@ pub(super) async fn create<T: Served>(
 }
 
 pub(super) async fn get<T: Served>(
-    State(services): State<Services>,
+    services: Services,
     InPath(id): InPath<String>,
 ) -> Result<Response, Problem> {
     Ok(stored(StatusCode::OK, &catalog::get::<T>(&services.store().await?, &id).await?))
 }
 
 pub(super) async fn put<T: Served>(
-    State(services): State<Services>,
+    services: Services,
     InPath(id): InPath<String>,
     expected: Expected,
     mut body: Object,
@@ -88,7 +89,7 @@ pub(super) async fn put<T: Served>(
 
 /// Changes the fields that the body names; null takes one away.
 pub(super) async fn patch<T: Served>(
-    State(services): State<Services>,
+    services: Services,
     InPath(id): InPath<String>,
     expected: Expected,
     mut body: Object,
@@ -125,7 +126,7 @@ fn merge(fields: &mut Map<String, Value>, changes: &Map<String, Value>) {
 }
 
 pub(super) async fn delete<T: Served>(
-    State(services): State<Services>,
+    services: Services,
     InPath(id): InPath<String>,
     Expected(expected): Expected,
 ) -> Result<Response, Problem> {
@@ -178,7 +179,7 @@ pub(super) fn has_text(wanted: Option<&str>, texts: &[&str]) -> bool {
 }
 
 pub(super) async fn list_cases(
-    State(services): State<Services>,
+    services: Services,
     Asked(mut filter): Asked<CaseFilter>,
 ) -> Result<Response, Problem> {
     let part = Part::new(filter.limit.take(), filter.next.take());
@@ -219,7 +220,7 @@ pub(super) struct EnvironmentFilter {
 }
 
 pub(super) async fn list_environments(
-    State(services): State<Services>,
+    services: Services,
     Asked(mut filter): Asked<EnvironmentFilter>,
 ) -> Result<Response, Problem> {
     let part = Part::new(filter.limit.take(), filter.next.take());
@@ -230,6 +231,27 @@ pub(super) async fn list_environments(
             && has_text(filter.text.as_deref(), &[&found.id, &found.name])
     });
     Ok(ok(&show(&found.await?)))
+}
+
+/// Has an environment checked, and tells what came of it.
+pub(super) async fn check(
+    services: Services,
+    InPath(id): InPath<String>,
+    _: Object,
+) -> Result<Response, Problem> {
+    Ok(ok(&steer::check(&services.store().await?, &id).await?))
+}
+
+/// What came of the last check.
+pub(super) async fn checked(
+    services: Services,
+    InPath(id): InPath<String>,
+) -> Result<Response, Problem> {
+    let found = services.store().await?.get(&keys::check(&id)).await?;
+    let found = found.and_then(|kv| serde_json::from_slice::<Checked>(&kv.value).ok());
+    found
+        .map(|found| ok(&found))
+        .ok_or_else(|| Problem::new(404, format!("environment {id} was never checked")))
 }
 
 async fn list<T: Served>(
@@ -248,7 +270,7 @@ fn show<T: Served>(listed: &Listed<T>) -> Value {
 
 /// What is known of a case's past, by environment.
 pub(super) async fn history(
-    State(services): State<Services>,
+    services: Services,
     InPath(case): InPath<String>,
 ) -> Result<Response, Problem> {
     let client = services.store().await?;

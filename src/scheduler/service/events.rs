@@ -1,6 +1,7 @@
 //! Live views of runs as server-sent events: how far a run is, at most twice a second, until its end.
 //!
-//! All that look at one run share one watch of the store. An event's id is the revision of what it
+//! All that look at one run share one watch of the store, the scheduler's; whether a user may read what it
+//! tells is asked before. An event's id is the revision of what it
 //! tells; who comes back with `Last-Event-ID` is told what is newer. Each event tells the whole state,
 //! so that nobody misses anything by being slow.
 
@@ -11,7 +12,6 @@ use super::runs::status_of;
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
 use crate::scheduler::store::{Change, Commit, Kv};
-use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -167,7 +167,7 @@ impl Viewer {
 }
 
 pub(super) async fn of_run(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -175,6 +175,8 @@ pub(super) async fn of_run(
     if client.get(&keys::run(&run)).await?.is_none() {
         return Err(Problem::unknown("run", &run));
     }
+    client.may_read(&keys::run_parts(&run)).await?;
+    let client = services.shared().store().await?;
     let told = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let viewer = Viewer {
         seen: services.inner.feeds.follow(client, &run),

@@ -2,9 +2,12 @@
 
 use super::{Running, Settings, start};
 use crate::scheduler::client::Access;
-use crate::scheduler::execute::Rule;
+use crate::scheduler::execute::{Caller, Rule, Targets};
+use crate::tls::{DialOptions, Dialer};
 use clap::Args;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use url::Url;
 
 const URL_DEFAULT: &str = "http://127.0.0.1:2390";
 /// Shorter ones can be guessed.
@@ -25,15 +28,35 @@ pub struct ServiceArgs {
     /// File with a token that callers of services must show: Authorization: Bearer TOKEN
     #[arg(long = "scheduler-token-file")]
     token_file: Option<PathBuf>,
+    /// Answer only who shows a user of the store: Authorization: Basic NAME:PASSWORD in base64, or
+    /// Bearer with the store's token
+    #[arg(long = "scheduler-require-auth")]
+    requires_auth: bool,
     /// A name under which the services are called, beside addresses and localhost
     #[arg(long = "scheduler-host")]
     hosts: Vec<String>,
-    /// Let tasks be pushed to a private service: host, *.domain, address or network
+    /// Let tasks be pushed to, and environments be checked at, a private address: host, *.domain, address or network
     #[arg(long = "scheduler-allow-target")]
     targets: Vec<Rule>,
 }
 
 impl ServiceArgs {
+    /// What calls environments to check them: within the bounds that services have to which tasks are
+    /// pushed.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub fn caller(&self) -> Result<Caller, String> {
+        let url = self.listen_url.as_deref().unwrap_or(URL_DEFAULT);
+        let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+        let host = host.unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let loopback = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+        let targets = Targets { loopback, allowed: self.targets.clone(), ..Targets::default() };
+        let dialer = Dialer::new(DialOptions::default()).map_err(|error| error.to_string())?;
+        Ok(Caller::new(targets, dialer))
+    }
+
     /// Begins to serve, unless that is not wanted.
     ///
     /// # Errors
@@ -52,7 +75,14 @@ impl ServiceArgs {
         let is_asked_for = self.listen_url.is_some() || tls.is_some();
         let url = self.listen_url.unwrap_or_else(|| URL_DEFAULT.into());
         let token = self.token_file.map(token).transpose()?;
-        let settings = Settings { url, tls, token, hosts: self.hosts, targets: self.targets };
+        let settings = Settings {
+            url,
+            tls,
+            token,
+            requires_auth: self.requires_auth,
+            hosts: self.hosts,
+            targets: self.targets,
+        };
         match start(settings, access) {
             Ok(running) => Ok(Some(running)),
             Err(error) if is_asked_for => Err(error),

@@ -1,19 +1,21 @@
 //! What every call must be before it is looked at: for a host that is ours, from a page of ours if it
-//! is a page's, with the token if there is one, and with JSON if it changes anything.
+//! is a page's, from somebody who may call, and with JSON if it changes anything. It is noted here on
+//! whose behalf it is done. Who shows something that does not count is refused, never served as nobody.
 //!
 //! A page of another site can make a browser send calls to where only that browser may reach. Such
 //! calls say where they come from, or cannot say that they hold JSON; and a name that another site has
 //! bent to our address is not one of ours.
 
-use super::Services;
 use super::answer::Problem;
 use super::ask::is_json;
+use super::callers::{NO_USERS, Shown};
+use super::{Behalf, Shared};
 use axum::extract::{Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, ORIGIN, REFERRER_POLICY,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
@@ -21,6 +23,9 @@ use std::net::IpAddr;
 const CALLS: &str = "/v1/";
 /// What the calls are is no secret.
 const DESCRIPTION: &str = "/v1/openapi.json";
+/// Where who is nobody yet says who he is.
+const LOGIN: &str = "/v1/login";
+const OF_TOKEN: &str = "this scheduler answers those who have its token";
 const PAGE_POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
@@ -28,29 +33,26 @@ const PAGE_POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'n
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
     pub(super) token: Option<String>,
+    /// Who shows nothing is not served.
+    pub(super) requires_auth: bool,
     /// Only this machine can reach the listener.
     pub(super) is_loopback: bool,
     pub(super) hosts: Vec<String>,
 }
 
-pub(super) async fn check(
-    State(services): State<Services>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn check(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let is_call = request.uri().path().starts_with(CALLS);
-    let mut answer = match services.inner.guard.admit(&request) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => {
-            let is_unknown = problem.status == 401;
-            let mut answer = problem.into_response();
-            if is_unknown {
-                let bearer = HeaderValue::from_static("Bearer");
-                answer.headers_mut().insert(WWW_AUTHENTICATE, bearer);
-            }
-            answer
-        }
+    let mut answer = match shared.inner.guard.admit(&request) {
+        Ok(As::User(shown)) => as_user(&shared, &shown, request, next).await,
+        Ok(As::Scheduler) => on_behalf(Behalf::Scheduler, request, next).await,
+        Ok(As::Nobody) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     };
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        // Basic would make browsers ask by themselves, and send it with whatever they call then.
+        let bearer = HeaderValue::from_static("Bearer");
+        answer.headers_mut().insert(WWW_AUTHENTICATE, bearer);
+    }
     let fixed: [(HeaderName, &'static str); 5] = [
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
@@ -65,8 +67,38 @@ pub(super) async fn check(
     answer
 }
 
+/// As whom a call is done.
+#[derive(Debug, PartialEq, Eq)]
+enum As {
+    /// What needs no rights.
+    Nobody,
+    Scheduler,
+    User(Shown),
+}
+
+async fn on_behalf(behalf: Behalf, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(behalf);
+    next.run(request).await
+}
+
+async fn as_user(shared: &Shared, shown: &Shown, request: Request, next: Next) -> Response {
+    let answer = match shared.inner.callers.find(shown).await {
+        Ok(client) => on_behalf(Behalf::User(client.into()), request, next).await,
+        // What was shown can only have been meant for the scheduler's own token.
+        Err(problem) if problem.message == NO_USERS && shared.inner.guard.token.is_some() => {
+            Problem::new(401, OF_TOKEN).into_response()
+        }
+        Err(problem) => problem.into_response(),
+    };
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        // A password may give another token.
+        shared.inner.callers.forget(shown);
+    }
+    answer
+}
+
 impl Rules {
-    fn admit(&self, request: &Request) -> Result<(), Problem> {
+    fn admit(&self, request: &Request) -> Result<As, Problem> {
         let headers = request.headers();
         let authority = request.uri().authority().map(|authority| authority.as_str());
         let host = authority.or_else(|| text(headers, &HOST)).unwrap_or_default();
@@ -75,20 +107,24 @@ impl Rules {
         }
         let path = request.uri().path();
         if !path.starts_with(CALLS) || path == DESCRIPTION {
-            return Ok(());
+            return Ok(As::Nobody);
         }
-        self.check_token(headers)?;
+        let (behalf, has_word) = match path == LOGIN {
+            true => (As::Nobody, false),
+            false => self.behalf(headers)?,
+        };
         if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
-            return Ok(());
+            return Ok(behalf);
         }
-        if self.token.is_none() {
+        // No other page knows the word; a password may be one that the browser sends by itself.
+        if !has_word {
             check_origin(headers, host)?;
         }
         // Without a body there is nothing that it could be instead.
         if *request.method() != Method::DELETE && !is_json(request) {
             return Err(Problem::new(415, "the content type is not application/json"));
         }
-        Ok(())
+        Ok(behalf)
     }
 
     /// Whether a host, with or without a port, is one under which this scheduler is called.
@@ -108,16 +144,24 @@ impl Rules {
         }
     }
 
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let Some(token) = &self.token else { return Ok(()) };
-        let said = text(headers, &AUTHORIZATION).unwrap_or_default();
-        let said = match said.split_once(' ') {
-            Some((scheme, said)) if scheme.eq_ignore_ascii_case("bearer") => said.trim(),
-            _ => "",
+    /// As whom a call is done, and whether it has shown the scheduler's own token.
+    fn behalf(&self, headers: &HeaderMap) -> Result<(As, bool), Problem> {
+        let Some(said) = text(headers, &AUTHORIZATION) else {
+            return match &self.token {
+                None if !self.requires_auth => Ok((As::Scheduler, false)),
+                None => Err(Problem::new(401, "this scheduler answers users of its store")),
+                Some(_) => Err(Problem::new(401, OF_TOKEN)),
+            };
         };
-        let is_equal =
-            aws_lc_rs::constant_time::verify_slices_are_equal(said.as_bytes(), token.as_bytes());
-        is_equal.map_err(|_| Problem::new(401, "this scheduler answers those who have its token"))
+        let shown = Shown::parse(said)
+            .ok_or_else(|| Problem::new(401, "Authorization is neither a token nor a password"))?;
+        if let (Shown::Token(said), Some(token)) = (&shown, &self.token)
+            && aws_lc_rs::constant_time::verify_slices_are_equal(said.as_bytes(), token.as_bytes())
+                .is_ok()
+        {
+            return Ok((As::Scheduler, true));
+        }
+        Ok((As::User(shown), false))
     }
 }
 
@@ -145,7 +189,7 @@ fn check_origin(headers: &HeaderMap, host: &str) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::Rules;
+    use super::{As, Rules, Shown};
     use axum::body::Body;
     use axum::extract::Request;
 
@@ -155,7 +199,16 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).unwrap();
-        rules.admit(&request).map_or_else(|problem| problem.status, |()| 200)
+        rules.admit(&request).map_or_else(|problem| problem.status, |_| 200)
+    }
+
+    fn behalf(rules: &Rules, path: &str, said: &str) -> Result<As, u16> {
+        let request = Request::builder().uri(path).header("host", "h");
+        let request = match said {
+            "" => request,
+            said => request.header("authorization", said),
+        };
+        rules.admit(&request.body(Body::empty()).unwrap()).map_err(|problem| problem.status)
     }
 
     #[test]
@@ -207,22 +260,56 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_asked_for_everywhere_but_for_the_page() {
-        let rules = Rules { token: Some("secret".into()), ..Rules::default() };
-        let get =
-            |path, said| status(&rules, "GET", path, &[("host", "h"), ("authorization", said)]);
-        assert_eq!(get("/v1/runs/r", "Bearer secret"), 200);
-        assert_eq!(get("/v1/runs/r", "bearer  secret "), 200);
-        for said in ["Bearer secre", "Bearer secrets", "Basic secret", "secret", ""] {
-            assert_eq!(get("/v1/runs/r", said), 401, "{said}");
+    fn who_calls_is_the_scheduler_a_user_or_nobody() {
+        let (open, word) = (Rules::default(), Some("secret".to_owned()));
+        let word = Rules { token: word, ..Rules::default() };
+        let strict = Rules { requires_auth: true, ..Rules::default() };
+        let both = Rules { requires_auth: true, ..word.clone() };
+        let user = |token: &str| Ok(As::User(Shown::Token(token.into())));
+        let run = "/v1/runs/r";
+        for rules in [&open, &word, &strict, &both] {
+            assert_eq!(behalf(rules, "/", ""), Ok(As::Nobody), "{rules:?}");
+            assert_eq!(behalf(rules, "/v1/openapi.json", ""), Ok(As::Nobody), "{rules:?}");
+            assert_eq!(behalf(rules, "/v1/login", ""), Ok(As::Nobody), "{rules:?}");
+            assert_eq!(behalf(rules, run, "Bearer other"), user("other"), "{rules:?}");
+            assert_eq!(
+                behalf(rules, run, "Basic !"),
+                Err(401),
+                "what does not count is not passed over"
+            );
         }
-        assert_eq!((get("/", ""), get("/v1/openapi.json", "")), (200, 200));
-        let headers = [
-            ("host", "h"),
-            ("authorization", "Bearer secret"),
-            ("origin", "http://other"),
-            ("content-type", "application/json"),
-        ];
-        assert_eq!(status(&rules, "POST", "/v1/runs", &headers), 200, "no page can know it");
+        assert_eq!(behalf(&open, run, ""), Ok(As::Scheduler));
+        assert_eq!(behalf(&open, run, "Bearer secret"), user("secret"));
+        for rules in [&word, &strict, &both] {
+            assert_eq!(behalf(rules, run, ""), Err(401), "{rules:?}");
+        }
+        assert_eq!(behalf(&strict, run, "Bearer secret"), user("secret"));
+        for rules in [&word, &both] {
+            assert_eq!(behalf(rules, run, "Bearer secret"), Ok(As::Scheduler));
+            assert_eq!(behalf(rules, run, "bearer  secret "), Ok(As::Scheduler));
+            for said in ["secre", "secrets"] {
+                assert_eq!(behalf(rules, run, &format!("Bearer {said}")), user(said));
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_schedulers_own_token_stands_for_where_a_call_comes_from() {
+        let rules = Rules { token: Some("secret".into()), ..Rules::default() };
+        for (said, wanted) in
+            [("Bearer secret", 200), ("Bearer user", 403), ("Basic ZXZlOnNlY3JldA==", 403)]
+        {
+            let headers = [
+                ("host", "h"),
+                ("authorization", said),
+                ("origin", "http://other"),
+                ("content-type", "application/json"),
+            ];
+            assert_eq!(status(&rules, "POST", "/v1/runs", &headers), wanted, "{said}");
+        }
+        let login =
+            [("host", "h"), ("origin", "http://other"), ("content-type", "application/json")];
+        assert_eq!(status(&rules, "POST", "/v1/login", &login), 403);
+        assert_eq!(status(&rules, "POST", "/v1/login", &login[..1]), 415);
     }
 }

@@ -9,13 +9,12 @@ use crate::scheduler::keys;
 use crate::scheduler::model::{Claim, Item};
 use crate::scheduler::store::{Compare, Kv, Op, Outcome, Txn};
 use crate::scheduler::submit::SubmitError;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
 pub(super) async fn list(
-    State(services): State<Services>,
+    services: Services,
     Asked(part): Asked<Part>,
 ) -> Result<Response, Problem> {
     let client = services.store().await?;
@@ -31,7 +30,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn get(
-    State(services): State<Services>,
+    services: Services,
     InPath(name): InPath<String>,
 ) -> Result<Response, Problem> {
     let client = services.store().await?;
@@ -76,7 +75,7 @@ fn service_prefix(name: &str) -> String {
 
 /// Asks a worker to finish what it has, and to leave.
 pub(super) async fn drain(
-    State(services): State<Services>,
+    services: Services,
     InPath(name): InPath<String>,
     _: Object,
 ) -> Result<Response, Problem> {

@@ -1,6 +1,6 @@
 //! The listener of the services: its address, TLS, limits of connections, and its end.
 
-use super::{Services, Settings, guard, routes};
+use super::{Settings, Shared, guard, routes};
 use crate::scheduler::client::Access;
 use crate::scheduler::execute::Targets;
 use crate::tls::{Allowed, DialOptions, Dialer, ServerOptions, ServerTls, Suites};
@@ -67,19 +67,20 @@ pub fn start(settings: Settings, access: Access) -> Result<Running, String> {
     let bound = listener.local_addr().map_err(|error| format!("{url}: {error}"))?;
     listener.set_nonblocking(true).map_err(|error| format!("{url}: {error}"))?;
     let is_loopback = bound.ip().is_loopback();
-    if !is_loopback && settings.token.is_none() {
+    if !is_loopback && settings.token.is_none() && !settings.requires_auth {
         tracing::warn!(
             address = %bound,
             "whoever reaches this address may change test cases and runs: there is no token"
         );
     }
     let (stop, stopped) = watch::channel(false);
-    let rules = guard::Rules { token: settings.token, is_loopback, hosts: settings.hosts };
+    let Settings { token, requires_auth, hosts, .. } = settings;
+    let rules = guard::Rules { token, requires_auth, is_loopback, hosts };
     let shown = format!("{}://{}", url.scheme(), shown(&url, bound));
     let targets =
         Targets { loopback: is_loopback, allowed: settings.targets, ..Targets::default() };
     let dialer = Dialer::new(DialOptions::default()).map_err(|error| error.to_string())?;
-    let services = Services::new(access, rules, (targets, dialer), shown.clone(), stopped.clone());
+    let services = Shared::new(access, rules, (targets, dialer), shown.clone(), stopped.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let thread = std::thread::Builder::new().name("services".into()).spawn(move || {

@@ -159,6 +159,15 @@ pub(super) const OPERATIONS: &[Operation] = &[
         200,
         &[404, 409],
     ),
+    read("/v1/environments/{id}/check", E, "What came of its last check", &[], "Checked"),
+    change(
+        ("POST", "/v1/environments/{id}/check"),
+        E,
+        "Has it checked now, and says what came of it",
+        ("", "Checked"),
+        200,
+        &[404, 422, 503],
+    ),
     change(
         ("POST", "/v1/runs"),
         R,
@@ -255,6 +264,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[400, 409],
     ),
     change(
+        ("POST", "/v1/claims/renew"),
+        I,
+        "Hears that a client is still there, and says which of its tasks shall end",
+        ("Renewal", "Renewed"),
+        200,
+        &[400],
+    ),
+    change(
         ("POST", "/v1/claims/results"),
         I,
         "Takes the verdict on a task that was pushed or claimed",
@@ -313,12 +330,21 @@ pub(super) const OPERATIONS: &[Operation] = &[
         200,
         &[404],
     ),
+    change(
+        ("POST", "/v1/login"),
+        "about",
+        "Gives the store's token for a user of the store",
+        ("Login", "Token"),
+        200,
+        &[400, 401],
+    ),
     read("/v1/openapi.json", "about", "This description", &[], "Object"),
 ];
 
 fn meaning(status: u16) -> &'static str {
     match status {
         400 => "Malformed: the message says what is wrong",
+        401 => "The store knows no such user, or has none",
         403 => "That must not be called",
         404 => "There is none of this name",
         409 => "Another version, another submit, or too late",
@@ -394,14 +420,19 @@ pub(super) fn document() -> Value {
             "title": "Quoin's test scheduler",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Calls that change something carry application/json. Errors have one \
-                            shape, the schema Error. Where the scheduler has a token, each call \
-                            shows it.",
+                            shape, the schema Error. A call that shows a user of the store is \
+                            done with that user's rights: by a token of the store, or by name and \
+                            password. Where the scheduler has a token of its own, or demands users, \
+                            each call shows one of them.",
         },
-        "security": [{}, {"token": []}],
+        "security": [{}, {"token": []}, {"password": []}],
         "paths": paths,
         "components": {
             "schemas": values(),
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "password": {"type": "http", "scheme": "basic"},
+            },
         },
     })
 }

@@ -122,6 +122,18 @@ fn environment() -> Value {
     environment
 }
 
+fn checked() -> Value {
+    object(json!({
+        "is_good": truth("It answered with 200 to 299"),
+        "message": text("Why it is not good"),
+        "checked": number("When, in milliseconds since 1970"),
+        "duration_ms": number("How long it took"),
+        "next": number("When it is checked again, in milliseconds since 1970"),
+        "health": text("What the environment's health is since"),
+        "asked": number("Revision of the wish that it fulfils, 0 if nobody had asked"),
+    }))
+}
+
 fn run_spec() -> Value {
     let mut spec = object(json!({
         "name": text("For people"),
@@ -178,7 +190,11 @@ fn instance() -> Value {
 }
 
 /// What workers that speak HTTP say and are told.
-fn of_remote_workers() -> [(&'static str, Value); 5] {
+fn names(description: &str) -> Value {
+    json!({"type": "array", "items": {"type": "string"}, "description": description})
+}
+
+fn of_remote_workers() -> [(&'static str, Value); 7] {
     [
         (
             "Service",
@@ -209,13 +225,27 @@ fn of_remote_workers() -> [(&'static str, Value); 5] {
             "Orders",
             object(json!({
                 "tasks": {"type": "array", "items": {"$ref": "#/components/schemas/Order"}},
+                "canceled": names("Records that the worker has and shall end"),
+            })),
+        ),
+        (
+            "Renewal",
+            object(json!({
+                "worker": text("Who is still there"), "records": names("What it has"),
+            })),
+        ),
+        (
+            "Renewed",
+            object(json!({
+                "canceled": names("Records that shall end, and whose end is to be told"),
+                "gone": names("Records that have ended or were given to others"),
             })),
         ),
         (
             "Verdict",
             object(json!({
                 "recordId": text("Of the order"),
-                "status": text("passed, failed, error or timed out; or 02, 03, 04, 07"),
+                "status": text("passed, failed, error or timed out; or 02, 03, 04, 07; canceled, or 05, of what was canceled"),
                 "message": text("Why, for people"), "result": text("What came back"),
             })),
         ),
@@ -281,6 +311,9 @@ pub(super) fn values() -> Map<String, Value> {
         ("TagList", list("Object")),
         ("Release", object(json!({"reason": text("For the worker's log")}))),
         ("Opinion", opinion()),
+        ("Checked", checked()),
+        ("Login", object(json!({"name": text("A user of the store"), "password": text("")}))),
+        ("Token", object(json!({"token": text("To be shown as Authorization: Bearer")}))),
         ("Queue", queue),
         ("QueueList", list("Queue")),
     ];

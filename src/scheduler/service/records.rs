@@ -5,7 +5,6 @@ use super::answer::{Problem, ok};
 use super::ask::{Asked, InPath, Part, token};
 use crate::scheduler::keys;
 use crate::scheduler::store::Kv;
-use axum::extract::State;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
@@ -59,14 +58,14 @@ async fn list(
 }
 
 pub(super) async fn list_results(
-    State(services): State<Services>,
+    services: Services,
     Asked(part): Asked<Part>,
 ) -> Result<Response, Problem> {
     list(&services, keys::RESULTS, &part, false, show_result).await
 }
 
 pub(super) async fn results_of_case(
-    State(services): State<Services>,
+    services: Services,
     InPath(case): InPath<String>,
     Asked(part): Asked<Part>,
 ) -> Result<Response, Problem> {
@@ -74,7 +73,7 @@ pub(super) async fn results_of_case(
 }
 
 pub(super) async fn get_result(
-    State(services): State<Services>,
+    services: Services,
     InPath((case, environment)): InPath<(String, String)>,
 ) -> Result<Response, Problem> {
     let key = format!("{}{case}/{environment}", keys::RESULTS);
@@ -85,14 +84,14 @@ pub(super) async fn get_result(
 
 /// Newest first.
 pub(super) async fn list_reports(
-    State(services): State<Services>,
+    services: Services,
     Asked(part): Asked<Part>,
 ) -> Result<Response, Problem> {
     list(&services, keys::REPORTS, &part, true, show_report).await
 }
 
 pub(super) async fn get_report(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
 ) -> Result<Response, Problem> {
     let found = services.store().await?.get(&format!("{}{run}", keys::REPORTS)).await?;

@@ -6,7 +6,9 @@
 //! If this process ends or loses its lease, what they have been given is given again, and what they
 //! say then is refused.
 //!
-//! Left out: telling them that a task is canceled. Their answer is refused.
+//! What is canceled or takes too long they are told: a service by `POST {url}/cancel`, a client when it
+//! asks for tasks or renews those that it has. The slot, and the tags, are free when they have said
+//! something or the grace is over; what they say counts for nothing then.
 
 use super::answer::Problem;
 use crate::scheduler::client::{Access, Client};
@@ -31,6 +33,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Before a service that is full is asked again.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
+/// How long somebody who was told that a task is canceled may take to end it.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
 const TTL_S: u32 = 5;
 /// Bytes of an output that is recorded.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
@@ -66,6 +70,12 @@ impl Verdict {
             status.code() == self.status || status.word() == self.status.to_lowercase()
         };
         verdicts.into_iter().find(is_meant)
+    }
+
+    /// What somebody says who was told that his task is canceled.
+    fn is_cancel(&self) -> bool {
+        let canceled = Status::Canceled;
+        self.status == canceled.code() || self.status.to_lowercase() == canceled.word()
     }
 
     fn detail(&self) -> Option<Value> {
@@ -104,6 +114,8 @@ struct Desk {
     orders: VecDeque<Value>,
     /// Who waits for a verdict, by record.
     waiting: BTreeMap<String, oneshot::Sender<Verdict>>,
+    /// Records that shall end; whether a client that asks has been told.
+    canceled: BTreeMap<String, bool>,
     seen: Option<Instant>,
     asking: u32,
 }
@@ -118,6 +130,7 @@ impl Drop for Expected<'_> {
     fn drop(&mut self) {
         let mut desk = self.station.inner.lock();
         desk.waiting.remove(&self.record);
+        desk.canceled.remove(&self.record);
         desk.orders.retain(|order| order["recordId"] != self.record);
     }
 }
@@ -146,9 +159,9 @@ impl Station {
             Err(message) => return failed(message),
         };
         order["callback"] = format!("{}/v1/claims/results", self.own_url).into();
-        let (sender, verdict) = oneshot::channel();
+        let (sender, mut verdict) = oneshot::channel();
         self.inner.lock().waiting.insert(record.clone(), sender);
-        let _expected = Expected { station: self, record };
+        let _expected = Expected { station: self, record: record.clone() };
         let work = async {
             match &self.way {
                 Way::Push { url, caller } => push(caller, url, &order).await?,
@@ -157,10 +170,10 @@ impl Station {
                     self.news.notify_one();
                 }
             }
-            verdict.await.map_err(|_| "nobody will say".to_owned())
+            (&mut verdict).await.map_err(|_| "nobody will say".to_owned())
         };
-        tokio::select! {
-            found = work => match found {
+        let (status, detail) = tokio::select! {
+            found = work => return match found {
                 Ok(verdict) => {
                     (verdict.status().unwrap_or(Status::Error), verdict.detail())
                 }
@@ -171,6 +184,38 @@ impl Station {
                 let message = format!("no verdict within {} ms", attempt.case.timeout_ms);
                 (Status::TimedOut, Some(json!({ "message": message })))
             }
+        };
+        self.take_back(&record, verdict).await;
+        (status, detail)
+    }
+
+    /// Tells whoever has a task that it shall end, and waits until he says something or the grace is
+    /// over.
+    async fn take_back(&self, record: &str, verdict: oneshot::Receiver<Verdict>) {
+        {
+            let mut desk = self.inner.lock();
+            if desk.orders.iter().any(|order| order["recordId"] == record) {
+                return;
+            }
+            desk.canceled.insert(record.to_owned(), false);
+        }
+        let tell = async {
+            match &self.way {
+                Way::Push { url, caller } => {
+                    let url = format!("{}/cancel", url.trim_end_matches('/'));
+                    if let Err(error) = caller.post(&url, &json!({ "recordId": record })).await {
+                        tracing::debug!(error, "cannot tell a service that a task is canceled");
+                    }
+                }
+                Way::Pull => self.news.notify_one(),
+            }
+            // One that knows nothing of this ends its task all the same.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = tell => {}
+            _ = verdict => {}
+            () = sleep(CANCEL_GRACE) => {}
         }
     }
 
@@ -179,19 +224,47 @@ impl Station {
         desk.asking == 0 && desk.seen.is_some_and(|seen| seen.elapsed() > SILENCE_MAX)
     }
 
-    /// Takes orders, at most so many; waits for the first until a time.
-    async fn take(&self, want: usize, until: Instant) -> Vec<Value> {
+    /// Takes orders, at most so many; waits until a time for the first, or for the news that a task is
+    /// canceled.
+    async fn take(&self, want: usize, until: Instant) -> Given {
         loop {
-            let taken: Vec<Value> = {
+            let (taken, has_news) = {
                 let mut desk = self.inner.lock();
                 let count = want.min(desk.orders.len());
-                desk.orders.drain(..count).collect()
+                let taken: Vec<Value> = desk.orders.drain(..count).collect();
+                (taken, desk.canceled.values().any(|is_told| !is_told))
             };
-            if !taken.is_empty() || timeout_at(until, self.news.notified()).await.is_err() {
-                return taken;
+            let is_done = !taken.is_empty() || has_news;
+            if is_done || timeout_at(until, self.news.notified()).await.is_err() {
+                return Given { tasks: taken, canceled: self.canceled() };
             }
         }
     }
+
+    /// Records that shall end, to be told to the client that has them.
+    fn canceled(&self) -> Vec<String> {
+        let mut desk = self.inner.lock();
+        desk.canceled.values_mut().for_each(|is_told| *is_told = true);
+        desk.canceled.keys().cloned().collect()
+    }
+}
+
+/// What a client that asks is given.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Given {
+    tasks: Vec<Value>,
+    /// Records that it has and shall end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    canceled: Vec<String>,
+}
+
+/// What is to be known of records that a client has.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Renewed {
+    /// They shall end, and their end be told.
+    canceled: Vec<String>,
+    /// They have ended or were given to others: nobody waits for a verdict.
+    gone: Vec<String>,
 }
 
 /// Hands an order over. A service that is full is asked again.
@@ -308,7 +381,7 @@ impl Stations {
         (labels, capacity): (Labels, u32),
         want: usize,
         until: Instant,
-    ) -> Result<Vec<Value>, Problem> {
+    ) -> Result<Given, Problem> {
         let station = {
             let known =
                 self.manned.lock().get(name).map(|manned| {
@@ -336,9 +409,31 @@ impl Stations {
         Ok(station.take(want, until).await)
     }
 
+    /// A client is still there, with these records.
+    pub(super) fn renew(&self, name: &str, records: &[String]) -> Renewed {
+        let manned = self.manned.lock();
+        let Some(station) = manned.get(name).map(|manned| &manned.station) else {
+            return Renewed { gone: records.to_vec(), ..Default::default() };
+        };
+        let canceled = station.canceled();
+        let mut desk = station.inner.lock();
+        desk.seen = Some(Instant::now());
+        let is_gone = |record: &&String| !desk.waiting.contains_key(*record);
+        let gone = records.iter().filter(is_gone).cloned().collect();
+        Renewed { canceled, gone }
+    }
+
+    /// The worker that has what a verdict is about.
+    pub(super) fn who_has(&self, verdict: &Verdict) -> Option<String> {
+        let manned = self.manned.lock();
+        let has_it =
+            |manned: &Manned| manned.station.inner.lock().waiting.contains_key(&verdict.record);
+        manned.iter().find(|(_, manned)| has_it(manned)).map(|(name, _)| name.clone())
+    }
+
     /// Hands a verdict to whom waits for it.
     pub(super) fn settle(&self, verdict: Verdict) -> Result<(), Problem> {
-        if verdict.status().is_none() {
+        if verdict.status().is_none() && !self.is_canceled(&verdict) {
             return Err(Problem::new(400, "status is none of passed, failed, error, timed out"));
         }
         let manned = self.manned.lock();
@@ -352,6 +447,14 @@ impl Stations {
             }
         }
         Err(late(&verdict.record))
+    }
+}
+
+impl Stations {
+    fn is_canceled(&self, verdict: &Verdict) -> bool {
+        let is_told =
+            |manned: &Manned| manned.station.inner.lock().canceled.contains_key(&verdict.record);
+        verdict.is_cancel() && self.manned.lock().values().any(is_told)
     }
 }
 

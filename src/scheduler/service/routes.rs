@@ -2,7 +2,7 @@
 
 use super::answer::{no_such_method, no_such_path};
 use super::{
-    Services, claims, definitions, events, guard, instances, openapi, records, runs, settings,
+    Shared, claims, definitions, events, guard, instances, login, openapi, records, runs, settings,
     views,
 };
 use crate::scheduler::model::{Environment, TestCase};
@@ -15,12 +15,12 @@ use axum::routing::{MethodFilter, get, on};
 
 /// A router that remembers what was put into it.
 pub(super) struct Routes {
-    router: Router<Services>,
+    router: Router<Shared>,
     pub(super) known: Vec<(Method, &'static str)>,
 }
 
 impl Routes {
-    fn add<H: Handler<T, Services>, T: 'static>(
+    fn add<H: Handler<T, Shared>, T: 'static>(
         mut self,
         method: Method,
         path: &'static str,
@@ -34,23 +34,23 @@ impl Routes {
         self
     }
 
-    fn get<H: Handler<T, Services>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+    fn get<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.add(Method::GET, path, handler)
     }
 
-    fn post<H: Handler<T, Services>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+    fn post<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.add(Method::POST, path, handler)
     }
 
-    fn put<H: Handler<T, Services>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+    fn put<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.add(Method::PUT, path, handler)
     }
 
-    fn patch<H: Handler<T, Services>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+    fn patch<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.add(Method::PATCH, path, handler)
     }
 
-    fn delete<H: Handler<T, Services>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+    fn delete<H: Handler<T, Shared>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.add(Method::DELETE, path, handler)
     }
 }
@@ -71,7 +71,9 @@ pub(super) fn calls() -> Routes {
         .get("/v1/environments/{id}", definitions::get::<Environment>)
         .put("/v1/environments/{id}", definitions::put::<Environment>)
         .patch("/v1/environments/{id}", definitions::patch::<Environment>)
-        .delete("/v1/environments/{id}", definitions::delete::<Environment>);
+        .delete("/v1/environments/{id}", definitions::delete::<Environment>)
+        .get("/v1/environments/{id}/check", definitions::checked)
+        .post("/v1/environments/{id}/check", definitions::check);
     let routes = routes
         .post("/v1/runs", runs::submit)
         .get("/v1/runs", runs::list)
@@ -91,6 +93,7 @@ pub(super) fn calls() -> Routes {
         .get("/v1/runs/{run}/audit", views::audit);
     routes
         .post("/v1/claims", claims::claim)
+        .post("/v1/claims/renew", claims::renew)
         .post("/v1/claims/results", claims::settle)
         .get("/v1/instances", instances::list)
         .post("/v1/instances", claims::register)
@@ -110,11 +113,12 @@ pub(super) fn calls() -> Routes {
         .get("/v1/results/{case}/{environment}", records::get_result)
         .get("/v1/reports", records::list_reports)
         .get("/v1/reports/{run}", records::get_report)
+        .post("/v1/login", login::log_in)
         .get("/v1/openapi.json", openapi::serve)
 }
 
 /// Everything that is served.
-pub(super) fn router(services: Services) -> Router {
+pub(super) fn router(shared: Shared) -> Router {
     let mut router = calls().router;
     for (path, kind, bytes) in page::FILES {
         router = router.route(path, get(async move || ([("content-type", *kind)], *bytes)));
@@ -122,6 +126,6 @@ pub(super) fn router(services: Services) -> Router {
     router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(services.clone(), guard::check))
-        .with_state(services)
+        .layer(from_fn_with_state(shared.clone(), guard::check))
+        .with_state(shared)
 }

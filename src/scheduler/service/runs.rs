@@ -10,7 +10,6 @@ use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, Row, RunSpec, Status};
 use crate::scheduler::store::Kv;
 use crate::scheduler::{steer, submit};
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::future::try_join_all;
@@ -23,10 +22,7 @@ const PAGES_MAX: usize = 20;
 
 /// Submits a run. The answer is 201 with its id, or 200 if the same was submitted before under the same
 /// request id.
-pub(super) async fn submit(
-    State(services): State<Services>,
-    mut body: Object,
-) -> Result<Response, Problem> {
+pub(super) async fn submit(services: Services, mut body: Object) -> Result<Response, Problem> {
     for name in ["id", "gmt_create", "submitted"] {
         if body.0.remove(name).is_some() {
             return Err(Problem::new(400, format!("{name} is given by the scheduler")));
@@ -50,11 +46,9 @@ pub(super) async fn submit_spec(services: &Services, spec: RunSpec) -> Result<Re
     let (status, text) = match made.is_new {
         false => (StatusCode::OK, json!({"run": made.run, "is_new": false})),
         true => {
-            let tasks: u64 = made.plan.lanes.iter().map(|lane| u64::from(lane.total)).sum();
-            let (lanes, warnings) = (made.plan.lanes.len(), made.plan.warnings);
             let text = json!({
-                "run": made.run, "is_new": true, "tasks": tasks, "lanes": lanes,
-                "warnings": warnings,
+                "run": made.run, "is_new": true, "tasks": made.tasks, "lanes": made.lanes,
+                "warnings": made.warnings,
             });
             (StatusCode::CREATED, text)
         }
@@ -93,7 +87,7 @@ impl RunFilter {
 
 /// Open runs, and behind them those that have ended, each the newest first.
 pub(super) async fn list(
-    State(services): State<Services>,
+    services: Services,
     Asked(mut filter): Asked<RunFilter>,
 ) -> Result<Response, Problem> {
     let part = Part::new(filter.limit.take(), filter.next.take());
@@ -185,7 +179,7 @@ fn show_ended(kv: &Kv) -> Option<Map<String, Value>> {
 
 /// What was submitted, and how far it is.
 pub(super) async fn get(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
 ) -> Result<Response, Problem> {
     let client = services.store().await?;
@@ -227,7 +221,7 @@ pub(super) fn status_of(status: Option<&Kv>, control: Option<&Kv>) -> Map<String
 }
 
 pub(super) async fn pause(
-    services: State<Services>,
+    services: Services,
     run: InPath<String>,
     _: Object,
 ) -> Result<Response, Problem> {
@@ -235,7 +229,7 @@ pub(super) async fn pause(
 }
 
 pub(super) async fn resume(
-    services: State<Services>,
+    services: Services,
     run: InPath<String>,
     _: Object,
 ) -> Result<Response, Problem> {
@@ -243,7 +237,7 @@ pub(super) async fn resume(
 }
 
 pub(super) async fn cancel(
-    services: State<Services>,
+    services: Services,
     run: InPath<String>,
     _: Object,
 ) -> Result<Response, Problem> {
@@ -251,7 +245,7 @@ pub(super) async fn cancel(
 }
 
 async fn control(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
     wanted: Control,
 ) -> Result<Response, Problem> {
@@ -281,7 +275,7 @@ struct Opinion {
 }
 
 pub(super) async fn verdict(
-    State(services): State<Services>,
+    services: Services,
     InPath((run, lane, ordinal)): InPath<(String, u32, u32)>,
     body: Object,
 ) -> Result<Response, Problem> {

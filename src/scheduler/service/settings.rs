@@ -12,7 +12,6 @@ use crate::scheduler::model::{Refusal, check_id};
 use crate::scheduler::steer;
 use crate::scheduler::store::{Kv, Op, Outcome, Txn};
 use crate::scheduler::submit::SubmitError;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -51,7 +50,7 @@ impl Default for QueueSettings {
 }
 
 /// All tags that are held or have a capacity, with their holders.
-pub(super) async fn list_tags(State(services): State<Services>) -> Result<Response, Problem> {
+pub(super) async fn list_tags(services: Services) -> Result<Response, Problem> {
     let client = services.store().await?;
     let (held, _) = client.prefix(keys::TAGS, 0).await?;
     let (defined, _) = client.prefix(keys::TAG_DEFINITIONS, 0).await?;
@@ -82,7 +81,7 @@ pub(super) async fn list_tags(State(services): State<Services>) -> Result<Respon
 }
 
 pub(super) async fn put_tag(
-    State(services): State<Services>,
+    services: Services,
     InPath(tag): InPath<String>,
     body: Object,
 ) -> Result<Response, Problem> {
@@ -98,7 +97,7 @@ pub(super) async fn put_tag(
 
 /// Takes the capacity of a tag away: one may hold it again.
 pub(super) async fn delete_tag(
-    State(services): State<Services>,
+    services: Services,
     InPath(tag): InPath<String>,
 ) -> Result<Response, Problem> {
     remove(&services, "tag", &tag, keys::TAG_DEFINITIONS).await
@@ -113,7 +112,7 @@ struct Release {
 
 /// Takes a tag from its holder by force.
 pub(super) async fn release_tag(
-    State(services): State<Services>,
+    services: Services,
     InPath(tag): InPath<String>,
     body: Object,
 ) -> Result<Response, Problem> {
@@ -135,13 +134,13 @@ fn show_queue(kv: &Kv) -> Value {
     shown.into()
 }
 
-pub(super) async fn list_queues(State(services): State<Services>) -> Result<Response, Problem> {
+pub(super) async fn list_queues(services: Services) -> Result<Response, Problem> {
     let (found, _) = services.store().await?.prefix(keys::QUEUES, 0).await?;
     Ok(ok(&json!({"items": found.iter().map(show_queue).collect::<Vec<_>>()})))
 }
 
 pub(super) async fn get_queue(
-    State(services): State<Services>,
+    services: Services,
     InPath(queue): InPath<String>,
 ) -> Result<Response, Problem> {
     let key = format!("{}{queue}", keys::QUEUES);
@@ -150,7 +149,7 @@ pub(super) async fn get_queue(
 }
 
 pub(super) async fn put_queue(
-    State(services): State<Services>,
+    services: Services,
     InPath(queue): InPath<String>,
     mut body: Object,
 ) -> Result<Response, Problem> {
@@ -170,7 +169,7 @@ pub(super) async fn put_queue(
 }
 
 pub(super) async fn delete_queue(
-    State(services): State<Services>,
+    services: Services,
     InPath(queue): InPath<String>,
 ) -> Result<Response, Problem> {
     remove(&services, "queue", &queue, keys::QUEUES).await

@@ -13,7 +13,6 @@ use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, RunSpec, Selected, Status};
 use crate::scheduler::submit::SubmitError;
 use crate::scheduler::view::{Attempt, Filter, Numbers, RunBook, Waiting, numbers, read};
-use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -130,6 +129,7 @@ pub(super) async fn waiters(services: &Services) -> Result<BTreeMap<String, Vec<
 
 impl Services {
     async fn shelved(&self, run: &str) -> Result<Arc<Shelved>, Problem> {
+        self.check_may_read_all().await?;
         let client = self.store().await?;
         self.inner.shelf.find(client, run).await
     }
@@ -166,7 +166,7 @@ fn place(text: &str) -> Result<(u32, u32), Problem> {
 }
 
 pub(super) async fn tasks(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
     Asked(asked): Asked<TaskFilter>,
 ) -> Result<Response, Problem> {
@@ -187,7 +187,7 @@ pub(super) async fn tasks(
 
 /// A task with all its attempts.
 pub(super) async fn task(
-    State(services): State<Services>,
+    services: Services,
     InPath((run, lane, ordinal)): InPath<(String, u32, u32)>,
 ) -> Result<Response, Problem> {
     let found = services.shelved(&run).await?;
@@ -207,7 +207,7 @@ fn show_attempt(attempt: &Attempt) -> Value {
 
 /// Cases in environments, each with how its tasks ended so far.
 pub(super) async fn lanes(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
     Asked(part): Asked<Part>,
 ) -> Result<Response, Problem> {
@@ -223,7 +223,7 @@ pub(super) async fn lanes(
 
 /// Why what has not started has not started.
 pub(super) async fn waiting(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
 ) -> Result<Response, Problem> {
     let found = services.shelved(&run).await?;
@@ -239,7 +239,7 @@ pub(super) async fn waiting(
 
 /// The bound, how near the run came to it, and what it lost where.
 pub(super) async fn bound(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
 ) -> Result<Response, Problem> {
     let found = services.shelved(&run).await?;
@@ -252,7 +252,7 @@ pub(super) async fn bound(
 /// Attempts as stretches of time: worker, lane, ordinal, attempt, status, start, duration. The last
 /// ones, where there are too many for a picture.
 pub(super) async fn timeline(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
 ) -> Result<Response, Problem> {
     let found = services.shelved(&run).await?;
@@ -278,7 +278,7 @@ pub(super) async fn timeline(
 
 /// Whether the record holds what the scheduler promises.
 pub(super) async fn audit(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
 ) -> Result<Response, Problem> {
     let (client, handle) = (services.store().await?, Handle::current());
@@ -318,7 +318,7 @@ struct Again {
 
 /// A new run that links back. Predecessors that are not run again count as ended.
 pub(super) async fn rerun(
-    State(services): State<Services>,
+    services: Services,
     InPath(run): InPath<String>,
     body: Object,
 ) -> Result<Response, Problem> {

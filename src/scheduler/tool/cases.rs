@@ -3,7 +3,7 @@
 use super::desk::{Desk, Done, Trouble, json, read, say, table, write};
 use crate::scheduler::adapters::{self, Form, Suite};
 use crate::scheduler::catalog;
-use crate::scheduler::model::{CaseState, Kind, Refusal, TestCase};
+use crate::scheduler::model::{CaseState, Kind, Refusal, TestCase, find_circle};
 use crate::scheduler::plan_file;
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -125,8 +125,8 @@ pub(super) async fn save(desk: &Desk, cases: &[TestCase]) -> Result<(), Trouble>
     for case in cases {
         case.check()?;
     }
-    let together: Vec<&TestCase> = cases.iter().collect();
-    if let Some(path) = crate::scheduler::model::find_circle(&together) {
+    let together = cases.iter().map(|case| (&*case.id, &case.case_pre[..]));
+    if let Some(path) = find_circle(together) {
         let text = format!("cases wait for each other: {path}");
         return Err(Refusal::new(400, text).into());
     }

@@ -34,7 +34,7 @@ impl Trouble {
         match self {
             Self::Submit(SubmitError::Refused(_)) | Self::Usage(_) => USAGE,
             Self::Submit(SubmitError::Store(_)) | Self::Store(_) => INFRASTRUCTURE,
-            Self::Nothing(_) => NOTHING,
+            Self::Submit(SubmitError::Nothing(_)) | Self::Nothing(_) => NOTHING,
         }
     }
 }

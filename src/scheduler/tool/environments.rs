@@ -1,9 +1,11 @@
 //! `quoin env`: where cases run.
 
+use super::FAILED;
 use super::desk::{Desk, Done, Trouble, json, read, say, table};
 use crate::scheduler::catalog;
 use crate::scheduler::model::{Environment, Health, Refusal};
 use crate::scheduler::plan_file;
+use crate::scheduler::steer;
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -23,6 +25,8 @@ pub enum EnvAction {
     Ls,
     /// Deletes environments; runs keep their copies
     Rm { environments: Vec<String> },
+    /// Has environments checked now, at the urls that their checks name
+    Check { environments: Vec<String> },
     /// Lets nothing more start in an environment while somebody works on it
     Maintenance {
         environment: String,
@@ -64,6 +68,7 @@ pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
                 catalog::delete::<Environment>(&desk.client, &environment, None).await?;
             }
         }
+        EnvAction::Check { environments } => return check(&environments, desk).await,
         EnvAction::Maintenance { environment, reason, end } => {
             let (health, reason) = match end {
                 true => (Health::Unknown, String::new()),
@@ -80,15 +85,33 @@ pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
     Ok(0)
 }
 
+/// The exit code tells whether all are good.
+async fn check(environments: &[String], desk: &Desk) -> Done {
+    if environments.is_empty() {
+        return Err(Trouble::Usage("no environment is named".into()));
+    }
+    let mut code = 0;
+    for environment in environments {
+        let found = steer::check(&desk.client, environment).await?;
+        desk.show(&found, |found| {
+            let (health, took) = (found.health.word(), found.duration_ms);
+            match found.is_good {
+                true => format!("{environment} answered in {took} ms; its health is {health}"),
+                false => format!("{environment}: {}; its health is {health}", found.message),
+            }
+        });
+        if !found.is_good {
+            code = FAILED;
+        }
+    }
+    Ok(code)
+}
+
 fn show(found: &[Environment]) -> String {
     let rows = found.iter().map(|environment| {
         let health = match environment.health {
             Health::Unknown => "",
-            Health::Good => "good",
-            Health::Bad => "bad",
-            Health::Looping => "looping",
-            Health::Maintenance => "maintenance",
-            Health::Retired => "retired",
+            health => health.word(),
         };
         let labels = environment.labels.iter().map(|(name, value)| format!("{name}={value}"));
         [

@@ -7,7 +7,7 @@ use crate::scheduler::coordinator::Control;
 use crate::scheduler::model::{Row, Status};
 use crate::scheduler::steer;
 use crate::scheduler::view::{
-    Audit, Numbers, RunBook, RunSummary, TaskView, Waiting, numbers, read, totals_line,
+    self, Audit, Event, Numbers, RunBook, RunSummary, TaskView, Waiting, numbers, read, totals_line,
 };
 use clap::Subcommand;
 use serde::Serialize;
@@ -49,6 +49,13 @@ pub enum RunAction {
         /// How far the clocks of workers may be apart, in milliseconds
         #[arg(long, default_value_t = 50)]
         skew: u64,
+    },
+    /// Tells what happened in a run again, in order, from its record
+    Replay {
+        run: String,
+        /// Of one case only
+        #[arg(long)]
+        case: Option<String>,
     },
     /// Submits some tasks of a run again, as a new run that points to it
     Rerun {
@@ -106,6 +113,7 @@ pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
         }
         RunAction::Show { run } => show(desk, &run, 0).await,
         RunAction::At { run, rev } => show(desk, &run, rev).await,
+        RunAction::Replay { run, case } => replay(desk, &run, case.as_deref()).await,
         RunAction::Watch { run } => live::watch(desk, &run).await,
         RunAction::Why { run, task } => why(desk, &run, task.as_deref()).await,
         RunAction::Bound { run } => {
@@ -381,6 +389,20 @@ fn bound(found: &Numbers) -> String {
         }
     }
     table(["what", "value"], rows)
+}
+
+async fn replay(desk: &Desk, run: &str, case: Option<&str>) -> Done {
+    let book = read::book(&desk.client, run).await?;
+    let mut told = view::story(&book);
+    told.retain(|told| match (&told.event, case) {
+        (Event::Start(step) | Event::End { step, .. }, Some(case)) => *step.case == *case,
+        _ => true,
+    });
+    desk.show(&told, |told| {
+        let lines: Vec<_> = told.iter().map(|told| view::line(told, book.spec.submitted)).collect();
+        lines.join("\n")
+    });
+    Ok(0)
 }
 
 async fn verify(desk: &Desk, run: &str, skew: u64) -> Done {

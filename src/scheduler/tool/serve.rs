@@ -127,11 +127,15 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
         Err(error) => return complain(error, USAGE),
     };
     let settings = args.settings();
+    let caller = match args.services.caller() {
+        Ok(caller) => Arc::new(caller),
+        Err(error) => return complain(error, INFRASTRUCTURE),
+    };
     let services = match args.services.start(access.clone()) {
         Ok(services) => services,
         Err(error) => return complain(error, USAGE),
     };
-    leader::run(access, args.name, settings, asked_to_end()).await;
+    leader::run(access, args.name, (settings, caller), asked_to_end()).await;
     if let Some(services) = services {
         services.stop();
     }
@@ -260,9 +264,10 @@ impl Beside {
         )?;
         let access = self.store.access(endpoint)?;
         let settings = self.args.settings();
+        let caller = Arc::new(self.args.services.caller()?);
         let services = self.args.services.start(access.clone())?;
         tokio::spawn(async move {
-            leader::run(access, self.args.name, settings, std::future::pending()).await;
+            leader::run(access, self.args.name, (settings, caller), std::future::pending()).await;
             drop(services);
         });
         Ok(())

@@ -97,7 +97,7 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
         None => Plan::blank(),
     };
     check(&plan)?;
-    refine(args, &mut plan.run, desk).await?;
+    refine(args, &mut plan.run);
     plan.run.check()?;
     if !plan.cases.is_empty() {
         cases::save(&Desk { client: desk.client.clone(), wants_json: true }, &plan.cases).await?;
@@ -120,20 +120,11 @@ fn check(plan: &Plan) -> Result<(), Trouble> {
 }
 
 /// What words say beats what the file says.
-async fn refine(args: &SubmitArgs, run: &mut RunSpec, desk: &Desk) -> Result<(), Trouble> {
+fn refine(args: &SubmitArgs, run: &mut RunSpec) {
     if !args.cases.is_empty() {
         run.cases = Vec::new();
     }
     for words in &args.cases {
-        if let Some(prefix) = words.strip_suffix('*') {
-            let found = cases::matching(desk, prefix, usize::MAX, |_| true).await?;
-            if found.is_empty() {
-                return Err(Trouble::Nothing(format!("no case begins with {prefix}")));
-            }
-            let chosen = found.into_iter().map(|case| Selected { case: case.id, repeats: None });
-            run.cases.extend(chosen);
-            continue;
-        }
         let number = words.rsplit_once('=').and_then(|(case, n)| Some((case, n.parse().ok()?)));
         run.cases.push(match number {
             Some((case, repeats)) => Selected { case: case.into(), repeats: Some(repeats) },
@@ -160,7 +151,6 @@ async fn refine(args: &SubmitArgs, run: &mut RunSpec, desk: &Desk) -> Result<(),
     } else if args.ignore_missing_predecessors {
         run.missing = Missing::Ignore;
     }
-    Ok(())
 }
 
 async fn send(run: RunSpec, desk: &Desk) -> Result<String, Trouble> {
@@ -172,7 +162,7 @@ async fn send(run: RunSpec, desk: &Desk) -> Result<String, Trouble> {
         ..run
     };
     let made = submit::submit(&desk.client, &spec).await?;
-    made.plan.warnings.iter().for_each(desk::warn);
+    made.warnings.iter().for_each(desk::warn);
     Ok(made.run)
 }
 

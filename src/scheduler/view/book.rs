@@ -81,12 +81,13 @@ impl RunBook {
         let find = |key: &str| kvs.iter().find(|kv| kv.key == key);
         let spec = find(&keys::run(run)).and_then(parse::<RunSpec>);
         let spec = spec.ok_or_else(|| Refusal::new(404, format!("unknown run {run}")))?;
-        let (definitions, plan) = plan_of(&spec, run, kvs)
+        let mut cases = Vec::new();
+        let (environments, plan) = plan_of(&spec, run, kvs, |case| cases.push(case))
             .ok_or_else(|| Refusal::new(422, format!("run {run} has lost its definitions")))?;
         let mut book = Self {
             plan,
-            cases: Vec::new(),
-            environments: Vec::new(),
+            cases,
+            environments,
             control: find(&keys::control(run)).and_then(parse).unwrap_or_default(),
             status: find(&keys::status(run)).and_then(parse).unwrap_or_default(),
             is_open: find(&keys::open(run)).is_some(),
@@ -100,10 +101,6 @@ impl RunBook {
             index: Vec::new(),
             spec,
         };
-        for found in definitions {
-            book.cases.extend(found.cases);
-            book.environments.extend(found.environments);
-        }
         for kv in kvs {
             if let Some(worker) = kv.key.strip_prefix(keys::WORKERS) {
                 book.workers.insert(worker.to_owned(), parse(kv).unwrap_or_default());

@@ -11,6 +11,7 @@ mod book;
 mod live;
 mod numbers;
 pub mod read;
+mod story;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use audit::{Audit, Fault, Rule, audit, replay};
 pub use book::{Attempt, Open, RunBook};
 pub use live::{End, Live, Runs};
 pub use numbers::{Loss, Numbers, numbers};
+pub use story::{Event, Happening, Step, line, story};
 pub use tasks::{Filter, LaneView, TaskView, TasksPage};
 pub use waiting::{Holder, Waiting, waiting};
 

@@ -1,6 +1,6 @@
 //! Views of runs whose keys are made up here, so that what they show is known.
 
-use super::{Filter, Rule, RunBook, audit, numbers, replay, waiting};
+use super::{Filter, Rule, RunBook, audit, line, numbers, replay, story, waiting};
 use crate::scheduler::coordinator::{Definitions, LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
@@ -345,4 +345,47 @@ fn the_history_is_checked_commit_by_commit() {
     commits.insert(5, claim(3, 6, vec![item(5, 6)], 15));
     let found = replay(RUN, commits);
     assert!(found.faults.iter().any(|fault| fault.rule == Rule::Leaders), "{found:?}");
+}
+
+#[test]
+fn a_story_is_told_in_order_from_the_record() {
+    let mut store = Store::with_run(
+        json!([{"id": "a", "kind": "command", "command": ["a"], "retries": {"test": 1}}]),
+        2,
+    );
+    let row = |ordinal, attempt, status, start, ms: u64| Row {
+        lane: 0,
+        ordinal,
+        attempt,
+        status,
+        start,
+        duration: ms * 1_000,
+        detail: None,
+    };
+    // What is recorded first need not have happened first.
+    store.results("w2", &[row(1, 1, Status::Passed, 1_010, 500)]);
+    store
+        .results("w1", &[row(0, 1, Status::Failed, 1_005, 5), row(0, 2, Status::Passed, 1_010, 0)]);
+    store.ended("passed");
+    let told = story(&store.book());
+    let lines: Vec<String> = told.iter().map(|told| line(told, 1_000)).collect();
+    let shown: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
+    assert_eq!(
+        shown,
+        [
+            "0.000 s    0 running      0 ended  submitted: 2 tasks in 1 lanes",
+            "0.005 s    1 running      0 ended  w1 starts a#0",
+            "0.010 s    0 running      0 ended  w1 ends a#0: failed, to be tried again",
+            "0.010 s    1 running      0 ended  w2 starts a#1",
+            "0.010 s    2 running      0 ended  w1 starts a#0, attempt 2",
+            "0.010 s    1 running      1 ended  w1 ends a#0, attempt 2: passed",
+            "0.510 s    0 running      2 ended  w2 ends a#1: passed",
+            "8.000 s    0 running      2 ended  passed: 2 of 2 ended, 2 passed, 1 flaky",
+        ]
+    );
+    let json = serde_json::to_value(&told[2]).unwrap();
+    assert_eq!(
+        (&json["event"], &json["status"], &json["again"]),
+        (&json!("end"), &json!("03"), &json!(true))
+    );
 }

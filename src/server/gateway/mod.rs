@@ -7,6 +7,7 @@
 //! A client that asks for a WebSocket gets one. A call ends with its connection, or when its `Grpc-Timeout` is over.
 
 mod read;
+mod rest;
 mod schema;
 mod stream;
 mod timeout;
@@ -15,6 +16,7 @@ mod websocket;
 mod write;
 
 use super::budget::Share;
+use super::call_head;
 use super::deadline::{Deadline, by};
 use super::long_work::{Kind, apart_unattended};
 use super::metered::Remote;
@@ -23,7 +25,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, TE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, StatusCode};
 use http_body_util::{BodyExt as _, Full};
+use hyper::ext::ReasonPhrase;
 use prost_reflect::MessageDescriptor;
+use rest::Rest;
 use schema::Method;
 use std::future::ready;
 use std::sync::Arc;
@@ -78,17 +82,21 @@ impl Gateway {
         if request.method() != Verb::POST {
             return refusal(&Status::unimplemented("Method Not Allowed"));
         }
+        if let Some(refused) = malformed(request.headers()) {
+            return refusal(&refused);
+        }
         let deadline = match timeout::deadline(request.headers()) {
             Ok(deadline) => deadline,
             Err(malformed) => return refusal(&malformed),
         };
         let (parts, body) = request.into_parts();
         let body = Body::new(body);
-        let body = if method.takes_stream {
-            Body::new(stream::Requests::new(body, self.values(), &method.input))
+        let (body, mut rest) = if method.takes_stream {
+            let (requests, rest) = stream::Requests::new(body, self.values(), &method.input);
+            (Body::new(requests), rest)
         } else {
             match self.one_message(body, &method.input).await {
-                Ok(message) => Body::new(Full::new(message)),
+                Ok((message, rest)) => (Body::new(Full::new(message)), rest),
                 Err(status) => return refusal(&status),
             }
         };
@@ -96,9 +104,12 @@ impl Gateway {
         if let Err(late) = until(deadline, ready(())).await {
             return refusal(&late);
         }
-        let call = self.call(method, &parts, body, deadline).await;
+        let call = match rest.unless_broken(self.call(method, &parts, body, deadline)).await {
+            Ok(call) => call,
+            Err(gone) => return refusal(&gone),
+        };
         if method.gives_stream {
-            return stream::answer(call, &method.output, deadline).await;
+            return stream::answer(call, &method.output, deadline, rest).await;
         }
         match until(deadline, one_answer(call, &method.output)).await.flatten() {
             Ok(json) => answered(Body::new(Full::new(json))),
@@ -110,9 +121,13 @@ impl Gateway {
         Values::new(self.message_bytes_max.saturating_mul(JSON_PER_MESSAGE))
     }
 
-    /// The request's message, framed; an empty body stands for an empty message.
-    async fn one_message(&self, body: Body, input: &MessageDescriptor) -> Result<Bytes, Status> {
-        let json = first_value(body, self.values()).await?;
+    /// The request's message, framed, and what is behind it; an empty body stands for an empty message.
+    async fn one_message(
+        &self,
+        mut body: Body,
+        input: &MessageDescriptor,
+    ) -> Result<(Bytes, Rest), Status> {
+        let json = first_value(&mut body, self.values()).await?;
         let input = input.clone();
         let framed = translate(json.len(), move || frame(&json, &input)).await?;
         let framed = framed.map_err(Status::invalid_argument)?;
@@ -120,7 +135,7 @@ impl Gateway {
             length if length > self.message_bytes_max => {
                 Err(super::unary::too_large(length, self.message_bytes_max))
             }
-            _ => Ok(framed),
+            _ => Ok((framed, Rest::of(body))),
         }
     }
 
@@ -161,6 +176,30 @@ async fn until<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> R
     }
 }
 
+/// What is wrong with headers that are meant for the call.
+fn malformed(headers: &HeaderMap) -> Option<Status> {
+    let of_call = headers.iter().filter(|(name, _)| {
+        name.as_str().starts_with(METADATA_PREFIX) && name.as_str().ends_with("-bin")
+    });
+    let faults = of_call.filter_map(|(name, value)| {
+        let at = call_head::base64_fault(value.as_bytes())?;
+        let (name, why) = (as_in_go(name), call_head::illegal_base64(at));
+        Some(Status::invalid_argument(format!("invalid binary header {name}: {why}")))
+    });
+    faults.into_iter().next()
+}
+
+/// A header's name with capitals, as Go writes it.
+fn as_in_go(name: &HeaderName) -> String {
+    let capitalized = name.as_str().split('-').map(|word| {
+        let mut letters = word.chars();
+        letters.next().map_or(String::new(), |first| {
+            first.to_ascii_uppercase().to_string() + letters.as_str()
+        })
+    });
+    capitalized.collect::<Vec<_>>().join("-")
+}
+
 /// What a call is told of a request's headers.
 fn metadata(headers: &HeaderMap) -> HeaderMap {
     let mut metadata = HeaderMap::new();
@@ -186,7 +225,7 @@ fn metadata(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// The first JSON value of a body; of an empty one, an empty object. What follows is not read.
-async fn first_value(mut body: Body, mut values: Values) -> Result<Bytes, Status> {
+async fn first_value(body: &mut Body, mut values: Values) -> Result<Bytes, Status> {
     loop {
         if let Some(value) = values.next(false).map_err(refused)? {
             return Ok(value);
@@ -197,7 +236,7 @@ async fn first_value(mut body: Body, mut values: Values) -> Result<Bytes, Status
                     values.push(&data);
                 }
             }
-            Some(Err(_)) => return Err(Status::cancelled("the request ended early")),
+            Some(Err(_)) => return Err(Status::invalid_argument("unexpected EOF")),
             None => {
                 let value = values.next(true).map_err(refused)?;
                 return Ok(value.unwrap_or(Bytes::from_static(b"{}")));
@@ -291,7 +330,7 @@ fn answered(body: Body) -> http::Response<Body> {
 /// The answer to a call that failed.
 fn refusal(status: &Status) -> http::Response<Body> {
     let mut response = http::Response::new(Body::new(Full::new(Bytes::from(error_json(status)))));
-    *response.status_mut() = http_status(status.code());
+    set_status(&mut response, status.code());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if status.code() == Code::Unauthenticated
@@ -310,6 +349,14 @@ fn error_json(status: &Status) -> String {
     }
     json.push('}');
     json
+}
+
+/// Gives a refusal its HTTP status, with Go's words for one that has no name.
+fn set_status(response: &mut http::Response<Body>, code: Code) {
+    *response.status_mut() = http_status(code);
+    if code == Code::Cancelled {
+        response.extensions_mut().insert(ReasonPhrase::from_static(b"status code 499"));
+    }
 }
 
 fn http_status(code: Code) -> StatusCode {
@@ -404,6 +451,20 @@ mod tests {
         assert_eq!(told.len(), 4, "{told:?}");
         headers.insert(AUTHORIZATION, HeaderValue::from_static("bearer t.1"));
         assert_eq!(metadata(&headers)[AUTHORIZATION], "bearer t.1");
+    }
+
+    #[test]
+    fn binary_headers_for_the_call_must_be_base64() {
+        let refusal = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            malformed(&headers).map(|status| status.message().to_owned())
+        };
+        let text = "invalid binary header Grpc-Metadata-X-Bin: illegal base64 data at input byte 0";
+        assert_eq!(refusal("grpc-metadata-x-bin", "!!!").as_deref(), Some(text));
+        assert_eq!(refusal("grpc-metadata-x-bin", "YQ"), None);
+        assert_eq!(refusal("grpc-metadata-x", "!!!"), None);
+        assert_eq!(refusal("x-bin", "!!!"), None);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Streams through the gateway: JSON values in, one after the other, and a line for each answer.
 
+use super::rest::{Left, Rest};
 use super::values::Values;
 use super::{
-    FRAME_PREFIX, answered, error_json, failure, frame, http_status, translate, unreadable, until,
+    FRAME_PREFIX, answered, error_json, failure, frame, set_status, translate, unreadable, until,
     write,
 };
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -15,22 +16,35 @@ use prost_reflect::MessageDescriptor;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
-/// The messages of a body, framed. A body that breaks off, or is no JSON, ends like one that
-/// ends: the call goes on without further requests, as it does in etcd.
+/// The messages of a body, framed. One that is no JSON ends like one that ends: the call goes on without
+/// further requests, as it does in etcd. Whether the client breaks it off is told to who answers.
 pub(super) struct Requests {
     body: Body,
     values: Values,
     input: MessageDescriptor,
     has_ended: bool,
+    left: Option<oneshot::Sender<Left>>,
 }
 
 impl Requests {
-    pub(super) fn new(body: Body, values: Values, input: &MessageDescriptor) -> Self {
-        Self { body, values, input: input.clone(), has_ended: false }
+    pub(super) fn new(body: Body, values: Values, input: &MessageDescriptor) -> (Self, Rest) {
+        let (left, rest) = Rest::behind_requests();
+        let left = Some(left);
+        (Self { body, values, input: input.clone(), has_ended: false, left }, rest)
+    }
+
+    /// No further requests are read.
+    fn end(&mut self) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(left) = self.left.take().filter(|_| !self.has_ended) {
+            // An error means that nobody answers any more.
+            let _told = left.send(Left::Unread(std::mem::take(&mut self.body)));
+        }
+        Poll::Ready(None)
     }
 }
 
@@ -47,11 +61,11 @@ impl HttpBody for Requests {
             match this.values.next(this.has_ended) {
                 Ok(Some(json)) => match frame(&json, &this.input) {
                     Ok(framed) => return Poll::Ready(Some(Ok(Frame::data(framed)))),
-                    Err(_) => return Poll::Ready(None),
+                    Err(_) => return this.end(),
                 },
-                Ok(None) if this.has_ended => return Poll::Ready(None),
+                Ok(None) if this.has_ended => return this.end(),
                 Ok(None) => {}
-                Err(_) => return Poll::Ready(None),
+                Err(_) => return this.end(),
             }
             match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(piece)) => {
@@ -59,7 +73,13 @@ impl HttpBody for Requests {
                         this.values.push(&data);
                     }
                 }
-                Some(Err(_)) | None => this.has_ended = true,
+                Some(Err(_)) => {
+                    this.has_ended = true;
+                    if let Some(left) = this.left.take() {
+                        let _told = left.send(Left::Broken);
+                    }
+                }
+                None => this.has_ended = true,
             }
         }
     }
@@ -71,6 +91,7 @@ pub(super) async fn answer(
     call: http::Response<axum::body::Body>,
     output: &MessageDescriptor,
     deadline: Option<Instant>,
+    rest: Rest,
 ) -> http::Response<Body> {
     if let Some(status) = failure(call.headers()) {
         return refusal(&status);
@@ -80,6 +101,7 @@ pub(super) async fn answer(
         buffer: BytesMut::new(),
         output: output.clone(),
         deadline,
+        rest,
         has_ended: false,
     };
     match answers.next().await {
@@ -111,7 +133,7 @@ fn refusal(status: &Status) -> http::Response<Body> {
     let line = error_line(status);
     let body = StreamBody::new(stream::iter([piece(line)]));
     let mut response = http::Response::new(Body::new(body));
-    *response.status_mut() = http_status(status.code());
+    set_status(&mut response, status.code());
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
@@ -127,6 +149,7 @@ struct Answers {
     buffer: BytesMut,
     output: MessageDescriptor,
     deadline: Option<Instant>,
+    rest: Rest,
     has_ended: bool,
 }
 
@@ -142,11 +165,12 @@ impl Answers {
             if self.has_ended {
                 return None;
             }
-            let status = match until(self.deadline, self.body.frame()).await {
-                Err(late) => {
-                    // Nothing more is done for a call whose time is over.
+            let next = self.rest.unless_broken(self.body.frame());
+            let status = match until(self.deadline, next).await.flatten() {
+                Err(given_up) => {
+                    // Nothing more is done for a call whose time is over or whose client has gone.
                     self.body = Body::empty();
-                    Some(late)
+                    Some(given_up)
                 }
                 Ok(Some(Ok(piece))) => match piece.into_data() {
                     Ok(data) => {

@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type Task = (u32, u32);
 
+/// No leader is so far behind, in milliseconds, and leads.
+const CANCELED_MAX: u64 = 4_000;
+
 #[derive(Default)]
 pub struct RunLedger {
     pub plan: RunPlan,
@@ -17,7 +20,8 @@ pub struct RunLedger {
     pub ended: BTreeMap<Task, Status>,
     /// Who lost each task, in order.
     pub losers: BTreeMap<Task, Vec<String>>,
-    pub is_canceled: bool,
+    /// When it was canceled.
+    pub canceled: Option<u64>,
     pub status: Option<RunStatus>,
     pub is_closed: bool,
 }
@@ -123,7 +127,7 @@ pub fn parse<T: for<'de> serde::Deserialize<'de>>(value: &[u8]) -> Result<T, Str
 }
 
 impl Ledger {
-    pub fn take_in(&mut self, commit: &Commit) -> Result<(), String> {
+    pub fn take_in(&mut self, now: u64, commit: &Commit) -> Result<(), String> {
         let mut rows: BTreeMap<String, Vec<(u32, u32, u32, Status)>> = BTreeMap::new();
         for change in &commit.changes {
             if let Change::Put(kv) = change
@@ -156,7 +160,7 @@ impl Ledger {
                     if self.claims.contains_key(&kv.key) {
                         self.shrunk(&kv.key, &claim, &rows.remove(&kv.key).unwrap_or_default())?;
                     } else {
-                        self.claimed(&kv.key, claim, commit)?;
+                        self.claimed(now, &kv.key, claim, commit)?;
                     }
                 }
                 Change::Delete { key } if key.starts_with(keys::CLAIMS) => {
@@ -184,7 +188,8 @@ impl Ledger {
                 Change::Put(kv) if is_part(&kv.key, "/control") => {
                     let run = kv.key[keys::RUNS.len()..].trim_end_matches("/control");
                     if let Some(run) = self.runs.get_mut(run) {
-                        run.is_canceled |= kv.value == b"\"canceled\"";
+                        let is_canceled = kv.value == b"\"canceled\"";
+                        run.canceled = run.canceled.or(is_canceled.then_some(now));
                     }
                 }
                 Change::Delete { key } if key.starts_with(keys::OPEN) => {
@@ -234,11 +239,19 @@ impl Ledger {
         Ok(())
     }
 
-    fn claimed(&mut self, key: &str, claim: Claim, commit: &Commit) -> Result<(), String> {
+    fn claimed(
+        &mut self,
+        now: u64,
+        key: &str,
+        claim: Claim,
+        commit: &Commit,
+    ) -> Result<(), String> {
         ensure(claim.epoch >= self.leader, || format!("{key} by a leader of before"))?;
         self.leader = claim.epoch;
         let run = self.runs.get(&claim.run).ok_or("a claim of no run")?;
         ensure(!run.is_closed, || format!("{key} of a run that is over"))?;
+        let is_long_gone = run.canceled.is_some_and(|at| at + CANCELED_MAX < now);
+        ensure(!is_long_gone, || format!("{key} of a run that was canceled long ago"))?;
         let mut tasks = BTreeSet::new();
         let is_by_people = key.starts_with(&keys::claims(keys::PEOPLE));
         for item in &claim.items {

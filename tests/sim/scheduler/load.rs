@@ -5,8 +5,8 @@ use crate::random::Random;
 use quoin::scheduler::coordinator::{Control, Definitions};
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{
-    Environment, Health, Kind, Labels, OnLost, Policy, Predecessor, Retries, RunPlan, RunSpec,
-    Scope, Selected, Status, TagScope, TagUse, TestCase, expand,
+    Environment, Health, Kind, Labels, OnLost, Outline, Policy, Predecessor, Retries, RunPlan,
+    RunSpec, Scope, Selected, Status, TagScope, TagUse, TestCase, expand,
 };
 use quoin::scheduler::store::{Op, Txn};
 use std::collections::BTreeMap;
@@ -136,7 +136,8 @@ impl Load {
             return Vec::new();
         };
         let run = run.clone();
-        let is_gone = ledger.runs.get(&run).is_some_and(|run| run.is_closed || run.is_canceled);
+        let is_gone =
+            ledger.runs.get(&run).is_some_and(|run| run.is_closed || run.canceled.is_some());
         if is_gone || self.random.chance(700) {
             return Vec::new();
         }
@@ -175,14 +176,22 @@ impl Load {
             },
             ..Default::default()
         };
-        let by_id: BTreeMap<String, TestCase> =
-            cases.iter().map(|case| (case.id.clone(), case.clone())).collect();
-        let plan = expand(&spec, &by_id, &self.environments).unwrap();
+        let outlines: BTreeMap<&str, Outline> =
+            cases.iter().map(|case| (&*case.id, Outline::from(case))).collect();
+        let plan = expand(&spec, |id| outlines.get(id), &self.environments).unwrap();
         ledger.runs.insert(id.clone(), RunLedger { plan: plan.clone(), ..Default::default() });
-        self.plans.insert(id.clone(), plan);
+        self.plans.insert(id.clone(), plan.clone());
         let total = cases.len() as u32;
         let environments = self.environments.values().cloned().collect();
-        let definitions = Definitions { total, first: 0, cases, environments };
+        let mut definitions = Definitions { total, cases, environments, ..Default::default() };
+        // As in long ones, whose cases are not named in the run itself.
+        let mut kept = spec;
+        if self.random.chance(300) {
+            let of_cases = plan.lanes.iter().take(definitions.cases.len());
+            definitions.repeats = of_cases.map(|lane| lane.total).collect();
+            kept.cases = Vec::new();
+        }
+        let spec = kept;
         let definitions = Op::put(keys::definitions(&id, 0), &definitions);
         let run = [Op::put(keys::run(&id), &spec), Op::put(keys::open(&id), &id)];
         let txn = |then: Vec<Op>| Txn { then, ..Default::default() };
@@ -256,6 +265,6 @@ fn put_environment(place: &Environment) -> Txn {
     put(keys::environment(&place.id), place)
 }
 
-fn control(run: &str, wanted: Control) -> Txn {
+pub fn control(run: &str, wanted: Control) -> Txn {
     Txn { then: vec![Op::put(keys::control(run), &wanted)], ..Default::default() }
 }

@@ -2,11 +2,11 @@
 //! that loses, delays and reorders; all in one thread, the same for the same seed.
 
 use super::ledger::Ledger;
-use super::load::Load;
+use super::load::{self, Load};
 use super::store::Store;
 use crate::random::Random;
 use quoin::scheduler::agent::{self, Agent, Task};
-use quoin::scheduler::coordinator::{self, Coordinator, TxnNo, WorkerInfo};
+use quoin::scheduler::coordinator::{self, Control, Coordinator, OpenedRun, TxnNo, WorkerInfo};
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{Claim, Row, Status};
 use quoin::scheduler::planner::LaneId;
@@ -56,9 +56,20 @@ enum Event {
         who: Proc,
         life: u64,
     },
+    /// A run is read; what was read comes back later.
+    ReadRun {
+        to: Proc,
+        life: u64,
+        run: String,
+    },
     RunRead {
         to: Proc,
         life: u64,
+        run: String,
+        kvs: Vec<Kv>,
+    },
+    /// Somebody cancels what was submitted just now.
+    Cancel {
         run: String,
     },
     EndedRead {
@@ -259,6 +270,8 @@ impl World {
             Event::Wake { who, .. } | Event::Lease { who, .. } => *who,
             Event::TaskEnds { worker, .. } => Proc::Worker(*worker),
             Event::Arrive { .. }
+            | Event::ReadRun { .. }
+            | Event::Cancel { .. }
             | Event::Fault
             | Event::Start { .. }
             | Event::Expire
@@ -283,7 +296,7 @@ impl World {
                     println!("{:>8} {}: {}", self.now - 1_000_000, commit.revision, short(change));
                 }
             }
-            self.ledger.take_in(commit)?;
+            self.ledger.take_in(self.now, commit)?;
             self.checked += 1;
         }
         Ok(())
@@ -302,16 +315,30 @@ impl World {
             Event::Watch { to, life } => self.watch(to, life),
             Event::Wake { who, life } => self.wake(who, life),
             Event::Lease { who, life } => self.keep_alive(who, life),
-            Event::RunRead { to: Proc::Leader(place), life, run } => {
+            Event::ReadRun { to, life, run } => {
                 let mut kvs: Vec<Kv> = self.store.below(&keys::run_parts(&run)).cloned().collect();
                 kvs.extend(self.store.kvs.get(&keys::run(&run)).cloned());
                 kvs.extend(self.store.below(&keys::segments(&run)).cloned());
+                let delay = self.network.skewed(1, 50);
+                self.after(delay, Event::RunRead { to, life, run, kvs });
+            }
+            Event::Cancel { run } if !self.store.kvs.contains_key(&keys::open(&run)) => {}
+            Event::Cancel { run } => {
+                let outcome = self.store.txn(&load::control(&run, Control::Canceled));
+                assert!(
+                    matches!(outcome, Outcome::Committed { .. }),
+                    "a client's write is refused"
+                );
+            }
+            Event::RunRead { to: Proc::Leader(place), life, run, kvs } => {
                 let now = self.now;
                 let leader = &mut self.leaders[place];
                 if leader.life == life
                     && let Some(coordinator) = &mut leader.coordinator
                 {
-                    coordinator.run_read(now, &run, &kvs);
+                    let mut kvs = kvs;
+                    let opened = OpenedRun::take(&run, &mut kvs);
+                    coordinator.run_read(now, &run, opened, &kvs);
                     self.work(Proc::Leader(place));
                 }
             }
@@ -592,7 +619,7 @@ impl World {
                         coordinator::Request::Try(no, txn) => self.send(who, no, txn),
                         coordinator::Request::ReadRun { run } => {
                             let delay = self.network.skewed(1, 50);
-                            self.after(delay, Event::RunRead { to: who, life, run });
+                            self.after(delay, Event::ReadRun { to: who, life, run });
                         }
                         coordinator::Request::ReadEnded { run } => {
                             let delay = self.network.skewed(1, 50);
@@ -758,6 +785,15 @@ impl World {
         for txn in self.load.next(self.now, is_stormy, &mut self.ledger) {
             let outcome = self.store.txn(&txn);
             assert!(matches!(outcome, Outcome::Committed { .. }), "a client's write is refused");
+            for op in &txn.then {
+                if let Op::Put { key, .. } = op
+                    && let Some(run) = key.strip_prefix(keys::OPEN)
+                    && self.random.chance(100)
+                {
+                    let delay = self.random.between(1, 100);
+                    self.after(delay, Event::Cancel { run: run.to_owned() });
+                }
+            }
         }
         let claims = format!("{}{}/", keys::CLAIMS, keys::PEOPLE);
         for kv in self.store.below(&claims).cloned().collect::<Vec<_>>() {

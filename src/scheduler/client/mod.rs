@@ -1,6 +1,10 @@
 //! The store as the scheduler sees it, through the crate etcd-client: transactions, consistent reads
 //! and watches, in the words of `store`.
 
+mod door;
+
+pub use door::Door;
+
 use super::keys;
 use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
 use etcd_client::{
@@ -16,10 +20,15 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(7);
 /// Silence after which the server is pinged while calls wait: servers send clients away that ping more often than
 /// each 5 seconds, or without a call.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Before a watch is asked again how far it has come.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-/// Keys in one page of a long read.
-const PAGE: i64 = 1_000;
+/// Keys in the first page of a long read. How many the next one has follows from their length.
+const PAGE: i64 = 100;
+const PAGE_MAX: i64 = 10_000;
+/// Bytes that a page should have.
+const PAGE_BYTES: usize = 4 << 20;
 /// Bytes of one answer: a page of definitions of runs is long.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 
@@ -71,9 +80,9 @@ impl Client {
     /// When no endpoint can be used at all; that none answers now is seen at the first call.
     pub async fn connect(access: &Access) -> Result<Self, Error> {
         let mut options = ConnectOptions::new()
-            .with_keep_alive(PING_INTERVAL, Duration::from_secs(2))
+            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
             .with_keep_alive_while_idle(false)
-            .with_connect_timeout(Duration::from_secs(3))
+            .with_connect_timeout(CONNECT_TIMEOUT)
             .with_auto_token_refresh(true);
         if let Some((name, password)) = &access.user {
             options = options.with_user(name, password);
@@ -119,7 +128,17 @@ impl Client {
 
     /// Keys that are there, as they are now, all at one revision; at most 128 can be asked for.
     pub async fn get_all(&self, keys: &[String]) -> Result<Vec<Kv>, Error> {
-        let gets: Vec<TxnOp> = keys.iter().map(|key| TxnOp::get(key.as_str(), None)).collect();
+        self.get_many(keys, &GetOptions::new()).await
+    }
+
+    /// The same as whichever member is asked has them: it need not ask the others, and may be behind.
+    pub async fn get_all_near(&self, keys: &[String]) -> Result<Vec<Kv>, Error> {
+        self.get_many(keys, &GetOptions::new().with_serializable()).await
+    }
+
+    async fn get_many(&self, keys: &[String], options: &GetOptions) -> Result<Vec<Kv>, Error> {
+        let get = |key: &String| TxnOp::get(key.as_str(), Some(options.clone()));
+        let gets: Vec<TxnOp> = keys.iter().map(get).collect();
         let asked = etcd_client::Txn::new().and_then(gets);
         let answer = timeout(CALL_TIMEOUT, self.kv().txn(asked)).await;
         let answer =
@@ -156,24 +175,55 @@ impl Client {
         revision: i64,
         options: &GetOptions,
     ) -> Result<(Vec<Kv>, i64), Error> {
+        let mut found = Vec::new();
+        let revision = self.pages(prefix, revision, options, |kv| found.push(kv)).await?;
+        Ok((found, revision))
+    }
+
+    /// Hands out all keys with a prefix in order, at one revision: the given one, or the newest. Returns
+    /// that.
+    pub async fn each(
+        &self,
+        prefix: &str,
+        revision: i64,
+        take: impl FnMut(Kv),
+    ) -> Result<i64, Error> {
+        self.pages(prefix, revision, &GetOptions::new(), take).await
+    }
+
+    async fn pages(
+        &self,
+        prefix: &str,
+        mut revision: i64,
+        options: &GetOptions,
+        mut take: impl FnMut(Kv),
+    ) -> Result<i64, Error> {
         let end = keys::range_end(prefix);
-        let (mut found, mut from, mut revision) =
-            (Vec::new(), prefix.as_bytes().to_vec(), revision);
+        let ask = |from: Vec<u8>, limit: i64, revision: i64| {
+            let options = options.clone().with_range(end.clone());
+            let options = options.with_limit(limit).with_revision(revision);
+            let mut kv = self.kv();
+            async move { kv.get(from, Some(options)).await }
+        };
+        let mut answer = ask(prefix.as_bytes().to_vec(), PAGE, revision).await?;
         loop {
-            let options = options.clone();
-            let options = options.with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let answer = self.kv().get(from, Some(options)).await?;
             if revision == 0 {
                 revision = answer.header().map_or(0, |header| header.revision());
             }
-            found.extend(answer.kvs().iter().map(kv));
-            match answer.kvs().last() {
-                Some(last) if answer.more() => {
-                    from = last.key().to_vec();
-                    from.push(0);
-                }
-                _ => return Ok((found, revision)),
-            }
+            let kvs = answer.take_kvs();
+            let bytes: usize = kvs.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
+            let limit = ((PAGE_BYTES * kvs.len() / bytes.max(1)) as i64).clamp(PAGE / 10, PAGE_MAX);
+            let last = kvs.last().filter(|_| answer.more()).map(|last| last.key().to_vec());
+            let Some(mut from) = last else {
+                kvs.into_iter().for_each(|found| take(taken(found)));
+                return Ok(revision);
+            };
+            from.push(0);
+            // The store looks for the next page while this one is taken in.
+            let (next, ()) = tokio::join!(ask(from, limit, revision), async {
+                kvs.into_iter().for_each(|found| take(taken(found)));
+            });
+            answer = next?;
         }
     }
 
@@ -227,6 +277,35 @@ impl Client {
         let options = options.with_sort(SortTarget::Key, SortOrder::Descend).with_limit(1);
         let answer = self.kv().get(prefix, Some(options)).await?;
         Ok(answer.kvs().first().map(kv))
+    }
+
+    /// Whether the user may read all keys with a prefix.
+    ///
+    /// # Errors
+    ///
+    /// That it is not permitted, among others.
+    pub async fn may_read(&self, prefix: &str) -> Result<(), Error> {
+        let options = GetOptions::new().with_range(keys::range_end(prefix)).with_limit(1);
+        self.ask_whether(prefix, TxnOp::get(prefix, Some(options))).await
+    }
+
+    /// Whether the user may read and write a key.
+    ///
+    /// # Errors
+    ///
+    /// That it is not permitted, among others.
+    pub async fn may_write(&self, key: &str) -> Result<(), Error> {
+        self.ask_whether(key, TxnOp::put(key, "", None)).await
+    }
+
+    /// Asks for rights without using them: the store looks at those of all operations of a
+    /// transaction, and this one's condition never holds.
+    async fn ask_whether(&self, key: &str, op: TxnOp) -> Result<(), Error> {
+        let never = etcd_client::Compare::create_revision(key, CompareOp::Less, 0);
+        let asked = etcd_client::Txn::new().when(vec![never]).and_then(vec![op]);
+        let answer = timeout(CALL_TIMEOUT, self.kv().txn(asked)).await;
+        answer.map_err(|_| tonic::Status::deadline_exceeded("no answer in time"))??;
+        Ok(())
     }
 
     pub async fn grant(&self, ttl: i64) -> Result<i64, Error> {
@@ -355,6 +434,14 @@ fn kv(found: &etcd_client::KeyValue) -> Kv {
         mod_revision: found.mod_revision(),
         lease: found.lease(),
     }
+}
+
+fn taken(found: etcd_client::KeyValue) -> Kv {
+    let (create_revision, mod_revision) = (found.create_revision(), found.mod_revision());
+    let lease = found.lease();
+    let (key, value) = found.into_key_value();
+    let key = String::from_utf8(key).unwrap_or_else(|error| text(error.as_bytes()));
+    Kv { key, value, create_revision, mod_revision, lease }
 }
 
 fn compare(compare: &Compare) -> etcd_client::Compare {

@@ -1,0 +1,163 @@
+//! What happened in a run, told again in order, from what is recorded of it. The record stays when the
+//! store's history is compacted, and so does the story.
+//!
+//! Times are those that workers reported, starts to the millisecond: what follows within less, or by
+//! another worker's clock, may be told in another order than it was. What was never given to a worker,
+//! such as skipped tasks, is in no record of its own; the totals at the end count it.
+
+use super::book::RunBook;
+use crate::scheduler::keys;
+use crate::scheduler::model::{Status, Totals};
+use crate::scheduler::planner::Verdict;
+use serde::{Serialize, Serializer};
+use std::sync::Arc;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    Submitted {
+        tasks: u64,
+        lanes: usize,
+    },
+    Start(Step),
+    End {
+        #[serde(flatten)]
+        step: Step,
+        status: Status,
+        /// It was tried again.
+        again: bool,
+        /// Of the record.
+        revision: i64,
+    },
+    /// The end of the run.
+    Over {
+        state: String,
+        totals: Totals,
+    },
+}
+
+/// An attempt on a worker.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Step {
+    #[serde(serialize_with = "text")]
+    pub case: Arc<str>,
+    #[serde(serialize_with = "text", skip_serializing_if = "str::is_empty")]
+    pub environment: Arc<str>,
+    pub lane: u32,
+    pub ordinal: u32,
+    pub attempt: u32,
+    #[serde(serialize_with = "text")]
+    pub worker: Arc<str>,
+    /// The fencing token.
+    pub fence: i64,
+}
+
+fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Happening {
+    /// Microseconds since 1970.
+    pub at_us: u64,
+    /// Attempts that were going on then.
+    pub running: u64,
+    /// Tasks that had ended.
+    pub ended: u64,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What comes first of what happened in the same microsecond: ends before starts, but not before their
+/// own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    End,
+    Start,
+    EndAtOnce,
+}
+
+/// Tells a run from its submit on. Attempts that go on are not known before their end.
+pub fn story(book: &RunBook) -> Vec<Happening> {
+    let mut order: Vec<(u64, Kind, usize)> = Vec::with_capacity(book.attempts.len() * 2);
+    for (at, attempt) in book.attempts.iter().enumerate() {
+        let start = attempt.row.start.saturating_mul(1_000);
+        // A person's verdict is all that is known of what he did.
+        if attempt.row.duration == 0 {
+            if &*attempt.worker != keys::PEOPLE {
+                order.push((start, Kind::Start, at));
+            }
+            order.push((start, Kind::EndAtOnce, at));
+        } else {
+            order.push((start, Kind::Start, at));
+            order.push((start.saturating_add(attempt.row.duration), Kind::End, at));
+        }
+    }
+    order.sort_unstable();
+    let lanes = book.plan.lanes.len();
+    let tasks = book.plan.lanes.iter().map(|lane| u64::from(lane.total)).sum();
+    let submitted = book.spec.submitted.saturating_mul(1_000);
+    let first = Event::Submitted { tasks, lanes };
+    let mut told = Vec::with_capacity(order.len() + 2);
+    told.push(Happening { at_us: submitted, running: 0, ended: 0, event: first });
+    let (mut running, mut ended) = (0_u64, 0);
+    for (at_us, kind, place) in order {
+        let attempt = &book.attempts[place];
+        let row = &attempt.row;
+        let plan = book.plan.lanes.get(row.lane as usize);
+        let step = Step {
+            case: plan.map_or_else(|| "?".into(), |plan| plan.case.clone()),
+            environment: plan.map_or_else(|| "".into(), |plan| plan.environment.clone()),
+            lane: row.lane,
+            ordinal: row.ordinal,
+            attempt: row.attempt,
+            worker: attempt.worker.clone(),
+            fence: attempt.claim,
+        };
+        let event = match kind {
+            Kind::Start => {
+                running += 1;
+                Event::Start(step)
+            }
+            Kind::End | Kind::EndAtOnce => {
+                running = running.saturating_sub(1);
+                let again = matches!(attempt.verdict, Verdict::Again(_));
+                let is_last = matches!(attempt.verdict, Verdict::Ended(..) | Verdict::GivenUp(_));
+                ended += u64::from(is_last);
+                Event::End { step, status: row.status, again, revision: attempt.revision }
+            }
+        };
+        told.push(Happening { at_us, running, ended, event });
+    }
+    if let Some(end) = book.status.ended {
+        let (state, totals) = (book.state().to_owned(), book.totals());
+        let (at_us, ended) = (end.saturating_mul(1_000), totals.ended());
+        told.push(Happening { at_us, running, ended, event: Event::Over { state, totals } });
+    }
+    told
+}
+
+/// One line for people: seconds since the submit, what goes on and has ended, and what happened.
+pub fn line(happening: &Happening, submitted_ms: u64) -> String {
+    let since = happening.at_us.saturating_sub(submitted_ms.saturating_mul(1_000));
+    let name = |step: &Step| {
+        let place = if step.environment.is_empty() { "" } else { "@" };
+        let again = match step.attempt {
+            0 | 1 => String::new(),
+            attempt => format!(", attempt {attempt}"),
+        };
+        format!("{}{place}{}#{}{again}", step.case, step.environment, step.ordinal)
+    };
+    let text = match &happening.event {
+        Event::Submitted { tasks, lanes } => format!("submitted: {tasks} tasks in {lanes} lanes"),
+        Event::Start(step) => format!("{} starts {}", step.worker, name(step)),
+        Event::End { step, status, again, .. } => {
+            let after = if *again { ", to be tried again" } else { "" };
+            format!("{} ends {}: {}{after}", step.worker, name(step), status.word())
+        }
+        Event::Over { state, totals } => format!("{state}: {}", super::totals_line(totals)),
+    };
+    let (running, ended) = (happening.running, happening.ended);
+    format!("{:>10.3} s {running:>4} running {ended:>6} ended  {text}", since as f64 / 1_000_000.0)
+}

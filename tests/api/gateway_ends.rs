@@ -1,0 +1,116 @@
+//! The JSON gateway and clients that speak HTTP/1.1 in unusual ways, or break off.
+//!
+//! What is expected was taken from etcd 3.7.1; run against it (see `product`), the same must pass.
+
+use crate::cluster::{Cluster, Engine, eventually, product};
+use crate::gateway::normal;
+use crate::on_each_engine;
+use crate::pages::{address, http, send};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+on_each_engine![
+    a_client_that_breaks_off_ends_its_call,
+    heads_and_bodies_of_http_1_are_taken_as_by_etcd,
+];
+
+/// Calls as the metrics name them.
+const WATCH: &str = "grpc_service=\"etcdserverpb.Watch\"";
+const OBSERVE: &str = "grpc_method=\"Observe\"";
+
+/// The start of a request by hand.
+fn posted(path: &str, headers: &[&str], body: &str) -> String {
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    format!("POST {path} HTTP/1.1\r\nHost: a\r\n{headers}\r\n{body}")
+}
+
+async fn a_client_that_breaks_off_ends_its_call(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let watch = r#"{"create_request":{"key":"a2V5"}}"#;
+    let observe = r#"{"name":"bmFtZQ=="}"#;
+    let chunk = |json: &str| format!("{:x}\r\n{json}\r\n", json.len());
+    let chunked = "Transfer-Encoding: chunked";
+    let (longer, exact) = ("Content-Length: 99", format!("Content-Length: {}", watch.len()));
+    let requests = [
+        (WATCH, posted("/v3/watch", &[chunked], &chunk(watch))),
+        (WATCH, posted("/v3/watch", &[longer], watch)),
+        (WATCH, posted("/v3/watch", &[&exact], watch)),
+        (OBSERVE, posted("/v3/election/observe", &[longer], observe)),
+        (OBSERVE, posted("/v3/election/observe", &[chunked], &chunk(observe))),
+    ];
+    let page = async || http(&cluster, 0, "GET", "/metrics").await.body;
+    let count = |page: &str, family: &str, service: &str| -> u64 {
+        let numbers =
+            page.lines().filter(|line| line.starts_with(family) && line.contains(service));
+        numbers.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    };
+    // etcd waits for the end of a body before it begins a call with one request.
+    let requests = requests.into_iter().filter(|(call, _)| product().ours || *call == WATCH);
+    for (call, request) in requests {
+        for half in [false, true] {
+            let begun = count(&page().await, "grpc_server_started_total", call);
+            let mut stream = TcpStream::connect(address(&cluster, 0)).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            eventually("the call to begin", async || {
+                let now = count(&page().await, "grpc_server_started_total", call);
+                if now > begun { Ok(()) } else { Err(format!("{now} calls")) }
+            })
+            .await;
+            if half {
+                stream.shutdown().await.unwrap();
+            } else {
+                drop(stream);
+            }
+            eventually("the call to end", async || {
+                let page = page().await;
+                let begun = count(&page, "grpc_server_started_total", call);
+                let ended = count(&page, "grpc_server_handled_total", call);
+                let what = || format!("{ended} of {begun} have ended, half {half}: {request:?}");
+                if ended == begun { Ok(()) } else { Err(what()) }
+            })
+            .await;
+        }
+    }
+    let page = page().await;
+    assert!(page.contains("\netcd_debugging_mvcc_watcher_total 0\n"), "watches are left");
+}
+
+async fn heads_and_bodies_of_http_1_are_taken_as_by_etcd(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let answer = async |request: String| {
+        let mut stream = TcpStream::connect(address(&cluster, 0)).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        normal(&answer)
+    };
+    let close = "Connection: close";
+    let cut = r#"{"code":3,"message":"unexpected EOF"}"#;
+    for (headers, body) in [
+        (["Content-Length: 20", close], r#"{"key":"#),
+        (["Transfer-Encoding: chunked", close], "e\r\n{\"key\":"),
+    ] {
+        let answer = answer(posted("/v3/kv/range", &headers, body)).await;
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+        assert!(answer.ends_with(cut), "{answer}");
+    }
+    let address = address(&cluster, 0);
+    let bin = [("Grpc-Metadata-X-Bin", "!!!")];
+    for path in ["/v3/kv/range", "/v3/watch"] {
+        let page = send(&address, "POST", path, &bin, b"{}").await;
+        let text = r#"{"code":3,"message":"invalid binary header Grpc-Metadata-X-Bin: illegal base64 data at input byte 0"}"#;
+        assert_eq!((page.status, &normal(&page.body)[..]), (400, text), "{path}");
+    }
+    let (names, long): (Vec<_>, _) =
+        ((0..500).map(|n| format!("X-{n}")).collect(), "x".repeat(900_000));
+    let many: Vec<_> = names.iter().map(|name| (&name[..], "y")).collect();
+    for headers in [&many[..], &[("X", &long)]] {
+        assert_eq!(send(&address, "GET", "/version", headers, b"").await.status, 200);
+    }
+    assert_eq!(http(&cluster, 0, "POST", "/readyz/nope").await.status, 404);
+    assert_eq!(http(&cluster, 0, "POST", "/readyz/data_corruption").await.status, 405);
+    // A small database comes in one piece.
+    let page = send(&address, "POST", "/v3/maintenance/snapshot", &[], b"{}").await;
+    assert!(page.body.starts_with(r#"{"result":{"blob":""#), "{}", &page.body[..99]);
+}
