@@ -8,7 +8,7 @@ pub struct Tally {
     pub put_bytes: u64,
     /// Ranges that requests deleted, and keys that went with their lease.
     pub deletes: u64,
-    /// Ranges that writing transactions read.
+    /// Ranges that writing requests read, what puts and deletions replace among them where they ask for it.
     pub ranges: u64,
     /// Requests that consisted of more than one of these.
     pub txns: u64,

@@ -76,7 +76,7 @@ impl<'a> WriteTxn<'a> {
         if request.lease != 0 && !leases(request.lease) {
             return Ok(Err(RequestError::LeaseNotFound));
         }
-        let previous = self.previous(&request.key, request.prev_kv || request.ignore_value)?;
+        let previous = self.previous_of_put(request)?;
         if previous.is_none() && (request.ignore_value || request.ignore_lease) {
             return Ok(Err(RequestError::KeyNotFound));
         }
@@ -89,6 +89,7 @@ impl<'a> WriteTxn<'a> {
         request: &DeleteRangeRequest,
     ) -> Result<DeleteRangeResponse, Fatal> {
         self.mvcc.tally.deletes += 1;
+        self.mvcc.tally.ranges += u64::from(request.prev_kv);
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
         let mut doomed = Vec::new();
         let mut walk = Walk::new(&range, self.read_revision());
@@ -207,7 +208,9 @@ impl<'a> WriteTxn<'a> {
         let response = match &op.request {
             Some(Request::RequestRange(range)) => Response::ResponseRange(self.range(range)?),
             Some(Request::RequestPut(put)) => {
-                let previous = self.previous(&put.key, put.prev_kv || put.ignore_value)?;
+                // etcd looks once more before it carries any of the operations out.
+                self.mvcc.tally.ranges += u64::from(is_read_before(put));
+                let previous = self.previous_of_put(put)?;
                 Response::ResponsePut(self.put_over(put, previous))
             }
             Some(Request::RequestDeleteRange(delete)) => {
@@ -226,6 +229,12 @@ impl<'a> WriteTxn<'a> {
         let overlay = self.overlay();
         let response = answer(self.source(&overlay), request, at)?;
         Ok(RangeResponse { header: header(current), ..response })
+    }
+
+    /// What a put replaces, with its value if that is asked for.
+    fn previous_of_put(&mut self, put: &PutRequest) -> Result<Option<Previous>, Fatal> {
+        self.mvcc.tally.ranges += u64::from(is_read_before(put));
+        self.previous(&put.key, put.prev_kv || put.ignore_value)
     }
 
     fn put_over(&mut self, request: &PutRequest, previous: Option<Previous>) -> PutResponse {
@@ -311,4 +320,8 @@ impl<'a> WriteTxn<'a> {
             self.lease_changes.push(LeaseChange { key: user_key.clone(), old, new });
         }
     }
+}
+/// Whether etcd reads, and counts, what a put replaces.
+fn is_read_before(put: &PutRequest) -> bool {
+    put.prev_kv || put.ignore_value || put.ignore_lease
 }

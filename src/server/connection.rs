@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::coop;
 use tokio::time::Instant;
 
@@ -114,7 +114,7 @@ pub(super) struct Connection<C: Future, S> {
     waker: Waker,
 }
 
-impl<C: Future, S: AsyncWrite + Unpin> Connection<C, S> {
+impl<C: Future, S: AsyncRead + AsyncWrite + Unpin> Connection<C, S> {
     /// `http` hands its calls to `begun` and writes to the socket of `outlet`.
     pub(super) fn new(http: C, begun: Begun, outlet: Outlet<S>) -> Self {
         let bell = Arc::<Bell>::default();
@@ -171,7 +171,7 @@ impl<C: Future, S: AsyncWrite + Unpin> Connection<C, S> {
 // The connection is pinned in its box.
 impl<C: Future, S> Unpin for Connection<C, S> {}
 
-impl<C: Future, S: AsyncWrite + Unpin> Future for Connection<C, S> {
+impl<C: Future, S: AsyncRead + AsyncWrite + Unpin> Future for Connection<C, S> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
@@ -197,12 +197,13 @@ impl<C: Future, S: AsyncWrite + Unpin> Future for Connection<C, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::departure::Departure;
     use crate::server::socket::{Socket, gathering};
     use hyper::rt::Executor as _;
     use std::io;
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
-    use tokio::io::{AsyncRead, AsyncReadExt as _, DuplexStream, ReadBuf};
+    use tokio::io::{AsyncReadExt as _, DuplexStream, ReadBuf};
     use tokio::sync::oneshot;
 
     /// Counts what would be system calls.
@@ -274,8 +275,12 @@ mod tests {
     ) -> usize {
         let (client, stream) = tokio::io::duplex(1 << 20);
         let writes = Arc::new(AtomicUsize::new(0));
-        let (socket, outlet) =
-            gathering(Counted { stream, writes: writes.clone() }, Duration::from_secs(60), None);
+        let (socket, outlet) = gathering(
+            Counted { stream, writes: writes.clone() },
+            Duration::from_secs(60),
+            None,
+            Departure::default(),
+        );
         let (begun, answers) = (Begun::default(), Arc::<Mutex<Answers>>::default());
         let mut tellers = Vec::new();
         for _ in 0..calls {

@@ -5,6 +5,7 @@
 //! it; a write that was proposed before may still be applied, as after any other timeout.
 
 use super::connection::Begun;
+use super::departure::Departure;
 use super::http::is_grpc;
 use http::{HeaderMap, StatusCode};
 use std::future::poll_fn;
@@ -92,10 +93,12 @@ pub(super) async fn bounded<E>(
     by(deadline, call).await.unwrap_or_else(|late| Ok(late.into_http()))
 }
 
-/// A connection's service, which ends its calls at their deadlines even while their answers are sent.
+/// A connection's service, which ends its calls at their deadlines even while their answers are sent, and tells those
+/// over HTTP/1 when their client has gone.
 pub(super) struct Ending<S> {
     pub(super) service: S,
     pub(super) begun: Begun,
+    pub(super) departure: Departure,
 }
 
 impl<S, B> hyper::service::Service<http::Request<B>> for Ending<S>
@@ -106,7 +109,10 @@ where
     type Error = S::Error;
     type Future = S::Future;
 
-    fn call(&self, request: http::Request<B>) -> S::Future {
+    fn call(&self, mut request: http::Request<B>) -> S::Future {
+        if request.version() < http::Version::HTTP_2 {
+            request.extensions_mut().insert(self.departure.asked());
+        }
         // A malformed one is refused by the service, and the gateway ends its calls itself.
         if is_grpc(&request)
             && let Ok(Some(timeout)) = timeout(request.headers())

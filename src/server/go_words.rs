@@ -58,16 +58,8 @@ fn translated(status: &Status, is_stream: bool) -> Option<Status> {
                 "grpc: received message after decompression larger than max {max}"
             )))
         }
-        Code::Internal if text == "Missing request message." => Some(match is_stream {
-            true => Status::internal(
-                "cardinality violation: received no request message from non-client-streaming RPC",
-            ),
-            false => Status::unknown("EOF"),
-        }),
-        Code::Internal if text == "Unexpected EOF decoding stream." => {
-            let code = if is_stream { Code::Internal } else { Code::Unknown };
-            Some(Status::new(code, "unexpected EOF"))
-        }
+        Code::Internal if text == "Missing request message." => Some(no_message(is_stream)),
+        Code::Internal if text == "Unexpected EOF decoding stream." => Some(cut_message(is_stream)),
         Code::Internal => {
             if let Some(reason) = text.strip_prefix("Error decompressing: ") {
                 let reason = format!("grpc: failed to decompress the message: {reason}");
@@ -85,6 +77,21 @@ fn translated(status: &Status, is_stream: bool) -> Option<Status> {
         }
         _ => None,
     }
+}
+
+/// The refusal of a request that ends before its only message has begun: before all that is in front of it.
+pub(super) fn no_message(is_stream: bool) -> Status {
+    match is_stream {
+        true => Status::internal(
+            "cardinality violation: received no request message from non-client-streaming RPC",
+        ),
+        false => Status::unknown("EOF"),
+    }
+}
+
+/// The refusal of a message that is cut.
+pub(super) fn cut_message(is_stream: bool) -> Status {
+    Status::new(if is_stream { Code::Internal } else { Code::Unknown }, "unexpected EOF")
 }
 
 /// The refusal of a message that is not of its type, for a reason in the words of our protobuf library.

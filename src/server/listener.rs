@@ -6,6 +6,7 @@
 
 use super::connection::{Begun, Connection};
 use super::deadline::Ending;
+use super::departure::Departure;
 use super::socket::gathering;
 use crate::tls::ServerTls;
 use bytes::Bytes;
@@ -359,7 +360,9 @@ async fn connection<S: HttpService>(
     let begin_until = Instant::now() + BEGIN_GRACE;
     let begun = Begun::default();
     let client_pings = limits.client_pings.filter(|pings| pings.over_tls || !is_tls);
-    let (socket, outlet) = gathering(stream, BEGIN_TIMEOUT, client_pings.map(|pings| pings.min));
+    let departure = Departure::default();
+    let ping_min = client_pings.map(|pings| pings.min);
+    let (socket, outlet) = gathering(stream, BEGIN_TIMEOUT, ping_min, departure.clone());
     let mut builder = auto::Builder::new(begun.clone());
     builder
         .http1()
@@ -381,7 +384,7 @@ async fn connection<S: HttpService>(
     if let Some((_, timeout)) = limits.ping {
         builder.http2().keep_alive_timeout(timeout);
     }
-    let service = Ending { service, begun: begun.clone() };
+    let service = Ending { service, begun: begun.clone(), departure };
     let http = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
     let mut connection = Connection::new(http, begun, outlet);
     let result = tokio::select! {

@@ -12,6 +12,7 @@ mod call_head;
 pub mod cluster;
 mod connection;
 mod deadline;
+mod departure;
 mod downgrade;
 pub mod election;
 #[cfg(any(test, fuzzing))]

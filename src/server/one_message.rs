@@ -2,11 +2,11 @@
 //!
 //! A unary call is one message: it is served as soon as that is there, whether or not the client has said that nothing
 //! follows, and what follows is not looked at. A call that answers with a stream waits for the end, and refuses
-//! a second message.
+//! a second message. In a stream of requests, what ends before the length of its message is none.
 
 use super::go_words;
 use crate::metrics::calls::Kind;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -54,13 +54,39 @@ impl Message {
 pub(super) struct Taken<B> {
     body: B,
     kind: Kind,
+    /// Of a stream of requests, the last that has begun.
     first: Message,
     second: Message,
+    /// The beginning of a prefix in a stream of requests.
+    held: Bytes,
 }
 
 impl<B> Taken<B> {
     pub(super) fn new(kind: Kind, body: B) -> Self {
-        Self { body, kind, first: Message::default(), second: Message::default() }
+        let (first, second) = <(Message, Message)>::default();
+        Self { body, kind, first, second, held: Bytes::new() }
+    }
+
+    /// What goes on of a piece of a stream of requests: all up to the last request whose length is known.
+    fn begun(&mut self, mut data: Bytes) -> Bytes {
+        if !self.held.is_empty() {
+            let mut joined = BytesMut::from(std::mem::take(&mut self.held));
+            joined.extend_from_slice(&data);
+            data = joined.freeze();
+        }
+        let mut at = 0;
+        while at < data.len() {
+            if self.first.is_whole() {
+                self.first = Message::default();
+            }
+            let start = at;
+            at += self.first.take(&data[at..]);
+            if !self.first.has_prefix() {
+                self.held = data.split_off(start);
+                self.first = Message::default();
+            }
+        }
+        data
     }
 
     /// What is wrong with what follows the only message, as far as it has come.
@@ -72,6 +98,20 @@ impl<B> Taken<B> {
             (true, 0) => Some(Status::internal(
                 "cardinality violation: received multiple request messages for non-client-streaming RPC",
             )),
+        }
+    }
+
+    /// What is wrong with messages that have come to their end, if anything is.
+    fn cut(&self) -> Option<Status> {
+        if self.second.has_prefix() {
+            return Some(go_words::cut_message(true));
+        }
+        let is_stream = self.kind != Kind::Unary;
+        match (self.first.is_whole(), self.first.has_prefix()) {
+            (true, _) => None,
+            (false, true) => Some(go_words::cut_message(is_stream)),
+            (false, false) if self.kind == Kind::BidiStream => None,
+            (false, false) => Some(go_words::no_message(is_stream)),
         }
     }
 }
@@ -95,15 +135,15 @@ impl<B: HttpBody<Data = Bytes, Error: Into<StdError>> + Unpin> HttpBody for Take
             let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                None if this.second.has_prefix() => {
-                    return Poll::Ready(Some(Err(Status::internal("unexpected EOF").into())));
-                }
-                None => return Poll::Ready(None),
+                None => return Poll::Ready(this.cut().map(|cut| Err(cut.into()))),
             };
-            if this.kind == Kind::BidiStream {
-                return Poll::Ready(Some(Ok(frame)));
-            }
             let Ok(mut data) = frame.into_data() else { continue };
+            if this.kind == Kind::BidiStream {
+                match this.begun(data) {
+                    data if data.is_empty() => continue,
+                    data => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                }
+            }
             let of_first = match this.first.is_whole() {
                 true => 0,
                 false => this.first.take(&data),
@@ -119,7 +159,7 @@ impl<B: HttpBody<Data = Bytes, Error: Into<StdError>> + Unpin> HttpBody for Take
     fn is_end_stream(&self) -> bool {
         match self.kind {
             Kind::Unary if self.first.is_whole() => true,
-            _ => self.body.is_end_stream() && !self.second.has_prefix(),
+            _ => self.body.is_end_stream() && self.held.is_empty() && self.cut().is_none(),
         }
     }
 

@@ -3,8 +3,12 @@
 //! HTTP/2 writes and flushes each answer by itself; a system call for each costs more than
 //! the answer. So a flush is taken as a wish, and [`Outlet::poll_send`] carries it out once for all that
 //! a turn of the connection's task has written. What is large goes to the socket at once.
+//!
+//! HTTP/1 does not read while it holds bytes of a next request. The end of each turn then reads ahead, so that calls
+//! which wait are told when their client has gone.
 
 use super::authority::{Mender, PREFACE};
+use super::departure::Departure;
 use super::pings::Pings;
 use parking_lot::{Mutex, MutexGuard};
 use std::future::poll_fn;
@@ -24,6 +28,8 @@ const GATHERED_MAX: usize = 256 << 10;
 const PIECE: usize = 4 << 10;
 /// Memory that a connection without traffic keeps for gathering.
 const KEPT_MAX: usize = 4 << 10;
+/// Bytes read ahead of HTTP/1: past them the client is not looked after.
+const AHEAD_MAX: usize = 4 << 10;
 
 struct Inner<S> {
     stream: S,
@@ -32,6 +38,51 @@ struct Inner<S> {
     sent: usize,
     /// Looks at pings, where they are limited and the client speaks HTTP/2.
     pings: Option<Pings>,
+    /// Whether somebody waits for bytes to arrive.
+    is_awaited: bool,
+    /// What has arrived before anybody asked for it.
+    ahead: Vec<u8>,
+    departure: Departure,
+}
+
+impl<S: AsyncRead + Unpin> Inner<S> {
+    /// Takes what has arrived, at first what was read ahead.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead[..length]);
+            self.ahead.drain(..length);
+            self.ahead.shrink_to(0);
+            return Poll::Ready(Ok(()));
+        }
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.is_awaited = read.is_pending();
+        read
+    }
+
+    /// Reads what has arrived if somebody wants to know of the client's end and nobody else would notice it.
+    fn look_ahead(&mut self, cx: &mut Context<'_>) {
+        if self.is_awaited || !self.departure.is_asked_for() {
+            return;
+        }
+        while self.ahead.len() < AHEAD_MAX {
+            let mut bytes = [MaybeUninit::uninit(); AHEAD_MAX];
+            let mut piece = ReadBuf::uninit(&mut bytes[self.ahead.len()..]);
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut piece);
+            match read {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) if !piece.filled().is_empty() => {
+                    self.ahead.extend_from_slice(piece.filled());
+                }
+                // Who reads later is told the same.
+                Poll::Ready(_) => return self.departure.tell(),
+            }
+        }
+    }
 }
 
 impl<S: AsyncWrite + Unpin> Inner<S> {
@@ -127,13 +178,23 @@ pub(super) struct Outlet<S> {
     inner: Arc<Shared<S>>,
 }
 
-/// Wraps a stream, whose client has so long to say what it speaks, and keeps so long between pings.
+/// Wraps a stream, whose client has so long to say what it speaks, and keeps so long between pings. Calls over HTTP/1
+/// are told by `departure` when it has gone.
 pub(super) fn gathering<S>(
     stream: S,
     begin_within: Duration,
     ping_min: Option<Duration>,
+    departure: Departure,
 ) -> (Socket<S>, Outlet<S>) {
-    let inner = Inner { stream, gathered: Vec::new(), sent: 0, pings: None };
+    let inner = Inner {
+        stream,
+        gathered: Vec::new(),
+        sent: 0,
+        pings: None,
+        is_awaited: false,
+        ahead: Vec::new(),
+        departure,
+    };
     let inner = Arc::new(Shared { inner: Mutex::new(inner), has_no_turns: AtomicBool::new(false) });
     let socket = Socket {
         inner: inner.clone(),
@@ -144,7 +205,7 @@ pub(super) fn gathering<S>(
     (socket, Outlet { inner })
 }
 
-impl<S: AsyncWrite + Unpin> Outlet<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Outlet<S> {
     /// From now on what is written is sent: the socket goes on without turns, as one that was handed over does.
     pub(super) fn end_turns(&self) {
         self.inner.has_no_turns.store(true, Ordering::SeqCst);
@@ -156,11 +217,10 @@ impl<S: AsyncWrite + Unpin> Outlet<S> {
         if let Some(pings) = &mut inner.pings {
             pings.calls = calls;
         }
+        inner.look_ahead(cx);
         inner.poll_send(cx)
     }
-}
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Outlet<S> {
     /// Whether the client has pinged too often.
     pub(super) fn is_refused(&self) -> bool {
         self.inner.lock().pings.as_ref().is_some_and(Pings::are_too_many)
@@ -200,7 +260,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
             } else if arrived.is_empty() && buffer.remaining() > 0 {
                 let mut bytes = [MaybeUninit::uninit(); PIECE];
                 let mut piece = ReadBuf::uninit(&mut bytes);
-                let read = Pin::new(&mut inner.stream).poll_read(cx, &mut piece);
+                let read = inner.poll_receive(cx, &mut piece);
                 if read.is_pending()
                     && let Some(sleep) = begin_by
                     && sleep.as_mut().poll(cx).is_ready()
@@ -226,7 +286,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
                 return Poll::Ready(inner.received(&buffer.filled()[before..]));
             }
         }
-        ready!(Pin::new(&mut inner.stream).poll_read(cx, buffer))?;
+        ready!(inner.poll_receive(cx, buffer))?;
         Poll::Ready(inner.received(&buffer.filled()[before..]))
     }
 }
@@ -280,7 +340,8 @@ mod tests {
     async fn what_nobody_reads_is_bounded_and_comes_in_order() {
         // The stream holds a tenth of what is gathered at most.
         let (mut client, stream) = tokio::io::duplex(GATHERED_MAX / 10);
-        let (mut socket, outlet) = gathering(stream, Duration::from_secs(60), None);
+        let (mut socket, outlet) =
+            gathering(stream, Duration::from_secs(60), None, Departure::default());
         let all: Vec<u8> = (0..3 * GATHERED_MAX + 77).map(|n| (n % 251) as u8).collect();
         let mut taken = 0;
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -315,7 +376,8 @@ mod tests {
             (b"G", true),
         ] {
             let (mut client, stream) = tokio::io::duplex(1000);
-            let (mut socket, _outlet) = gathering(stream, Duration::from_millis(10), None);
+            let (mut socket, _outlet) =
+                gathering(stream, Duration::from_millis(10), None, Departure::default());
             client.write_all(said).await.expect("a write");
             let mut received = vec![0; said.len()];
             let read = socket.read_exact(&mut received).await;
@@ -332,7 +394,8 @@ mod tests {
     #[tokio::test]
     async fn a_flush_waits_for_the_end_of_the_turn() {
         let (mut client, stream) = tokio::io::duplex(1000);
-        let (mut socket, outlet) = gathering(stream, Duration::from_secs(60), None);
+        let (mut socket, outlet) =
+            gathering(stream, Duration::from_secs(60), None, Departure::default());
         socket.write_all(b"one").await.expect("a write");
         socket.flush().await.expect("a flush");
         let mut received = [0; 3];

@@ -208,9 +208,10 @@ where
     // What follows the message is not waited for.
     let length = loop {
         let Some(frame) = body.frame().await else {
-            // In the words of Go's library.
-            let has_prefix = first.len().max(rest.len()) >= PREFIX;
-            return Err(Status::unknown(if has_prefix { "unexpected EOF" } else { "EOF" }));
+            return Err(match first.len().max(rest.len()) >= PREFIX {
+                true => go_words::cut_message(false),
+                false => go_words::no_message(false),
+            });
         };
         let frame = frame.map_err(|_| Status::cancelled("the request ended early"))?;
         let Ok(data) = frame.into_data() else { continue };

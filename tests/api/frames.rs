@@ -310,7 +310,9 @@ async fn messages_that_cannot_be_taken_are_refused_in_the_words_of_etcd(engine: 
     let larger = "grpc: received message larger than max (2097153 vs. 2097152)";
     let both = [unary, streams].concat();
     // Calls, an encoding, what is sent, the code, and how the text begins.
-    let table: [(&[&str], &str, &[u8], &str, &str); 12] = [
+    let no_message =
+        "cardinality violation: received no request message from non-client-streaming RPC";
+    let table: [(&[&str], &str, &[u8], &str, &str); 17] = [
         (&both, "", b"\x01\0\0\0\0", "13", no_encoding),
         (&both, "identity", b"\x01\0\0\0\0", "13", no_encoding),
         (&both, "", b"\x02\0\0\0\0", "13", "grpc: received unexpected payload format 2"),
@@ -322,7 +324,12 @@ async fn messages_that_cannot_be_taken_are_refused_in_the_words_of_etcd(engine: 
         (unary, "", b"\0\0\0\0\x02\x9a\x06", "13", &of_unary),
         (&["Auth/UserGet"], "", b"\0\0\0\0\x03\x0a\x01\xff", "13", text),
         (unary, "", b"", "2", "EOF"),
+        (unary, "", b"\0\0", "2", "EOF"),
+        (unary, "", b"\0\0\0\0\x09", "2", "unexpected EOF"),
         (unary, "", b"\0\0\0\0\x09ab", "2", "unexpected EOF"),
+        (streams, "", b"", "13", no_message),
+        (streams, "", b"\0\0", "13", no_message),
+        (streams, "", b"\0\0\0\0\x09", "13", "unexpected EOF"),
     ];
     for (calls, encoding, message, code, text) in table {
         for call in calls {
@@ -483,7 +490,8 @@ async fn a_stream_ends_with_what_is_no_message(engine: Engine) {
         for (wrong, text) in [
             (&b"\0\0\0\0\x01\xff"[..], unreadable),
             (b"\x01\0\0\0\x01\xff", no_encoding),
-            (b"\0\0", "unexpected EOF"),
+            (b"\0\0\0\0\x09", "unexpected EOF"),
+            (b"\0\0\0\0\x09ab", "unexpected EOF"),
         ] {
             let block = block("POST", path, "application/grpc", &literal(":authority", "a"));
             let mut client = Client::connect(&cluster).await;
@@ -496,5 +504,18 @@ async fn a_stream_ends_with_what_is_no_message(engine: Engine) {
             let said = value(&answer, 0, "grpc-message").expect("a text");
             assert_eq!(said.replace("%C2%A0", " ").replace("%20", " "), text, "{path}");
         }
+    }
+    // What ends before the length of a message is none.
+    let path = "/etcdserverpb.Lease/LeaseKeepAlive";
+    for end in [&b""[..], b"\0\0"] {
+        let block = block("POST", path, "application/grpc", &literal(":authority", "a"));
+        let mut client = Client::connect(&cluster).await;
+        client.send(&frame(HEADERS, END_HEADERS, 1, &block)).await;
+        client.send(&frame(DATA, 0, 1, b"\0\0\0")).await;
+        client.send(&frame(DATA, 0, 1, b"\0\x02\x08\x01")).await;
+        client.first(|frame| frame.kind == DATA).await;
+        client.send(&frame(DATA, END_STREAM, 1, end)).await;
+        let answer = client.answer(1).await;
+        assert_eq!(value(&answer, 0, "grpc-status").as_deref(), Some("0"), "{end:?}");
     }
 }

@@ -11,12 +11,14 @@ use tokio::net::TcpStream;
 
 on_each_engine![
     a_client_that_breaks_off_ends_its_call,
+    a_call_waits_for_the_end_of_its_request,
     heads_and_bodies_of_http_1_are_taken_as_by_etcd,
 ];
 
 /// Calls as the metrics name them.
 const WATCH: &str = "grpc_service=\"etcdserverpb.Watch\"";
 const OBSERVE: &str = "grpc_method=\"Observe\"";
+const CAMPAIGN: &str = "grpc_method=\"Campaign\"";
 
 /// The start of a request by hand.
 fn posted(path: &str, headers: &[&str], body: &str) -> String {
@@ -28,15 +30,25 @@ async fn a_client_that_breaks_off_ends_its_call(engine: Engine) {
     let cluster = Cluster::start(engine, 1).await;
     let watch = r#"{"create_request":{"key":"a2V5"}}"#;
     let observe = r#"{"name":"bmFtZQ=="}"#;
+    let mut client = cluster.client().await;
+    let lease = client.lease_grant(600, None).await.unwrap().id();
+    client.campaign("taken", "v", lease).await.unwrap();
+    let lease = client.lease_grant(600, None).await.unwrap().id();
+    let campaign = format!(r#"{{"name":"dGFrZW4=","lease":"{lease}","value":"dg=="}}"#);
     let chunk = |json: &str| format!("{:x}\r\n{json}\r\n", json.len());
     let chunked = "Transfer-Encoding: chunked";
-    let (longer, exact) = ("Content-Length: 99", format!("Content-Length: {}", watch.len()));
+    let whole =
+        |path: &str, json: &str| posted(path, &[&format!("Content-Length: {}", json.len())], json);
+    // Bytes of a next request come with some of them.
     let requests = [
         (WATCH, posted("/v3/watch", &[chunked], &chunk(watch))),
-        (WATCH, posted("/v3/watch", &[longer], watch)),
-        (WATCH, posted("/v3/watch", &[&exact], watch)),
-        (OBSERVE, posted("/v3/election/observe", &[longer], observe)),
-        (OBSERVE, posted("/v3/election/observe", &[chunked], &chunk(observe))),
+        (WATCH, posted("/v3/watch", &["Content-Length: 99"], watch)),
+        (WATCH, whole("/v3/watch", watch)),
+        (WATCH, whole("/v3/watch", watch) + "\r"),
+        (WATCH, whole("/v3/watch", watch) + &whole("/v3/watch", watch)),
+        (OBSERVE, whole("/v3/election/observe", observe)),
+        (OBSERVE, whole("/v3/election/observe", observe) + "POST"),
+        (CAMPAIGN, whole("/v3/election/campaign", &campaign) + "POST"),
     ];
     let page = async || http(&cluster, 0, "GET", "/metrics").await.body;
     let count = |page: &str, family: &str, service: &str| -> u64 {
@@ -44,8 +56,6 @@ async fn a_client_that_breaks_off_ends_its_call(engine: Engine) {
             page.lines().filter(|line| line.starts_with(family) && line.contains(service));
         numbers.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
     };
-    // etcd waits for the end of a body before it begins a call with one request.
-    let requests = requests.into_iter().filter(|(call, _)| product().ours || *call == WATCH);
     for (call, request) in requests {
         for half in [false, true] {
             let begun = count(&page().await, "grpc_server_started_total", call);
@@ -73,6 +83,34 @@ async fn a_client_that_breaks_off_ends_its_call(engine: Engine) {
     }
     let page = page().await;
     assert!(page.contains("\netcd_debugging_mvcc_watcher_total 0\n"), "watches are left");
+}
+
+/// A client that still sends may not look for an answer, and goes on with the connection.
+async fn a_call_waits_for_the_end_of_its_request(engine: Engine) {
+    let cluster = Cluster::start(engine, 1).await;
+    let put = r#"{"key":"YQ==","value":"YQ=="}"#;
+    let chunked = posted("/v3/kv/put", &["Transfer-Encoding: chunked"], "");
+    let longer = posted("/v3/kv/put", &[&format!("Content-Length: {}", put.len() + 1)], "");
+    for (begin, end) in [
+        (format!("{chunked}{:x}\r\n{put}\r\n", put.len()), "0\r\n\r\n"),
+        (format!("{longer}{put}"), "\n"),
+    ] {
+        let revision = async || cluster.client().await.get("a", None).await.unwrap();
+        let before = revision().await.header().unwrap().revision();
+        let mut stream = TcpStream::connect(address(&cluster, 0)).await.unwrap();
+        stream.write_all(begin.as_bytes()).await.unwrap();
+        // By the time of a second answer the first would be on its way too.
+        for _ in 0..2 {
+            assert_eq!(revision().await.header().unwrap().revision(), before, "{begin:?}");
+        }
+        let next = posted("/v3/kv/put", &["Content-Length: 29", "Connection: close"], put);
+        assert_eq!(put.len(), 29);
+        stream.write_all(format!("{end}{next}").as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+        assert_eq!(revision().await.header().unwrap().revision(), before + 2);
+    }
 }
 
 async fn heads_and_bodies_of_http_1_are_taken_as_by_etcd(engine: Engine) {

@@ -252,6 +252,8 @@ async fn writes_and_reads_are_counted(engine: Engine) {
     }
     raw.kv.clone().put(put("k0", &"x".repeat(100_000))).await.unwrap();
     raw.kv.clone().delete_range(delete("k1")).await.unwrap();
+    let over = PutRequest { prev_kv: true, ..put("k0", "y") };
+    raw.kv.clone().put(over).await.unwrap();
     raw.kv.clone().range(get("k0")).await.unwrap();
     raw.kv.clone().range(range("k", "l")).await.unwrap();
     let both = all_of(vec![op(put("t", "1")), op(get("t")), op(delete("k2"))]);
@@ -280,8 +282,8 @@ async fn writes_and_reads_are_counted(engine: Engine) {
             "etcd_disk_backend_snapshot_duration_seconds_count",
         ],
     );
-    let bytes = 5.0 * 7.0 + 100_002.0 + 2.0;
-    assert_eq!(changes, [7.0, 2.0, 5.0, 2.0, 4.0, 8.0, bytes, 1.0, 1.0]);
+    let bytes = 5.0 * 7.0 + 100_002.0 + 3.0 + 2.0;
+    assert_eq!(changes, [8.0, 2.0, 6.0, 3.0, 4.0, 9.0, bytes, 1.0, 1.0]);
     assert!(after.sum("etcd_mvcc_db_total_size_in_bytes") >= 100_000.0);
     assert!(after.sum("etcd_mvcc_db_total_size_in_use_in_bytes") >= 100_000.0);
     assert_eq!(after.get("etcd_server_quota_backend_bytes"), 2_147_483_648.0);
@@ -299,14 +301,14 @@ async fn writes_and_reads_are_counted(engine: Engine) {
         assert!(change > 0.0 || *name == "process_cpu_seconds_total", "{name} moved by {change}");
     }
     for (kind, count) in
-        [("Put", 6.0), ("DeleteRange", 1.0), ("Txn", 1.0), ("Range", 2.0), ("ReadonlyTxn", 1.0)]
+        [("Put", 7.0), ("DeleteRange", 1.0), ("Txn", 1.0), ("Range", 2.0), ("ReadonlyTxn", 1.0)]
     {
         let series = format!(
             r#"etcd_server_request_duration_seconds_count{{success="true",type="{kind}"}}"#
         );
         assert_eq!(after.get(&series), count, "{kind}");
     }
-    for (kind, count) in [("Put", 6.0), ("DeleteRange", 1.0), ("Txn", 1.0)] {
+    for (kind, count) in [("Put", 7.0), ("DeleteRange", 1.0), ("Txn", 1.0)] {
         let labels = format!(r#"{{op="{kind}",success="true",version="v3"}}"#);
         let series = format!("etcd_server_apply_duration_seconds_count{labels}");
         assert_eq!(after.get(&series), count, "{kind}");

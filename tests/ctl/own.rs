@@ -106,9 +106,14 @@ async fn leases_are_compared(engine: Engine) {
 
 async fn a_watch_goes_on_at_another_member(engine: Engine) {
     let mut cluster = Cluster::start(engine, 3).await;
-    let mut client = cluster.client_of(2).await;
+    // The leader stays: a watch ends where there is none for too long.
+    let leader = cluster.leader().await;
+    let followers: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
+    let mut client = cluster.client_of(leader).await;
     let log = cluster.folder().join("watch.log");
-    let endpoints = format!("--endpoints={}", cluster.endpoints()[..2].join(","));
+    let endpoints: Vec<_> =
+        followers.iter().map(|index| cluster.members[*index].endpoint.clone()).collect();
+    let endpoints = format!("--endpoints={}", endpoints.join(","));
     let mut watch = Process::start(
         &[env!("CARGO_BIN_EXE_quoin"), &endpoints, "kv", "watch", "k", "--rev=1"],
         &[],
@@ -116,7 +121,7 @@ async fn a_watch_goes_on_at_another_member(engine: Engine) {
     );
     client.put("k", "before", None).await.unwrap();
     watch.says("before").await.unwrap();
-    cluster.kill(0);
+    cluster.kill(followers[0]);
     eventually("a write", async || {
         let put = client.clone().put("k", "after", None).await;
         put.map_err(|error| error.to_string())

@@ -18,6 +18,7 @@ mod write;
 use super::budget::Share;
 use super::call_head;
 use super::deadline::{Deadline, by};
+use super::departure::Departed;
 use super::long_work::{Kind, apart_unattended};
 use super::metered::Remote;
 use axum::Router;
@@ -67,7 +68,7 @@ impl Gateway {
         Self { services, message_bytes_max, stop }
     }
 
-    /// Answers a request whose path begins with [`PREFIX`].
+    /// Answers a request whose path begins with [`PREFIX`], or opens a WebSocket that makes one.
     pub(super) async fn serve(
         &self,
         request: http::Request<axum::body::Body>,
@@ -75,6 +76,16 @@ impl Gateway {
         if websocket::is_asked_for(request.headers()) {
             return websocket::open(self, request);
         }
+        self.answer(request, true).await
+    }
+
+    /// Answers a request. One of a single message is made of its body's first value, once the body has come to its end
+    /// if that is waited for.
+    async fn answer(
+        &self,
+        request: http::Request<axum::body::Body>,
+        waits_for_end: bool,
+    ) -> http::Response<Body> {
         let Some(method) = request.uri().path().strip_prefix(PREFIX).and_then(schema::method)
         else {
             return refusal(&Status::not_found("Not Found"));
@@ -91,12 +102,14 @@ impl Gateway {
         };
         let (parts, body) = request.into_parts();
         let body = Body::new(body);
+        let departed = parts.extensions.get::<Departed>().cloned();
         let (body, mut rest) = if method.takes_stream {
-            let (requests, rest) = stream::Requests::new(body, self.values(), &method.input);
+            let (requests, rest) =
+                stream::Requests::new(body, self.values(), &method.input, departed);
             (Body::new(requests), rest)
         } else {
-            match self.one_message(body, &method.input).await {
-                Ok((message, rest)) => (Body::new(Full::new(message)), rest),
+            match self.one_message(body, &method.input, waits_for_end).await {
+                Ok((message, rest)) => (Body::new(Full::new(message)), Rest::of(rest, departed)),
                 Err(status) => return refusal(&status),
             }
         };
@@ -121,13 +134,17 @@ impl Gateway {
         Values::new(self.message_bytes_max.saturating_mul(JSON_PER_MESSAGE))
     }
 
-    /// The request's message, framed, and what is behind it; an empty body stands for an empty message.
+    /// The request's message, framed, and what is left of the body; an empty body stands for an empty message.
     async fn one_message(
         &self,
         mut body: Body,
         input: &MessageDescriptor,
-    ) -> Result<(Bytes, Rest), Status> {
+        waits_for_end: bool,
+    ) -> Result<(Bytes, Body), Status> {
         let json = first_value(&mut body, self.values()).await?;
+        if waits_for_end {
+            drain(&mut body).await?;
+        }
         let input = input.clone();
         let framed = translate(json.len(), move || frame(&json, &input)).await?;
         let framed = framed.map_err(Status::invalid_argument)?;
@@ -135,7 +152,7 @@ impl Gateway {
             length if length > self.message_bytes_max => {
                 Err(super::unary::too_large(length, self.message_bytes_max))
             }
-            _ => Ok((framed, Rest::of(body))),
+            _ => Ok((framed, body)),
         }
     }
 
@@ -243,6 +260,17 @@ async fn first_value(body: &mut Body, mut values: Values) -> Result<Bytes, Statu
             }
         }
     }
+}
+
+/// Throws away what follows. A client that has not sent all of its request may not look for an answer yet.
+///
+/// # Errors
+/// The client breaks its request off.
+async fn drain(body: &mut Body) -> Result<(), Status> {
+    while let Some(piece) = body.frame().await {
+        piece.map_err(|_| rest::given_up())?;
+    }
+    Ok(())
 }
 
 fn refused(broken: Broken) -> Status {

@@ -6,6 +6,7 @@ use super::{
     FRAME_PREFIX, answered, error_json, failure, frame, set_status, translate, unreadable, until,
     write,
 };
+use crate::server::departure::Departed;
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::stream;
 use http::HeaderValue;
@@ -32,8 +33,13 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn new(body: Body, values: Values, input: &MessageDescriptor) -> (Self, Rest) {
-        let (left, rest) = Rest::behind_requests();
+    pub(super) fn new(
+        body: Body,
+        values: Values,
+        input: &MessageDescriptor,
+        departed: Option<Departed>,
+    ) -> (Self, Rest) {
+        let (left, rest) = Rest::behind_requests(departed);
         let left = Some(left);
         (Self { body, values, input: input.clone(), has_ended: false, left }, rest)
     }

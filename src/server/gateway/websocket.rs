@@ -139,8 +139,8 @@ async fn serve(gateway: Gateway, upgrade: OnUpgrade, call: http::Request<()>) {
     let request = call.map(|()| AxumBody::new(StreamBody::new(pieces)));
     let mut stop = gateway.stop.clone();
     let answered = async {
-        // Boxed: the gateway looks whether its requests ask for sockets, and this one does not.
-        let response = Box::pin(gateway.serve(request)).await;
+        // What the client says has no end before the connection's.
+        let response = gateway.answer(request, false).await;
         send_lines(response.into_body(), &mut messages).await;
     };
     tokio::select! {
