@@ -37,10 +37,12 @@ pub enum Rule {
     Final,
     /// What was taken has been given back: claims, and tags.
     Balance,
+    /// No worker with room waits while a task could run there.
+    Idleness,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 10] = [
+    pub const ALL: [Rule; 11] = [
         Rule::OneResult,
         Rule::OneClaim,
         Rule::Tags,
@@ -51,6 +53,7 @@ impl Rule {
         Rule::Totals,
         Rule::Final,
         Rule::Balance,
+        Rule::Idleness,
     ];
 
     /// In words.
@@ -66,6 +69,7 @@ impl Rule {
             Rule::Totals => "the totals are those of the results",
             Rule::Final => "nothing changed after a final result",
             Rule::Balance => "every claim and tag was given back",
+            Rule::Idleness => "no worker with room was left waiting while a task could run there",
         }
     }
 }
@@ -94,11 +98,11 @@ impl Audit {
         self.count == 0
     }
 
-    fn looked(&mut self, rule: Rule, count: u64) {
+    pub(super) fn looked(&mut self, rule: Rule, count: u64) {
         *self.checked.entry(rule).or_default() += count;
     }
 
-    fn fault(&mut self, rule: Rule, text: impl FnOnce() -> String) {
+    pub(super) fn fault(&mut self, rule: Rule, text: impl FnOnce() -> String) {
         self.count += 1;
         if self.faults.iter().filter(|fault| fault.rule == rule).count() < FAULTS_MAX {
             self.faults.push(Fault { rule, text: text() });

@@ -8,6 +8,7 @@
 
 mod audit;
 mod book;
+mod idle;
 mod live;
 mod numbers;
 pub mod read;
@@ -19,6 +20,7 @@ mod waiting;
 
 pub use audit::{Audit, Fault, Rule, audit, replay};
 pub use book::{Attempt, Open, RunBook};
+pub use idle::{idleness, is_undisturbed};
 pub use live::{End, Live, Runs};
 pub use numbers::{Loss, Numbers, numbers};
 pub use story::{Event, Happening, Step, line, story};

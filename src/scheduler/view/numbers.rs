@@ -53,10 +53,12 @@ pub struct Numbers {
 
 /// One attempt as a stretch of time.
 #[derive(Clone, Copy)]
-struct Stretch {
-    start: u64,
-    end: u64,
-    lane: u32,
+pub(super) struct Stretch {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) lane: u32,
+    /// Where it is among the attempts.
+    pub(super) attempt: u32,
     /// The first attempt of its task, so that one task fewer waits.
     is_first: bool,
     /// The task ended with it.
@@ -156,7 +158,7 @@ pub(super) fn peaks(book: &RunBook) -> BTreeMap<&str, u64> {
     steps.into_iter().map(|(worker, steps)| (worker, peak(steps))).collect()
 }
 
-fn stretches(book: &RunBook) -> Vec<Stretch> {
+pub(super) fn stretches(book: &RunBook) -> Vec<Stretch> {
     let mut stretches = Vec::with_capacity(book.attempts.len());
     let mut before = None;
     for (lane, ordinal, at) in &book.index {
@@ -168,6 +170,7 @@ fn stretches(book: &RunBook) -> Vec<Stretch> {
             start,
             end: start + attempt.row.duration,
             lane: *lane,
+            attempt: *at,
             is_first,
             is_last: matches!(attempt.verdict, Verdict::Ended(..)),
         });
@@ -183,17 +186,10 @@ fn loss(book: &RunBook, found: &[Stretch], slots: u64, begin: u64, end: u64) -> 
     let mut loss = Loss::default();
     let again = found.iter().filter(|stretch| !stretch.is_last);
     loss.repeated = again.map(|stretch| stretch.end - stretch.start).sum();
-    let mut steps: Vec<(u64, bool, &Stretch)> = Vec::with_capacity(found.len() * 2);
-    for stretch in found {
-        steps.push((stretch.start, true, stretch));
-        steps.push((stretch.end, false, stretch));
-    }
-    // Ends first: what they free may start in the same instant.
-    steps.sort_unstable_by_key(|(at, is_start, stretch)| (*at, *is_start, stretch.lane));
     let mut state = State::new(book);
     let mut at = begin;
     let mut has_begun = false;
-    for (next, is_start, stretch) in steps {
+    for (next, is_start, stretch) in steps(found) {
         let idle = slots.saturating_sub(state.busy) * next.saturating_sub(at);
         if idle > 0 {
             let part = if has_begun { state.cause(&mut loss) } else { &mut loss.start };
@@ -207,8 +203,20 @@ fn loss(book: &RunBook, found: &[Stretch], slots: u64, begin: u64, end: u64) -> 
     Some(loss)
 }
 
+/// Starts and ends in their order, with whether it is a start.
+pub(super) fn steps(found: &[Stretch]) -> Vec<(u64, bool, &Stretch)> {
+    let mut steps: Vec<(u64, bool, &Stretch)> = Vec::with_capacity(found.len() * 2);
+    for stretch in found {
+        steps.push((stretch.start, true, stretch));
+        steps.push((stretch.end, false, stretch));
+    }
+    // Ends first: what they free may start in the same instant.
+    steps.sort_unstable_by_key(|(at, is_start, stretch)| (*at, *is_start, stretch.lane));
+    steps
+}
+
 /// What is going on at one instant.
-struct State<'b> {
+pub(super) struct State<'b> {
     book: &'b RunBook,
     busy: u64,
     /// By lane: tasks that have not started.
@@ -221,7 +229,7 @@ struct State<'b> {
 }
 
 impl<'b> State<'b> {
-    fn new(book: &'b RunBook) -> Self {
+    pub(super) fn new(book: &'b RunBook) -> Self {
         let ran = |counted: &LaneCheckpoint| counted.ended.count();
         let mut open: Vec<u32> = book.counted.iter().map(ran).collect();
         if book.is_open {
@@ -231,7 +239,7 @@ impl<'b> State<'b> {
         Self { book, busy: 0, unstarted: open.clone(), open, ended, held: BTreeMap::new() }
     }
 
-    fn step(&mut self, stretch: &Stretch, is_start: bool) {
+    pub(super) fn step(&mut self, stretch: &Stretch, is_start: bool) {
         let lane = stretch.lane as usize;
         let Some(plan) = self.book.plan.lanes.get(lane) else { return };
         let slots = u64::from(plan.slots);
@@ -252,31 +260,13 @@ impl<'b> State<'b> {
     /// Why slots are idle now.
     fn cause<'l>(&self, loss: &'l mut Loss) -> &'l mut u64 {
         let (mut waits_for_tag, mut waits_for_lane) = (false, false);
-        for (plan, lane) in self.book.plan.lanes.iter().zip(0..) {
-            if self.unstarted[lane] == 0 {
-                continue;
+        for lane in 0..self.unstarted.len() {
+            match self.of_lane(lane) {
+                Waits::ForNothing => return &mut loss.hand_over,
+                Waits::ForTag => waits_for_tag = true,
+                Waits::ForLane => waits_for_lane = true,
+                Waits::Not => {}
             }
-            let is_early = plan.predecessors.iter().any(|before| match before.scope {
-                Scope::Repeat => {
-                    let started = plan.total - self.unstarted[lane].min(plan.total);
-                    let before = before.lane as usize;
-                    self.ended[before] <= started && self.open[before] > 0
-                }
-                Scope::Run | Scope::Global => self.open[before.lane as usize] > 0,
-            });
-            if is_early {
-                waits_for_lane = true;
-                continue;
-            }
-            let is_full = |tag: &str| {
-                let capacity = self.book.capacities.get(tag).copied().unwrap_or(1);
-                self.held.get(tag).is_some_and(|held| *held >= capacity)
-            };
-            if plan.tags.iter().any(|tag| is_full(tag)) {
-                waits_for_tag = true;
-                continue;
-            }
-            return &mut loss.hand_over;
         }
         match (waits_for_tag, waits_for_lane) {
             (true, _) => &mut loss.tag,
@@ -284,4 +274,42 @@ impl<'b> State<'b> {
             (false, false) => &mut loss.tail,
         }
     }
+
+    /// What the next task of a lane waits for.
+    pub(super) fn of_lane(&self, lane: usize) -> Waits {
+        let Some(plan) = self.book.plan.lanes.get(lane) else { return Waits::Not };
+        if self.unstarted[lane] == 0 {
+            return Waits::Not;
+        }
+        let is_early = plan.predecessors.iter().any(|before| match before.scope {
+            Scope::Repeat => {
+                let started = plan.total - self.unstarted[lane].min(plan.total);
+                let before = before.lane as usize;
+                self.ended[before] <= started && self.open[before] > 0
+            }
+            Scope::Run | Scope::Global => self.open[before.lane as usize] > 0,
+        });
+        if is_early {
+            return Waits::ForLane;
+        }
+        let is_full = |tag: &str| {
+            let capacity = self.book.capacities.get(tag).copied().unwrap_or(1);
+            self.held.get(tag).is_some_and(|held| *held >= capacity)
+        };
+        match plan.tags.iter().any(|tag| is_full(tag)) {
+            true => Waits::ForTag,
+            false => Waits::ForNothing,
+        }
+    }
+}
+
+/// What keeps tasks of a lane from starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// All have started.
+    Not,
+    ForLane,
+    ForTag,
+    /// But a slot.
+    ForNothing,
 }

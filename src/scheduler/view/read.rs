@@ -1,7 +1,7 @@
 //! Reads from the store what views are made of, each at one revision.
 
 use super::book::RunBook;
-use super::{Audit, RunSummary, audit, replay, waiting};
+use super::{Audit, RunSummary, audit, idleness, is_undisturbed, replay, waiting};
 use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
@@ -85,6 +85,14 @@ pub async fn verify(
     let mut commits: Vec<Commit> = Vec::new();
     let history = client.history(keys::PREFIX, from, revision, |commit| commits.push(commit)).await;
     if history.is_ok() {
+        let queue = client.get_at(&keys::queue(&book.spec.queue), from).await?;
+        let mut others = Vec::from_iter(queue);
+        for prefix in [keys::CLAIMS, keys::TAGS] {
+            others.extend(client.prefix(prefix, from).await?.0);
+        }
+        if is_undisturbed(run, &others, &commits) {
+            found.merge(idleness(&book));
+        }
         found.merge(replay(run, commits));
     }
     Ok((book, found, history.is_ok()))

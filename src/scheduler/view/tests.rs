@@ -1,6 +1,8 @@
 //! Views of runs whose keys are made up here, so that what they show is known.
 
-use super::{Filter, Rule, RunBook, audit, line, numbers, replay, story, waiting};
+use super::{
+    Filter, Rule, RunBook, audit, idleness, is_undisturbed, line, numbers, replay, story, waiting,
+};
 use crate::scheduler::coordinator::{Definitions, LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
@@ -345,6 +347,65 @@ fn the_history_is_checked_commit_by_commit() {
     commits.insert(5, claim(3, 6, vec![item(5, 6)], 15));
     let found = replay(RUN, commits);
     assert!(found.faults.iter().any(|fault| fault.rule == Rule::Leaders), "{found:?}");
+}
+
+#[test]
+fn a_worker_that_is_left_waiting_is_found() {
+    let cases = json!([with(command("a"), "mutual_tag", json!("printer")), command("b")]);
+    let run = |gap: u64, slots: u32| {
+        let mut store = Store::with_run(cases.clone(), 2);
+        store.worker("w1", slots);
+        let (a, b) = (row(0, 0, 1, Status::Passed, 0, 100), row(1, 0, 1, Status::Passed, 0, 9_000));
+        let (c, d) = (
+            row(0, 1, 1, Status::Passed, 9_000, 100),
+            row(1, 1, 1, Status::Passed, 9_100 + gap, 100),
+        );
+        store.results("w1", &[a, b, c, d]);
+        store.ended("passed");
+        idleness(&store.book())
+    };
+    // With two slots one is free for 8.9 s from the end of the first; with one, b fills it until 9 s.
+    let found = run(0, 2);
+    let told = &found.faults[0];
+    assert_eq!((found.count, told.rule), (1, Rule::Idleness), "{found:?}");
+    assert_eq!(told.text, "worker w1 had room for 8900 ms while case a could run");
+    assert_eq!(run(0, 1).count, 0);
+    assert_eq!(run(4_800, 1).count, 0);
+    let found = run(5_200, 1);
+    assert_eq!(found.count, 1, "{found:?}");
+    assert!(found.checked[&Rule::Idleness] > 0);
+}
+
+#[test]
+fn only_a_run_that_had_the_workers_for_itself_is_asked_for_idleness() {
+    let put = |key: String, value: serde_json::Value, created: i64| {
+        let value = value.to_string().into_bytes();
+        let kv = Kv { key, value, create_revision: created, mod_revision: 9, lease: 0 };
+        Commit { revision: 9, changes: vec![Change::Put(kv)] }
+    };
+    let claim = |run: &str, epoch: i64| {
+        put(keys::claim("w", epoch, 1), json!({"run": run, "epoch": epoch}), 9)
+    };
+    let end = Commit { revision: 9, changes: vec![Change::Delete { key: keys::open(RUN) }] };
+    let alone = [put(keys::open(RUN), json!(RUN), 9), claim(RUN, 5), claim(RUN, 5), end.clone()];
+    assert!(is_undisturbed(RUN, &[], &alone));
+    assert!(!is_undisturbed(RUN, &[Kv::default()], &alone));
+    assert!(!is_undisturbed(RUN, &[], &alone[..3]), "it goes on");
+    let gone = Commit { revision: 9, changes: vec![Change::Delete { key: keys::worker("w") }] };
+    for other in [
+        claim("other", 5),
+        claim(RUN, 6),
+        put(keys::open("other"), json!("other"), 9),
+        put(keys::control(RUN), json!({}), 9),
+        put(keys::worker("w"), json!({}), 1),
+        put(keys::queue("default"), json!({}), 9),
+        put(keys::tag_definition("t"), json!({}), 9),
+        gone,
+    ] {
+        let commits = [claim(RUN, 5), other.clone(), end.clone()];
+        assert!(!is_undisturbed(RUN, &[], &commits), "{other:?}");
+    }
+    assert!(is_undisturbed(RUN, &[], &[claim(RUN, 5), put(keys::worker("w"), json!({}), 9), end]));
 }
 
 #[test]
