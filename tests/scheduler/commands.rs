@@ -166,7 +166,9 @@ async fn a_run_is_looked_at_from_all_sides(engine: Engine) {
     assert!(bound["bound"].as_u64().unwrap() <= bound["makespan"].as_u64().unwrap(), "{bound}");
     let audit = team.json(&["run", "verify", run]).await;
     assert_eq!((&audit["clean"], &audit["history"]), (&json!(true), &json!(true)), "{audit}");
-    for rule in ["one_result", "one_claim", "order", "slots", "attempts", "totals", "final"] {
+    for rule in
+        ["one_result", "one_claim", "order", "slots", "attempts", "totals", "final", "idleness"]
+    {
         assert!(audit["audit"]["checked"][rule].as_u64() > Some(0), "{rule} in {audit}");
     }
     assert_eq!(team.says(&["run", "why", run]).await.1, "nothing waits; the run is failed\n");

@@ -23,6 +23,7 @@ mod submits;
 mod team;
 
 use cluster::{Cluster, Engine, Setup};
+use http::Caller;
 use kept::what_is_kept_of_runs;
 use quoin::scheduler::model::Status;
 use serde_json::{Value, json};
@@ -279,7 +280,7 @@ async fn the_example_passes_on_a_store_with_users(engine: Engine) {
 }
 
 async fn a_run_is_replayed_when_the_history_is_gone(engine: Engine) {
-    let (team, service) = team(engine, 1, &[("w1", 2)]).await;
+    let (mut team, service) = team(engine, 1, &[("w1", 2)]).await;
     let cases = vec![
         case(&service, "first", 20, json!({})),
         case(&service, "second", 5, json!({"case_pre": "first"})),
@@ -307,4 +308,15 @@ async fn a_run_is_replayed_when_the_history_is_gone(engine: Engine) {
     let (code, said, _) = team.says(&["run", "replay", &run, "--case", "second"]).await;
     assert_eq!((code, said.lines().count()), (0, 8), "{said}");
     assert!(said.trim_end().ends_with("passed: 6 of 6 ended, 6 passed"), "{said}");
+    // Page by page over HTTP it is the same.
+    let caller = Caller::new(&team.service_url(0).await);
+    let (mut pages, mut next) = (Vec::new(), String::new());
+    loop {
+        let page = caller.get(&format!("/v1/runs/{run}/replay?limit=5{next}")).await.body;
+        pages.push(page["items"].as_array().unwrap().clone());
+        let Some(token) = page["next"].as_str() else { break };
+        next = format!("&next={token}");
+    }
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 4]);
+    assert_eq!(json!(pages.concat()), after);
 }

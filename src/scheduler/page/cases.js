@@ -87,7 +87,8 @@ export function environments(view) {
       const path = `/v1/environments/${part(found.id)}`;
       const isMaintained = found.health === "maintenance";
       const toggle = async () => { await send("PATCH", path, { health: isMaintained ? "unknown" : "maintenance", version: found.version }); list.refresh(); };
-      return [h("button", { type: "button", click: () => edit("edit", path, found, list.refresh, true) }, t("edit")), " ", h("button", { type: "button", click: trying(toggle) }, t(isMaintained ? "end_maintenance" : "start_maintenance"))];
+      const check = async () => { say((await send("POST", `${path}/check`)).message || t("checked")); list.refresh(); };
+      return [found.check && [h("button", { type: "button", click: trying(check) }, t("check_now")), " "], h("button", { type: "button", click: () => edit("edit", path, found, list.refresh, true) }, t("edit")), " ", h("button", { type: "button", click: trying(toggle) }, t(isMaintained ? "end_maintenance" : "start_maintenance"))];
     } },
   ];
   const list = paged((next) => get(query("/v1/environments", { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_environments") }));

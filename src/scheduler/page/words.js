@@ -38,7 +38,7 @@ const WORDS = {
   key_go: ["Go to runs, cases, environments, workers, tags, queues", "前往运行、用例、环境、执行机、标签、队列"], key_move: ["Next and previous row", "下一行、上一行"],
   key_open: ["Open the row", "打开该行"], key_search: ["Search", "搜索"], key_submit: ["Submit a run", "提交运行"], key_theme: ["Dark or light", "深色或浅色"], key_language: ["Language", "语言"],
   key_back: ["Close", "关闭"], tasks_wait: ["{0} tasks", "{0} 个任务"], new_case: ["New case", "新建用例"], edit: ["Edit", "编辑"], mute: ["Mute", "静默"], unmute: ["Enable", "启用"],
-  delete: ["Delete", "删除"], sure: ["Delete {0}?", "删除 {0}？"], sure_cancel: ["Cancel this run? What runs is stopped.", "取消此运行？正在执行的任务会被停止。"], definition: ["Definition", "定义"], start_maintenance: ["Maintenance", "维护"], end_maintenance: ["Back to use", "恢复使用"], new_environment: ["New environment", "新建环境"],
+  delete: ["Delete", "删除"], sure: ["Delete {0}?", "删除 {0}？"], sure_cancel: ["Cancel this run? What runs is stopped.", "取消此运行？正在执行的任务会被停止。"], definition: ["Definition", "定义"], check_now: ["Check now", "立即检查"], checked: ["Checked.", "已检查。"], start_maintenance: ["Maintenance", "维护"], end_maintenance: ["Back to use", "恢复使用"], new_environment: ["New environment", "新建环境"],
   your_verdict: ["Your verdict", "您的判定"], seen: ["What was seen", "观察到的情况"], error: ["error", "异常"],
   left_out: ["The first {0} attempts are not shown.", "未显示最早的 {0} 次尝试。"], deadline: ["free", "空闲"], audit: ["Audit", "审计"], clean: ["The record is whole: nothing lost, nothing doubled.", "记录完整：无丢失、无重复。"], version: ["version", "版本"],
 };

@@ -231,6 +231,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     read("/v1/runs/{run}/waiting", R, "Says what each lane waits for", &[], "Object"),
     read("/v1/runs/{run}/bound", R, "Measures it: bound, efficiency, losses", &[], "Object"),
     read("/v1/runs/{run}/timeline", R, "Shows attempts as stretches of time", &[], "Object"),
+    read("/v1/runs/{run}/replay", R, "Tells what happened in order", &PART, "List"),
     read("/v1/runs/{run}/audit", R, "Checks its record", &[], "Object"),
     read("/v1/results", S, "Lists latest results by case and environment", &PART, "List"),
     read("/v1/results/{case}", S, "Lists a case's latest results", &PART, "List"),

@@ -90,6 +90,7 @@ pub(super) fn calls() -> Routes {
         .get("/v1/runs/{run}/waiting", views::waiting)
         .get("/v1/runs/{run}/bound", views::bound)
         .get("/v1/runs/{run}/timeline", views::timeline)
+        .get("/v1/runs/{run}/replay", views::replay)
         .get("/v1/runs/{run}/audit", views::audit);
     routes
         .post("/v1/claims", claims::claim)

@@ -12,7 +12,7 @@ use crate::scheduler::client::Client;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, RunSpec, Selected, Status};
 use crate::scheduler::submit::SubmitError;
-use crate::scheduler::view::{Attempt, Filter, Numbers, RunBook, Waiting, numbers, read};
+use crate::scheduler::view::{Attempt, Filter, Numbers, RunBook, Waiting, numbers, read, story};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -274,6 +274,25 @@ pub(super) async fn timeline(
     let names: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
     let lanes: Vec<_> = found.book.plan.lanes.iter().take(WAITING_MAX).map(|l| &*l.case).collect();
     Ok(ok(&json!({"workers": names, "cases": lanes, "rows": rows, "left_out": left_out})))
+}
+
+/// What happened, in order.
+pub(super) async fn replay(
+    services: Services,
+    InPath(run): InPath<String>,
+    Asked(part): Asked<Part>,
+) -> Result<Response, Problem> {
+    let (limit, after) = (part.limit()?, part.after()?);
+    let from = after.as_deref().map_or(Ok((0, 0)), place)?.0 as usize;
+    let found = services.shelved(&run).await?;
+    let telling = tokio::task::spawn_blocking(move || {
+        let told = story(&found.book);
+        let shown: Vec<_> = told.iter().skip(from).take(limit).collect();
+        let end = from.saturating_add(shown.len());
+        let next = (end < told.len()).then(|| token(&format!("{end}-0")));
+        json!({"items": shown, "next": next, "revision": found.book.revision})
+    });
+    Ok(ok(&telling.await.map_err(|_| Problem::new(500, "telling the run was cut off"))?))
 }
 
 /// Whether the record holds what the scheduler promises.
