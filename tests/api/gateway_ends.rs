@@ -2,7 +2,7 @@
 //!
 //! What is expected was taken from etcd 3.7.1; run against it (see `product`), the same must pass.
 
-use crate::cluster::{Cluster, Engine, eventually, product};
+use crate::cluster::{Cluster, Engine, eventually};
 use crate::gateway::normal;
 use crate::on_each_engine;
 use crate::pages::{address, http, send};
