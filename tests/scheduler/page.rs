@@ -147,13 +147,15 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     }
     // An environment is checked when somebody asks for it.
     browser.key("l").await;
-    let lab = json!({"id": "lab", "check": {"url": service.url("lab", 1)}});
+    let lab = json!({"id": "lab", "check": {"url": service.url("lab", 1), "every": 3_600}});
     assert_eq!(caller.call("POST", "/v1/environments", lab).await.status, 201);
     browser.open(&format!("{url}/#/environments")).await;
     browser
         .until("[...document.querySelectorAll('button')].some(b => b.textContent === 'Check now')")
         .await;
     browser.press_button("Check now").await;
+    let told = "[...document.querySelectorAll('#messages div')].some(m => m.textContent.endsWith('answered 405'))";
+    browser.until(told).await;
     browser.until("document.querySelector('tbody .pill')?.textContent === 'bad'").await;
     browser.picture("environments").await;
     assert_eq!(browser.problems(), [""; 0]);
