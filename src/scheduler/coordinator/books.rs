@@ -153,9 +153,9 @@ impl Coordinator {
 
     /// The history of a lane's case and its latest result, each once in a batch.
     fn write_history(&mut self, id: LaneId, groups: &mut Groups) {
-        let Some(plan) = self.planner.lane_plan(id) else { return };
-        let key = keys::stats(&plan.case, &plan.environment);
-        let result_key = keys::result(&plan.case, &plan.environment);
+        let Some((case, environment)) = self.planner.names(id) else { return };
+        let key = keys::stats(case, environment);
+        let result_key = keys::result(case, environment);
         if !groups.written.insert(key.clone()) {
             return;
         }
@@ -187,8 +187,8 @@ impl Coordinator {
             rerun_of: spec.rerun_of.clone(),
         };
         let name_of = |lane: u32| {
-            let plan = self.planner.lane_plan(LaneId { run: run.number, lane });
-            plan.map_or(("", ""), |plan| (&*plan.case, &*plan.environment))
+            let names = self.planner.names(LaneId { run: run.number, lane });
+            names.map_or(("", ""), |(case, environment)| (&**case, &**environment))
         };
         let bound = self.planner.bound(run.number, status.slots, |lane| run.tally.work_of(lane));
         let bound = bound.unwrap_or_default();

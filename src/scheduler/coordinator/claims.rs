@@ -87,8 +87,8 @@ impl Coordinator {
             return now.saturating_add(FOREVER_MS);
         }
         let timeout = |item: &Item| {
-            let lane = self.planner.lane_plan(LaneId { run: made.run, lane: item.lane });
-            lane.map_or(0, |lane| lane.timeout_ms) * u64::from(item.count())
+            let timeout = self.planner.timeout_ms(LaneId { run: made.run, lane: item.lane });
+            timeout.unwrap_or(0) * u64::from(item.count())
         };
         let own: u64 = made.items.iter().map(timeout).sum();
         let before = match made.urgent {

@@ -57,8 +57,8 @@ impl Coordinator {
     fn fold(&mut self, of: Source<'_>, row: &Row, failed: u32) {
         let Some(verdict) = analysis::Verdict::of(row.status, failed) else { return };
         let id = LaneId { run: of.number, lane: row.lane };
-        let Some(plan) = self.planner.lane_plan(id) else { return };
-        let key = keys::stats(&plan.case, &plan.environment);
+        let Some((case, environment)) = self.planner.names(id) else { return };
+        let key = keys::stats(case, environment);
         let history = self.histories.entry(key.clone()).or_default();
         if of.revision <= history.folded && !planted::has(Bug::HistoryCountedTwice) {
             return;

@@ -5,34 +5,48 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A set of ordinals. Its JSON form is the list of its intervals, `[[from, to], ...]`, without `to`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(from = "Vec<(u32, u32)>", into = "Vec<(u32, u32)>")]
 pub struct Ordinals {
+    /// While it is one interval, as most sets always are; nothing if that ends where it begins.
+    from: u32,
+    to: u32,
+    /// Else all there are.
+    many: Option<Box<Many>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Many {
     /// From start to end, neither overlapping nor touching.
     intervals: BTreeMap<u32, u32>,
     count: u32,
 }
 
 impl Ordinals {
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { from: 0, to: 0, many: None }
     }
 
     pub fn count(&self) -> u32 {
-        self.count
+        self.many.as_ref().map_or(self.to - self.from, |many| many.count)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.count() == 0
     }
 
     pub fn contains(&self, ordinal: u32) -> bool {
-        self.intervals.range(..=ordinal).next_back().is_some_and(|(_, to)| ordinal < *to)
+        match &self.many {
+            Some(many) => many.interval_of(ordinal).is_some(),
+            None => (self.from..self.to).contains(&ordinal),
+        }
     }
 
     /// The intervals in order, each as (from, to) without `to`.
     pub fn intervals(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.intervals.iter().map(|(from, to)| (*from, *to))
+        let many = self.many.as_ref().map(|many| &many.intervals);
+        let one = (self.from < self.to && many.is_none()).then_some((self.from, self.to));
+        one.into_iter().chain(many.into_iter().flatten().map(|(from, to)| (*from, *to)))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = u32> {
@@ -46,6 +60,68 @@ impl Ordinals {
 
     /// Adds an interval; returns how many of its ordinals are new.
     pub fn insert_range(&mut self, from: u32, to: u32) -> u32 {
+        if from >= to {
+            return 0;
+        }
+        if self.many.is_none() {
+            if self.from == self.to {
+                (self.from, self.to) = (from, to);
+                return to - from;
+            }
+            if from <= self.to && self.from <= to {
+                let present = self.to.min(to) - self.from.max(from);
+                (self.from, self.to) = (self.from.min(from), self.to.max(to));
+                return to - from - present;
+            }
+        }
+        self.many().insert_range(from, to)
+    }
+
+    /// Whether the ordinal was in it.
+    pub fn remove(&mut self, ordinal: u32) -> bool {
+        if self.many.is_none() {
+            if !(self.from..self.to).contains(&ordinal) {
+                return false;
+            }
+            if ordinal == self.from {
+                self.from += 1;
+                return true;
+            }
+            if ordinal + 1 == self.to {
+                self.to -= 1;
+                return true;
+            }
+        }
+        self.many().remove(ordinal)
+    }
+
+    /// Takes out up to `max` ordinals that follow each other, the lowest there are.
+    pub fn take_first(&mut self, max: u32) -> Option<(u32, u32)> {
+        let (from, to) = self.intervals().next().filter(|_| max > 0)?;
+        let end = to.min(from.saturating_add(max));
+        match &mut self.many {
+            Some(many) => many.cut_first(from, end, to),
+            None => self.from = end,
+        }
+        Some((from, end))
+    }
+
+    fn many(&mut self) -> &mut Many {
+        self.many.get_or_insert_with(|| {
+            let mut many = Box::<Many>::default();
+            many.insert_range(self.from, self.to);
+            many
+        })
+    }
+}
+
+impl Many {
+    fn interval_of(&self, ordinal: u32) -> Option<(u32, u32)> {
+        let (from, to) = self.intervals.range(..=ordinal).next_back()?;
+        (ordinal < *to).then_some((*from, *to))
+    }
+
+    fn insert_range(&mut self, from: u32, to: u32) -> u32 {
         if from >= to {
             return 0;
         }
@@ -65,12 +141,8 @@ impl Ordinals {
         new
     }
 
-    /// Whether the ordinal was in it.
-    pub fn remove(&mut self, ordinal: u32) -> bool {
-        let Some((&from, &to)) = self.intervals.range(..=ordinal).next_back() else { return false };
-        if ordinal >= to {
-            return false;
-        }
+    fn remove(&mut self, ordinal: u32) -> bool {
+        let Some((from, to)) = self.interval_of(ordinal) else { return false };
         self.intervals.remove(&from);
         if from < ordinal {
             self.intervals.insert(from, ordinal);
@@ -82,18 +154,29 @@ impl Ordinals {
         true
     }
 
-    /// Takes out up to `max` ordinals that follow each other, the lowest there are.
-    pub fn take_first(&mut self, max: u32) -> Option<(u32, u32)> {
-        let (from, to) = self.intervals().next().filter(|_| max > 0)?;
-        let end = to.min(from.saturating_add(max));
+    /// Takes out what lies before `end` of the first interval.
+    fn cut_first(&mut self, from: u32, end: u32, to: u32) {
         self.intervals.remove(&from);
         if end < to {
             self.intervals.insert(end, to);
         }
         self.count -= end - from;
-        Some((from, end))
     }
 }
+
+impl Default for Ordinals {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PartialEq for Ordinals {
+    fn eq(&self, other: &Self) -> bool {
+        self.intervals().eq(other.intervals())
+    }
+}
+
+impl Eq for Ordinals {}
 
 impl From<Vec<(u32, u32)>> for Ordinals {
     fn from(intervals: Vec<(u32, u32)>) -> Self {
@@ -107,7 +190,7 @@ impl From<Vec<(u32, u32)>> for Ordinals {
 
 impl From<Ordinals> for Vec<(u32, u32)> {
     fn from(set: Ordinals) -> Self {
-        set.intervals.into_iter().collect()
+        set.intervals().collect()
     }
 }
 

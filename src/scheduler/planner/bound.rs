@@ -1,6 +1,6 @@
 //! The least time in which a run could be done: what it is measured against.
 
-use crate::scheduler::model::{LanePlan, RunPlan, Scope};
+use crate::scheduler::model::{LanePlan, PlannedPredecessor, RunPlan, Scope};
 use std::collections::BTreeMap;
 
 /// Lower bounds of a run's duration in microseconds, by what they follow from.
@@ -30,6 +30,26 @@ impl Bound {
     }
 }
 
+/// What the bound depends on of a lane.
+pub(super) struct BoundLane<'a> {
+    pub slots: u32,
+    /// It takes no slot of a worker.
+    pub is_left_out: bool,
+    pub tags: Vec<&'a str>,
+    pub predecessors: &'a [PlannedPredecessor],
+}
+
+impl<'a> BoundLane<'a> {
+    fn of(plan: &'a LanePlan) -> Self {
+        Self {
+            slots: plan.slots,
+            is_left_out: plan.is_skipped || plan.is_manual,
+            tags: plan.tags.iter().map(|tag| &**tag).collect(),
+            predecessors: &plan.predecessors,
+        }
+    }
+}
+
 /// Computes the bound of a plan for so many slots. `work_of` gives the work of each lane and its
 /// longest task, in microseconds of one slot; `capacity_of` the units of a tag.
 pub fn bound(
@@ -38,12 +58,12 @@ pub fn bound(
     work_of: impl Fn(u32) -> (u64, u64),
     capacity_of: impl Fn(&str) -> u64,
 ) -> Bound {
-    let lanes: Vec<&LanePlan> = plan.lanes.iter().collect();
+    let lanes: Vec<BoundLane<'_>> = plan.lanes.iter().map(BoundLane::of).collect();
     bound_of(&lanes, slots, work_of, capacity_of)
 }
 
 pub(super) fn bound_of(
-    lanes: &[&LanePlan],
+    lanes: &[BoundLane<'_>],
     slots: u64,
     work_of: impl Fn(u32) -> (u64, u64),
     capacity_of: impl Fn(&str) -> u64,
@@ -56,7 +76,7 @@ pub(super) fn bound_of(
     let mut ends: Vec<u64> = vec![0; lanes.len()];
     for number in order(lanes) {
         let Some(lane) = lanes.get(number as usize) else { continue };
-        if lane.is_skipped || lane.is_manual {
+        if lane.is_left_out {
             continue;
         }
         let (own, longest) = work_of(number);
@@ -67,7 +87,7 @@ pub(super) fn bound_of(
             length = length.max(own / capacity_of(tag).max(1));
         }
         let mut start = 0;
-        for predecessor in &lane.predecessors {
+        for predecessor in lane.predecessors {
             let end = ends.get(predecessor.lane as usize).copied().unwrap_or_default();
             // The last repeat may start when the last one of the other has ended; no more is sure.
             let end = match predecessor.scope {
@@ -84,11 +104,11 @@ pub(super) fn bound_of(
 }
 
 /// Lanes such that predecessors come first.
-fn order(lanes: &[&LanePlan]) -> Vec<u32> {
+fn order(lanes: &[BoundLane<'_>]) -> Vec<u32> {
     let mut missing: Vec<usize> = lanes.iter().map(|lane| lane.predecessors.len()).collect();
     let mut followers: Vec<Vec<u32>> = vec![Vec::new(); lanes.len()];
     for (lane, number) in lanes.iter().zip(0..) {
-        for predecessor in &lane.predecessors {
+        for predecessor in lane.predecessors {
             if let Some(followers) = followers.get_mut(predecessor.lane as usize) {
                 followers.push(number);
             }

@@ -49,7 +49,7 @@ impl Planner {
                 self.place(now, id);
                 continue;
             };
-            let slots = self.lane(id).map_or(1, |lane| lane.plan.slots);
+            let slots = self.lane(id).map_or(1, |lane| lane.traits.slots);
             let key = (room.worker, id.run, slots);
             let may_be_filled = tags.is_empty() && !is_alone;
             let filled = filling.get(&key).copied().filter(|_| may_be_filled);
@@ -87,7 +87,7 @@ impl Planner {
             };
             self.open(number, id, room.worker, items, tags);
             if let Some(lane) = self.lane(id) {
-                self.workers.unhold_for(lane.class);
+                self.workers.unhold_for(lane.traits.class);
             }
             self.place(now, id);
             self.settle();
@@ -99,9 +99,9 @@ impl Planner {
     /// Keeps a worker for what goes first and is too large for the slots that become free one by
     /// one: else smaller tasks would take each.
     fn maybe_hold(&mut self, now: u64) {
-        let heads = self.ready.heads().filter(|head| self.workers.serves(head.class));
-        let Some(head) = heads.min() else { return };
-        let has_waited = |lane: &super::Lane| lane.plan.slots > 1 && lane.since + HOLD_MS <= now;
+        let heads = (0..self.ready.filled()).filter_map(|place| self.ready.head(place));
+        let Some(head) = heads.filter(|head| self.workers.serves(head.class)).min() else { return };
+        let has_waited = |lane: &super::Lane| lane.traits.slots > 1 && lane.since + HOLD_MS <= now;
         if self.lane(head.lane).is_some_and(has_waited) {
             self.workers.hold(head.class);
         }
@@ -110,29 +110,43 @@ impl Planner {
     /// Nothing is kept for what is ready no longer.
     fn maybe_unhold(&mut self) {
         if let Some(class) = self.workers.held_for()
-            && !self.ready.heads().any(|head| head.class == class)
+            && !self.ready.has(class)
         {
             self.workers.unhold_for(class);
         }
     }
 
     /// The lane that goes first among those for which there is a worker.
-    fn best(&self) -> Option<(LaneId, Room)> {
+    fn best(&mut self) -> Option<(LaneId, Room)> {
         let mut best: Option<(ready::Candidate, Room)> = None;
-        for head in self.ready.heads() {
+        for place in 0..self.ready.filled() {
+            let Some(class) = self.ready.class(place) else { continue };
+            let free = self.workers.free_for(class);
+            if free.is_none() && !self.workers.may_wait(class) {
+                continue;
+            }
+            let Some(head) = self.ready.head(place) else { continue };
             if best.as_ref().is_some_and(|(best, _)| *best < head) {
                 continue;
             }
             let Some(lane) = self.lane(head.lane) else { continue };
-            let want = Want {
-                class: head.class,
-                tasks: lane.claimable(),
-                estimate: lane.estimate(),
-                may_wait: lane.locks.iter().all(|lock| self.locks.get(*lock).is_unlimited())
-                    && !lane.is_next_suspect(),
-                ready_work: self.ready_work,
+            let room = match free {
+                Some(free) => Some(self.workers.share_of(free, class, lane.claimable())),
+                // Whoever waits at a worker must hold nothing meanwhile.
+                None => {
+                    let is_unlimited = |lock: &LockNo| self.locks.get(*lock).is_unlimited();
+                    let may_wait = !lane.has_tags
+                        && lane.locks.iter().all(is_unlimited)
+                        && !lane.is_next_suspect();
+                    let (tasks, estimate) = (lane.claimable(), lane.estimate());
+                    let want = Want { class, tasks, estimate };
+                    match may_wait {
+                        true => self.workers.room_ahead(&want, self.ready_work),
+                        false => None,
+                    }
+                }
             };
-            if let Some(room) = self.workers.room(&want) {
+            if let Some(room) = room {
                 best = Some((head, room));
             }
         }
@@ -142,7 +156,7 @@ impl Planner {
     /// Whether nothing has come between since the lane was found ready.
     fn is_free(&self, id: LaneId) -> bool {
         let Some(lane) = self.lane(id) else { return false };
-        let cases = &lane.global_predecessors;
+        let cases = lane.global_predecessors();
         lane.locks.iter().all(|lock| self.locks.get(*lock).admits(id))
             && cases.iter().all(|case| self.cases[*case as usize].open == 0)
     }
@@ -151,16 +165,16 @@ impl Planner {
     fn take(&mut self, now: u64, id: LaneId, room: Room) -> Taken {
         self.unplace(id);
         let Some(lane) =
-            self.runs.get_mut(&id.run).and_then(|run| run.lanes.get_mut(id.lane as usize))
+            self.runs.get_mut(id.run).and_then(|run| run.lanes.get_mut(id.lane as usize))
         else {
             return Default::default();
         };
         let mut max = room.tasks.min(CLAIM_TASKS_MAX);
-        if !lane.plan.tags.is_empty() {
+        if lane.has_tags {
             let chain = (CHAIN_US_MAX / lane.estimate()).clamp(1, CHAIN_TASKS_MAX.into());
-            max = if lane.plan.chain && !lane.plan.is_manual { chain as u32 } else { 1 };
+            max = if lane.traits.chain && !lane.traits.is_manual { chain as u32 } else { 1 };
         }
-        for lock in &lane.locks {
+        for lock in lane.locks.iter() {
             let lock = self.locks.get(*lock);
             if !lock.is_tag() {
                 max = max.min(lock.free());
@@ -189,11 +203,11 @@ impl Planner {
         lane.since = now;
         let work = u64::from(count) * lane.estimate();
         let is_last = lane.claimable() == 0;
-        let has_successors = !lane.successors.is_empty() || !lane.repeat_successors.is_empty();
-        let urgent = !room.is_ahead || !lane.plan.tags.is_empty() || is_last && has_successors;
+        let has_successors = !lane.successors().is_empty() || !lane.repeat_successors().is_empty();
+        let urgent = !room.is_ahead || lane.has_tags || is_last && has_successors;
         let mut tags = Vec::new();
         if count > 0 {
-            for number in &lane.locks {
+            for number in lane.locks.iter() {
                 let lock = self.locks.get_mut(*number);
                 lock.backlog = lock.backlog.saturating_sub(work);
                 match lock.is_tag() {
@@ -218,12 +232,12 @@ impl Planner {
         tags: Vec<(LockNo, u32)>,
     ) {
         let Some(lane) = self.lane(id) else { return };
-        let (slots, estimate) = (lane.plan.slots, lane.estimate());
+        let (slots, estimate) = (lane.traits.slots, lane.estimate());
         let count: u32 = items.iter().map(Item::count).sum();
         // People's time is not the queue's.
-        let charged = if lane.plan.is_manual { 0 } else { slots };
+        let charged = if lane.traits.is_manual { 0 } else { slots };
         let cost = u64::from(count) * u64::from(charged) * estimate;
-        let priority = self.runs.get(&id.run).map_or(0, |run| run.priority);
+        let priority = self.runs.get(id.run).map_or(0, |run| run.priority);
         let since = lane.since;
         self.ready.charge(id.run, since, priority, cost);
         let open = self.claims.entry(claim).or_insert_with(|| OpenClaim {

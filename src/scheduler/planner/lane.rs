@@ -1,12 +1,13 @@
 //! One lane while its run goes on: which of its tasks have ended, are out with workers, may start,
 //! or wait for another try.
 
-use super::locks::{LockNo, WaitKey};
+use super::CaseNo;
+use super::locks::{LockList, LockNo, WaitKey};
 use super::ready::LaneKey;
-use super::workers::ClassNo;
-use super::{CaseNo, UNKNOWN_US};
+use super::traits::Traits;
 use crate::scheduler::model::{
-    LaneCheckpoint, LanePlan, OnLost, Ordinals, Policy, Row, Status, Totals, Tried,
+    LaneCheckpoint, LanePlan, OnLost, Ordinals, PlannedPredecessor, Policy, Row, Status, Totals,
+    Tried,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,77 +60,159 @@ pub(super) struct Extra {
     pub seen: Ordinals,
     /// Passed repeats, for successors that ask for them.
     pub passed: Ordinals,
+    /// Sum and number of what its tasks took, where nothing was known before.
+    observed: (u64, u64),
 }
 
-#[derive(Debug)]
-pub(super) struct Lane {
-    pub plan: LanePlan,
-    pub class: ClassNo,
-    pub locks: Vec<LockNo>,
-    pub case: CaseNo,
+/// Who waits for a lane, and for whom it waits; most do neither.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    pub predecessors: Vec<PlannedPredecessor>,
     /// Cases of which no task may be open in any run.
     pub global_predecessors: Vec<CaseNo>,
     /// Lanes of the run that wait for this one as a whole.
     pub successors: Vec<u32>,
     /// Lanes of the run that wait for each repeat of this one.
     pub repeat_successors: Vec<u32>,
+}
+
+/// How tasks of a lane ended: most pass.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    passed: u32,
+    /// All but the passed.
+    others: Option<Box<Totals>>,
+}
+
+impl Ends {
+    fn add(&mut self, status: Status, count: u32) {
+        match status {
+            Status::Passed => self.passed += count,
+            _ => self.others.get_or_insert_default().add(status, count.into()),
+        }
+    }
+
+    pub(super) fn failures(&self) -> u64 {
+        self.others.as_ref().map_or(0, |others| others.failures)
+    }
+}
+
+/// There may be millions of them: each byte counts.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub case_name: Arc<str>,
+    pub traits: Arc<Traits>,
+    pub case: CaseNo,
+    /// Repeats.
+    pub total: u32,
+    pub locks: LockList,
+    /// Of one task, in microseconds: known before, or guessed.
+    expected: u64,
+    is_known: bool,
+    pub waits_for_repeats: bool,
+    pub has_tags: bool,
+    /// It has ended and its successors know.
+    pub is_closed: bool,
     /// Predecessors as a whole that have not ended.
     pub missing: u32,
-    pub waits_for_repeats: bool,
     /// The first ordinal that was never given out.
     pub fresh: u32,
     /// Tasks that workers have.
     pub open: u32,
     pub ended: Ordinals,
-    pub totals: Totals,
+    pub ends: Ends,
     /// Work of the longest chain that starts when this lane has ended, in microseconds.
     pub behind: u64,
-    /// Sum and number of what its tasks took, where nothing was known before.
-    pub observed: (u64, u64),
-    /// Of one task, in microseconds, while nothing is known at all.
-    pub guess: u64,
     pub place: Place,
     /// Since when it could run but for locks and slots.
     pub since: u64,
-    /// It has ended and its successors know.
-    pub is_closed: bool,
     /// Its part of the planner's ready work, while it is ready.
     pub counted_work: u64,
+    links: Option<Box<Links>>,
     extra: Option<Box<Extra>>,
 }
 
 impl Lane {
+    /// `guess` is what a task is taken to last while nothing is known, in microseconds.
     pub(super) fn new(
         plan: LanePlan,
-        class: ClassNo,
-        locks: Vec<LockNo>,
+        traits: Arc<Traits>,
+        locks: LockList,
         case: CaseNo,
         global_predecessors: Vec<CaseNo>,
+        guess: u64,
         now: u64,
     ) -> Self {
-        let totals = Totals::of(u64::from(plan.total));
+        let has_links = !plan.predecessors.is_empty() || !global_predecessors.is_empty();
+        let links = has_links.then(|| {
+            let predecessors = plan.predecessors;
+            Box::new(Links { predecessors, global_predecessors, ..Links::default() })
+        });
         Self {
-            plan,
-            class,
-            locks,
+            case_name: plan.case,
+            traits,
             case,
-            global_predecessors,
-            successors: Vec::new(),
-            repeat_successors: Vec::new(),
-            missing: 0,
+            total: plan.total,
+            locks,
+            expected: plan.estimate.unwrap_or(guess),
+            is_known: plan.estimate.is_some(),
             waits_for_repeats: false,
+            has_tags: !plan.tags.is_empty(),
+            is_closed: false,
+            missing: 0,
             fresh: 0,
             open: 0,
             ended: Ordinals::new(),
-            totals,
+            ends: Ends::default(),
             behind: 0,
-            observed: (0, 0),
-            guess: UNKNOWN_US,
             place: Place::Aside,
             since: now,
-            is_closed: false,
             counted_work: 0,
+            links,
             extra: None,
+        }
+    }
+
+    pub(super) fn predecessors(&self) -> &[PlannedPredecessor] {
+        self.links.as_ref().map_or(&[], |links| &links.predecessors)
+    }
+
+    pub(super) fn global_predecessors(&self) -> &[CaseNo] {
+        self.links.as_ref().map_or(&[], |links| &links.global_predecessors)
+    }
+
+    pub(super) fn successors(&self) -> &[u32] {
+        self.links.as_ref().map_or(&[], |links| &links.successors)
+    }
+
+    pub(super) fn repeat_successors(&self) -> &[u32] {
+        self.links.as_ref().map_or(&[], |links| &links.repeat_successors)
+    }
+
+    pub(super) fn links(&mut self) -> &mut Links {
+        self.links.get_or_insert_default()
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = self.ends.others.as_deref().cloned().unwrap_or_default();
+        totals.total = self.total.into();
+        if self.ends.passed > 0 {
+            totals.add(Status::Passed, self.ends.passed.into());
+        }
+        totals
+    }
+
+    /// What was known of it when it was last written down.
+    pub(super) fn restore(&mut self, known: LaneCheckpoint) {
+        let mut others = known.totals;
+        let passed = others.by_status.remove(&Status::Passed).unwrap_or_default();
+        self.ends.passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        self.ends.others = (others != Totals::of(others.total)).then(|| Box::new(others));
+        self.ended = known.ended;
+        if !known.passed.is_empty() || !known.tried.is_empty() {
+            let extra = self.extra();
+            extra.passed = known.passed;
+            extra.tried = known.tried;
         }
     }
 
@@ -138,7 +221,7 @@ impl Lane {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.ended.count() == self.plan.total
+        self.ended.count() == self.total
     }
 
     pub(super) fn is_resting(&self) -> bool {
@@ -153,14 +236,16 @@ impl Lane {
     /// Books the end of an attempt by a worker. It depends on what was booked before and on nothing
     /// else, so that whoever reads the same results in the same order comes to the same end.
     pub(super) fn book(&mut self, row: &Row, worker: &Arc<str>) -> Verdict {
-        if row.ordinal >= self.plan.total || self.ended.contains(row.ordinal) {
+        if row.ordinal >= self.total || self.ended.contains(row.ordinal) {
             return Verdict::Refused;
         }
-        if row.status == Status::Passed && self.plan.estimate.is_none() {
-            self.observed.0 += row.duration;
-            self.observed.1 += 1;
+        // Of a single task nobody asks any more.
+        if row.status == Status::Passed && !self.is_known && self.total > 1 {
+            let observed = &mut self.extra().observed;
+            observed.0 += row.duration;
+            observed.1 += 1;
         }
-        let (retries, on_lost) = (self.plan.retries, self.plan.on_lost);
+        let (retries, on_lost) = (self.traits.retries, self.traits.on_lost);
         let mut tried = match &self.extra {
             Some(extra) => extra.tried.get(&row.ordinal).cloned().unwrap_or_default(),
             None => Tried::default(),
@@ -202,7 +287,7 @@ impl Lane {
         let extra = |count: fn(&Extra) -> u32| self.extra.as_deref().map_or(0, count);
         let fresh = match self.waits_for_repeats {
             true => extra(|extra| extra.allowed.count()),
-            false => self.plan.total - self.fresh,
+            false => self.total - self.fresh,
         };
         fresh + extra(|extra| extra.again.count())
     }
@@ -243,7 +328,7 @@ impl Lane {
             return None;
         }
         let from = self.fresh;
-        self.fresh = self.plan.total.min(from.saturating_add(max));
+        self.fresh = self.total.min(from.saturating_add(max));
         (from < self.fresh).then_some((from, self.fresh, 1))
     }
 
@@ -255,9 +340,11 @@ impl Lane {
     /// Counts a task as ended. The caller has seen that it had not.
     fn end(&mut self, ordinal: u32, status: Status) {
         self.ended.insert(ordinal);
-        self.totals.add(status, 1);
-        self.totals.failures += u64::from(status.fails_run() && !self.plan.is_muted);
-        if status == Status::Passed && !self.repeat_successors.is_empty() {
+        self.ends.add(status, 1);
+        if status.fails_run() && !self.traits.is_muted {
+            self.ends.others.get_or_insert_default().failures += 1;
+        }
+        if status == Status::Passed && !self.repeat_successors().is_empty() {
             self.extra().passed.insert(ordinal);
         }
         let Some(extra) = &mut self.extra else { return };
@@ -265,14 +352,14 @@ impl Lane {
             && status == Status::Passed
             && tried.test > 0
         {
-            self.totals.flaky += 1;
+            self.ends.others.get_or_insert_default().flaky += 1;
         }
     }
 
     pub(super) fn checkpoint(&self) -> LaneCheckpoint {
         LaneCheckpoint {
             ended: self.ended.clone(),
-            totals: self.totals.clone(),
+            totals: self.totals(),
             passed: self.extra.as_ref().map(|extra| extra.passed.clone()).unwrap_or_default(),
             tried: self.tries().map(|(ordinal, tried)| (ordinal, tried.clone())).collect(),
         }
@@ -285,7 +372,7 @@ impl Lane {
         for (from, to) in open.intervals() {
             known.insert_range(from, to);
         }
-        let total = self.plan.total;
+        let total = self.total;
         self.fresh = total;
         let extra = self.extra();
         for (from, to) in open.intervals() {
@@ -324,32 +411,38 @@ impl Lane {
 
     /// Ends all tasks that are not with a worker; returns how many those were.
     pub(super) fn end_rest(&mut self, status: Status, open: &Ordinals) -> u64 {
-        let mut count = 0;
-        let mut from = 0;
-        for (start, end) in open.intervals().chain([(self.plan.total, self.plan.total)]) {
-            count += u64::from(self.ended.insert_range(from, start));
+        let (mut count, mut from) = (0, 0);
+        for (start, end) in open.intervals().chain([(self.total, self.total)]) {
+            count += self.ended.insert_range(from, start);
             from = end;
         }
-        self.totals.add(status, count);
-        self.fresh = self.plan.total;
+        self.ends.add(status, count);
+        self.fresh = self.total;
         if let Some(extra) = &mut self.extra {
             extra.again = Ordinals::new();
             extra.allowed = Ordinals::new();
             extra.resting = Ordinals::new();
             extra.tried.retain(|ordinal, _| open.contains(*ordinal));
         }
-        count
+        count.into()
     }
 
     /// Of one task, in microseconds: known before, or what its tasks took so far.
     pub(super) fn estimate(&self) -> u64 {
-        let observed = self.observed.0.checked_div(self.observed.1);
-        self.plan.estimate.or(observed).unwrap_or(self.guess).max(1)
+        let observed = || {
+            let (sum, count) = self.extra.as_ref()?.observed;
+            sum.checked_div(count)
+        };
+        let expected = match self.is_known {
+            true => self.expected,
+            false => observed().unwrap_or(self.expected),
+        };
+        expected.max(1)
     }
 
     /// Work that is left to be given out, in microseconds of one slot; people take none.
     pub(super) fn work(&self) -> u64 {
-        let slots = if self.plan.is_manual { 0 } else { self.plan.slots };
+        let slots = if self.traits.is_manual { 0 } else { self.traits.slots };
         u64::from(self.claimable()).saturating_mul(u64::from(slots)).saturating_mul(self.estimate())
     }
 
@@ -360,18 +453,18 @@ impl Lane {
             return 0;
         }
         // Those that exclude each other go one by one.
-        let width = if self.plan.tags.is_empty() { slots / u64::from(self.plan.slots) } else { 1 };
+        let width = if self.has_tags { 1 } else { slots / u64::from(self.traits.slots) };
         let work = tasks.saturating_mul(estimate);
         (work / width.max(1)).max(estimate)
     }
 
     /// Whether a predecessor that ended as this one did lets its successors run.
     pub(super) fn satisfies(&self, policy: Policy) -> bool {
-        let passed = self.totals.get(Status::Passed);
+        let passed = self.ends.passed;
         match policy {
             Policy::Ended => true,
-            Policy::Passed => passed == u64::from(self.plan.total),
-            Policy::Ratio(ratio) => passed as f64 >= ratio * f64::from(self.plan.total),
+            Policy::Passed => passed == self.total,
+            Policy::Ratio(ratio) => f64::from(passed) >= ratio * f64::from(self.total),
         }
     }
 }

@@ -3,11 +3,52 @@
 
 use super::LaneId;
 use super::workers::ClassNo;
+use crate::scheduler::model::Ordinals;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Names a lock for the life of the planner.
 pub(super) type LockNo = u32;
+
+/// The locks that a lane wants; few, as a rule.
+#[derive(Clone, Debug)]
+pub(super) enum LockList {
+    Few(u8, [LockNo; 3]),
+    #[expect(clippy::box_collection, reason = "each lane has a list, which must stay small")]
+    Many(Box<Vec<LockNo>>),
+}
+
+impl LockList {
+    pub(super) fn push(&mut self, lock: LockNo) {
+        match self {
+            LockList::Few(count, few) => match few.get_mut(usize::from(*count)) {
+                Some(free) => {
+                    *free = lock;
+                    *count += 1;
+                }
+                None => *self = LockList::Many(Box::new([&*few, &[lock][..]].concat())),
+            },
+            LockList::Many(many) => many.push(lock),
+        }
+    }
+}
+
+impl Default for LockList {
+    fn default() -> Self {
+        LockList::Few(0, [0; 3])
+    }
+}
+
+impl std::ops::Deref for LockList {
+    type Target = [LockNo];
+
+    fn deref(&self) -> &[LockNo] {
+        match self {
+            LockList::Few(count, few) => &few[..usize::from(*count)],
+            LockList::Many(many) => many,
+        }
+    }
+}
 
 /// A step of priority is worth this much waiting.
 pub(super) const AGEING_MS: u64 = 30_000;
@@ -25,20 +66,28 @@ pub enum LockName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WaitKey {
     step: i64,
-    /// More work behind it goes first.
+    /// More work behind it goes first; then it is the order of submits, which lanes' ids follow.
     work: std::cmp::Reverse<u64>,
-    submit: u64,
 }
 
 impl WaitKey {
-    pub(super) fn new(since: u64, priority: i32, work: u64, submit: u64) -> Self {
-        Self { step: step(since, priority), work: std::cmp::Reverse(work), submit }
+    pub(super) fn new(since: u64, priority: i32, work: u64) -> Self {
+        Self { step: step(since, priority), work: std::cmp::Reverse(work) }
     }
 }
 
 /// The place in time of a waiter, in steps of ageing.
 pub(super) fn step(since: u64, priority: i32) -> i64 {
     (since / AGEING_MS) as i64 - i64::from(priority)
+}
+
+/// Lanes of one class that want a lock.
+#[derive(Debug)]
+struct LockClass {
+    class: ClassNo,
+    /// How many of them are ready.
+    ready: u32,
+    waiters: BTreeSet<(WaitKey, LaneId)>,
 }
 
 #[derive(Debug)]
@@ -49,16 +98,14 @@ pub(super) struct Lock {
     pub closed: Option<Arc<str>>,
     /// Units of a tag that are in use, by number: they are keys of the store. A unit that is draining
     /// has a holder no longer and is not free yet.
-    held: BTreeSet<u32>,
+    held: Ordinals,
     /// Units of a limit that are in use.
     used: u32,
-    /// By class: those of one may find a worker when those of another do not.
-    waiters: BTreeMap<ClassNo, BTreeSet<(WaitKey, LaneId)>>,
+    /// By class, in order: those of one may find a worker when those of another do not.
+    classes: Vec<LockClass>,
     /// Lanes that have waited long for several locks, the first of them first: a unit is kept free for
     /// each.
     reserved: BTreeSet<(u64, LaneId)>,
-    /// Ready lanes that want it, by class.
-    ready: BTreeMap<ClassNo, u32>,
     /// Work that wants it, in microseconds.
     pub backlog: u64,
 }
@@ -68,7 +115,7 @@ impl Lock {
         if self.closed.is_some() {
             return 0;
         }
-        self.capacity.saturating_sub(self.held.len() as u32).saturating_sub(self.used)
+        self.capacity.saturating_sub(self.held.count()).saturating_sub(self.used)
     }
 
     pub(super) fn is_tag(&self) -> bool {
@@ -110,7 +157,9 @@ impl Lock {
     }
 
     pub(super) fn take(&mut self) -> u32 {
-        let unit = (0..).find(|unit| !self.held.contains(unit)).unwrap_or_default();
+        // The first that is not held.
+        let unit = self.held.intervals().next().filter(|(from, _)| *from == 0);
+        let unit = unit.map_or(0, |(_, to)| to);
         self.held.insert(unit);
         unit
     }
@@ -122,65 +171,69 @@ impl Lock {
 
     /// Whether the unit was held.
     pub(super) fn release(&mut self, unit: u32) -> bool {
-        self.held.remove(&unit)
+        self.held.remove(unit)
+    }
+
+    fn class(&mut self, class: ClassNo) -> &mut LockClass {
+        let place = match self.classes.binary_search_by_key(&class, |of| of.class) {
+            Ok(place) => place,
+            Err(place) => {
+                let new = LockClass { class, ready: 0, waiters: BTreeSet::new() };
+                self.classes.insert(place, new);
+                place
+            }
+        };
+        &mut self.classes[place]
     }
 
     pub(super) fn park(&mut self, class: ClassNo, key: WaitKey, lane: LaneId) {
-        self.waiters.entry(class).or_default().insert((key, lane));
+        self.class(class).waiters.insert((key, lane));
     }
 
     pub(super) fn leave(&mut self, class: ClassNo, key: WaitKey, lane: LaneId) {
-        if let Some(waiters) = self.waiters.get_mut(&class) {
-            waiters.remove(&(key, lane));
-            if waiters.is_empty() {
-                self.waiters.remove(&class);
-            }
-        }
+        self.class(class).waiters.remove(&(key, lane));
     }
 
     /// A lane that wants it has become ready.
     pub(super) fn count_ready(&mut self, class: ClassNo) {
-        *self.ready.entry(class).or_default() += 1;
+        self.class(class).ready += 1;
     }
 
     /// Such a lane is ready no longer.
     pub(super) fn discount_ready(&mut self, class: ClassNo) {
-        if let Some(ready) = self.ready.get_mut(&class) {
-            *ready -= 1;
-            if *ready == 0 {
-                self.ready.remove(&class);
-            }
-        }
+        self.class(class).ready -= 1;
     }
 
     pub(super) fn reserve(&mut self, since: u64, lane: LaneId) {
         self.reserved.insert((since, lane));
     }
 
-    pub(super) fn unreserve(&mut self, lane: LaneId) {
-        self.reserved.retain(|(_, other)| *other != lane);
+    /// A lane that has reserved then wants it no longer, or has got it.
+    pub(super) fn unreserve(&mut self, since: u64, lane: LaneId) {
+        self.reserved.remove(&(since, lane));
     }
 
     /// The waiter that shall try next: the best of a class of which fewer lanes are ready than there
     /// are units.
     pub(super) fn next(&self) -> Option<LaneId> {
         let free = self.unreserved();
-        let may_try = |class: &ClassNo| self.ready.get(class).copied().unwrap_or_default() < free;
-        let waiting = self.waiters.iter().filter(|(class, _)| may_try(class));
-        waiting.filter_map(|(_, waiters)| waiters.first()).min().map(|(_, lane)| *lane)
+        if free == 0 {
+            return None;
+        }
+        let may_try = self.classes.iter().filter(|class| class.ready < free);
+        may_try.filter_map(|class| class.waiters.first()).min().map(|(_, lane)| *lane)
     }
 
     /// Whether nobody holds it, wants it or waits for it.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
         self.free() == self.capacity
-            && self.waiters.is_empty()
             && self.reserved.is_empty()
-            && self.ready.is_empty()
+            && self.classes.iter().all(|class| class.ready == 0 && class.waiters.is_empty())
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.waiters.values().map(BTreeSet::len).sum()
+        self.classes.iter().map(|class| class.waiters.len()).sum()
     }
 }
 
@@ -201,11 +254,10 @@ impl Locks {
             name: name.clone(),
             capacity: 1,
             closed: None,
-            held: BTreeSet::new(),
+            held: Ordinals::new(),
             used: 0,
-            waiters: BTreeMap::new(),
+            classes: Vec::new(),
             reserved: BTreeSet::new(),
-            ready: BTreeMap::new(),
             backlog: 0,
         };
         let number = match self.unused.pop() {
@@ -247,5 +299,19 @@ impl Locks {
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Lock> {
         self.locks.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LockList;
+
+    #[test]
+    fn a_lane_may_want_many_locks() {
+        let mut list = LockList::default();
+        for lock in 0..9 {
+            list.push(lock);
+            assert!(list.iter().copied().eq(0..=lock));
+        }
     }
 }

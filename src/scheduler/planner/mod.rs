@@ -10,6 +10,7 @@ mod bound;
 mod decide;
 mod lane;
 mod locks;
+mod numbered;
 mod placing;
 #[cfg(test)]
 mod play;
@@ -19,6 +20,7 @@ mod results;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod traits;
 mod why;
 mod settings;
 mod workers;
@@ -33,10 +35,12 @@ pub use workers::WorkerNo;
 use super::keys;
 use super::model::{Item, Labels, LaneCheckpoint, LanePlan, RunPlan, Scope, Totals};
 use lane::Lane;
-use locks::{LockNo, Locks};
+use locks::{LockList, LockNo, Locks};
+use numbered::Numbered;
 use ready::{QueueNo, Ready, RunKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use traits::KnownTraits;
 use workers::Workers;
 
 /// Names a run for the life of the planner.
@@ -108,7 +112,6 @@ struct Run {
     open_lanes: u32,
     queue: QueueNo,
     priority: i32,
-    submit: u64,
     failures: u32,
     failures_max: Option<u32>,
     no_worker_timeout: Option<u64>,
@@ -118,6 +121,7 @@ struct Run {
 
 #[derive(Debug, Default)]
 struct OpenCase {
+    name: Arc<str>,
     /// Tasks that have not ended, in all runs.
     open: u64,
     /// Lanes that wait for the last of them.
@@ -158,7 +162,7 @@ enum Timer {
 
 #[derive(Debug, Default)]
 pub struct Planner {
-    runs: BTreeMap<RunNo, Run>,
+    runs: Numbered<Run>,
     locks: Locks,
     ready: Ready,
     /// Work of ready lanes, in microseconds of one slot.
@@ -169,8 +173,9 @@ pub struct Planner {
     cases: Vec<OpenCase>,
     case_by_name: BTreeMap<Arc<str>, CaseNo>,
     timers: BTreeSet<(u64, Timer)>,
-    /// Lanes that have waited long for several locks and keep units of them from later ones.
-    reserving: BTreeSet<LaneId>,
+    /// Lanes that have waited long for several locks and keep units of them from later ones, with
+    /// since when they wait.
+    reserving: BTreeMap<LaneId, u64>,
     /// Locks whose waiters may go on.
     wakes: BTreeSet<LockNo>,
     notes: Vec<Note>,
@@ -238,7 +243,7 @@ impl Planner {
             return *case;
         }
         let case = self.cases.len() as CaseNo;
-        self.cases.push(OpenCase::default());
+        self.cases.push(OpenCase { name: name.clone(), ..OpenCase::default() });
         self.case_by_name.insert(name.clone(), case);
         case
     }
@@ -252,22 +257,26 @@ impl Planner {
         let limit = self.locks.find(&limit);
         let guess = guess(&setup.plan.lanes);
         let mut lanes = Vec::with_capacity(setup.plan.lanes.len());
+        let mut known = KnownTraits::default();
         for plan in setup.plan.lanes {
-            let class = match plan.is_manual {
-                true => self.workers.people_class(),
-                false => self.workers.class(&plan.requires, plan.slots),
+            let class = match known.class(&plan) {
+                Some(class) => class,
+                None if plan.is_manual => self.workers.people_class(),
+                None => self.workers.class(&plan.requires, plan.slots),
             };
-            let tags = plan.tags.iter().map(|tag| LockName::Tag(tag.clone()));
-            let mut locks: Vec<LockNo> = tags.map(|name| self.locks.number(&name)).collect();
+            let mut locks = LockList::default();
+            for tag in &plan.tags {
+                locks.push(self.locks.number(&LockName::Tag(tag.clone())));
+            }
             let place = LockName::Environment(plan.environment.clone());
-            locks.extend(self.locks.find(&place));
-            locks.extend(limit);
+            for lock in self.locks.find(&place).into_iter().chain(limit) {
+                locks.push(lock);
+            }
             let case = self.case(&plan.case);
             self.cases[case as usize].open += u64::from(plan.total);
             let before = plan.global_predecessors.iter().map(|case| self.case(case)).collect();
-            let mut lane = Lane::new(plan, class, locks, case, before, now);
-            lane.guess = guess;
-            lanes.push(lane);
+            let traits = known.of(&plan, class);
+            lanes.push(Lane::new(plan, traits, locks, case, before, guess, now));
         }
         link(&mut lanes);
         rank(&mut lanes, self.workers.capacity());
@@ -285,7 +294,6 @@ impl Planner {
             lanes,
             queue,
             priority: setup.priority,
-            submit: u64::from(number),
             failures: 0,
             failures_max: setup.failures_max,
             no_worker_timeout: setup.no_worker_timeout,
@@ -297,18 +305,18 @@ impl Planner {
     }
 
     fn lane(&self, id: LaneId) -> Option<&Lane> {
-        self.runs.get(&id.run)?.lanes.get(id.lane as usize)
+        self.runs.get(id.run)?.lanes.get(id.lane as usize)
     }
 
     fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
-        self.runs.get_mut(&id.run)?.lanes.get_mut(id.lane as usize)
+        self.runs.get_mut(id.run)?.lanes.get_mut(id.lane as usize)
     }
 
     /// How the tasks of a run ended so far.
     pub fn totals(&self, run: RunNo) -> Option<Totals> {
         let mut totals = Totals::default();
-        for lane in &self.runs.get(&run)?.lanes {
-            totals.merge(&lane.totals);
+        for lane in &self.runs.get(run)?.lanes {
+            totals.merge(&lane.totals());
         }
         Some(totals)
     }
@@ -317,8 +325,14 @@ impl Planner {
         self.lane(id).is_some_and(|lane| lane.ended.contains(ordinal))
     }
 
-    pub fn lane_plan(&self, id: LaneId) -> Option<&LanePlan> {
-        self.lane(id).map(|lane| &lane.plan)
+    /// The case of a lane and its environment, which is empty where the run names none.
+    pub fn names(&self, id: LaneId) -> Option<(&Arc<str>, &Arc<str>)> {
+        self.lane(id).map(|lane| (&lane.case_name, &lane.traits.environment))
+    }
+
+    /// How long a task of a lane may take, in milliseconds.
+    pub fn timeout_ms(&self, id: LaneId) -> Option<u64> {
+        self.lane(id).map(|lane| lane.traits.timeout_ms)
     }
 
     /// What is to be written down of a lane.
@@ -337,7 +351,7 @@ impl Planner {
         let locks = self.locks.iter().filter(|lock| !lock.is_idle());
         found.extend(locks.map(|lock| format!("{lock:?}")));
         found.extend((!self.claims.is_empty()).then(|| format!("{:?}", self.claims)));
-        found.extend(self.ready.heads().next().map(|head| format!("{head:?}")));
+        found.extend((self.ready.filled() > 0).then(|| format!("{:?}", self.ready)));
         found.extend((self.ready_work > 0).then(|| format!("work of {}", self.ready_work)));
         found
             .extend(self.cases.iter().filter(|case| case.open > 0).map(|case| format!("{case:?}")));
@@ -362,11 +376,11 @@ fn guess(lanes: &[LanePlan]) -> u64 {
 /// Tells lanes who waits for them.
 fn link(lanes: &mut [Lane]) {
     for number in 0..lanes.len() {
-        for predecessor in lanes[number].plan.predecessors.clone() {
+        for predecessor in lanes[number].predecessors().to_vec() {
             let Some(before) = lanes.get_mut(predecessor.lane as usize) else { continue };
             match predecessor.scope {
-                Scope::Repeat => before.repeat_successors.push(number as u32),
-                Scope::Run | Scope::Global => before.successors.push(number as u32),
+                Scope::Repeat => before.links().repeat_successors.push(number as u32),
+                Scope::Run | Scope::Global => before.links().successors.push(number as u32),
             }
             lanes[number].waits_for_repeats |= predecessor.scope == Scope::Repeat;
         }
@@ -377,13 +391,13 @@ fn link(lanes: &mut [Lane]) {
 fn rank(lanes: &mut [Lane], slots: u64) {
     let mut followers: Vec<u32> = lanes
         .iter()
-        .map(|lane| (lane.successors.len() + lane.repeat_successors.len()) as u32)
+        .map(|lane| (lane.successors().len() + lane.repeat_successors().len()) as u32)
         .collect();
     let mut next: Vec<usize> = (0..lanes.len()).filter(|lane| followers[*lane] == 0).collect();
     while let Some(number) = next.pop() {
         let lane = &lanes[number];
-        let length = lane.behind.saturating_add(lane.length(u64::from(lane.plan.total), slots));
-        for predecessor in lane.plan.predecessors.clone() {
+        let length = lane.behind.saturating_add(lane.length(u64::from(lane.total), slots));
+        for predecessor in lane.predecessors().to_vec() {
             let before = predecessor.lane as usize;
             lanes[before].behind = lanes[before].behind.max(length);
             followers[before] -= 1;

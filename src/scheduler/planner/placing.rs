@@ -10,23 +10,23 @@ impl Planner {
     /// Takes a lane out of where it waits.
     pub(super) fn unplace(&mut self, id: LaneId) {
         let Some(lane) =
-            self.runs.get_mut(&id.run).and_then(|run| run.lanes.get_mut(id.lane as usize))
+            self.runs.get_mut(id.run).and_then(|run| run.lanes.get_mut(id.lane as usize))
         else {
             return;
         };
         match std::mem::replace(&mut lane.place, Place::Aside) {
             Place::Aside => {}
-            Place::Parked(lock, key) => self.locks.get_mut(lock).leave(lane.class, key, id),
+            Place::Parked(lock, key) => self.locks.get_mut(lock).leave(lane.traits.class, key, id),
             Place::Behind => {
-                for case in &lane.global_predecessors {
+                for case in lane.global_predecessors() {
                     self.cases[*case as usize].waiting.remove(&id);
                 }
             }
             Place::Ready(key) => {
-                self.ready.remove(lane.class, id, key);
+                self.ready.remove(lane.traits.class, id, key);
                 self.ready_work = self.ready_work.saturating_sub(lane.counted_work);
-                for lock in &lane.locks {
-                    self.locks.get_mut(*lock).discount_ready(lane.class);
+                for lock in lane.locks.iter() {
+                    self.locks.get_mut(*lock).discount_ready(lane.traits.class);
                     self.wakes.insert(*lock);
                 }
             }
@@ -37,15 +37,15 @@ impl Planner {
     /// for.
     pub(super) fn place(&mut self, now: u64, id: LaneId) {
         self.unplace(id);
-        let Some(run) = self.runs.get_mut(&id.run) else { return };
-        let (priority, submit, state) = (run.priority, run.submit, run.state);
+        let Some(run) = self.runs.get_mut(id.run) else { return };
+        let (priority, state) = (run.priority, run.state);
         let Some(lane) = run.lanes.get_mut(id.lane as usize) else { return };
         if state != RunState::Running || lane.missing > 0 || lane.claimable() == 0 {
             self.unreserve(id);
             return;
         }
         let is_open = |case: &&CaseNo| self.cases[**case as usize].open > 0;
-        if let Some(case) = lane.global_predecessors.iter().find(is_open) {
+        if let Some(case) = lane.global_predecessors().iter().find(is_open) {
             self.cases[*case as usize].waiting.insert(id);
             lane.place = Place::Behind;
             self.unreserve(id);
@@ -55,25 +55,25 @@ impl Planner {
         let closed = lane.locks.iter().find(|lock| self.locks.get(**lock).closed.is_some());
         let full = || lane.locks.iter().find(|lock| !self.locks.get(**lock).admits(id));
         if let Some(&lock) = closed.or_else(full) {
-            let key = WaitKey::new(lane.since, priority, rank, submit);
-            self.locks.get_mut(lock).park(lane.class, key, id);
+            let key = WaitKey::new(lane.since, priority, rank);
+            self.locks.get_mut(lock).park(lane.traits.class, key, id);
             lane.place = Place::Parked(lock, key);
             if closed.is_some() {
                 // It may stay closed for days.
                 self.unreserve(id);
-            } else if lane.locks.len() > 1 && !self.reserving.contains(&id) {
+            } else if lane.locks.len() > 1 && !self.reserving.contains_key(&id) {
                 self.timers.insert((lane.since.max(now) + AGEING_MS, Timer::Reserve(id)));
             }
             return;
         }
-        for lock in &lane.locks {
-            self.locks.get_mut(*lock).count_ready(lane.class);
+        for lock in lane.locks.iter() {
+            self.locks.get_mut(*lock).count_ready(lane.traits.class);
         }
-        let key = LaneKey::new(lane.plan.priority, rank);
+        let key = LaneKey::new(lane.traits.priority, rank);
         lane.place = Place::Ready(key);
         lane.counted_work = lane.work();
         self.ready_work += lane.counted_work;
-        let class = lane.class;
+        let class = lane.traits.class;
         self.ready.insert(class, id, key);
         if !self.workers.serves(class) {
             self.unreserve(id);
@@ -102,20 +102,18 @@ impl Planner {
 
     /// The lane keeps nothing from others any more.
     pub(super) fn unreserve(&mut self, id: LaneId) {
-        if !self.reserving.remove(&id) {
-            return;
-        }
-        for lock in self.lane(id).map(|lane| lane.locks.clone()).unwrap_or_default() {
-            self.locks.get_mut(lock).unreserve(id);
-            self.wakes.insert(lock);
+        let Some(since) = self.reserving.remove(&id) else { return };
+        for lock in self.lane(id).map(|lane| lane.locks.clone()).unwrap_or_default().iter() {
+            self.locks.get_mut(*lock).unreserve(since, id);
+            self.wakes.insert(*lock);
         }
     }
 
     /// Lanes keep nothing from others while no worker could run them.
     pub(super) fn unreserve_unserved(&mut self) {
-        for id in self.reserving.clone() {
+        for id in self.reserving.keys().copied().collect::<Vec<_>>() {
             let is_ready = |lane: &&Lane| matches!(lane.place, Place::Ready(_));
-            let class = self.lane(id).filter(is_ready).map(|lane| lane.class);
+            let class = self.lane(id).filter(is_ready).map(|lane| lane.traits.class);
             if class.is_some_and(|class| !self.workers.serves(class)) {
                 self.unreserve(id);
             }
@@ -128,7 +126,7 @@ impl Planner {
         let (since, locks) = (lane.since, lane.locks.clone());
         let is_closed = |lock: &u32| self.locks.get(*lock).closed.is_some();
         if !matches!(lane.place, Place::Parked(..))
-            || self.reserving.contains(&id)
+            || self.reserving.contains_key(&id)
             || locks.iter().any(is_closed)
         {
             return;
@@ -137,9 +135,9 @@ impl Planner {
             self.timers.insert((since + AGEING_MS, Timer::Reserve(id)));
             return;
         }
-        self.reserving.insert(id);
-        for lock in locks {
-            self.locks.get_mut(lock).reserve(since, id);
+        self.reserving.insert(id, since);
+        for lock in locks.iter() {
+            self.locks.get_mut(*lock).reserve(since, id);
         }
         self.place(now, id);
     }

@@ -3,10 +3,12 @@
 //! lanes go by priority, then by the longest chain of work that hangs on them.
 
 use super::locks::step;
+use super::numbered::Numbered;
 use super::workers::ClassNo;
 use super::{LaneId, RunNo};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BTreeSet, BinaryHeap};
 
 /// Names a queue for the life of the planner.
 pub(super) type QueueNo = u32;
@@ -57,18 +59,42 @@ struct ReadyRun {
 }
 
 /// Ready lanes of one class.
+///
+/// Queues and runs stand in heaps with the keys that they had when they were last looked at. Keys only
+/// grow, so whoever stands first with the key that it has now is the first; one that has another now
+/// is moved when it comes first, and one without lanes leaves then.
 #[derive(Debug, Default)]
 struct ReadyClass {
-    queues: BTreeSet<(u64, QueueNo)>,
-    runs: BTreeMap<QueueNo, BTreeSet<(RunKey, RunNo)>>,
-    lanes: BTreeMap<RunNo, BTreeSet<(LaneKey, u32)>>,
+    queues: BinaryHeap<Reverse<(u64, QueueNo)>>,
+    /// By number.
+    runs_of: Vec<RunsOfQueue>,
+    lanes_of: Numbered<LanesOfRun>,
+    /// How many lanes there are.
+    lanes: u32,
+    /// The best lane, as long as lanes and the keys that it was found with stay as they are.
+    head: Option<Candidate>,
+}
+
+#[derive(Debug, Default)]
+struct RunsOfQueue {
+    is_listed: bool,
+    runs: BinaryHeap<Reverse<(RunKey, RunNo)>>,
+}
+
+#[derive(Debug, Default)]
+struct LanesOfRun {
+    is_listed: bool,
+    lanes: BTreeSet<(LaneKey, u32)>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     queues: Vec<Queue>,
-    runs: BTreeMap<RunNo, ReadyRun>,
-    classes: BTreeMap<ClassNo, ReadyClass>,
+    runs: Numbered<ReadyRun>,
+    /// By number.
+    classes: Vec<ReadyClass>,
+    /// Those with lanes, in order.
+    filled: Vec<ClassNo>,
 }
 
 /// The best lane of a class; comparing two says which goes first.
@@ -102,100 +128,174 @@ impl Ready {
 
     /// Its lanes must have been removed.
     pub(super) fn remove_run(&mut self, run: RunNo) {
-        self.runs.remove(&run);
+        self.runs.remove(run);
+        for class in &mut self.classes {
+            if class.lanes == 0 {
+                *class = ReadyClass::default();
+            }
+        }
     }
 
     pub(super) fn insert(&mut self, class: ClassNo, id: LaneId, key: LaneKey) {
-        let Some(run) = self.runs.get_mut(&id.run) else { return };
-        let queue = &mut self.queues[run.queue as usize];
-        if queue.lanes == 0 {
+        let Some(run) = self.runs.get_mut(id.run) else { return };
+        let place = class as usize;
+        if self.classes.len() <= place {
+            self.classes.resize_with(place + 1, ReadyClass::default);
+        }
+        let ready = &mut self.classes[place];
+        if ready.lanes_of.get(id.run).is_none() {
+            ready.lanes_of.insert(id.run, LanesOfRun::default());
+        }
+        let Some(of_run) = ready.lanes_of.get_mut(id.run) else { return };
+        if !of_run.lanes.insert((key, id.lane)) {
+            return;
+        }
+        if self.queues[run.queue as usize].lanes == 0 {
             // Time without demand earns nothing.
-            let others = self.classes.values().filter_map(|class| class.queues.first());
-            let level = others.map(|(pass, _)| *pass).min().unwrap_or(0);
+            let others = self.queues.iter().filter(|queue| queue.lanes > 0);
+            let level = others.map(|queue| queue.pass).min().unwrap_or(0);
+            let queue = &mut self.queues[run.queue as usize];
             queue.pass = queue.pass.max(level);
         }
-        let ready = self.classes.entry(class).or_default();
-        let lanes = ready.lanes.entry(id.run).or_default();
-        if lanes.is_empty() {
-            let runs = ready.runs.entry(run.queue).or_default();
-            if runs.is_empty() {
-                ready.queues.insert((queue.pass, run.queue));
-            }
-            runs.insert((run.key, id.run));
+        let queue = &mut self.queues[run.queue as usize];
+        queue.lanes += 1;
+        run.lanes += 1;
+        ready.lanes += 1;
+        ready.head = None;
+        if ready.lanes == 1
+            && let Err(place) = self.filled.binary_search(&class)
+        {
+            self.filled.insert(place, class);
         }
-        if lanes.insert((key, id.lane)) {
-            run.lanes += 1;
-            queue.lanes += 1;
+        if !std::mem::replace(&mut of_run.is_listed, true) {
+            if ready.runs_of.len() <= run.queue as usize {
+                ready.runs_of.resize_with(run.queue as usize + 1, RunsOfQueue::default);
+            }
+            let runs_of = &mut ready.runs_of[run.queue as usize];
+            runs_of.runs.push(Reverse((run.key, id.run)));
+            if !std::mem::replace(&mut runs_of.is_listed, true) {
+                ready.queues.push(Reverse((queue.pass, run.queue)));
+            }
         }
     }
 
     pub(super) fn remove(&mut self, class: ClassNo, id: LaneId, key: LaneKey) {
-        let Some(run) = self.runs.get_mut(&id.run) else { return };
-        let Some(ready) = self.classes.get_mut(&class) else { return };
-        let Some(lanes) = ready.lanes.get_mut(&id.run) else { return };
-        if !lanes.remove(&(key, id.lane)) {
+        let Some(run) = self.runs.get_mut(id.run) else { return };
+        let Some(ready) = self.classes.get_mut(class as usize) else { return };
+        let Some(of_run) = ready.lanes_of.get_mut(id.run) else { return };
+        if !of_run.lanes.remove(&(key, id.lane)) {
             return;
         }
-        let queue = &mut self.queues[run.queue as usize];
         run.lanes -= 1;
-        queue.lanes -= 1;
-        if lanes.is_empty() {
-            ready.lanes.remove(&id.run);
-            if let Some(runs) = ready.runs.get_mut(&run.queue) {
-                runs.remove(&(run.key, id.run));
-                if runs.is_empty() {
-                    ready.runs.remove(&run.queue);
-                    ready.queues.remove(&(queue.pass, run.queue));
-                }
-            }
-            if ready.lanes.is_empty() {
-                self.classes.remove(&class);
-            }
+        self.queues[run.queue as usize].lanes -= 1;
+        ready.lanes -= 1;
+        ready.head = None;
+        if ready.lanes == 0
+            && let Ok(place) = self.filled.binary_search(&class)
+        {
+            self.filled.remove(place);
         }
     }
 
-    /// The best lane of each class that has any.
-    pub(super) fn heads(&self) -> impl Iterator<Item = Candidate> {
-        self.classes.iter().filter_map(|(class, ready)| {
-            let (pass, queue) = *ready.queues.first()?;
-            let (run, number) = *ready.runs.get(&queue)?.first()?;
-            let (lane_key, lane) = *ready.lanes.get(&number)?.first()?;
-            let lane = LaneId { run: number, lane };
-            Some(Candidate { pass, queue, run, lane_key, lane, class: *class })
-        })
+    /// How many classes have ready lanes.
+    pub(super) fn filled(&self) -> usize {
+        self.filled.len()
+    }
+
+    /// One of those, by its place among them.
+    pub(super) fn class(&self, place: usize) -> Option<ClassNo> {
+        self.filled.get(place).copied()
+    }
+
+    /// Whether any lane of the class is ready.
+    pub(super) fn has(&self, class: ClassNo) -> bool {
+        self.classes.get(class as usize).is_some_and(|ready| ready.lanes > 0)
+    }
+
+    /// The best lane of each class that has any; `place` counts those.
+    pub(super) fn head(&mut self, place: usize) -> Option<Candidate> {
+        let class = *self.filled.get(place)?;
+        let ready = self.classes.get_mut(class as usize)?;
+        let is_as_it_was = |head: &Candidate| {
+            let run = self.runs.get(head.lane.run);
+            self.queues[head.queue as usize].pass == head.pass
+                && run.is_some_and(|run| run.key == head.run)
+        };
+        if !ready.head.as_ref().is_some_and(is_as_it_was) {
+            ready.head = ready.find_head(class, &self.queues, &self.runs);
+        }
+        ready.head
     }
 
     /// Books what a run got, in microseconds of one slot, and when.
     pub(super) fn charge(&mut self, run: RunNo, now: u64, priority: i32, cost: u64) {
-        let Some(charged) = self.runs.get_mut(&run) else { return };
-        let old = *charged;
-        charged.key = RunKey {
-            step: step(now, priority),
-            used: old.key.used.saturating_add(cost),
-            ..old.key
-        };
-        let key = charged.key;
-        let queue = &mut self.queues[old.queue as usize];
-        let before = queue.pass;
-        queue.pass = before.saturating_add((cost / u64::from(queue.weight)).max(1));
-        for ready in self.classes.values_mut() {
-            if let Some(runs) = ready.runs.get_mut(&old.queue) {
-                if runs.remove(&(old.key, run)) {
-                    runs.insert((key, run));
-                }
-                ready.queues.remove(&(before, old.queue));
-                ready.queues.insert((queue.pass, old.queue));
-            }
-        }
+        let Some(charged) = self.runs.get_mut(run) else { return };
+        let key = &mut charged.key;
+        // It must not shrink, though clocks may go back.
+        key.step = key.step.max(step(now, priority));
+        key.used = key.used.saturating_add(cost);
+        let queue = &mut self.queues[charged.queue as usize];
+        queue.pass = queue.pass.saturating_add((cost / u64::from(queue.weight)).max(1));
     }
 
     /// The lanes of a run that are ready, with what is needed to remove them.
     pub(super) fn lanes_of(&self, run: RunNo) -> Vec<(ClassNo, LaneId, LaneKey)> {
-        let of_class = |(class, ready): (&ClassNo, &ReadyClass)| {
-            let lanes = ready.lanes.get(&run).into_iter().flatten();
+        let of_class = |class: &ClassNo| {
+            let of_run = self.classes[*class as usize].lanes_of.get(run);
+            let lanes = of_run.map(|of_run| &of_run.lanes).into_iter().flatten();
             let entry = |(key, lane): &(LaneKey, u32)| (*class, LaneId { run, lane: *lane }, *key);
             lanes.map(entry).collect::<Vec<_>>()
         };
-        self.classes.iter().flat_map(of_class).collect()
+        self.filled.iter().flat_map(of_class).collect()
+    }
+}
+
+impl ReadyClass {
+    fn find_head(
+        &mut self,
+        class: ClassNo,
+        queues: &[Queue],
+        runs: &Numbered<ReadyRun>,
+    ) -> Option<Candidate> {
+        while let Some(mut first) = self.queues.peek_mut() {
+            let Reverse((pass, queue)) = *first;
+            let pass_now = queues[queue as usize].pass;
+            if pass != pass_now {
+                *first = Reverse((pass_now, queue));
+                continue;
+            }
+            let of_queue = self.runs_of.get_mut(queue as usize)?;
+            let found = of_queue.first(&mut self.lanes_of, runs);
+            if let Some((run, number, (lane_key, lane))) = found {
+                let lane = LaneId { run: number, lane };
+                return Some(Candidate { pass, queue, run, lane_key, lane, class });
+            }
+            PeekMut::pop(first);
+            of_queue.is_listed = false;
+        }
+        None
+    }
+}
+
+impl RunsOfQueue {
+    /// The first run that has lanes, with the first of them.
+    fn first(
+        &mut self,
+        lanes_of: &mut Numbered<LanesOfRun>,
+        runs: &Numbered<ReadyRun>,
+    ) -> Option<(RunKey, RunNo, (LaneKey, u32))> {
+        while let Some(mut first) = self.runs.peek_mut() {
+            let Reverse((key, number)) = *first;
+            let of_run = lanes_of.get(number).and_then(|of_run| of_run.lanes.first());
+            match (of_run, runs.get(number)) {
+                (Some(lane), Some(run)) if run.key == key => return Some((key, number, *lane)),
+                (Some(_), Some(run)) => *first = Reverse((run.key, number)),
+                _ => {
+                    PeekMut::pop(first);
+                    lanes_of.remove(number);
+                }
+            }
+        }
+        None
     }
 }

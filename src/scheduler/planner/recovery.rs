@@ -3,20 +3,15 @@
 
 use super::lane::{Place, Verdict};
 use super::{ClaimNo, LaneId, LockName, OpenClaim, Planner, RunNo, WorkerNo};
-use crate::scheduler::model::{Item, LaneCheckpoint, Ordinals, Row, Scope, Totals};
+use crate::scheduler::model::{Item, LaneCheckpoint, Ordinals, Row, Scope};
 use std::sync::Arc;
 
 impl Planner {
     /// What was known of a lane when it was last written down.
     pub fn restore_lane(&mut self, id: LaneId, known: LaneCheckpoint) {
         let Some(lane) = self.lane_mut(id) else { return };
-        let total = u64::from(lane.plan.total);
         let (case, count) = (lane.case, known.ended.count());
-        lane.ended = known.ended;
-        lane.totals = Totals { total, ..known.totals };
-        let extra = lane.extra();
-        extra.passed = known.passed;
-        extra.tried = known.tried;
+        lane.restore(known);
         self.close_tasks(case, count.into());
     }
 
@@ -49,10 +44,10 @@ impl Planner {
         let mut open = OpenClaim { worker, run, items: Vec::new(), tags };
         for item in items {
             let Some(lane) = self.lane_mut(LaneId { run, lane: item.lane }) else { continue };
-            let (slots, estimate) = (lane.plan.slots, lane.estimate());
+            let (slots, estimate) = (lane.traits.slots, lane.estimate());
             lane.open += item.count();
-            for lock in lane.locks.clone() {
-                let lock = self.locks.get_mut(lock);
+            for lock in lane.locks.clone().iter() {
+                let lock = self.locks.get_mut(*lock);
                 if !lock.is_tag() {
                     lock.use_up(item.count());
                 }
@@ -74,9 +69,9 @@ impl Planner {
     /// Lets a run begin or go on.
     pub fn start_run(&mut self, now: u64, number: RunNo) {
         let open = self.open_tasks(number);
-        let Some(run) = self.runs.get_mut(&number) else { return };
+        let Some(run) = self.runs.get_mut(number) else { return };
         let lanes = run.lanes.len() as u32;
-        let failures: u64 = run.lanes.iter().map(|lane| lane.totals.failures).sum();
+        let failures: u64 = run.lanes.iter().map(|lane| lane.ends.failures()).sum();
         run.failures = u32::try_from(failures).unwrap_or(u32::MAX);
         for (lane, place) in run.lanes.iter_mut().zip(0..) {
             if lane.ended.is_empty() && lane.open == 0 && lane.tries().next().is_none() {
@@ -87,18 +82,18 @@ impl Planner {
         let mut unmet = Vec::new();
         for place in 0..lanes {
             let id = LaneId { run: number, lane: place };
-            let Some(run) = self.runs.get_mut(&number) else { return };
+            let Some(run) = self.runs.get_mut(number) else { return };
             let Some(lane) = run.lanes.get_mut(place as usize) else { continue };
             // Those that have ended already are counted off when they are closed, below.
-            let predecessors = lane.plan.predecessors.iter();
+            let predecessors = lane.predecessors().iter();
             let missing = predecessors.filter(|found| found.scope != Scope::Repeat).count();
             lane.missing = missing as u32;
             let (work, locks) = (lane.work(), lane.locks.clone());
-            if lane.plan.is_skipped || lane.has_ended() && lane.open == 0 {
+            if lane.traits.is_skipped || lane.has_ended() && lane.open == 0 {
                 unmet.push(id);
             }
-            for lock in locks {
-                self.locks.get_mut(lock).backlog += work;
+            for lock in locks.iter() {
+                self.locks.get_mut(*lock).backlog += work;
             }
         }
         self.settle_repeats(now, number);
@@ -121,10 +116,10 @@ impl Planner {
 
     /// Lets those repeats run whose predecessors have ended already.
     fn settle_repeats(&mut self, now: u64, number: RunNo) {
-        let Some(run) = self.runs.get(&number) else { return };
+        let Some(run) = self.runs.get(number) else { return };
         let mut ended: Vec<(LaneId, u32)> = Vec::new();
         for lane in &run.lanes {
-            for successor in &lane.repeat_successors {
+            for successor in lane.repeat_successors() {
                 let id = LaneId { run: number, lane: *successor };
                 ended.extend(lane.ended.iter().map(|ordinal| (id, ordinal)));
             }

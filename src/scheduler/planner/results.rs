@@ -37,8 +37,8 @@ impl Planner {
         let (mut back, remaining) = self.shrink(&open, left);
         let mut verdicts = Vec::with_capacity(rows.len());
         for row in rows {
-            let held = back.get_mut(&row.lane);
-            let verdict = match held.is_some_and(|held| held.remove(row.ordinal)) {
+            let place = back.binary_search_by_key(&row.lane, |(lane, _)| *lane);
+            let verdict = match place.is_ok_and(|place| back[place].1.remove(row.ordinal)) {
                 true => self.book(now, LaneId { run, lane: row.lane }, row, &worker),
                 false => Verdict::Refused,
             };
@@ -67,10 +67,10 @@ impl Planner {
             let open = OpenClaim { items: remaining, ..open };
             self.claims.insert(claim, open);
         }
-        let limits = back.keys().filter_map(|lane| self.lane(LaneId { run, lane: *lane }));
+        let limits = back.iter().filter_map(|(lane, _)| self.lane(LaneId { run, lane: *lane }));
         let limits = limits.flat_map(|lane| lane.locks.iter());
         freed.extend(limits.filter(|lock| !self.locks.get(**lock).is_tag()));
-        for lane in back.keys() {
+        for (lane, _) in &back {
             self.after(now, LaneId { run, lane: *lane });
         }
         self.wakes.extend(freed);
@@ -82,24 +82,27 @@ impl Planner {
     /// Stops a run that has as many failures as it may have.
     pub(super) fn stop_if_enough(&mut self, now: u64, number: RunNo) {
         let is_enough = |run: &Run| run.failures_max.is_some_and(|max| run.failures >= max);
-        if self.runs.get(&number).is_some_and(is_enough) {
+        if self.runs.get(number).is_some_and(is_enough) {
             self.stop_run(now, number, Status::Skipped);
         }
     }
 
     /// Takes what is not left to a claim off the worker's load and off the limits; returns it by
-    /// lane, and what remains.
+    /// lane, in order, and what remains.
     fn shrink(
         &mut self,
         open: &OpenClaim,
         left: &[Item],
-    ) -> (BTreeMap<u32, Ordinals>, Vec<(Item, u64)>) {
-        let mut gone: BTreeMap<u32, Ordinals> = BTreeMap::new();
+    ) -> (Vec<(u32, Ordinals)>, Vec<(Item, u64)>) {
+        let mut gone: Vec<(u32, Ordinals)> = Vec::with_capacity(open.items.len());
         let mut remaining = Vec::new();
+        let mut left = left.to_vec();
+        left.sort_by_key(|kept| kept.lane);
         for (place, (item, estimate)) in open.items.iter().enumerate() {
             let mut gone_of_item = Ordinals::new();
             gone_of_item.insert_range(item.from, item.to);
-            for kept in left.iter().filter(|kept| kept.lane == item.lane) {
+            let kept = left.partition_point(|kept| kept.lane < item.lane);
+            for kept in left[kept..].iter().take_while(|kept| kept.lane == item.lane) {
                 let (from, to) = (kept.from.max(item.from), kept.to.min(item.to));
                 for ordinal in from..to {
                     gone_of_item.remove(ordinal);
@@ -109,33 +112,40 @@ impl Planner {
                 }
             }
             let count = gone_of_item.count();
-            let Some(lane) = self.lane_mut(LaneId { run: open.run, lane: item.lane }) else {
+            let Some(lane) =
+                self.runs.get_mut(open.run).and_then(|run| run.lanes.get_mut(item.lane as usize))
+            else {
                 continue;
             };
             lane.open -= count;
-            let (slots, locks) = (lane.plan.slots, lane.locks.clone());
             if !planted::has(Bug::SlotLeaked) {
                 let is_last = place + 1 == open.items.len();
-                let load = open.slots(slots, count, !is_last || !remaining.is_empty());
+                let load = open.slots(lane.traits.slots, count, !is_last || !remaining.is_empty());
                 self.workers.take_back(open.worker, load, count, *estimate);
             }
-            for lock in locks {
-                let lock = self.locks.get_mut(lock);
+            for lock in lane.locks.iter() {
+                let lock = self.locks.get_mut(*lock);
                 if !lock.is_tag() {
                     lock.give_back(count);
                 }
             }
-            let of_lane = gone.entry(item.lane).or_default();
-            for (from, to) in gone_of_item.intervals() {
-                of_lane.insert_range(from, to);
-            }
+            gone.push((item.lane, gone_of_item));
         }
+        gone.sort_by_key(|(lane, _)| *lane);
+        gone.dedup_by(|(lane, more), (before, of_lane)| {
+            if lane == before {
+                for (from, to) in more.intervals() {
+                    of_lane.insert_range(from, to);
+                }
+            }
+            lane == before
+        });
         (gone, remaining)
     }
 
     /// Books one result and what follows from it for the task.
     fn book(&mut self, now: u64, id: LaneId, row: &Row, worker: &Arc<str>) -> Verdict {
-        let Some(run) = self.runs.get_mut(&id.run) else { return Verdict::Refused };
+        let Some(run) = self.runs.get_mut(id.run) else { return Verdict::Refused };
         let is_stopped = run.state == RunState::Stopped;
         let Some(lane) = run.lanes.get_mut(id.lane as usize) else { return Verdict::Refused };
         let verdict = lane.book(row, worker);
@@ -159,26 +169,30 @@ impl Planner {
     }
 
     fn task_ended(&mut self, now: u64, id: LaneId, ordinal: u32, status: Status) {
-        let Some(run) = self.runs.get_mut(&id.run) else { return };
+        let Some(run) = self.runs.get_mut(id.run) else { return };
         let Some(lane) = run.lanes.get_mut(id.lane as usize) else { return };
-        let (case, is_muted) = (lane.case, lane.plan.is_muted);
-        let waiting = lane.repeat_successors.clone();
+        let (case, is_muted) = (lane.case, lane.traits.is_muted);
+        let has_waiting = !lane.repeat_successors().is_empty();
         run.failures += u32::from(status.fails_run() && !is_muted);
         self.close_tasks(case, 1);
-        for successor in waiting {
+        if !has_waiting {
+            return;
+        }
+        let waiting = self.lane(id).map(|lane| lane.repeat_successors().to_vec());
+        for successor in waiting.unwrap_or_default() {
             self.allow(now, LaneId { run: id.run, lane: successor }, ordinal);
         }
     }
 
     /// Lets a repeat run, or ends it, once all that it waits for has ended.
     pub(super) fn allow(&mut self, now: u64, id: LaneId, ordinal: u32) {
-        let Some(run) = self.runs.get_mut(&id.run) else { return };
+        let Some(run) = self.runs.get_mut(id.run) else { return };
         let Some(lane) = run.lanes.get(id.lane as usize) else { return };
-        if ordinal >= lane.plan.total || lane.ended.contains(ordinal) {
+        if ordinal >= lane.total || lane.ended.contains(ordinal) {
             return;
         }
         let mut is_met = true;
-        for predecessor in &lane.plan.predecessors {
+        for predecessor in lane.predecessors() {
             if predecessor.scope != Scope::Repeat {
                 continue;
             }
@@ -221,16 +235,16 @@ impl Planner {
         let mut ended = vec![id];
         while let Some(id) = ended.pop() {
             self.unplace(id);
-            let Some(run) = self.runs.get_mut(&id.run) else { return };
+            let Some(run) = self.runs.get_mut(id.run) else { return };
             let Some(lane) = run.lanes.get_mut(id.lane as usize) else { continue };
             if std::mem::replace(&mut lane.is_closed, true) {
                 continue;
             }
             run.open_lanes -= 1;
             self.notes.push(Note::LaneEnded(id));
-            for successor in lane.successors.clone() {
+            for successor in lane.successors().to_vec() {
                 let successor_id = LaneId { run: id.run, lane: successor };
-                if self.runs.get(&id.run).is_some_and(|run| run.lets(id.lane, successor)) {
+                if self.runs.get(id.run).is_some_and(|run| run.lets(id.lane, successor)) {
                     let Some(lane) = self.lane_mut(successor_id) else { continue };
                     lane.missing -= 1;
                     lane.since = now;
@@ -252,7 +266,10 @@ impl Planner {
 
     /// Ends those tasks of a lane that no worker has; whether the lane has ended by that.
     fn end_rest(&mut self, now: u64, id: LaneId, status: Status) -> bool {
-        let open = self.open_tasks(id.run).remove(&id.lane).unwrap_or_default();
+        let open = match self.lane(id).is_some_and(|lane| lane.open > 0) {
+            true => self.open_tasks(id.run).remove(&id.lane).unwrap_or_default(),
+            false => Ordinals::new(),
+        };
         self.end_rest_but(now, id, status, &open)
     }
 
@@ -268,13 +285,13 @@ impl Planner {
         let case = lane.case;
         let has_ended = lane.has_ended() && lane.open == 0;
         let work = count.saturating_mul(lane.estimate());
-        let (locks, waiting) = (lane.locks.clone(), lane.repeat_successors.clone());
-        let total = lane.plan.total;
+        let (locks, waiting) = (lane.locks.clone(), lane.repeat_successors().to_vec());
+        let total = lane.total;
         if count > 0 {
             self.notes.push(Note::LaneChanged(id));
         }
-        for lock in locks {
-            let lock = self.locks.get_mut(lock);
+        for lock in locks.iter() {
+            let lock = self.locks.get_mut(*lock);
             lock.backlog = lock.backlog.saturating_sub(work);
         }
         self.close_tasks(case, count);
@@ -311,7 +328,7 @@ impl Planner {
 
     /// Nothing more of the run is given out: what no worker has ends with this status.
     pub fn stop_run(&mut self, now: u64, number: RunNo, status: Status) {
-        let Some(run) = self.runs.get_mut(&number) else { return };
+        let Some(run) = self.runs.get_mut(number) else { return };
         if run.state == RunState::Stopped {
             return;
         }
@@ -336,7 +353,7 @@ impl Planner {
 
     /// Gives nothing more of the run out until it goes on.
     pub fn pause_run(&mut self, number: RunNo) {
-        let Some(run) = self.runs.get_mut(&number) else { return };
+        let Some(run) = self.runs.get_mut(number) else { return };
         if run.state != RunState::Running {
             return;
         }
@@ -349,7 +366,7 @@ impl Planner {
     }
 
     pub fn resume_run(&mut self, now: u64, number: RunNo) {
-        let Some(run) = self.runs.get_mut(&number) else { return };
+        let Some(run) = self.runs.get_mut(number) else { return };
         if run.state != RunState::Paused {
             return;
         }
@@ -371,7 +388,7 @@ impl Planner {
     }
 
     pub(super) fn maybe_end_run(&mut self, number: RunNo) {
-        let Some(run) = self.runs.get_mut(&number).filter(|run| run.open_lanes == 0) else {
+        let Some(run) = self.runs.get_mut(number).filter(|run| run.open_lanes == 0) else {
             return;
         };
         if !std::mem::replace(&mut run.is_over, true) {
@@ -381,10 +398,10 @@ impl Planner {
 
     /// Forgets a run that has ended.
     pub fn remove_run(&mut self, number: RunNo) {
-        let Some(run) = self.runs.remove(&number) else { return };
+        let Some(run) = self.runs.remove(number) else { return };
         for (lane, place) in run.lanes.iter().zip(0..) {
             debug_assert!(lane.is_closed, "lane {place} goes on");
-            for lock in &lane.locks {
+            for lock in lane.locks.iter() {
                 self.locks.forget_if_of_run(*lock, &run.name);
             }
         }
@@ -397,7 +414,7 @@ impl Run {
     pub(super) fn lets(&self, before: u32, successor: u32) -> bool {
         let Some(lane) = self.lanes.get(before as usize) else { return true };
         let Some(successor) = self.lanes.get(successor as usize) else { return true };
-        let predecessors = successor.plan.predecessors.iter();
+        let predecessors = successor.predecessors().iter();
         let mut of_lane =
             predecessors.filter(|found| found.lane == before && found.scope != Scope::Repeat);
         of_lane.all(|found| lane.satisfies(found.policy))

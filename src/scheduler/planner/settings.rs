@@ -1,10 +1,9 @@
 //! What people set while runs go on: capacities, weights, what is closed; and what is known of all
 //! workers and of a run as a whole.
 
-use super::bound::{Bound, bound_of};
+use super::bound::{Bound, BoundLane, bound_of};
 use super::locks::LockNo;
 use super::{LaneId, LockName, Planner, RunNo};
-use crate::scheduler::model::LanePlan;
 use std::sync::Arc;
 
 impl Planner {
@@ -28,7 +27,7 @@ impl Planner {
         let number = self.limit(name);
         self.locks.get_mut(number).closed = reason;
         self.wakes.insert(number);
-        for id in self.reserving.clone() {
+        for id in self.reserving.keys().copied().collect::<Vec<_>>() {
             if self.lane(id).is_some_and(|lane| lane.locks.contains(&number)) {
                 self.place_again(id);
             }
@@ -51,16 +50,16 @@ impl Planner {
     /// Puts the lanes of an environment or a queue under a limit that was set after their submit.
     fn limit_lanes(&mut self, name: &LockName, number: LockNo) {
         let mut found = Vec::new();
-        for (run_number, run) in &self.runs {
+        for (run_number, run) in self.runs.iter() {
             let queue = self.queues.iter().find(|(_, queue)| **queue == run.queue);
             for (lane, place) in run.lanes.iter().zip(0..) {
                 let is_meant = match name {
                     LockName::Tag(_) => false,
-                    LockName::Environment(environment) => lane.plan.environment == *environment,
+                    LockName::Environment(environment) => lane.traits.environment == *environment,
                     LockName::Queue(limited) => queue.is_some_and(|(name, _)| name == limited),
                 };
                 if is_meant {
-                    found.push(LaneId { run: *run_number, lane: place });
+                    found.push(LaneId { run: run_number, lane: place });
                 }
             }
         }
@@ -95,7 +94,17 @@ impl Planner {
         slots: u64,
         work_of: impl Fn(u32) -> (u64, u64),
     ) -> Option<Bound> {
-        let lanes: Vec<&LanePlan> = self.runs.get(&run)?.lanes.iter().map(|l| &l.plan).collect();
+        let tag_of = |lock: &LockNo| match &self.locks.get(*lock).name {
+            LockName::Tag(tag) => Some(&**tag),
+            _ => None,
+        };
+        let lanes = self.runs.get(run)?.lanes.iter().map(|lane| BoundLane {
+            slots: lane.traits.slots,
+            is_left_out: lane.traits.is_skipped || lane.traits.is_manual,
+            tags: lane.locks.iter().filter_map(tag_of).collect(),
+            predecessors: lane.predecessors(),
+        });
+        let lanes: Vec<BoundLane<'_>> = lanes.collect();
         let capacity_of = |tag: &str| {
             let lock = self.locks.find(&LockName::Tag(tag.into()));
             lock.map_or(1, |lock| u64::from(self.locks.get(lock).capacity))
@@ -106,10 +115,10 @@ impl Planner {
     /// How long all that is left of a run takes if nothing keeps it from filling all slots, in
     /// microseconds; none without workers.
     pub fn remaining(&self, run: RunNo) -> Option<u64> {
-        let lanes = self.runs.get(&run)?.lanes.iter().filter(|lane| !lane.plan.is_manual);
+        let lanes = self.runs.get(run)?.lanes.iter().filter(|lane| !lane.traits.is_manual);
         let left = lanes.map(|lane| {
-            let tasks = u64::from(lane.plan.total - lane.ended.count());
-            tasks.saturating_mul(u64::from(lane.plan.slots)).saturating_mul(lane.estimate())
+            let tasks = u64::from(lane.total - lane.ended.count());
+            tasks.saturating_mul(u64::from(lane.traits.slots)).saturating_mul(lane.estimate())
         });
         left.fold(0, u64::saturating_add).checked_div(self.workers.capacity())
     }

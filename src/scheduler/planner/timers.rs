@@ -33,7 +33,7 @@ impl Planner {
 
     /// Ends lanes for which no worker has been there for the run's time.
     fn skip_unserved(&mut self, now: u64, number: RunNo) {
-        let Some(run) = self.runs.get(&number) else { return };
+        let Some(run) = self.runs.get(number) else { return };
         let Some(timeout) = run.no_worker_timeout else { return };
         let mut overdue = Vec::new();
         let mut next = now + timeout;
@@ -49,7 +49,7 @@ impl Planner {
         for id in overdue {
             self.skip(now, id);
         }
-        if self.runs.contains_key(&number) {
+        if self.runs.get(number).is_some() {
             self.timers.insert((next, Timer::NoWorker(number)));
         }
     }

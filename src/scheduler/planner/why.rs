@@ -67,7 +67,7 @@ pub enum Why {
 
 impl Planner {
     pub fn why(&self, id: LaneId) -> Option<Why> {
-        let run = self.runs.get(&id.run)?;
+        let run = self.runs.get(id.run)?;
         let lane = run.lanes.get(id.lane as usize)?;
         if lane.has_ended() {
             return Some(Why::Ended);
@@ -77,29 +77,28 @@ impl Planner {
             RunState::Stopped => return Some(Why::Stopped),
             RunState::Running => {}
         }
-        for predecessor in &lane.plan.predecessors {
+        for predecessor in lane.predecessors() {
             let before = run.lanes.get(predecessor.lane as usize)?;
-            let open = before.plan.total - before.ended.count();
+            let open = before.total - before.ended.count();
             let is_whole = predecessor.scope != Scope::Repeat;
             if open > 0 && (is_whole || lane.claimable() == 0 && lane.open == 0) {
-                return Some(Why::Predecessor { case: before.plan.case.clone(), open });
+                return Some(Why::Predecessor { case: before.case_name.clone(), open });
             }
         }
         if lane.claimable() == 0 {
             return Some(match lane.is_resting() {
                 true => Why::Resting,
-                false if lane.plan.is_manual => Why::Person,
+                false if lane.traits.is_manual => Why::Person,
                 false => Why::Out,
             });
         }
-        let globals = lane.plan.global_predecessors.iter().zip(&lane.global_predecessors);
-        for (name, case) in globals {
-            let open = self.cases.get(*case as usize)?.open;
-            if open > 0 {
-                return Some(Why::GlobalPredecessor { case: name.clone(), open });
+        for case in lane.global_predecessors() {
+            let case = self.cases.get(*case as usize)?;
+            if case.open > 0 {
+                return Some(Why::GlobalPredecessor { case: case.name.clone(), open: case.open });
             }
         }
-        for lock in &lane.locks {
+        for lock in lane.locks.iter() {
             let lock = self.locks.get(*lock);
             if lock.admits(id) {
                 continue;
@@ -125,8 +124,8 @@ impl Planner {
         if !matches!(lane.place, Place::Ready(_)) {
             return Some(Why::Turn);
         }
-        if !self.workers.serves(lane.class) {
-            let (requires, slots) = (lane.plan.requires.clone(), lane.plan.slots);
+        if !self.workers.serves(lane.traits.class) {
+            let (requires, slots) = (lane.traits.requires.clone(), lane.traits.slots);
             return Some(Why::NoWorker { requires, slots });
         }
         Some(Why::NoSlot)

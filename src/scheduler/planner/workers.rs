@@ -1,5 +1,6 @@
 //! Who may run something now: workers by their labels, and within equal labels by how full they are.
 
+use super::numbered::Numbered;
 use crate::scheduler::model::Labels;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,10 +51,12 @@ impl Worker {
     }
 }
 
-/// Workers with the same labels.
+/// Workers with the same labels and as many slots: the emptiest of them has most room.
 #[derive(Debug)]
 struct Group {
     labels: Arc<Labels>,
+    /// Slots of each of them.
+    slots: u32,
     /// Those that take work, the emptiest first.
     by_fullness: BTreeSet<(u64, WorkerNo)>,
     /// Free slots of all of them.
@@ -87,17 +90,21 @@ pub(super) struct Want {
     pub tasks: u32,
     /// Of one task, in microseconds.
     pub estimate: u64,
-    /// They may wait at a worker: they hold no tag meanwhile.
-    pub may_wait: bool,
-    /// What all workers together have to do before they run dry, in microseconds of one slot.
-    pub ready_work: u64,
+}
+
+/// A worker with free slots for tasks of a class.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Free {
+    pub worker: WorkerNo,
+    /// It takes nothing else.
+    is_kept: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Workers {
-    workers: BTreeMap<WorkerNo, Worker>,
+    workers: Numbered<Worker>,
     groups: Vec<Group>,
-    group_by_labels: BTreeMap<Arc<Labels>, u32>,
+    group_by_kind: BTreeMap<(Arc<Labels>, u32), u32>,
     classes: Vec<Class>,
     class_by_want: BTreeMap<(Arc<Labels>, u32), ClassNo>,
     capacity: u64,
@@ -114,7 +121,7 @@ impl Workers {
         let labels = people_labels();
         self.add(number, name, &labels, PEOPLE_SLOTS, 0);
         self.capacity -= u64::from(PEOPLE_SLOTS);
-        if let Some(worker) = self.workers.get_mut(&number) {
+        if let Some(worker) = self.workers.get_mut(number) {
             worker.is_people = true;
         }
     }
@@ -147,13 +154,15 @@ impl Workers {
         capacity: u32,
         ahead_max: u32,
     ) {
-        let group = match self.group_by_labels.get(labels) {
+        let capacity = capacity.max(1);
+        let kind = (Arc::new(labels.clone()), capacity);
+        let group = match self.group_by_kind.get(&kind) {
             Some(group) => *group,
-            None => self.add_group(labels),
+            None => self.add_group(kind),
         };
         let worker = Worker {
             name,
-            capacity: capacity.max(1),
+            capacity,
             ahead_max,
             load: 0,
             group,
@@ -169,16 +178,17 @@ impl Workers {
         self.workers.insert(number, worker);
     }
 
-    fn add_group(&mut self, labels: &Labels) -> u32 {
-        let labels = Arc::new(labels.clone());
+    fn add_group(&mut self, kind: (Arc<Labels>, u32)) -> u32 {
+        let (labels, slots) = kind.clone();
         let group = self.groups.len() as u32;
         for class in &mut self.classes {
             if has_all(&labels, &class.requires) {
                 class.groups.push(group);
             }
         }
-        self.group_by_labels.insert(labels.clone(), group);
-        self.groups.push(Group { labels, by_fullness: BTreeSet::new(), free: 0, capacity: 0 });
+        self.group_by_kind.insert(kind, group);
+        let by_fullness = BTreeSet::new();
+        self.groups.push(Group { labels, slots, by_fullness, free: 0, capacity: 0 });
         group
     }
 
@@ -187,7 +197,7 @@ impl Workers {
         if let Some((class, _)) = self.hold.filter(|(_, held)| *held == number) {
             self.unhold_for(class);
         }
-        let Some(worker) = self.workers.get_mut(&number).filter(|worker| worker.is_open) else {
+        let Some(worker) = self.workers.get_mut(number).filter(|worker| worker.is_open) else {
             return;
         };
         worker.is_open = false;
@@ -202,16 +212,16 @@ impl Workers {
 
     pub(super) fn remove(&mut self, number: WorkerNo) {
         self.close(number);
-        self.workers.remove(&number);
+        self.workers.remove(number);
     }
 
     pub(super) fn get(&self, number: WorkerNo) -> Option<&Worker> {
-        self.workers.get(&number)
+        self.workers.get(number)
     }
 
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerNo, &Worker)> {
-        self.workers.iter().map(|(number, worker)| (*number, worker))
+        self.workers.iter()
     }
 
     /// Slots of all workers that take work.
@@ -222,14 +232,17 @@ impl Workers {
     /// Whether any worker that takes work is large enough and has the labels.
     pub(super) fn serves(&self, class: ClassNo) -> bool {
         let Some(class) = self.classes.get(class as usize) else { return false };
-        let groups = class.groups.iter().map(|group| &self.groups[*group as usize]);
-        let mut workers = groups.flat_map(|group| group.by_fullness.iter());
-        workers.any(|(_, number)| self.workers[number].capacity >= class.slots)
+        let mut groups = class.groups.iter().map(|group| &self.groups[*group as usize]);
+        groups.any(|group| group.slots >= class.slots && !group.by_fullness.is_empty())
             || self.hold.is_some_and(|(_, number)| self.could(number, class))
     }
 
+    fn free(&self, number: WorkerNo) -> u32 {
+        self.workers.get(number).map_or(0, Worker::free)
+    }
+
     fn could(&self, number: WorkerNo, class: &Class) -> bool {
-        let Some(worker) = self.workers.get(&number) else { return false };
+        let Some(worker) = self.workers.get(number) else { return false };
         worker.capacity >= class.slots && class.groups.contains(&worker.group)
     }
 
@@ -243,8 +256,8 @@ impl Workers {
         let groups = class.groups.iter().map(|group| &self.groups[*group as usize]);
         let numbers = groups.flat_map(|group| group.by_fullness.iter().map(|(_, number)| *number));
         let large = numbers.filter(|number| self.could(*number, class));
-        let Some(number) = large.max_by_key(|number| self.workers[number].free()) else { return };
-        let worker = &self.workers[&number];
+        let Some(number) = large.max_by_key(|number| self.free(*number)) else { return };
+        let Some(worker) = self.workers.get(number) else { return };
         let group = &mut self.groups[worker.group as usize];
         group.by_fullness.remove(&(worker.fullness(), number));
         group.free -= u64::from(worker.free());
@@ -260,7 +273,7 @@ impl Workers {
         let Some((_, number)) = self.hold.take_if(|(held_for, _)| *held_for == class) else {
             return;
         };
-        if let Some(worker) = self.workers.get(&number).filter(|worker| worker.is_open) {
+        if let Some(worker) = self.workers.get(number).filter(|worker| worker.is_open) {
             let group = &mut self.groups[worker.group as usize];
             group.by_fullness.insert((worker.fullness(), number));
             group.free += u64::from(worker.free());
@@ -294,7 +307,7 @@ impl Workers {
     }
 
     fn change(&mut self, number: WorkerNo, change: impl FnOnce(&mut Worker)) {
-        let Some(worker) = self.workers.get_mut(&number) else { return };
+        let Some(worker) = self.workers.get_mut(number) else { return };
         let (before, free) = (worker.fullness(), worker.free());
         change(worker);
         let after = worker.fullness();
@@ -307,37 +320,56 @@ impl Workers {
         }
     }
 
-    /// The emptiest worker with room for the lane, and for how much of it.
-    pub(super) fn room(&self, want: &Want) -> Option<Room> {
-        let class = self.classes.get(want.class as usize)?;
-        if let Some((_, number)) = self.hold.filter(|(held_for, _)| *held_for == want.class)
-            && let free = self.workers[&number].free()
-            && free >= class.slots
+    /// The worker that takes a task of the class at once: the one kept for it, or the emptiest.
+    pub(super) fn free_for(&self, class_no: ClassNo) -> Option<Free> {
+        let class = self.classes.get(class_no as usize)?;
+        if let Some((_, number)) = self.hold.filter(|(held_for, _)| *held_for == class_no)
+            && self.free(number) >= class.slots
         {
-            let tasks = want.tasks.min(free / class.slots);
-            return Some(Room { worker: number, tasks, is_ahead: false });
+            return Some(Free { worker: number, is_kept: true });
         }
-        let groups = || class.groups.iter().map(|group| &self.groups[*group as usize]);
+        let groups = class.groups.iter().map(|group| &self.groups[*group as usize]);
         let emptiest = |group: &Group| {
-            // More than one slot may be wanted, and the emptiest may be too small.
-            let free = group.by_fullness.range(..(PARTS, 0));
-            let workers = free.map(|(fullness, number)| (*fullness, *number));
-            workers.clone().find(|(_, number)| self.workers[number].free() >= class.slots)
+            let emptiest = group.by_fullness.first().filter(|_| group.free > 0);
+            // More than one slot may be wanted.
+            let fits = |number: WorkerNo| class.slots == 1 || self.free(number) >= class.slots;
+            emptiest.filter(|(fullness, number)| *fullness < PARTS && fits(*number)).copied()
         };
-        if let Some((_, number)) = groups().filter_map(emptiest).min() {
-            let free = self.workers[&number].free();
-            let all: u64 = groups().map(|group| group.free).sum();
-            let tasks = share(want.tasks, free, all).min(free / class.slots);
-            return Some(Room { worker: number, tasks, is_ahead: false });
-        }
-        if !want.may_wait || class.slots != 1 || self.capacity == 0 {
-            return None;
-        }
+        let (_, worker) = groups.filter_map(emptiest).min()?;
+        Some(Free { worker, is_kept: false })
+    }
+
+    /// How much of so many tasks that worker takes.
+    pub(super) fn share_of(&self, free: Free, class: ClassNo, tasks: u32) -> Room {
+        let Some(class) = self.classes.get(class as usize) else {
+            return Room { worker: free.worker, tasks: 0, is_ahead: false };
+        };
+        let slots = self.free(free.worker);
+        let wanted = match free.is_kept {
+            true => tasks,
+            false => {
+                let groups = class.groups.iter().map(|group| &self.groups[*group as usize]);
+                share(tasks, slots, groups.map(|group| group.free).sum())
+            }
+        };
+        Room { worker: free.worker, tasks: wanted.min(slots / class.slots), is_ahead: false }
+    }
+
+    /// Whether tasks of the class may be given ahead at all.
+    pub(super) fn may_wait(&self, class: ClassNo) -> bool {
+        self.capacity > 0 && self.classes.get(class as usize).is_some_and(|class| class.slots == 1)
+    }
+
+    /// The emptiest worker that takes tasks ahead, while nobody takes one at once. `ready_work` is
+    /// what all workers together have to do before they run dry, in microseconds of one slot.
+    pub(super) fn room_ahead(&self, want: &Want, ready_work: u64) -> Option<Room> {
+        let class = self.classes.get(want.class as usize).filter(|_| self.may_wait(want.class))?;
+        let groups = || class.groups.iter().map(|group| &self.groups[*group as usize]);
         let (_, number) = groups().filter_map(|group| group.by_fullness.first()).min()?;
-        let worker = &self.workers[number];
+        let worker = self.workers.get(*number)?;
         let longest = worker.estimates.last_key_value().map_or(0, |(estimate, _)| *estimate);
         let estimate = want.estimate.max(1);
-        let rest = want.ready_work / self.capacity;
+        let rest = ready_work / self.capacity;
         let rounds = rest / longest.max(estimate);
         if rounds < AHEAD_ROUNDS_MIN {
             return None;
