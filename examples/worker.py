@@ -34,7 +34,9 @@ def stay_alive():
 def find_case(run, lane):
     packs = [json.loads(value) for value, _ in store.get_prefix(f"{T}run/{run}/def/")]
     number = lane % packs[0]["total"]
-    return next(p["cases"][number - p["first"]] for p in packs if number - p["first"] in range(len(p["cases"])))
+    pack = next(p for p in packs if number - p["first"] in range(len(p["cases"])))
+    case = {**pack.get("base", {}), **pack["cases"][number - pack["first"]]}
+    return {field: value for field, value in case.items() if value is not None}
 
 
 def attempt(run, fence, lane, ordinal, number):

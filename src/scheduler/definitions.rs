@@ -2,9 +2,8 @@
 //! they are used.
 
 use super::client::Client;
-use super::coordinator::Definitions;
 use super::keys;
-use super::model::{Environment, TestCase};
+use super::model::{Definitions, Environment, TestCase, Unread};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -22,7 +21,24 @@ pub(super) struct Definition {
 struct Pack {
     run: Arc<str>,
     first: u32,
-    cases: Vec<Arc<TestCase>>,
+    cases: Vec<Kept>,
+}
+
+/// A pack has thousands of cases, of which few may be needed.
+enum Kept {
+    Unread(Unread),
+    Read(Arc<TestCase>),
+}
+
+impl Kept {
+    fn read(&mut self) -> Result<Arc<TestCase>, String> {
+        let case = match self {
+            Self::Unread(case) => Arc::new(case.read().map_err(|error| error.to_string())?),
+            Self::Read(case) => return Ok(case.clone()),
+        };
+        *self = Self::Read(case.clone());
+        Ok(case)
+    }
 }
 
 #[derive(Default)]
@@ -62,19 +78,24 @@ impl Library {
         };
         let (case, place) = (lane % total.max(1), lane / total.max(1));
         let environment = environments.get(place as usize).cloned();
-        if let Some(case) = shelf.case(run, case) {
+        if let Some(case) = shelf.case(run, case)? {
             return Ok(Definition { case, environment });
         }
         let pack = self.read(run, case, revision).await?;
         let first = pack.first;
         shelf.keep(run, first, pack.cases);
-        let case = shelf.case(run, case);
+        let case = shelf.case(run, case)?;
         case.map(|case| Definition { case, environment })
             .ok_or_else(|| format!("run {run} has no lane {lane}"))
     }
 
     /// The pack that holds a case.
-    async fn read(&self, run: &str, case: u32, revision: i64) -> Result<Definitions, String> {
+    async fn read(
+        &self,
+        run: &str,
+        case: u32,
+        revision: i64,
+    ) -> Result<Definitions<Unread>, String> {
         let first = keys::definitions(run, 0);
         let end = keys::definitions(run, case + 1);
         // Definitions never change, so that a member that knows this revision need not ask the others.
@@ -85,13 +106,13 @@ impl Library {
         };
         let found = found.map_err(|error| error.to_string())?;
         let found = found.ok_or_else(|| format!("run {run} has no definitions"))?;
-        serde_json::from_slice(&found.value).map_err(|error| error.to_string())
+        Definitions::unread(&found.value).map_err(|error| error.to_string())
     }
 }
 
 impl Shelf {
-    fn keep(&mut self, run: &Arc<str>, first: u32, cases: Vec<TestCase>) {
-        let cases = cases.into_iter().map(Arc::new).collect();
+    fn keep(&mut self, run: &Arc<str>, first: u32, cases: Vec<Unread>) {
+        let cases = cases.into_iter().map(Kept::Unread).collect();
         self.packs.push_back(Pack { run: run.clone(), first, cases });
         if self.packs.len() > PACKS_MAX
             && let Some(gone) = self.packs.pop_front()
@@ -101,8 +122,10 @@ impl Shelf {
         }
     }
 
-    fn case(&self, run: &str, case: u32) -> Option<Arc<TestCase>> {
-        let mut of_run = self.packs.iter().filter(|pack| &*pack.run == run);
-        of_run.find_map(|pack| pack.cases.get(case.checked_sub(pack.first)? as usize).cloned())
+    fn case(&mut self, run: &str, case: u32) -> Result<Option<Arc<TestCase>>, String> {
+        let mut of_run = self.packs.iter_mut().filter(|pack| &*pack.run == run);
+        let found =
+            of_run.find_map(|pack| pack.cases.get_mut(case.checked_sub(pack.first)? as usize));
+        found.map(Kept::read).transpose()
     }
 }

@@ -3,9 +3,8 @@
 use crate::team;
 use quoin::scheduler::catalog;
 use quoin::scheduler::client::{Access, Client};
-use quoin::scheduler::coordinator::Definitions;
 use quoin::scheduler::keys;
-use quoin::scheduler::model::{Kind, RunSpec, Selected, TestCase};
+use quoin::scheduler::model::{Definitions, Kind, RunSpec, Selected, TestCase};
 use quoin::scheduler::store::{Op, Outcome, Txn};
 use quoin::scheduler::submit;
 use serde_json::json;
@@ -79,7 +78,7 @@ pub async fn a_submit_sees_what_was_written_before(engine: crate::Engine) {
         let made = submit::submit(reader, &spec).await.unwrap();
         assert!(made.is_new);
         let kv = reader.get(&keys::definitions(&spec.id, 0)).await.unwrap().unwrap();
-        let found: Definitions = serde_json::from_slice(&kv.value).unwrap();
+        let found = Definitions::parse(&kv.value).unwrap();
         assert_eq!(found.cases[0].name, n.to_string());
     }
 }

@@ -16,7 +16,7 @@ mod runs;
 mod watch;
 
 pub(in crate::scheduler) use runs::plan_of;
-pub use runs::{Definitions, LanePack, OpenedRun};
+pub use runs::{LanePack, OpenedRun};
 
 use super::model::{Item, RunSpec, Status, Totals};
 use super::planner::{ClaimNo, Planner, RunNo, WorkerNo};

@@ -4,32 +4,14 @@ use super::histories::Source;
 use super::{Control, Coordinator, Request, Run, RunStatus, parse};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
-    Environment, LaneCheckpoint, Outline, Row, Rules, RunPlan, RunSpec, Segment, Selected, Status,
-    TestCase, expand,
+    Definitions, Environment, LaneCheckpoint, Outline, Row, Rules, RunPlan, RunSpec, Segment,
+    Status, TestCase, count, expand, survey_of,
 };
 use crate::scheduler::planner::{LaneId, RunNo, RunSetup};
 use crate::scheduler::store::{Change, Commit, Kv};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Copies of definitions that a run was submitted with: the value of `run/{run}/def/{first}`.
-///
-/// The cases of a run are numbered, and lane n is case n mod `total` in environment n div `total`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Definitions {
-    /// All cases of the run.
-    pub total: u32,
-    /// The number of the first of these.
-    pub first: u32,
-    pub cases: Vec<TestCase>,
-    /// Of these, where the run does not name its cases: there are too many.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub repeats: Vec<u32>,
-    /// With the first cases only.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub environments: Vec<Environment>,
-}
 
 /// Checkpoints of lanes: the value of `run/{run}/lane/{n}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,7 +38,7 @@ impl OpenedRun {
         let definitions = keys::definition_packs(run);
         let mut read = Read::default();
         for kv in kvs.iter().filter(|kv| kv.key.starts_with(&definitions)) {
-            read.pack(parse(kv)?, drop);
+            read.pack(kv)?;
         }
         Self::new(spec, read)
     }
@@ -69,11 +51,8 @@ impl OpenedRun {
             let is_definition = kv.key.starts_with(&definitions);
             if is_definition {
                 // Its text is not kept while the next is read: together they are long.
-                let pack = parse::<Definitions>(&std::mem::take(kv));
-                read = read.take().zip(pack).map(|(mut read, pack)| {
-                    read.pack(pack, drop);
-                    read
-                });
+                let kv = std::mem::take(kv);
+                read = read.take().and_then(|mut read| read.pack(&kv).map(|()| read));
             }
             !is_definition
         });
@@ -94,44 +73,51 @@ fn spec_of(run: &str, kvs: &[Kv]) -> Option<RunSpec> {
 /// Definitions of a run as they are read, pack by pack.
 #[derive(Default)]
 struct Read {
-    outlines: BTreeMap<Arc<str>, Outline>,
+    outlines: Vec<Outline>,
+    /// Of each, where the run does not name its cases.
+    repeats: Vec<u32>,
     /// Of the case that was read last.
     rules: Option<Arc<Rules>>,
     environments: Vec<Environment>,
-    /// Where the run does not name its cases.
-    selected: Vec<Selected>,
 }
 
 impl Read {
-    fn pack(&mut self, pack: Definitions, mut take: impl FnMut(TestCase)) {
-        let of_cases = pack.cases.iter().zip(&pack.repeats);
-        self.selected.extend(
-            of_cases
-                .map(|(case, repeats)| Selected { case: case.id.clone(), repeats: Some(*repeats) }),
-        );
+    fn pack(&mut self, kv: &Kv) -> Option<()> {
+        let pack = Definitions::outlines(&kv.value, &mut self.rules).ok()?;
+        self.outlines.extend(pack.cases);
+        self.repeats.extend(pack.repeats);
+        self.environments.extend(pack.environments);
+        Some(())
+    }
+
+    /// The same, and hands out the cases.
+    fn whole_pack(&mut self, kv: &Kv, take: &mut impl FnMut(TestCase)) -> Option<()> {
+        let pack = Definitions::parse(&kv.value).ok()?;
+        self.repeats.extend(pack.repeats);
         self.environments.extend(pack.environments);
         for case in pack.cases {
-            let outline = Outline::new(&case, &mut self.rules);
-            self.outlines.insert(outline.id.clone(), outline);
+            self.outlines.push(Outline::new(&case, &mut self.rules));
             take(case);
         }
+        Some(())
     }
 
     /// Whoever submits has done the same with the same result, so that it cannot fail for a run that
     /// exists.
     fn plan(self, spec: &RunSpec) -> Option<(Vec<Environment>, RunPlan)> {
-        let whole;
-        let spec = match spec.cases.is_empty() {
-            true => {
-                whole = RunSpec { cases: self.selected, ..spec.clone() };
-                &whole
-            }
-            false => spec,
+        let Self { outlines, repeats, environments, .. } = self;
+        let of_run = environments.iter();
+        let of_run = of_run.map(|found| (found.id.clone(), found.clone())).collect();
+        let plan = if spec.cases.is_empty() {
+            // All that it has are here in their order, also those that were pulled in.
+            let selected = outlines.iter().zip(repeats).map(Ok);
+            survey_of(spec, selected, |_| None, &of_run).ok()?.plan(spec)
+        } else {
+            let by_id: BTreeMap<&str, &Outline> =
+                outlines.iter().map(|outline| (&*outline.id, outline)).collect();
+            expand(spec, |id| by_id.get(id).copied(), &of_run).ok()?
         };
-        let environments = self.environments.iter();
-        let by_id = environments.map(|found| (found.id.clone(), found.clone())).collect();
-        let plan = expand(spec, |id| self.outlines.get(id), &by_id).ok()?;
-        Some((self.environments, plan))
+        Some((environments, plan))
     }
 }
 
@@ -296,10 +282,9 @@ impl Coordinator {
 /// Whether the definitions of all cases of a run are among these keys.
 fn has_all_definitions(run: &str, kvs: &[Kv]) -> bool {
     let prefix = keys::definition_packs(run);
-    let packs =
-        kvs.iter().filter(|kv| kv.key.starts_with(&prefix)).filter_map(parse::<Definitions>);
-    let (found, total) =
-        packs.fold((0, 0), |(found, _), pack| (found + pack.cases.len(), pack.total));
+    let packs = kvs.iter().filter(|kv| kv.key.starts_with(&prefix));
+    let counts = packs.filter_map(|kv| count(&kv.value));
+    let (found, total) = counts.fold((0, 0), |(found, _), (more, total)| (found + more, total));
     total > 0 && found == total as usize
 }
 
@@ -314,7 +299,7 @@ pub(in crate::scheduler) fn plan_of(
     let definitions = keys::definition_packs(name);
     let mut read = Read::default();
     for kv in kvs.iter().filter(|kv| kv.key.starts_with(&definitions)) {
-        read.pack(parse(kv)?, &mut take);
+        read.whole_pack(kv, &mut take)?;
     }
     read.plan(spec)
 }

@@ -19,6 +19,22 @@ const PRIORITY_MAX: i32 = 1_000;
 /// A week: longer is a mistake of units.
 const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3_600_000;
 
+/// Fields that are texts of which a run depends on none: cases that differ in nothing else have the
+/// same rules.
+pub(super) const FREE_TEXTS: [&str; 11] = [
+    "id",
+    "name",
+    "url",
+    "method",
+    "folder",
+    "input",
+    "output",
+    "owner",
+    "state_reason",
+    "gmt_create",
+    "gmt_modified",
+];
+
 /// The definition of a case, as it is kept under `/testcases/{id}`. All but id and what its kind
 /// needs may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,8 @@
 //! results. Pure: values, their JSON form, and what is refused.
 
 mod case;
+mod copies;
+mod definitions;
 mod environment;
 mod ordinals;
 mod outline;
@@ -15,10 +17,14 @@ pub use case::{
     CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
     TestCase, check_id,
 };
+pub use copies::{CaseCopy, Copier, Pack, Packs};
+pub use definitions::{Definitions, Unread, count};
 pub use environment::{Environment, Health, Occupancy};
 pub use ordinals::Ordinals;
 pub use outline::{Outline, Rules};
-pub use plan::{LanePlan, PlannedPredecessor, RunPlan, Survey, expand, find_circle, survey};
+pub use plan::{
+    LanePlan, PlannedPredecessor, RunPlan, Survey, expand, find_circle, survey, survey_of,
+};
 pub use record::{Claim, Item, LaneCheckpoint, Row, Segment, Totals, Tried};
 pub use refusal::Refusal;
 pub use run::{Missing, RunSpec, Selected};

@@ -50,6 +50,11 @@ impl Outline {
         *before = Some(rules.clone());
         Self { id: case.id.as_str().into(), rules }
     }
+
+    /// Another case with the same rules.
+    pub(super) fn alike(&self, id: &str) -> Self {
+        Self { id: id.into(), rules: self.rules.clone() }
+    }
 }
 
 impl From<&TestCase> for Outline {

@@ -76,7 +76,25 @@ pub fn survey<'a>(
     environments: &'a BTreeMap<String, Environment>,
 ) -> Result<Survey<'a>, Refusal> {
     spec.check()?;
-    let mut survey = select(spec, find)?;
+    let selected = spec.cases.iter().map(|choice| {
+        let case = find(&choice.case).ok_or_else(|| unknown(&choice.case))?;
+        Ok((case, choice.repeats.unwrap_or(spec.repeats)))
+    });
+    survey_of(spec, selected, &find, environments)
+}
+
+/// The same for cases that have been looked up, with their repeats, whatever the run names.
+///
+/// # Errors
+///
+/// As `survey`.
+pub fn survey_of<'a>(
+    spec: &RunSpec,
+    selected: impl Iterator<Item = Result<(&'a Outline, u32), Refusal>>,
+    find: impl Fn(&str) -> Option<&'a Outline>,
+    environments: &'a BTreeMap<String, Environment>,
+) -> Result<Survey<'a>, Refusal> {
+    let mut survey = select(spec, selected, find)?;
     survey.places = places(spec, environments)?;
     let order = survey.cases.iter().map(|(case, _)| (&*case.id, &case.case_pre[..]));
     if let Some(path) = find_circle(order) {
@@ -159,23 +177,22 @@ pub fn expand<'a>(
 /// The cases of the run, in the order of the selection; predecessors that are pulled in come last.
 fn select<'a>(
     spec: &RunSpec,
+    selected: impl Iterator<Item = Result<(&'a Outline, u32), Refusal>>,
     find: impl Fn(&str) -> Option<&'a Outline>,
 ) -> Result<Survey<'a>, Refusal> {
-    let find = |id: &str| {
-        let case = find(id).filter(|case| !case.is_deleted);
-        case.ok_or_else(|| Refusal::new(404, format!("unknown case {id}")))
-    };
     let mut warnings = Vec::new();
-    let mut cases: Vec<(&Outline, u32)> = Vec::with_capacity(spec.cases.len());
+    let mut cases: Vec<(&Outline, u32)> = Vec::with_capacity(selected.size_hint().0);
     let mut index: BTreeMap<&str, usize> = BTreeMap::new();
-    for choice in &spec.cases {
-        let repeats = choice.repeats.unwrap_or(spec.repeats);
-        let case = find(&choice.case)?;
+    for choice in selected {
+        let (case, repeats) = choice?;
+        if case.is_deleted {
+            return Err(unknown(&case.id));
+        }
         match index.entry(&case.id) {
             Entry::Occupied(place) => {
                 let sum = &mut cases[*place.get()].1;
                 *sum = sum.saturating_add(repeats);
-                warnings.push(format!("case {} is selected twice: {sum} repeats", choice.case));
+                warnings.push(format!("case {} is selected twice: {sum} repeats", case.id));
             }
             Entry::Vacant(place) => {
                 place.insert(cases.len());
@@ -194,7 +211,8 @@ fn select<'a>(
             match spec.missing {
                 Missing::Ignore => {}
                 Missing::Include => {
-                    let pulled = find(before)?;
+                    let pulled = find(before).filter(|case| !case.is_deleted);
+                    let pulled = pulled.ok_or_else(|| unknown(before))?;
                     index.insert(&pulled.id, cases.len());
                     cases.push((pulled, spec.repeats));
                 }
@@ -210,6 +228,10 @@ fn select<'a>(
         }
     }
     Ok(Survey { cases, index, places: Vec::new(), warnings })
+}
+
+fn unknown(id: &str) -> Refusal {
+    Refusal::new(404, format!("unknown case {id}"))
 }
 
 fn places<'a>(

@@ -5,7 +5,7 @@ use super::chosen::{self, Chosen};
 use crate::scheduler::catalog;
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
-use crate::scheduler::model::{Environment, Missing, Refusal, RunSpec, TestCase};
+use crate::scheduler::model::{Environment, Missing, Refusal, RunSpec};
 use crate::scheduler::store::{Compare, Kv};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -64,11 +64,13 @@ pub(super) async fn near(client: &Client, spec: &RunSpec) -> Result<Option<Groun
     if of_queue.is_none() {
         ground.holds.push(Compare::Absent(queue));
     }
-    ground.chosen.selected.clone_from(&spec.cases);
+    let selected = spec.cases.iter().map(|choice| (choice.case.as_str().into(), choice.repeats));
+    ground.chosen.selected = selected.collect();
     for kv in found {
         if kv.key.starts_with(keys::CASES) {
-            let Ok(case) = serde_json::from_slice::<TestCase>(&kv.value) else { return Ok(None) };
-            ground.chosen.add(case, Some(&kv.value), spec.submitted);
+            if ground.chosen.keep(&kv, spec.submitted, |_| true).is_none() {
+                return Ok(None);
+            }
         } else if kv.key.starts_with(keys::ENVIRONMENTS) {
             let Ok(place) = serde_json::from_slice::<Environment>(&kv.value) else {
                 return Ok(None);

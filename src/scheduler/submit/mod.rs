@@ -6,9 +6,10 @@ mod ground;
 
 use super::client::Client;
 use super::keys;
-use super::model::{Environment, Refusal, RunSpec, Survey, TestCase, survey};
+use super::model::{
+    CaseCopy, Environment, Pack, Packs, Refusal, RunSpec, Selected, Survey, TestCase, survey_of,
+};
 use super::store::{Compare, Kv, Op, Outcome, Txn};
-use chosen::{Chosen, Packs};
 use etcd_client::Error;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ground::Ground;
@@ -137,25 +138,32 @@ async fn attempt(
     digest: &str,
     ground: Ground,
 ) -> Result<Option<Submitted>, SubmitError> {
-    let Ground { chosen: Chosen { selected, cases, .. }, environments, holds } = ground;
-    let mut kept = RunSpec { cases: selected, ..spec.clone() };
-    let survey = survey(&kept, |id| Some(&cases.get(id)?.outline), &environments)?;
-    let is_long = kept.cases.len() > NAMED_MAX;
-    if is_long {
-        kept.cases = Vec::new();
-    }
+    let Ground { chosen, environments, holds } = ground;
+    let selected = chosen.selected.iter().map(|(id, repeats)| {
+        let unknown = || Refusal::new(404, format!("unknown case {id}"));
+        let case = chosen.outline(id).ok_or_else(unknown)?;
+        Ok((case, repeats.unwrap_or(spec.repeats)))
+    });
+    let survey = survey_of(spec, selected, |id| chosen.outline(id), &environments)?;
+    let is_long = chosen.selected.len() > NAMED_MAX;
+    let named = chosen.selected.iter().filter(|_| !is_long);
+    let named = named.map(|(id, repeats)| Selected { case: id.to_string(), repeats: *repeats });
+    let kept = RunSpec { cases: named.collect(), ..spec.clone() };
     let of_run: Vec<Environment> =
         spec.environments.iter().filter_map(|id| environments.get(id).cloned()).collect();
-    let only = Packs::new(&survey, &cases, &of_run, is_long).only();
+    let cases = survey.cases.iter();
+    let cases = cases.filter_map(|(case, repeats)| Some((chosen.case(&case.id)?, *repeats)));
+    let cases: Vec<(&CaseCopy, u32)> = cases.collect();
+    let only = Packs::new(&cases, &of_run, is_long).only();
     let run = Op::put(keys::run(&spec.id), &kept);
     // What is small goes with the run itself; else it is there before the run.
     let opened = match only.filter(|pack| run.bytes() + pack.text.len() <= WHOLE_BYTES_MAX) {
         Some(pack) => {
-            let pack = put_definitions(&spec.id, pack.first, pack.text);
+            let pack = put_definitions(&spec.id, pack);
             open(client, spec, digest, holds, vec![pack, run]).await?
         }
         None => {
-            let packs = Packs::new(&survey, &cases, &of_run, is_long);
+            let packs = Packs::new(&cases, &of_run, is_long);
             let opened = match write_packs(client, &spec.id, packs).await {
                 Ok(first) => {
                     let holds = holds.into_iter().chain([first]).collect();
@@ -182,8 +190,8 @@ async fn attempt(
     })
 }
 
-fn put_definitions(run: &str, first: u32, text: Vec<u8>) -> Op {
-    Op::Put { key: keys::definitions(run, first), value: text, lease: 0 }
+fn put_definitions(run: &str, pack: Pack) -> Op {
+    Op::Put { key: keys::definitions(run, pack.first), value: pack.text.into(), lease: 0 }
 }
 
 /// Writes the definitions of a run that is not there yet. Returns what holds as long as they are
@@ -199,13 +207,13 @@ async fn write_packs(
     };
     // Whoever submits another run of this id at the same time begins here as well.
     let first = keys::definitions(run, pack.first);
-    let then = vec![put_definitions(run, pack.first, pack.text)];
+    let then = vec![put_definitions(run, pack)];
     let txn = Txn { compares: vec![absent.clone()], then, ..Default::default() };
     let unchanged = Compare::ChangedAt(first, written(client, &txn, run).await?);
     let compares = [absent, unchanged.clone()];
     let writes = packs.map(|pack| {
         let compares = compares.to_vec();
-        let then = vec![put_definitions(run, pack.first, pack.text)];
+        let then = vec![put_definitions(run, pack)];
         async move { written(client, &Txn { compares, then, ..Default::default() }, run).await }
     });
     let mut writes = stream::iter(writes).buffer_unordered(WRITES_AT_ONCE);

@@ -3,10 +3,10 @@
 use super::{
     Filter, Rule, RunBook, audit, idleness, is_undisturbed, line, numbers, replay, story, waiting,
 };
-use crate::scheduler::coordinator::{Definitions, LanePack, RunStatus, TagHold, WorkerInfo};
+use crate::scheduler::coordinator::{LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
-    Claim, Item, LaneCheckpoint, Row, RunSpec, Segment, Status, TestCase,
+    Claim, Definitions, Item, LaneCheckpoint, Row, RunSpec, Segment, Status, TestCase,
 };
 use crate::scheduler::record::{Block, Rolled};
 use crate::scheduler::store::{Change, Commit, Kv};

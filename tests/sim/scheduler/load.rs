@@ -2,11 +2,11 @@
 
 use super::ledger::{Ledger, RunLedger};
 use crate::random::Random;
-use quoin::scheduler::coordinator::{Control, Definitions};
+use quoin::scheduler::coordinator::Control;
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{
-    Environment, Health, Kind, Labels, OnLost, Outline, Policy, Predecessor, Retries, RunPlan,
-    RunSpec, Scope, Selected, Status, TagScope, TagUse, TestCase, expand,
+    Definitions, Environment, Health, Kind, Labels, OnLost, Outline, Policy, Predecessor, Retries,
+    RunPlan, RunSpec, Scope, Selected, Status, TagScope, TagUse, TestCase, expand,
 };
 use quoin::scheduler::store::{Op, Txn};
 use std::collections::BTreeMap;
