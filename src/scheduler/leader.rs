@@ -4,7 +4,7 @@
 use super::checks;
 use super::client::{Access, Client};
 use super::clock::Clock;
-use super::coordinator::{Coordinator, OpenedRun, Request, Settings, TxnNo};
+use super::coordinator::{Coordinator, Draft, OpenedRun, Request, Settings, TxnNo, drafts};
 use super::execute::Caller;
 use super::keys;
 use super::lease::Lease;
@@ -35,6 +35,7 @@ enum Answer {
     Run(String, Option<Box<OpenedRun>>, Vec<Kv>),
     /// The next block of a run that is over, and its first segments.
     Ended(String, u32, Vec<Kv>),
+    Drafts(Vec<Draft>),
     /// A read failed.
     Lost(Error),
 }
@@ -228,6 +229,7 @@ async fn lead(
                     coordinator.run_read(clock.now(), &run, opened.map(|opened| *opened), &kvs);
                 }
                 Answer::Ended(run, block, kvs) => coordinator.ended_read(&run, block, &kvs),
+                Answer::Drafts(found) => coordinator.drafts_read(found),
                 Answer::Lost(error) => return Err(error),
             },
             () = sleep_until(Instant::now() + timer) => coordinator.tick(clock.now()),
@@ -265,6 +267,10 @@ fn ask(client: &Client, request: Request, answers: mpsc::UnboundedSender<Answer>
             },
             Request::ReadEnded { run } => match read_ended(&client, &run).await {
                 Ok((block, kvs)) => Answer::Ended(run, block, kvs),
+                Err(error) => Answer::Lost(error),
+            },
+            Request::ReadDrafts => match client.versions(keys::RUNS).await {
+                Ok(found) => Answer::Drafts(drafts(&found)),
                 Err(error) => Answer::Lost(error),
             },
             Request::Revoke { lease } => match client.revoke(lease).await {

@@ -164,6 +164,12 @@ impl Client {
         Ok((kvs.into_iter().map(|kv| kv.key).collect(), revision))
     }
 
+    /// All keys with a prefix as they are now, in order, with their revisions but without their values.
+    pub async fn versions(&self, prefix: &str) -> Result<Vec<Kv>, Error> {
+        let (kvs, _) = self.range(prefix, 0, &GetOptions::new().with_keys_only()).await?;
+        Ok(kvs)
+    }
+
     /// All keys with a prefix, at one revision: the given one, or the newest. Returns that too.
     pub async fn prefix(&self, prefix: &str, revision: i64) -> Result<(Vec<Kv>, i64), Error> {
         self.range(prefix, revision, &GetOptions::new()).await

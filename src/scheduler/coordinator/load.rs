@@ -41,6 +41,7 @@ impl Coordinator {
             due: Due::Nothing,
             books: Default::default(),
             over: Default::default(),
+            drafts: BTreeMap::new(),
             histories: BTreeMap::new(),
             latest: BTreeMap::new(),
             resting_until: 0,
@@ -75,6 +76,7 @@ impl Coordinator {
         for key in new.claims.keys().cloned().collect::<Vec<_>>() {
             new.maybe_reclaim(now, &key);
         }
+        new.look_at_drafts(now);
         new
     }
 

@@ -9,12 +9,14 @@
 
 mod books;
 mod claims;
+mod drafts;
 mod ended;
 mod histories;
 mod load;
 mod runs;
 mod watch;
 
+pub use drafts::{Draft, drafts};
 pub(in crate::scheduler) use runs::plan_of;
 pub use runs::{LanePack, OpenedRun};
 
@@ -51,6 +53,8 @@ pub struct Settings {
     pub keep_runs: usize,
     /// For so long they are kept; 0 for ever.
     pub keep_ms: u64,
+    /// After so long without a change, what was written of a run that does not exist is removed.
+    pub abandoned: u64,
 }
 
 impl Default for Settings {
@@ -63,6 +67,7 @@ impl Default for Settings {
             rest: 500,
             keep_runs: 1_000,
             keep_ms: 30 * DAY_MS,
+            abandoned: 3_600_000,
         }
     }
 }
@@ -80,6 +85,8 @@ pub enum Request {
     ReadEnded {
         run: String,
     },
+    /// Look which runs have definitions but do not exist, and hand them in as `drafts_read`.
+    ReadDrafts,
     /// End a lease: its worker does not answer.
     Revoke {
         lease: i64,
@@ -234,6 +241,7 @@ enum Timer {
     ReleaseTag(String),
     Books,
     Rest,
+    Drafts,
     Claim(String),
 }
 
@@ -263,6 +271,8 @@ pub struct Coordinator {
     due: Due,
     books: Books,
     over: Over,
+    /// Runs that did not exist an hour ago, with the revision of their last change.
+    drafts: BTreeMap<String, i64>,
     /// Of cases in environments, by key.
     histories: BTreeMap<String, History>,
     /// Latest results that are to be written, by the key of the history.
@@ -323,6 +333,7 @@ impl Coordinator {
                 Timer::ReleaseTag(key) => self.release_tag(&key),
                 Timer::Books => self.due = Due::All,
                 Timer::Rest => {}
+                Timer::Drafts => self.look_at_drafts(now),
                 Timer::Claim(key) => self.overdue(now, &key),
             }
         }

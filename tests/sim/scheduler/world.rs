@@ -77,6 +77,10 @@ enum Event {
         life: u64,
         run: String,
     },
+    DraftsRead {
+        to: Proc,
+        life: u64,
+    },
     TaskEnds {
         worker: usize,
         life: u64,
@@ -266,7 +270,8 @@ impl World {
             Event::Answer { to, .. }
             | Event::Watch { to, .. }
             | Event::RunRead { to, .. }
-            | Event::EndedRead { to, .. } => *to,
+            | Event::EndedRead { to, .. }
+            | Event::DraftsRead { to, .. } => *to,
             Event::Wake { who, .. } | Event::Lease { who, .. } => *who,
             Event::TaskEnds { worker, .. } => Proc::Worker(*worker),
             Event::Arrive { .. }
@@ -355,7 +360,17 @@ impl World {
                     self.work(Proc::Leader(place));
                 }
             }
-            Event::RunRead { .. } | Event::EndedRead { .. } => {}
+            Event::DraftsRead { to: Proc::Leader(place), life } => {
+                let kvs: Vec<Kv> = self.store.below(keys::RUNS).cloned().collect();
+                let leader = &mut self.leaders[place];
+                if leader.life == life
+                    && let Some(coordinator) = &mut leader.coordinator
+                {
+                    coordinator.drafts_read(coordinator::drafts(&kvs));
+                    self.work(Proc::Leader(place));
+                }
+            }
+            Event::RunRead { .. } | Event::EndedRead { .. } | Event::DraftsRead { .. } => {}
             Event::TaskEnds { worker, life, task } => self.task_ends(worker, life, &task),
             Event::Fault => self.fault(),
             Event::Start { who } => self.start(who),
@@ -624,6 +639,10 @@ impl World {
                         coordinator::Request::ReadEnded { run } => {
                             let delay = self.network.skewed(1, 50);
                             self.after(delay, Event::EndedRead { to: who, life, run });
+                        }
+                        coordinator::Request::ReadDrafts => {
+                            let delay = self.network.skewed(1, 50);
+                            self.after(delay, Event::DraftsRead { to: who, life });
                         }
                         coordinator::Request::Revoke { lease } => self.store.revoke(lease),
                         coordinator::Request::Rebuild => {
