@@ -28,7 +28,7 @@ pub async fn a_run_may_have_very_many_cases(engine: crate::Engine) {
     team.start_worker("w1", 8, &["--allow-command"]).await;
     let client = client_of(&team.cluster.endpoints()).await;
     let cases: Vec<TestCase> =
-        (0..MANY).map(|n| commanded(&format!("m.{n:05}"), &"x".repeat(100))).collect();
+        (0..MANY).map(|n| commanded(&format!("m.{n:05}"), &format!("{n:0>200}"))).collect();
     for some in cases.chunks(100) {
         let put = |case: &TestCase| Op::put(format!("{}{}", keys::CASES, case.id), case);
         let txn = Txn { then: some.iter().map(put).collect(), ..Default::default() };
