@@ -2,6 +2,7 @@
 //! and watches, in the words of `store`.
 
 mod door;
+mod parts;
 
 pub use door::Door;
 
@@ -12,6 +13,7 @@ use etcd_client::{
     KvClient, PutOptions, SortOrder, SortTarget, TlsOptions, TxnOp, TxnOpResponse, WatchOptions,
     WatchResponse, WatchStream,
 };
+use parts::Part;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -204,29 +206,31 @@ impl Client {
         options: &GetOptions,
         mut take: impl FnMut(Kv),
     ) -> Result<i64, Error> {
-        let end = keys::range_end(prefix);
-        let ask = |from: Vec<u8>, limit: i64, revision: i64| {
-            let options = options.clone().with_range(end.clone());
+        let ask = |part: &Part, limit: i64, revision: i64| {
+            let options = options.clone().with_range(part.to.clone());
             let options = options.with_limit(limit).with_revision(revision);
-            let mut kv = self.kv();
+            let (mut kv, from) = (self.kv(), part.from.clone());
             async move { kv.get(from, Some(options)).await }
         };
-        let mut answer = ask(prefix.as_bytes().to_vec(), PAGE, revision).await?;
+        let mut part = Part::new(prefix.as_bytes().to_vec(), keys::range_end(prefix));
+        let mut limit = PAGE;
+        let mut answer = ask(&part, limit, revision).await?;
         loop {
             if revision == 0 {
                 revision = answer.header().map_or(0, |header| header.revision());
             }
-            let kvs = answer.take_kvs();
-            let bytes: usize = kvs.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
-            let limit = ((PAGE_BYTES * kvs.len() / bytes.max(1)) as i64).clamp(PAGE / 10, PAGE_MAX);
-            let last = kvs.last().filter(|_| answer.more()).map(|last| last.key().to_vec());
-            let Some(mut from) = last else {
+            let (kvs, has_more) = (answer.take_kvs(), answer.more());
+            let found: Vec<&[u8]> = kvs.iter().map(|kv| kv.key()).collect();
+            if !part.advance(&found, limit as usize, has_more) {
                 kvs.into_iter().for_each(|found| take(taken(found)));
                 return Ok(revision);
-            };
-            from.push(0);
+            }
+            let bytes: usize = kvs.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
+            if bytes > 0 {
+                limit = ((PAGE_BYTES * kvs.len() / bytes) as i64).clamp(PAGE / 10, PAGE_MAX);
+            }
             // The store looks for the next page while this one is taken in.
-            let (next, ()) = tokio::join!(ask(from, limit, revision), async {
+            let (next, ()) = tokio::join!(ask(&part, limit, revision), async {
                 kvs.into_iter().for_each(|found| take(taken(found)));
             });
             answer = next?;
