@@ -19,8 +19,7 @@ use tokio::time::{sleep, timeout};
 
 /// After which it is not known what became of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(7);
-/// Silence after which the server is pinged while calls wait: servers send clients away that ping more often than
-/// each 5 seconds, or without a call.
+/// Silence while calls wait after which the server is pinged; within 5 seconds, or without a call, it would object.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -207,28 +206,26 @@ impl Client {
         mut take: impl FnMut(Kv),
     ) -> Result<i64, Error> {
         let ask = |part: &Part, limit: i64, revision: i64| {
-            let options = options.clone().with_range(part.to.clone());
-            let options = options.with_limit(limit).with_revision(revision);
             let (mut kv, from) = (self.kv(), part.from.clone());
+            let options = options.clone().with_range(part.to.clone()).with_limit(limit);
+            let options = options.with_revision(revision);
             async move { kv.get(from, Some(options)).await }
         };
-        let mut part = Part::new(prefix.as_bytes().to_vec(), keys::range_end(prefix));
-        let mut limit = PAGE;
+        let (mut part, mut limit) = (Part::new(prefix.into(), keys::range_end(prefix)), PAGE);
         let mut answer = ask(&part, limit, revision).await?;
         loop {
             if revision == 0 {
                 revision = answer.header().map_or(0, |header| header.revision());
             }
             let (kvs, has_more) = (answer.take_kvs(), answer.more());
-            let found: Vec<&[u8]> = kvs.iter().map(|kv| kv.key()).collect();
+            let found: Vec<_> = kvs.iter().map(|kv| kv.key()).collect();
             if !part.advance(&found, limit as usize, has_more) {
                 kvs.into_iter().for_each(|found| take(taken(found)));
                 return Ok(revision);
             }
             let bytes: usize = kvs.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
-            if bytes > 0 {
-                limit = ((PAGE_BYTES * kvs.len() / bytes) as i64).clamp(PAGE / 10, PAGE_MAX);
-            }
+            let fitting = (PAGE_BYTES * kvs.len()).checked_div(bytes);
+            limit = fitting.map_or(limit, |keys| (keys as i64).clamp(PAGE / 10, PAGE_MAX));
             // The store looks for the next page while this one is taken in.
             let (next, ()) = tokio::join!(ask(&part, limit, revision), async {
                 kvs.into_iter().for_each(|found| take(taken(found)));
