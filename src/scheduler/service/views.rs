@@ -14,7 +14,7 @@ use crate::scheduler::model::{Refusal, RunSpec, Selected, Status};
 use crate::scheduler::submit::SubmitError;
 use crate::scheduler::view::{Attempt, Filter, Numbers, RunBook, Waiting, numbers, read, story};
 use axum::response::Response;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -165,6 +165,27 @@ fn place(text: &str) -> Result<(u32, u32), Problem> {
     numbers.ok_or_else(|| Problem::new(400, "next is not what a list has said"))
 }
 
+/// A part of a list that is made as a whole.
+struct Cut {
+    from: usize,
+    limit: usize,
+}
+
+impl Cut {
+    fn new(part: &Part) -> Result<Self, Problem> {
+        let limit = part.limit()?;
+        let from = part.after()?.as_deref().map_or(Ok((0, 0)), place)?.0 as usize;
+        Ok(Self { from, limit })
+    }
+
+    fn page<T: Serialize>(&self, all: &[T], revision: i64) -> Value {
+        let shown: Vec<_> = all.iter().skip(self.from).take(self.limit).collect();
+        let end = self.from.saturating_add(shown.len());
+        let next = (end < all.len()).then(|| token(&format!("{end}-0")));
+        json!({"items": shown, "next": next, "revision": revision})
+    }
+}
+
 pub(super) async fn tasks(
     services: Services,
     InPath(run): InPath<String>,
@@ -211,14 +232,9 @@ pub(super) async fn lanes(
     InPath(run): InPath<String>,
     Asked(part): Asked<Part>,
 ) -> Result<Response, Problem> {
-    let (limit, after) = (part.limit()?, part.after()?);
-    let from = after.as_deref().map_or(Ok((0, 0)), place)?.0 as usize;
+    let cut = Cut::new(&part)?;
     let found = services.shelved(&run).await?;
-    let lanes = found.book.lanes();
-    let shown: Vec<_> = lanes.iter().skip(from).take(limit).collect();
-    let end = from.saturating_add(shown.len());
-    let next = (end < lanes.len()).then(|| token(&format!("{end}-0")));
-    Ok(ok(&json!({"items": shown, "next": next, "revision": found.book.revision})))
+    Ok(ok(&cut.page(&found.book.lanes(), found.book.revision)))
 }
 
 /// Why what has not started has not started.
@@ -282,16 +298,10 @@ pub(super) async fn replay(
     InPath(run): InPath<String>,
     Asked(part): Asked<Part>,
 ) -> Result<Response, Problem> {
-    let (limit, after) = (part.limit()?, part.after()?);
-    let from = after.as_deref().map_or(Ok((0, 0)), place)?.0 as usize;
+    let cut = Cut::new(&part)?;
     let found = services.shelved(&run).await?;
-    let telling = tokio::task::spawn_blocking(move || {
-        let told = story(&found.book);
-        let shown: Vec<_> = told.iter().skip(from).take(limit).collect();
-        let end = from.saturating_add(shown.len());
-        let next = (end < told.len()).then(|| token(&format!("{end}-0")));
-        json!({"items": shown, "next": next, "revision": found.book.revision})
-    });
+    let telling =
+        tokio::task::spawn_blocking(move || cut.page(&story(&found.book), found.book.revision));
     Ok(ok(&telling.await.map_err(|_| Problem::new(500, "telling the run was cut off"))?))
 }
 
