@@ -22,6 +22,10 @@ const READS_MAX: usize = 64;
 const PAGE: i64 = 500;
 /// Definitions that are looked through for one page of a list with a filter.
 const LOOKED_AT_MAX: usize = 10_000;
+/// Definitions that are written together, and their bytes but for the last one's: etcd takes 128
+/// operations and a megabyte and a half.
+const WRITES_MAX: usize = 64;
+const WRITTEN_BYTES_MAX: usize = 256 * 1024;
 /// Attempts to write what somebody else changes at the same time.
 const TRIES: usize = 5;
 
@@ -164,8 +168,8 @@ pub async fn create<T: Definition>(client: &Client, value: T) -> Result<Stored<T
         let text = format!("there is a {} {} already", T::WHAT, value.id());
         return Err(Refusal::new(409, text).into());
     }
-    let written = write(client, value, None, before.map_or(0, |before| before.version)).await?;
-    written.map_err(|()| Refusal::new(409, "somebody else has described it meanwhile").into())
+    let written = write(client, value, before.as_ref()).await?;
+    written.ok_or_else(|| Refusal::new(409, "somebody else has described it meanwhile").into())
 }
 
 /// Writes a definition, new or in place of one that is there.
@@ -179,6 +183,56 @@ pub async fn put<T: Definition>(
 ) -> Result<Stored<T>, SubmitError> {
     value.check()?;
     change(client, value.id(), expected, |_| Ok(value.clone())).await
+}
+
+/// Writes definitions, new or in place of those that are there, many at a time and in order: of two with
+/// one id the last stays.
+///
+/// # Errors
+/// What `check` refuses of any, and then nothing is written; else those before the failure may be.
+pub async fn put_all<T: Definition>(client: &Client, values: &[T]) -> Result<(), SubmitError> {
+    values.iter().try_for_each(T::check)?;
+    let mut rest = values;
+    while !rest.is_empty() {
+        let (together, others) = rest.split_at(fitting(rest));
+        put_together(client, together).await?;
+        rest = others;
+    }
+    Ok(())
+}
+
+/// How many of the first definitions one transaction takes.
+fn fitting<T: Definition>(values: &[T]) -> usize {
+    let (mut ids, mut bytes) = (BTreeSet::new(), 0);
+    let first = values.iter().take(WRITES_MAX);
+    let fitting = first.take_while(|value| {
+        let is_small = bytes < WRITTEN_BYTES_MAX;
+        bytes += serde_json::to_vec(value).map_or(0, |text| text.len());
+        is_small && ids.insert(value.id().to_owned())
+    });
+    fitting.count()
+}
+
+async fn put_together<T: Definition>(client: &Client, values: &[T]) -> Result<(), SubmitError> {
+    let keys: Vec<String> = values.iter().map(|value| key::<T>(value.id())).collect();
+    for _ in 0..TRIES {
+        let before = client.get_all(&keys).await?;
+        let before: Vec<Stored<T>> = before.iter().map(parse).collect::<Result<_, _>>()?;
+        let before: BTreeMap<&str, &Stored<T>> =
+            before.iter().map(|before| (before.value.id(), before)).collect();
+        let mut txn = Txn::default();
+        for value in values {
+            let before = before.get(value.id());
+            let (_, compare, put) = writing(value.clone(), before.copied());
+            txn.compares.push(compare);
+            txn.then.push(put);
+        }
+        if committed(client, &txn).await?.is_some() {
+            return Ok(());
+        }
+    }
+    let text = format!("some {}s are changed by others all the time", T::WHAT);
+    Err(Refusal::new(409, text).into())
 }
 
 /// Changes a definition by what it is at the time.
@@ -207,9 +261,7 @@ pub async fn change<T: Definition>(
         }
         let value = change(alive.map(|before| &before.value))?;
         value.check()?;
-        let created = alive.map(|before| before.value.clone().marks().0.clone());
-        let version = before.as_ref().map_or(0, |before| before.version);
-        if let Ok(written) = write(client, value, created, version).await? {
+        if let Some(written) = write(client, value, before.as_ref()).await? {
             return Ok(written);
         }
     }
@@ -235,27 +287,39 @@ pub async fn delete<T: Definition>(
     .await
 }
 
-/// Writes a definition in place of the one of this version, 0 for none. The inner error says that
-/// another one is there.
+/// Writes a definition in place of the one that was there, or none. Nothing if there is another one now.
 async fn write<T: Definition>(
     client: &Client,
-    mut value: T,
-    created: Option<String>,
-    version: i64,
-) -> Result<Result<Stored<T>, ()>, SubmitError> {
+    value: T,
+    before: Option<&Stored<T>>,
+) -> Result<Option<Stored<T>>, SubmitError> {
+    let (value, compare, put) = writing(value, before);
+    let txn = Txn { compares: vec![compare], then: vec![put], ..Default::default() };
+    let version = committed(client, &txn).await?;
+    Ok(version.map(|version| Stored { value, version }))
+}
+
+/// A definition with its times, what must hold for it to be written, and what writes it.
+fn writing<T: Definition>(mut value: T, before: Option<&Stored<T>>) -> (T, Compare, Op) {
+    let alive = before.filter(|before| !before.value.is_deleted());
+    let created = alive.map(|before| before.value.clone().marks().0.clone());
     let (gmt_create, gmt_modified, _) = value.marks();
     *gmt_modified = now();
     *gmt_create = created.unwrap_or_else(|| gmt_modified.clone());
     let key = key::<T>(value.id());
-    let compare = match version {
-        0 => Compare::Absent(key.clone()),
-        version => Compare::ChangedAt(key.clone(), version),
+    let compare = match before {
+        None => Compare::Absent(key.clone()),
+        Some(before) => Compare::ChangedAt(key.clone(), before.version),
     };
-    let txn =
-        Txn { compares: vec![compare], then: vec![Op::put(key, &value)], ..Default::default() };
-    match client.txn(&txn).await {
-        Outcome::Committed { revision } => Ok(Ok(Stored { value, version: revision })),
-        Outcome::Refused { .. } => Ok(Err(())),
+    let put = Op::put(key, &value);
+    (value, compare, put)
+}
+
+/// The revision of a transaction, or nothing if it was refused.
+async fn committed(client: &Client, txn: &Txn) -> Result<Option<i64>, SubmitError> {
+    match client.txn(txn).await {
+        Outcome::Committed { revision } => Ok(Some(revision)),
+        Outcome::Refused { .. } => Ok(None),
         Outcome::Failed(text) => Err(SubmitError::Store(text)),
         Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
     }
@@ -302,24 +366,27 @@ pub async fn list<T: Definition>(
     }
 }
 
-/// That a case closes no circle with the cases that are there.
+/// That cases close no circle among themselves and with those that are there.
 ///
 /// # Errors
 /// 400 with the path.
-pub async fn check_order(client: &Client, case: &TestCase) -> Result<(), SubmitError> {
-    let mut cases = vec![case.clone()];
-    let mut seen = BTreeSet::from([case.id.clone()]);
-    let mut next: Vec<String> = case.case_pre.iter().map(|before| before.case.clone()).collect();
-    while !next.is_empty() && seen.len() < FOLLOWED_MAX {
+pub async fn check_order(client: &Client, new: &[TestCase]) -> Result<(), SubmitError> {
+    let names_of = |cases: &[TestCase]| -> Vec<String> {
+        let before = cases.iter().flat_map(|case| &case.case_pre);
+        before.map(|before| before.case.clone()).collect()
+    };
+    let mut seen: BTreeSet<String> = new.iter().map(|case| case.id.clone()).collect();
+    let most = seen.len() + FOLLOWED_MAX;
+    let (mut others, mut next) = (Vec::new(), names_of(new));
+    while !next.is_empty() && seen.len() < most {
         next.retain(|id| seen.insert(id.clone()));
         let found = of_ids::<TestCase>(client, &next).await?;
-        let found = found.into_values().filter(|case| !case.is_deleted);
-        let before = cases.len();
-        cases.extend(found);
-        let names = cases[before..].iter().flat_map(|case| &case.case_pre);
-        next = names.map(|before| before.case.clone()).collect();
+        let found: Vec<_> = found.into_values().filter(|case| !case.is_deleted).collect();
+        next = names_of(&found);
+        others.extend(found);
     }
-    match find_circle(cases.iter().map(|case| (&*case.id, &case.case_pre[..]))) {
+    let all = new.iter().chain(&others);
+    match find_circle(all.map(|case| (&*case.id, &case.case_pre[..]))) {
         Some(path) => Err(Refusal::new(400, format!("cases wait for each other: {path}")).into()),
         None => Ok(()),
     }

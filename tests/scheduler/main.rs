@@ -29,7 +29,10 @@ use quoin::scheduler::model::Status;
 use serde_json::{Value, json};
 use service::{Call, Service, case};
 use std::collections::{BTreeMap, BTreeSet};
-use submits::{a_run_may_have_very_many_cases, a_submit_sees_what_was_written_before};
+use submits::{
+    a_run_may_have_very_many_cases, a_submit_sees_what_was_written_before,
+    many_definitions_are_written_together,
+};
 use team::Team;
 
 on_each_engine![
@@ -46,6 +49,7 @@ on_each_engine![
     the_example_passes_on_a_store_with_users,
     a_run_may_have_very_many_cases,
     a_submit_sees_what_was_written_before,
+    many_definitions_are_written_together,
     a_run_is_replayed_when_the_history_is_gone,
 ];
 

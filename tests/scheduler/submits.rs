@@ -5,7 +5,6 @@ use quoin::scheduler::catalog;
 use quoin::scheduler::client::{Access, Client};
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{Definitions, Kind, RunSpec, Selected, TestCase};
-use quoin::scheduler::store::{Op, Outcome, Txn};
 use quoin::scheduler::submit;
 use serde_json::json;
 
@@ -29,11 +28,7 @@ pub async fn a_run_may_have_very_many_cases(engine: crate::Engine) {
     let client = client_of(&team.cluster.endpoints()).await;
     let cases: Vec<TestCase> =
         (0..MANY).map(|n| commanded(&format!("m.{n:05}"), &format!("{n:0>200}"))).collect();
-    for some in cases.chunks(100) {
-        let put = |case: &TestCase| Op::put(format!("{}{}", keys::CASES, case.id), case);
-        let txn = Txn { then: some.iter().map(put).collect(), ..Default::default() };
-        assert!(matches!(client.txn(&txn).await, Outcome::Committed { .. }));
-    }
+    catalog::put_all(&client, &cases).await.unwrap();
     // One that is not wanted any more is none of them.
     assert_eq!(team.says(&["case", "rm", "m.00007"]).await.0, 0);
     let run = team.submit_words(&["--case", "m.*", "--name", "many"]).await;
@@ -55,6 +50,37 @@ pub async fn a_run_may_have_very_many_cases(engine: crate::Engine) {
 
     let (code, _, said) = team.says(&["run", "submit", "--case", "nobody.*"]).await;
     assert_eq!((code, said.trim()), (4, "Error: no case begins with nobody."));
+}
+
+/// Many definitions are written at once, such that it is as if they had been written one by one.
+pub async fn many_definitions_are_written_together(engine: crate::Engine) {
+    let cluster = crate::Setup::new(engine, 1).start().await;
+    let client = client_of(&cluster.endpoints()).await;
+    let named = |name: &str, count: u32| -> Vec<TestCase> {
+        (0..count).map(|n| commanded(&format!("m.{n:03}"), name)).collect()
+    };
+    catalog::put_all(&client, &named("first", 150)).await.unwrap();
+    catalog::delete::<TestCase>(&client, "m.004", None).await.unwrap();
+    let before = catalog::get::<TestCase>(&client, "m.003").await.unwrap();
+
+    let mut cases = named("second", 151);
+    cases.push(commanded("m.003", "third"));
+    // A transaction would hold three of these at most.
+    cases.extend((0..12).map(|n| commanded(&format!("n.{n}"), &"n".repeat(400_000))));
+    catalog::put_all(&client, &cases).await.unwrap();
+    let after = catalog::list::<TestCase>(&client, None, 1_000, |_| true).await.unwrap().items;
+    assert_eq!(after.len(), 163);
+    let third = &after[3];
+    assert_eq!((&*third.value.name, third.version > before.version), ("third", true));
+    assert_eq!(third.value.gmt_create, before.value.gmt_create);
+    let others = after.iter().filter(|case| case.value.name == "second");
+    assert_eq!(others.filter(|case| !case.value.is_deleted).count(), 150);
+
+    let mut cases = named("fourth", 10);
+    cases[9].slots = 0;
+    let refused = catalog::put_all(&client, &cases).await.unwrap_err().to_string();
+    assert!(refused.contains("slots"), "{refused}");
+    assert_eq!(catalog::get::<TestCase>(&client, "m.000").await.unwrap().value.name, "second");
 }
 
 /// Whichever members are asked, a submit goes by what was written before it.

@@ -4,7 +4,7 @@ use super::ClaimNo;
 use super::locks::LockNo;
 use super::workers::{Room, Want};
 use super::{Assignment, LaneId, LockName, OpenClaim, Planner, RunNo, WorkerNo, ready};
-use crate::scheduler::model::Item;
+use crate::scheduler::model::{Item, OnLost};
 use std::collections::BTreeMap;
 
 /// Claims without tags are filled up to so many tasks.
@@ -15,6 +15,9 @@ const CHAIN_TASKS_MAX: u32 = 32;
 
 /// Together no longer than this, but for one.
 const CHAIN_US_MAX: u64 = 1_000_000;
+
+/// The same while nobody else wants the tag, of tasks that may be run again when their worker is lost.
+const CHAIN_ALONE_US_MAX: u64 = 10_000_000;
 
 /// A lane whose tasks want several slots and that goes first has waited long when it has waited for
 /// so many milliseconds: then a worker takes nothing else until they fit.
@@ -38,7 +41,13 @@ impl Planner {
         let mut filling: BTreeMap<(WorkerNo, RunNo, u32), usize> = BTreeMap::new();
         self.settle();
         self.maybe_unhold();
-        while let Some((id, room)) = self.best() {
+        loop {
+            let Some((id, room)) = self.best() else {
+                if self.settle_others() {
+                    continue;
+                }
+                break;
+            };
             if !self.is_free(id) {
                 self.place(now, id);
                 self.settle();
@@ -171,7 +180,12 @@ impl Planner {
         };
         let mut max = room.tasks.min(CLAIM_TASKS_MAX);
         if lane.has_tags {
-            let chain = (CHAIN_US_MAX / lane.estimate()).clamp(1, CHAIN_TASKS_MAX.into());
+            let is_wanted = lane.locks.iter().any(|lock| self.locks.get(*lock).is_wanted());
+            let time = match is_wanted || lane.traits.on_lost == OnLost::Never {
+                true => CHAIN_US_MAX,
+                false => CHAIN_ALONE_US_MAX,
+            };
+            let chain = (time / lane.estimate()).clamp(1, CHAIN_TASKS_MAX.into());
             max = if lane.traits.chain && !lane.traits.is_manual { chain as u32 } else { 1 };
         }
         for lock in lane.locks.iter() {

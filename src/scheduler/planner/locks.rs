@@ -103,6 +103,8 @@ pub(super) struct Lock {
     used: u32,
     /// By class, in order: those of one may find a worker when those of another do not.
     classes: Vec<LockClass>,
+    /// How many lanes of all classes want it and are ready.
+    ready: u32,
     /// Lanes that have waited long for several locks, the first of them first: a unit is kept free for
     /// each.
     reserved: BTreeSet<(u64, LaneId)>,
@@ -197,11 +199,13 @@ impl Lock {
     /// A lane that wants it has become ready.
     pub(super) fn count_ready(&mut self, class: ClassNo) {
         self.class(class).ready += 1;
+        self.ready += 1;
     }
 
     /// Such a lane is ready no longer.
     pub(super) fn discount_ready(&mut self, class: ClassNo) {
         self.class(class).ready -= 1;
+        self.ready -= 1;
     }
 
     pub(super) fn reserve(&mut self, since: u64, lane: LaneId) {
@@ -213,9 +217,18 @@ impl Lock {
         self.reserved.remove(&(since, lane));
     }
 
-    /// The waiter that shall try next: the best of a class of which fewer lanes are ready than there
-    /// are units.
+    /// The waiter that shall try next: the best of all, if fewer lanes are ready than there are units.
     pub(super) fn next(&self) -> Option<LaneId> {
+        if self.ready >= self.unreserved() {
+            return None;
+        }
+        let waiters = self.classes.iter().filter_map(|class| class.waiters.first());
+        waiters.min().map(|(_, lane)| *lane)
+    }
+
+    /// The waiter that shall try next when there is no worker for those that are ready: the best of a
+    /// class of which fewer lanes are ready than there are units.
+    pub(super) fn next_of_others(&self) -> Option<LaneId> {
         let free = self.unreserved();
         if free == 0 {
             return None;
@@ -230,6 +243,11 @@ impl Lock {
         self.free() == self.capacity
             && self.reserved.is_empty()
             && self.classes.iter().all(|class| class.ready == 0 && class.waiters.is_empty())
+    }
+
+    /// Whether any lane wants it that could run but for locks and slots.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.ready > 0 || self.classes.iter().any(|class| !class.waiters.is_empty())
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -257,6 +275,7 @@ impl Locks {
             held: Ordinals::new(),
             used: 0,
             classes: Vec::new(),
+            ready: 0,
             reserved: BTreeSet::new(),
             backlog: 0,
         };

@@ -178,6 +178,8 @@ pub struct Planner {
     reserving: BTreeMap<LaneId, u64>,
     /// Locks whose waiters may go on.
     wakes: BTreeSet<LockNo>,
+    /// Locks that are left to lanes that are ready, while others wait that may find a worker sooner.
+    passed_over: BTreeSet<LockNo>,
     notes: Vec<Note>,
     next_run: RunNo,
     next_worker: WorkerNo,

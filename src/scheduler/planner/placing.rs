@@ -84,15 +84,33 @@ impl Planner {
     pub(super) fn settle(&mut self) {
         while let Some(lock) = self.wakes.pop_first() {
             for id in self.locks.get(lock).kept_for() {
-                let is_ready = |lane: &Lane| matches!(lane.place, Place::Ready(_));
-                if !self.lane(id).is_some_and(is_ready) {
+                // Others for which it is kept wait for something else first.
+                let waits_here =
+                    |lane: &Lane| matches!(lane.place, Place::Parked(at, _) if at == lock);
+                if self.lane(id).is_some_and(waits_here) {
                     self.place_again(id);
                 }
             }
             while let Some(id) = self.locks.get(lock).next() {
                 self.place_again(id);
             }
+            if self.locks.get(lock).next_of_others().is_some() {
+                self.passed_over.insert(lock);
+            }
         }
+    }
+
+    /// Lets those try whose locks are left to others that turned out to find no worker. Whether there
+    /// were any.
+    pub(super) fn settle_others(&mut self) -> bool {
+        let had_any = !self.passed_over.is_empty();
+        while let Some(lock) = self.passed_over.pop_first() {
+            while let Some(id) = self.locks.get(lock).next_of_others() {
+                self.place_again(id);
+            }
+        }
+        self.settle();
+        had_any
     }
 
     pub(super) fn place_again(&mut self, id: LaneId) {

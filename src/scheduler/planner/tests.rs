@@ -3,7 +3,8 @@
 use super::play::{Play, Random, Setting, after, plain, setup};
 use super::{LockName, RunSetup, Tags, Verdict, Why, bound};
 use crate::scheduler::model::{
-    Item, Labels, LanePlan, PlannedPredecessor, Policy, Retries, Row, RunPlan, Scope, Status,
+    Item, Labels, LanePlan, OnLost, PlannedPredecessor, Policy, Retries, Row, RunPlan, Scope,
+    Status,
 };
 use std::collections::BTreeMap;
 
@@ -44,6 +45,31 @@ fn cases_that_exclude_themselves_go_side_by_side() {
     assert_eq!(all(3 * SECOND, false), 750 * SECOND);
     // Repeats that are given together take one slot, as they run one by one.
     assert_eq!(all(SECOND / 100, true), 250 * SECOND / 100);
+}
+
+#[test]
+fn a_chain_is_longer_while_nobody_else_wants_its_tag() {
+    let of_tag = |case: &str, tag: &str, on_lost| LanePlan {
+        tags: vec![tag.into()],
+        chain: true,
+        on_lost,
+        ..plain(case, 20, 3 * SECOND)
+    };
+    let mut planner = super::Planner::new();
+    planner.worker_joins("w".into(), &Labels::new(), 8, 0);
+    let lanes = vec![
+        of_tag("alone", "a", OnLost::Retry),
+        of_tag("alone, once", "b", OnLost::Never),
+        of_tag("one of two", "c", OnLost::Retry),
+        of_tag("the other", "c", OnLost::Retry),
+    ];
+    let run = planner.add_run(0, setup(lanes));
+    planner.start_run(0, run);
+    let given = planner.decide(0).into_iter();
+    let mut given: Vec<(u32, u32)> =
+        given.map(|made| (made.items[0].lane, made.items.iter().map(Item::count).sum())).collect();
+    given.sort_unstable();
+    assert_eq!(given, [(0, 3), (1, 1), (2, 1)]);
 }
 
 #[test]

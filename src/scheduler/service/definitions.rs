@@ -26,7 +26,7 @@ impl Served for TestCase {
     const PATH: &'static str = "/v1/testcases/";
 
     async fn check_beside(&self, services: &Services) -> Result<(), Problem> {
-        Ok(catalog::check_order(&services.store().await?, self).await?)
+        Ok(catalog::check_order(&services.store().await?, std::slice::from_ref(self)).await?)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::desk::{Desk, Done, Trouble, json, read, say, table, write};
 use crate::scheduler::adapters::{self, Form, Suite};
 use crate::scheduler::catalog;
-use crate::scheduler::model::{CaseState, Kind, Refusal, TestCase, find_circle};
+use crate::scheduler::model::{CaseState, Kind, TestCase};
 use crate::scheduler::plan_file;
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -125,20 +125,8 @@ pub(super) async fn save(desk: &Desk, cases: &[TestCase]) -> Result<(), Trouble>
     for case in cases {
         case.check()?;
     }
-    let together = cases.iter().map(|case| (&*case.id, &case.case_pre[..]));
-    if let Some(path) = find_circle(together) {
-        let text = format!("cases wait for each other: {path}");
-        return Err(Refusal::new(400, text).into());
-    }
-    for case in cases {
-        // Most name no predecessor, and need no look at the others.
-        if !case.case_pre.is_empty() {
-            catalog::check_order(&desk.client, case).await?;
-        }
-    }
-    for case in cases {
-        catalog::put(&desk.client, case.clone(), None).await?;
-    }
+    catalog::check_order(&desk.client, cases).await?;
+    catalog::put_all(&desk.client, cases).await?;
     let count = if cases.len() == 1 { "1 case".into() } else { format!("{} cases", cases.len()) };
     if !desk.wants_json {
         say(&count);

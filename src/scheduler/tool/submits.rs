@@ -3,7 +3,7 @@
 use super::desk::{Desk, Trouble, now_ms, read, time};
 use super::{cases, desk};
 use crate::scheduler::catalog;
-use crate::scheduler::model::{Environment, Missing, RunSpec, Selected, Status};
+use crate::scheduler::model::{Missing, RunSpec, Selected, Status};
 use crate::scheduler::plan_file::{self, Plan};
 use crate::scheduler::submit;
 use crate::scheduler::view::{Filter, RunBook};
@@ -102,9 +102,7 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
     if !plan.cases.is_empty() {
         cases::save(&Desk { client: desk.client.clone(), wants_json: true }, &plan.cases).await?;
     }
-    for environment in &plan.environments {
-        catalog::put::<Environment>(&desk.client, environment.clone(), None).await?;
-    }
+    catalog::put_all(&desk.client, &plan.environments).await?;
     send(plan.run, desk).await
 }
 
