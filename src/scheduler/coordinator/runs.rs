@@ -5,7 +5,7 @@ use super::{Control, Coordinator, Request, Run, RunStatus, parse};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
     Definitions, Environment, LaneCheckpoint, Outline, Row, Rules, RunPlan, RunSpec, Segment,
-    Status, TestCase, count, expand, survey_of,
+    Status, Unread, count, expand, survey_of,
 };
 use crate::scheduler::planner::{LaneId, RunNo, RunSetup};
 use crate::scheduler::store::{Change, Commit, Kv};
@@ -87,18 +87,6 @@ impl Read {
         self.outlines.extend(pack.cases);
         self.repeats.extend(pack.repeats);
         self.environments.extend(pack.environments);
-        Some(())
-    }
-
-    /// The same, and hands out the cases.
-    fn whole_pack(&mut self, kv: &Kv, take: &mut impl FnMut(TestCase)) -> Option<()> {
-        let pack = Definitions::parse(&kv.value).ok()?;
-        self.repeats.extend(pack.repeats);
-        self.environments.extend(pack.environments);
-        for case in pack.cases {
-            self.outlines.push(Outline::new(&case, &mut self.rules));
-            take(case);
-        }
         Some(())
     }
 
@@ -288,18 +276,18 @@ fn has_all_definitions(run: &str, kvs: &[Kv]) -> bool {
     total > 0 && found == total as usize
 }
 
-/// The lanes of a run as they follow from the copies of its definitions, each of which is handed to
-/// `take`.
+/// The lanes of a run as they follow from the copies of its definitions, and those of its cases.
 pub(in crate::scheduler) fn plan_of(
     spec: &RunSpec,
     name: &str,
     kvs: &[Kv],
-    mut take: impl FnMut(TestCase),
-) -> Option<(Vec<Environment>, RunPlan)> {
+) -> Option<(Vec<Environment>, RunPlan, Vec<Unread>)> {
     let definitions = keys::definition_packs(name);
-    let mut read = Read::default();
+    let (mut read, mut cases) = (Read::default(), Vec::new());
     for kv in kvs.iter().filter(|kv| kv.key.starts_with(&definitions)) {
-        read.whole_pack(kv, &mut take)?;
+        read.pack(kv)?;
+        cases.extend(Definitions::unread(&kv.value).ok()?.cases);
     }
-    read.plan(spec)
+    let (environments, plan) = read.plan(spec)?;
+    Some((environments, plan, cases))
 }

@@ -62,18 +62,19 @@ impl Planner {
             let key = (room.worker, id.run, slots);
             let may_be_filled = tags.is_empty() && !is_alone;
             let filled = filling.get(&key).copied().filter(|_| may_be_filled);
-            let number = match filled.and_then(|place| made.get_mut(place)) {
+            match filled.and_then(|place| made.get_mut(place)) {
                 Some(claim) => {
-                    claim.items.extend(items.iter().copied());
+                    self.open(claim.claim, id, room.worker, &items, tags);
+                    claim.items.extend(items);
                     claim.urgent |= urgent;
                     let tasks: u32 = claim.items.iter().map(Item::count).sum();
                     if tasks >= CLAIM_TASKS_MAX {
                         filling.remove(&key);
                     }
-                    claim.claim
                 }
                 None => {
                     self.next_claim += 1;
+                    let claim = self.next_claim;
                     if may_be_filled && count < CLAIM_TASKS_MAX {
                         filling.insert(key, made.len());
                     }
@@ -82,19 +83,12 @@ impl Planner {
                             LockName::Tag(tag) => Some((tag.clone(), *unit)),
                             _ => None,
                         });
-                    made.push(Assignment {
-                        claim: self.next_claim,
-                        worker: room.worker,
-                        run: id.run,
-                        items: items.clone(),
-                        tags: names.collect(),
-                        slots,
-                        urgent,
-                    });
-                    self.next_claim
+                    let names = names.collect();
+                    self.open(claim, id, room.worker, &items, tags);
+                    let (worker, run) = (room.worker, id.run);
+                    made.push(Assignment { claim, worker, run, items, tags: names, slots, urgent });
                 }
-            };
-            self.open(number, id, room.worker, items, tags);
+            }
             if let Some(lane) = self.lane(id) {
                 self.workers.unhold_for(lane.traits.class);
             }
@@ -242,7 +236,7 @@ impl Planner {
         claim: ClaimNo,
         id: LaneId,
         worker: WorkerNo,
-        items: Vec<Item>,
+        items: &[Item],
         tags: Vec<(LockNo, u32)>,
     ) {
         let Some(lane) = self.lane(id) else { return };
@@ -262,6 +256,6 @@ impl Planner {
         });
         let load = open.slots(slots, count, !open.items.is_empty());
         self.workers.give(worker, load, count, estimate);
-        open.items.extend(items.into_iter().map(|item| (item, estimate)));
+        open.items.extend(items.iter().map(|item| (*item, estimate)));
     }
 }

@@ -59,7 +59,7 @@ const RUN_FILTER: &[(&str, &str)] = &[
 const TASK_FILTER: &[(&str, &str)] = &[
     PART[0],
     PART[1],
-    ("status", "Codes with commas between them, or failures"),
+    ("status", "Codes or their words with commas between them, or failures"),
     ("case", "Of one case"),
     ("environment", "In one environment"),
     ("flaky", "true: those that passed after a failed attempt"),

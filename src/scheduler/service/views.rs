@@ -42,7 +42,7 @@ const SKEW_MS: u64 = 50;
 struct Shelved {
     book: RunBook,
     numbers: Numbers,
-    waiting: Vec<Waiting>,
+    waiting: Waiters,
     read: Instant,
     /// How long that took.
     cost: Duration,
@@ -102,8 +102,34 @@ async fn read_run(client: &Client, run: &str) -> Result<Shelved, SubmitError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map_or(0, |since| since.as_millis() as u64);
     let (book, waiting) = read::why(client, run, now).await?;
-    let (numbers, read) = (numbers(&book), Instant::now());
+    let (numbers, waiting, read) = (numbers(&book), Waiters::new(waiting), Instant::now());
     Ok(Shelved { book, numbers, waiting, read, cost: read.duration_since(begun) })
+}
+
+/// Lanes that wait: of very many only the first.
+struct Waiters {
+    first: Vec<Waiting>,
+    /// The first of those that wait for a tag.
+    for_tags: Vec<Waiting>,
+    /// All of them.
+    lanes: usize,
+    /// Tasks by reason.
+    tasks: BTreeMap<&'static str, u64>,
+}
+
+impl Waiters {
+    fn new(waiting: Vec<Waiting>) -> Self {
+        let mut tasks: BTreeMap<&str, u64> = BTreeMap::new();
+        for waiting in &waiting {
+            *tasks.entry(waiting.reason).or_default() += waiting.tasks;
+        }
+        let for_tags = waiting.iter().filter(|lane| lane.reason == "tag");
+        let for_tags = for_tags.take(WAITING_MAX).cloned().collect();
+        let (lanes, mut first) = (waiting.len(), waiting);
+        first.truncate(WAITING_MAX);
+        first.shrink_to_fit();
+        Self { first, for_tags, lanes, tasks }
+    }
 }
 
 /// Lanes that wait for tags, by tag: those of the newest open runs, as many as are kept.
@@ -116,7 +142,7 @@ pub(super) async fn waiters(services: &Services) -> Result<BTreeMap<String, Vec<
         let run = kv.key.strip_prefix(keys::OPEN).unwrap_or_default();
         // A run that has ended meanwhile waits for nothing.
         let Ok(found) = services.shelved(run).await else { continue };
-        for lane in found.waiting.iter().filter(|lane| lane.reason == "tag") {
+        for lane in &found.waiting.for_tags {
             let Some(holder) = lane.holders.first() else { continue };
             let of_tag = waiters.entry(holder.tag.clone()).or_default();
             if of_tag.len() < WAITERS_MAX {
@@ -152,9 +178,14 @@ fn statuses(asked: &str) -> Result<Vec<Status>, Problem> {
     if asked == "failures" {
         return Ok(Filter::failures().statuses);
     }
-    let find = |code: &str| {
-        let found = Status::ALL.into_iter().find(|status| status.code() == code);
-        found.ok_or_else(|| Problem::new(400, format!("unknown status {code:?}")))
+    let find = |asked: &str| {
+        let is_meant = |status: &Status| status.code() == asked || status.word() == asked;
+        let found = Status::ALL.into_iter().find(is_meant);
+        found.ok_or_else(|| {
+            let known = Status::ALL.map(|status| format!("{} ({})", status.word(), status.code()));
+            let known = known.join(", ");
+            Problem::new(400, format!("unknown status {asked:?}: known are failures, {known}"))
+        })
     };
     asked.split(',').map(find).collect()
 }
@@ -243,14 +274,9 @@ pub(super) async fn waiting(
     InPath(run): InPath<String>,
 ) -> Result<Response, Problem> {
     let found = services.shelved(&run).await?;
-    let shown: Vec<_> = found.waiting.iter().take(WAITING_MAX).collect();
-    let mut tasks: BTreeMap<&str, u64> = BTreeMap::new();
-    for waiting in &found.waiting {
-        *tasks.entry(waiting.reason).or_default() += waiting.tasks;
-    }
-    let lanes = found.waiting.len();
+    let Waiters { first, lanes, tasks, .. } = &found.waiting;
     let revision = found.book.revision;
-    Ok(ok(&json!({"items": shown, "lanes": lanes, "tasks": tasks, "revision": revision})))
+    Ok(ok(&json!({"items": first, "lanes": lanes, "tasks": tasks, "revision": revision})))
 }
 
 /// The bound, how near the run came to it, and what it lost where.

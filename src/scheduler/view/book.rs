@@ -4,7 +4,7 @@ use crate::scheduler::coordinator::{Control, LanePack, RunStatus, WorkerInfo, pl
 use crate::scheduler::keys;
 use crate::scheduler::model::{
     Claim, Environment, Item, LaneCheckpoint, Refusal, Row, RunPlan, RunSpec, Segment, Status,
-    TestCase, Totals,
+    TestCase, Totals, Unread,
 };
 use crate::scheduler::planner::{LaneId, Planner, RunNo, RunSetup, Verdict};
 use crate::scheduler::record::Block;
@@ -44,7 +44,7 @@ pub struct RunBook {
     pub spec: RunSpec,
     pub plan: RunPlan,
     /// By number: lane n is case n mod their count.
-    pub cases: Vec<TestCase>,
+    cases: Vec<Unread>,
     pub environments: Vec<Environment>,
     pub control: Control,
     /// As the leader wrote it last; empty state while it has not seen the run.
@@ -57,8 +57,8 @@ pub struct RunBook {
     /// Units of tags that have more than one, by the part of the key behind `tag/`.
     pub capacities: BTreeMap<String, u32>,
     pub revision: i64,
-    /// By lane: what ended without an attempt, such as skipped tasks.
-    pub(super) unstarted: Vec<LaneCheckpoint>,
+    /// By lane, of those that have any: what ended without an attempt, such as skipped tasks.
+    pub(super) unstarted: BTreeMap<u32, LaneCheckpoint>,
     /// Counted from attempts alone, by lane.
     pub(super) counted: Vec<LaneCheckpoint>,
     /// Attempts by task: lane, ordinal, place in `attempts`; in order.
@@ -81,8 +81,7 @@ impl RunBook {
         let find = |key: &str| kvs.iter().find(|kv| kv.key == key);
         let spec = find(&keys::run(run)).and_then(parse::<RunSpec>);
         let spec = spec.ok_or_else(|| Refusal::new(404, format!("unknown run {run}")))?;
-        let mut cases = Vec::new();
-        let (environments, plan) = plan_of(&spec, run, kvs, |case| cases.push(case))
+        let (environments, plan, cases) = plan_of(&spec, run, kvs)
             .ok_or_else(|| Refusal::new(422, format!("run {run} has lost its definitions")))?;
         let mut book = Self {
             plan,
@@ -96,7 +95,7 @@ impl RunBook {
             workers: BTreeMap::new(),
             capacities: BTreeMap::new(),
             revision,
-            unstarted: Vec::new(),
+            unstarted: BTreeMap::new(),
             counted: Vec::new(),
             index: Vec::new(),
             spec,
@@ -126,7 +125,6 @@ impl RunBook {
         self.index = places.map(|(found, at)| (found.row.lane, found.row.ordinal, at)).collect();
         self.index.sort_unstable();
         self.counted = counted(&planner, run, self.plan.lanes.len() as u32);
-        self.unstarted = vec![LaneCheckpoint::default(); self.counted.len()];
         if self.status.ended.is_some() {
             // The checkpoints of a run that is over have gone.
             self.count_rest();
@@ -136,7 +134,10 @@ impl RunBook {
         for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
             for (lane, known) in parse::<LanePack>(kv).unwrap_or_default().lanes {
                 let Some(counted) = self.counted.get(lane as usize) else { continue };
-                self.unstarted[lane as usize] = self.beyond(lane, &known, counted);
+                let beyond = self.beyond(lane, &known, counted);
+                if beyond != LaneCheckpoint::default() {
+                    self.unstarted.insert(lane, beyond);
+                }
             }
         }
     }
@@ -151,9 +152,9 @@ impl RunBook {
             let count = self.status.totals.get(status);
             (status, count.saturating_sub(known.get(status)))
         });
-        for (lane, counted) in self.counted.iter().enumerate() {
-            let rest = &mut self.unstarted[lane];
-            let total = self.plan.lanes[lane].total;
+        for (lane, counted) in (0..).zip(&self.counted) {
+            let mut rest = LaneCheckpoint::default();
+            let total = self.plan.lanes[lane as usize].total;
             let mut from = 0;
             for (start, end) in counted.ended.intervals().chain([(total, total)]) {
                 for (status, left) in &mut left {
@@ -166,6 +167,9 @@ impl RunBook {
                     (*left, from) = (*left - count, to);
                 }
                 from = end;
+            }
+            if rest != LaneCheckpoint::default() {
+                self.unstarted.insert(lane, rest);
             }
         }
     }
@@ -211,7 +215,9 @@ impl RunBook {
     pub fn lane_totals(&self, lane: u32) -> Totals {
         let Some(counted) = self.counted.get(lane as usize) else { return Totals::default() };
         let mut totals = counted.totals.clone();
-        totals.merge(&self.unstarted[lane as usize].totals);
+        if let Some(unstarted) = self.unstarted.get(&lane) {
+            totals.merge(&unstarted.totals);
+        }
         totals
     }
 
@@ -270,8 +276,8 @@ impl RunBook {
     }
 
     /// The definition of a lane's case, as it was when the run was submitted.
-    pub fn case_of(&self, lane: u32) -> Option<&TestCase> {
-        self.cases.get(lane as usize % self.cases.len().max(1))
+    pub fn case_of(&self, lane: u32) -> Option<TestCase> {
+        self.cases.get(lane as usize % self.cases.len().max(1))?.read().ok()
     }
 }
 

@@ -150,8 +150,8 @@ impl RunBook {
         if let Some(status) = by_attempt {
             return status;
         }
-        let unstarted = &self.unstarted[lane as usize];
-        if unstarted.ended.contains(ordinal) {
+        let unstarted = self.unstarted.get(&lane);
+        if let Some(unstarted) = unstarted.filter(|unstarted| unstarted.ended.contains(ordinal)) {
             // Nearly always they all ended alike; where not, nobody wrote down which did how.
             let most = unstarted.totals.by_status.iter().max_by_key(|(_, count)| **count);
             return most.map_or(Status::Skipped, |(status, _)| *status);
