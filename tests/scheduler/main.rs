@@ -12,6 +12,7 @@ mod beside;
 mod browser;
 mod commands;
 mod environments;
+mod full;
 mod http;
 mod kept;
 mod page;

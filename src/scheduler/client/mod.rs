@@ -3,8 +3,11 @@
 
 mod door;
 mod parts;
+mod rights;
+mod room;
 
 pub use door::Door;
+pub use room::Room;
 
 use super::keys;
 use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
@@ -284,35 +287,6 @@ impl Client {
         let options = options.with_sort(SortTarget::Key, SortOrder::Descend).with_limit(1);
         let answer = self.kv().get(prefix, Some(options)).await?;
         Ok(answer.kvs().first().map(kv))
-    }
-
-    /// Whether the user may read all keys with a prefix.
-    ///
-    /// # Errors
-    ///
-    /// That it is not permitted, among others.
-    pub async fn may_read(&self, prefix: &str) -> Result<(), Error> {
-        let options = GetOptions::new().with_range(keys::range_end(prefix)).with_limit(1);
-        self.ask_whether(prefix, TxnOp::get(prefix, Some(options))).await
-    }
-
-    /// Whether the user may read and write a key.
-    ///
-    /// # Errors
-    ///
-    /// That it is not permitted, among others.
-    pub async fn may_write(&self, key: &str) -> Result<(), Error> {
-        self.ask_whether(key, TxnOp::put(key, "", None)).await
-    }
-
-    /// Asks for rights without using them: the store looks at those of all operations of a
-    /// transaction, and this one's condition never holds.
-    async fn ask_whether(&self, key: &str, op: TxnOp) -> Result<(), Error> {
-        let never = etcd_client::Compare::create_revision(key, CompareOp::Less, 0);
-        let asked = etcd_client::Txn::new().when(vec![never]).and_then(vec![op]);
-        let answer = timeout(CALL_TIMEOUT, self.kv().txn(asked)).await;
-        answer.map_err(|_| tonic::Status::deadline_exceeded("no answer in time"))??;
-        Ok(())
     }
 
     pub async fn grant(&self, ttl: i64) -> Result<i64, Error> {

@@ -3,7 +3,7 @@
 use super::SubmitError;
 use super::chosen::{self, Chosen};
 use crate::scheduler::catalog;
-use crate::scheduler::client::Client;
+use crate::scheduler::client::{Client, Room};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Environment, Missing, Refusal, RunSpec};
 use crate::scheduler::store::{Compare, Kv};
@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 
 /// Keys that are read from one member and compared when the run is written: etcd takes 128.
 const NEAR_MAX: usize = 100;
+
+/// One part of so many of the store's room is kept for results.
+const RESERVED: u64 = 20;
 
 pub(super) struct Ground {
     pub(super) chosen: Chosen,
@@ -84,6 +87,19 @@ pub(super) async fn near(client: &Client, spec: &RunSpec) -> Result<Option<Groun
 
 fn limit(kv: &Kv) -> Option<usize> {
     serde_json::from_slice(&kv.value).unwrap_or_else(|_| Limit::default()).runs_max
+}
+
+/// Refuses what needs room of which the last is kept for results of runs that are there.
+pub(super) async fn check_room(client: &Client) -> Result<(), SubmitError> {
+    match client.room().await {
+        Some(Room { used, quota }) if used >= quota - quota / RESERVED => {
+            let text = format!(
+                "the store is nearly full, {used} of {quota} bytes are in use: the rest is kept for results"
+            );
+            Err(Refusal::new(429, text).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a submit to a queue that takes no more open runs.

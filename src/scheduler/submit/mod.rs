@@ -109,7 +109,7 @@ struct Request {
 /// # Errors
 ///
 /// What `expand` refuses; nothing to run where a prefix is no case's; 409 when there is a run of this
-/// id, or the request id stands for another submit; 429 when its queue is full.
+/// id, or the request id stands for another submit; 429 when its queue or the store is full.
 pub async fn submit(client: &Client, spec: &RunSpec) -> Result<Submitted, SubmitError> {
     spec.check()?;
     let digest = digest(spec);
@@ -118,7 +118,8 @@ pub async fn submit(client: &Client, spec: &RunSpec) -> Result<Submitted, Submit
     {
         return submitted_before(&kv, &digest);
     }
-    if let Some(ground) = ground::near(client, spec).await? {
+    let (near, ()) = tokio::try_join!(ground::near(client, spec), ground::check_room(client))?;
+    if let Some(ground) = near {
         match attempt(client, spec, &digest, ground).await {
             Ok(Some(submitted)) => return Ok(submitted),
             Err(SubmitError::Store(text)) => return Err(SubmitError::Store(text)),
