@@ -275,6 +275,8 @@ fn ask(client: &Client, request: Request, answers: mpsc::UnboundedSender<Answer>
             },
             Request::Revoke { lease } => match client.revoke(lease).await {
                 Ok(()) => return,
+                // It has ended by itself.
+                Err(Error::GRpcStatus(status)) if status.code() == tonic::Code::NotFound => return,
                 Err(error) => Answer::Lost(error),
             },
             Request::Rebuild | Request::Deposed => return,

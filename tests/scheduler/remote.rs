@@ -9,6 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
+use quoin::scheduler::keys;
 use quoin::scheduler::model::Status;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,7 @@ on_each_engine![
     tasks_are_pushed_to_a_plain_service_and_called_back,
     tasks_are_pulled_by_a_client_that_asks,
     bad_registrations_and_results_are_refused,
+    a_worker_that_was_written_by_hand_gets_nothing,
     a_service_is_told_that_its_task_is_canceled,
     a_client_is_told_that_its_task_is_canceled,
 ];
@@ -127,7 +129,7 @@ async fn tasks_are_pulled_by_a_client_that_asks(engine: Engine) {
     assert_eq!((nothing.status, nothing.body), (200, json!({"tasks": []})));
     assert!(asked.elapsed() >= Duration::from_secs(1), "it waits for tasks");
     let run = submit(&caller, 6).await;
-    let mut seen = Vec::new();
+    let (mut seen, mut recorded) = (Vec::new(), 0);
     while seen.len() < 12 {
         let found = caller.call("POST", "/v1/claims?want=4", asking.clone()).await;
         assert_eq!(found.status, 200, "{}", found.body);
@@ -136,6 +138,9 @@ async fn tasks_are_pulled_by_a_client_that_asks(engine: Engine) {
         for order in &orders {
             let said = caller.call("POST", "/v1/claims/results", verdict(order)).await;
             assert_eq!(said.status, 202, "{}", said.body);
+            let results: usize = team.results(&run).await.values().map(Vec::len).sum();
+            recorded += 1;
+            assert!(results >= recorded, "{results} of {recorded}: what was said is recorded");
         }
         seen.extend(orders);
     }
@@ -160,12 +165,31 @@ async fn bad_registrations_and_results_are_refused(engine: Engine) {
         ("/v1/instances", service("w1", local, 1), 409, "there is a worker w1 already"),
         ("/v1/claims?want=0", json!({"worker": "p"}), 400, "want is not between 1 and 1000"),
         ("/v1/claims", json!({}), 400, "worker without an id"),
+        ("/v1/claims", json!({"worker": "w1"}), 409, "there is a worker w1 already"),
+        ("/v1/claims", json!({"worker": "@people"}), 400, "a name does not begin with @"),
+        ("/v1/instances", service("@people", local, 1), 400, "a name does not begin with @"),
         ("/v1/claims/results", json!({"recordId": "r", "status": "02"}), 409, "nobody waits for"),
         ("/v1/claims/results", json!({"recordId": "r", "status": "05"}), 400, "status is none of"),
     ] {
         let answer = caller.call("POST", path, body).await;
         assert_eq!(answer.status, status, "{path}: {}", answer.body);
         assert!(answer.message().contains(text), "{path}: {}", answer.message());
+    }
+}
+
+/// Keys that no worker writes are no workers, and disturb nobody.
+async fn a_worker_that_was_written_by_hand_gets_nothing(engine: Engine) {
+    let (mut team, caller) = serving(engine).await;
+    let mut client = team.client().await;
+    for (name, value) in [("a", "garbage"), ("b", r#"{"max_task_num": 8}"#), ("c", "{}")] {
+        client.put(keys::worker(name), value, None).await.unwrap();
+    }
+    let run = submit(&caller, 3).await;
+    team.start_worker("w1", 1, &["--allow-target", "tested.lab"]).await;
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.ended(), 6);
+    for attempts in team.results(&run).await.values() {
+        assert!(attempts.iter().all(|(.., worker)| worker == "w1"), "{attempts:?}");
     }
 }
 

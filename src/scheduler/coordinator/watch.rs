@@ -185,7 +185,9 @@ impl Coordinator {
         if name.starts_with('@') {
             return;
         }
-        let info: WorkerInfo = parse(kv).unwrap_or_default();
+        // What no worker writes is none: it would hold tasks for ever.
+        let is_worker = |info: &WorkerInfo| info.max_task_num > 0 && kv.lease != 0;
+        let Some(info) = parse::<WorkerInfo>(kv).filter(is_worker) else { return };
         let known = self.workers.get(name).map(|worker| worker.registration);
         if known != Some(kv.create_revision) {
             self.worker_gone(now, name);
@@ -211,6 +213,9 @@ impl Coordinator {
     }
 
     fn worker_gone(&mut self, now: u64, name: &str) {
+        if name.starts_with('@') {
+            return;
+        }
         if let Some(worker) = self.workers.remove(name) {
             self.planner.worker_leaves(worker.number);
             self.reclaim_all(now, name);

@@ -5,6 +5,7 @@
 //! Nothing of the group outlives the attempt; a process that leaves the group on purpose does, and
 //! can hold neither the attempt nor its output up.
 
+use super::complaint::complaint;
 use super::fill::fill;
 use super::output::Capture;
 use super::report::Report;
@@ -110,7 +111,11 @@ impl Executor {
                 let bytes_max = self.settings.compared_bytes_max;
                 report.judge(case, &self.artifacts, bytes_max).await;
             }
-            Some(code) => report.message = Some(format!("exit code {code}")),
+            Some(code) => {
+                let said = complaint(&report.stderr, &report.output);
+                let said = said.map_or_else(String::new, |said| format!(": {said}"));
+                report.message = Some(format!("exit code {code}{said}"));
+            }
             None => {
                 let signal = report.signal.as_deref().unwrap_or("a signal");
                 report.message = Some(format!("killed by {signal}"));

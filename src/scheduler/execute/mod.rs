@@ -9,6 +9,7 @@
 
 mod artifacts;
 mod command;
+mod complaint;
 mod connect;
 mod fill;
 mod http;

@@ -33,12 +33,12 @@ enum Spill {
 /// A complete output.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    head: Vec<u8>,
-    tail: VecDeque<u8>,
+    pub(super) head: Vec<u8>,
+    pub(super) tail: VecDeque<u8>,
     pub(super) bytes: u64,
-    artifact: Option<Artifact>,
+    pub(super) artifact: Option<Artifact>,
     /// Why there is no artifact, although the output is too long for memory.
-    fault: Option<String>,
+    pub(super) fault: Option<String>,
 }
 
 impl<'a> Capture<'a> {

@@ -62,6 +62,9 @@ export class Problem extends Error {
     super(message);
     this.status = status;
   }
+
+  /** Whether it may be otherwise in a moment. */
+  get isPassing() { return this.status === 0 || this.status >= 500; }
 }
 
 async function call(method, path, body, { signal, ...more } = {}) {
@@ -115,7 +118,9 @@ export async function follow(run, tell, signal) {
     try {
       const headers = last ? { "last-event-id": last } : {};
       const answer = await call("GET", `/v1/runs/${part(run)}/events`, undefined, { ...headers, signal });
-      if (!answer.ok) return;
+      // What is away may come back; what is refused stays so.
+      if (!answer.ok && answer.status < 500) return;
+      if (!answer.ok) throw new Problem(answer.status, answer.statusText);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {

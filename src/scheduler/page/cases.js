@@ -13,7 +13,7 @@ export function list(view) {
   const filter = { text: "", state: "" };
   const columns = [
     { word: "id", show: (found) => [h("a", { href: link(found) }, found.id), found.name && h("div", { class: "soft" }, found.name)] },
-    { word: "kind", show: (found) => found.kind }, { word: "state", show: (found) => pill(found.state) },
+    { word: "kind", show: (found) => t(found.kind) }, { word: "state", show: (found) => pill(found.state) },
     { word: "history", show: (found) => pasts(found).slice(0, 2).map((stats) => h("div", {}, strip(stats))) },
     { word: "typical", show: (found) => (pasts(found)[0]?.n ? span(pasts(found)[0].p50) : ""), isNumber: true },
     { word: "tags", show: tags }, { word: "owner", show: (found) => found.owner || "" },
@@ -32,8 +32,12 @@ export async function one(view, id) {
   const [found, past] = await Promise.all([get(path), get(`${path}/history`)]);
   const again = () => one(view, id);
   const mute = async () => {
-    await send("PATCH", path, { state: found.state === "enabled" ? "muted" : "enabled", version: found.version });
-    again();
+    try {
+      await send("PATCH", path, { state: found.state === "enabled" ? "muted" : "enabled", version: found.version });
+    } finally {
+      // Also if somebody else has changed it: then it is shown as it is now.
+      again();
+    }
   };
   const remove = async () => {
     if (!await sure(t("sure", id), t("delete"))) return;
@@ -80,7 +84,7 @@ function edit(word, path, found, done, isThere = false) {
 export function environments(view) {
   const columns = [
     { word: "id", show: (found) => [found.id, found.name && h("div", { class: "soft" }, found.name)] },
-    { word: "health", show: (found) => [pill(found.health), found.health_reason && h("div", { class: "soft" }, found.health_reason)] },
+    { word: "health", show: (found) => [pill(found.health), found.state === "reserved" && h("div", {}, pill("paused", t("reserved"))), found.health_reason && h("div", { class: "soft" }, found.health_reason)] },
     { word: "capacity", show: (found) => found.capacity ?? "", isNumber: true }, { word: "labels", show: (found) => labels(found.labels) },
     { word: "config", show: (found) => h("span", { class: "mono soft" }, JSON.stringify(found.config)) },
     { word: "edit", show: (found) => {

@@ -25,7 +25,15 @@ class View {
     if (!this.signal.aborted) main.replaceChildren(...content.flat(Infinity).filter(Boolean));
   }
 
-  every(ms, work) { this.timers.push(setInterval(work, ms)); }
+  /** Does something again and again, but not while it is still being done. */
+  every(ms, work) {
+    let isBusy = false;
+    this.timers.push(setInterval(async () => {
+      if (isBusy) return;
+      isBusy = true;
+      try { await work(); } finally { isBusy = false; }
+    }, ms));
+  }
 
   stop() {
     this.timers.forEach(clearInterval);
@@ -40,10 +48,15 @@ class View {
 
 let view = new View();
 
+/** A part of an address; as it stands if somebody typed it wrong. */
+function decoded(text) {
+  try { return decodeURIComponent(text); } catch { return text; }
+}
+
 async function route() {
   view.end();
   view = new View();
-  const [area, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [area, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   const shown = AREAS.includes(area) ? area : "runs";
   frame(shown);
   document.title = `${rest[0] || t(shown)} · Quoin`;
@@ -57,6 +70,8 @@ async function route() {
     else places[shown](view);
   } catch (error) {
     view.show(h("div", { class: "paper" }, problem(error)));
+    const shows = view;
+    if (error.isPassing) setTimeout(() => { if (view === shows) route(); }, 3000);
   }
 }
 

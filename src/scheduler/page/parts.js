@@ -44,7 +44,8 @@ export function legend(totals = {}, running = 0) {
   const waiting = Math.max(0, total - ended(totals) - running);
   const counts = [...STATUSES.map((code) => [code, totals[code] || 0]), ["01", running], ["00", waiting]];
   const shown = counts.filter(([code, count]) => count > 0 || code === "02");
-  const parts = shown.map(([code, count]) => pill(code, `${t(`s${code}`)} ${number(count)}`));
+  const flaky = totals.flaky || 0;
+  const parts = shown.map(([code, count]) => pill(code, `${t(`s${code}`)} ${number(code === "02" ? count - flaky : count)}`));
   if (totals.flaky) parts.push(pill("flaky", `${t("flaky")} ${number(totals.flaky)}`));
   return h("div", { class: "legend" }, parts);
 }
@@ -56,12 +57,11 @@ export const percent = (value) => `${(value * 100).toFixed(value >= 0.9995 || va
 export function span(ms) {
   if (ms === undefined || ms === null) return "";
   if (ms < 1) return `${(ms * 1000).toFixed(0)} µs`;
-  if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
-  const seconds = ms / 1000;
-  if (seconds < 60) return `${seconds.toFixed(2)} s`;
-  const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`;
-  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  if (ms < 999.5) return `${ms < 9.95 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
+  if (ms < 59_995) return `${(ms / 1000).toFixed(2)} s`;
+  const seconds = Math.round(ms / 1000);
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} ${t("minutes")} ${seconds % 60} s`;
+  return `${Math.floor(seconds / 3600)} ${t("hours")} ${Math.floor((seconds % 3600) / 60)} ${t("minutes")}`;
 }
 
 /** A moment: the time of today, the date of other days. */
@@ -115,13 +115,20 @@ export function paged(load, show) {
     const more = next && h("div", { class: "more" }, h("button", { type: "button", click: () => add(next) }, t("more")));
     place.replaceChildren(show(items), ...(more ? [more] : []));
   };
+  let asked = 0;
   const add = async (next) => {
+    asked += 1;
+    const own = asked;
     try {
       const page = await load(next);
+      // Somebody has asked for something else meanwhile.
+      if (own !== asked) return;
       items = next ? items.concat(page.items) : page.items;
       draw(page.next);
     } catch (error) {
+      if (own !== asked) return;
       place.replaceChildren(problem(error));
+      if (error.isPassing) setTimeout(() => { if (own === asked && place.isConnected) add(); }, 3000);
     }
   };
   return { place, refresh: () => add(), ready: add() };
@@ -165,7 +172,7 @@ export const closeDialog = () => document.getElementById("dialog").close();
 export async function sure(text, word) {
   let is = false;
   const yes = h("button", { type: "button", class: "main", click: () => { is = true; closeDialog(); } }, word);
-  await dialog(text, h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("close")), yes));
+  await dialog(text, h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("back")), yes));
   return is;
 }
 

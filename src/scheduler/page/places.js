@@ -1,13 +1,14 @@
 // Workers, tags with their holders, and queues.
 
 import { get, part, query, send } from "./api.js";
-import { h, labels, number, paged, pill, say, table, trying } from "./parts.js";
+import { h, labels, number, paged, pill, say, sure, table, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const toRun = (run) => h("a", { class: "mono", href: `#/runs/${part(run)}` }, run);
 
 export function workers(view) {
   const drain = (found) => trying(async () => {
+    if (!await sure(t("sure_drain", found.name), t("drain"))) return;
     await send("POST", `/v1/instances/${part(found.name)}/drain`);
     say(t("asked"));
     list.refresh();
@@ -23,7 +24,7 @@ export function workers(view) {
   ];
   const list = paged((next) => get(query("/v1/instances", { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_workers") }));
   view.show(h("div", { class: "head" }, h("h1", {}, t("workers"))), list.place);
-  view.every(2000, () => { if (!document.hidden && !list.place.contains(document.activeElement)) list.refresh(); });
+  view.every(2000, () => (!document.hidden && !list.place.contains(document.activeElement) ? list.refresh() : null));
 }
 
 export function tags(view) {
@@ -34,7 +35,7 @@ export function tags(view) {
   ];
   const list = paged(() => get("/v1/tags"), (items) => table(columns, items, { empty: t("no_tags") }));
   view.show(h("div", { class: "head" }, h("h1", {}, t("tags"))), list.place);
-  view.every(2000, () => { if (!document.hidden && !list.place.contains(document.activeElement)) list.refresh(); });
+  view.every(2000, () => (!document.hidden && !list.place.contains(document.activeElement) ? list.refresh() : null));
 }
 
 export function queues(view) {

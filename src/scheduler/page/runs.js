@@ -28,7 +28,7 @@ export function list(view) {
   const submit = h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"));
   view.show(h("div", { class: "head" }, h("h1", {}, t("runs")), h("span", { class: "grow" }), search, choose, submit), runs.place);
   // A longer list is not pulled from under its reader.
-  view.every(2000, () => { if (!document.hidden && !runs.place.contains(document.activeElement) && runs.place.querySelectorAll("tbody tr").length <= 50) runs.refresh(); });
+  view.every(2000, () => (!document.hidden && !runs.place.contains(document.activeElement) && runs.place.querySelectorAll("tbody tr").length <= 50 ? runs.refresh() : null));
 }
 
 export async function one(view, run) {
@@ -54,12 +54,14 @@ export async function one(view, run) {
     location.hash = link(made);
   };
 
+  const unstarted = () => (found.status.totals?.["05"] || 0) + (found.status.totals?.["06"] || 0);
+
   const drawHead = () => {
     drawn = state();
     const buttons = isOver()
-      ? [found.status.totals?.failures > 0 && act("rerun_failed", again("failed"), true), act("rerun_all", again("all"))]
+      ? [found.status.totals?.failures > 0 && act("rerun_failed", again("failed"), true), unstarted() > 0 && act("rerun_unstarted", again("unstarted")), act("rerun_all", again("all"))]
       : [state() === "paused" ? act("resume", control("resume")) : act("pause", control("pause")),
-        h("button", { type: "button", class: "danger", click: trying(async () => { if (await sure(t("sure_cancel"), t("cancel_run"))) await control("cancel")(); }) }, t("cancel_run"))];
+        h("button", { type: "button", class: "danger", click: trying(async () => { if (await sure(t("sure_cancel"), t("yes_cancel"))) await control("cancel")(); }) }, t("cancel_run"))];
     const before = found.spec.rerun_of;
     head.replaceChildren(h("div", { class: "head" },
       h("h1", {}, found.spec.name || t("run"), " ", h("span", { class: "mono soft" }, run)), pill(state()),
@@ -88,6 +90,7 @@ export async function one(view, run) {
   function drawTabs() {
     const totals = found.status.totals || {};
     const counts = { failures: totals.failures };
+    const isHere = tabs.contains(document.activeElement);
     tabs.replaceChildren(...Object.keys(panels).map((name) => h("button", {
       type: "button", role: "tab", "aria-selected": String(name === chosen), tabindex: name === chosen ? "0" : "-1",
       click: () => choose(name), keydown: (event) => {
@@ -96,8 +99,14 @@ export async function one(view, run) {
         if (step) { choose(names[(names.indexOf(name) + step + names.length) % names.length]); tabs.querySelector("[aria-selected=true]").focus(); }
       },
     }, t(name), counts[name] > 0 && h("span", { class: "count" }, number(counts[name])))));
+    if (isHere) tabs.querySelector("[aria-selected=true]").focus();
   }
   let refresh = () => {};
+  // A longer list is not pulled from under its reader, nor what he stands on or has opened.
+  const renew = (list, rows) => {
+    const isUsed = list.place.contains(document.activeElement) || list.place.querySelector("details[open]");
+    return isUsed || list.place.querySelectorAll("tbody tr, details").length > rows ? null : list.refresh();
+  };
   function choose(name) {
     chosen = name;
     drawTabs();
@@ -125,7 +134,7 @@ export async function one(view, run) {
     }) }, t("audit")));
     place.replaceChildren(lanes.place, losses, h("h2"), check);
     drawLoss();
-    return () => { drawLoss(); if (lanes.place.querySelectorAll("tbody tr").length <= 100) lanes.refresh(); };
+    return () => { drawLoss(); return renew(lanes, 100); };
   }
 
   function waiting(place) {
@@ -136,7 +145,7 @@ export async function one(view, run) {
     const draw = async () => {
       try {
         const found = await get(`${path}/waiting`);
-        const counts = Object.entries(found.tasks).map(([reason, count]) => pill("00", `${reason} ${number(count)}`));
+        const counts = Object.entries(found.tasks).map(([reason, count]) => pill("00", `${t(`why_${reason}`)} ${number(count)}`));
         place.replaceChildren(h("div", { class: "legend" }, counts), h("h2"), h("div", { class: "paper" }, table(columns, found.items, { empty: t("nothing_waits") })));
       } catch (error) { place.replaceChildren(problem(error)); }
     };
@@ -160,11 +169,13 @@ export async function one(view, run) {
     const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.status = event.target.value; found.refresh(); } }, codes.map((code) => h("option", { value: code }, word(code))));
     const of = h("input", { type: "search", placeholder: t("case"), "aria-label": t("case"), "data-search": true, input: view.debounce((event) => { filter.case = event.target.value; found.refresh(); }) });
     place.replaceChildren(h("div", { class: "head" }, choose, of), found.place);
+    return () => renew(found, 100);
   }
 
   function failures(place) {
     const found = paged((next) => get(query(`${path}/tasks`, { status: "failures", next, limit: 50 })), (items) => (items.length === 0 ? h("div", { class: "empty" }, t("no_failures")) : h("div", {}, items.map(failure))));
     place.replaceChildren(found.place);
+    return () => renew(found, 50);
   }
 
   function slots(place) {
@@ -187,13 +198,15 @@ export async function one(view, run) {
   if (isOver()) return;
   follow(run, (status) => {
     const before = state();
+    const failed = found.status.totals?.failures;
     found = { ...found, status };
-    if (before !== state() || isOver()) { drawHead(); drawTabs(); }
+    if (before !== state() || isOver()) drawHead();
+    if (failed !== found.status.totals?.failures) drawTabs();
     drawProgress();
     // What is told of an open run may be a second old.
     if (isOver()) { view.stop(); setTimeout(() => measure().then(() => refresh()), 1200); }
   }, view.signal);
-  view.every(2000, () => { if (!document.hidden && !isOver()) { measure(); refresh(); } });
+  view.every(2000, () => { if (!document.hidden && !isOver()) return Promise.all([measure(), refresh()]); return null; });
 }
 
 function failure(task) {
@@ -204,12 +217,18 @@ function failure(task) {
   return h("details", { class: "failure" }, title, h("div", {}, outputs(detail)));
 }
 
+/** A field of what an attempt said, in words where they are known. */
+function fieldWord(name) {
+  const word = t(`field_${name}`);
+  return word === `field_${name}` ? name : word;
+}
+
 function outputs(detail) {
   const shown = [];
   for (const [name, value] of Object.entries(detail || {})) {
     if (value === null || value === "") continue;
     const text = typeof value === "string" ? value : JSON.stringify(value, null, 1);
-    shown.push(h("div", {}, h("div", { class: "soft" }, name), h("pre", {}, text)));
+    shown.push(h("div", {}, h("div", { class: "soft" }, fieldWord(name)), h("pre", {}, text)));
   }
   return shown.length > 0 ? shown : [h("div", { class: "soft" }, t("none"))];
 }

@@ -4,7 +4,9 @@
 use super::Services;
 use super::answer::{Problem, answer, ok};
 use super::ask::{Asked, InPath, Object};
-use super::remote::{Given, Instance, Verdict};
+use super::recorded::Recording;
+use super::remote::{Given, Instance, Verdict, late};
+use crate::scheduler::client::Client;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Labels, Refusal, check_id};
 use crate::scheduler::store::{Compare, Op, Outcome, Txn};
@@ -30,19 +32,34 @@ fn check_capacity(capacity: u32) -> Result<(), Refusal> {
     }
 }
 
+/// Names with an at sign in front stand for people.
+fn check_worker(name: &str) -> Result<(), Refusal> {
+    check_id("worker", name)?;
+    match name.starts_with('@') {
+        true => Err(Refusal::new(400, format!("worker {name:?}: a name does not begin with @"))),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a name that another worker has.
+async fn check_is_free(client: &Client, name: &str) -> Result<(), Problem> {
+    match client.get(&keys::worker(name)).await? {
+        Some(_) => Err(Problem::new(409, format!("there is a worker {name} already"))),
+        None => Ok(()),
+    }
+}
+
 /// Registers a service to which tasks are pushed. The same again is no error.
 pub(super) async fn register(services: Services, body: Object) -> Result<Response, Problem> {
     let instance: Instance = body.parse("a valid instance")?;
-    check_id("instance", &instance.name)?;
+    check_worker(&instance.name)?;
     check_capacity(instance.max_task_num)?;
     check_url(&services, &instance.url)?;
     let client = services.store().await?;
     let key = keys::instance(&instance.name);
-    let worker = keys::worker(&instance.name);
     let known = client.get(&key).await?;
-    if known.is_none() && client.get(&worker).await?.is_some() {
-        let text = format!("there is a worker {} already", instance.name);
-        return Err(Problem::new(409, text));
+    if known.is_none() {
+        check_is_free(&client, &instance.name).await?;
     }
     let compare = match &known {
         Some(known) => Compare::ChangedAt(key.clone(), known.mod_revision),
@@ -118,7 +135,7 @@ pub(super) async fn claim(
     body: Object,
 ) -> Result<Response, Problem> {
     let asking: Asking = body.parse("a valid claim")?;
-    check_id("worker", &asking.worker)?;
+    check_worker(&asking.worker)?;
     services.check_may_be_worker(&asking.worker).await?;
     let want = want.unwrap_or(1);
     if !(1..=WANT_MAX).contains(&want) {
@@ -126,6 +143,9 @@ pub(super) async fn claim(
     }
     let capacity = asking.max_task_num.unwrap_or(want as u32);
     check_capacity(capacity)?;
+    if !services.inner.stations.knows(&asking.worker) {
+        check_is_free(&services.shared().store().await?, &asking.worker).await?;
+    }
     let wait = wait.unwrap_or(WAIT_S).min(WAIT_S_MAX);
     let until = Instant::now() + Duration::from_secs(wait);
     let kind = (asking.labels, capacity);
@@ -155,12 +175,25 @@ pub(super) async fn renew(services: Services, body: Object) -> Result<Response, 
     Ok(ok(&services.inner.stations.renew(&worker, &records)))
 }
 
-/// Takes a verdict. It is recorded as any worker's, once its claim still stands.
+/// Takes a verdict. It is recorded as any worker's, if its claim still stands, and answered when it is.
 pub(super) async fn settle(services: Services, body: Object) -> Result<Response, Problem> {
     let verdict: Verdict = body.parse("a valid result")?;
-    if let Some(worker) = services.inner.stations.who_has(&verdict) {
-        services.check_may_be_worker(&worker).await?;
+    let stations = &services.inner.stations;
+    let record = verdict.record.clone();
+    let recording = match stations.who_has(&verdict) {
+        Some(worker) => {
+            services.check_may_be_worker(&worker).await?;
+            let client = services.shared().store().await?;
+            let recording = Recording::begin(client, &worker, &record).await?;
+            Some(recording.ok_or_else(|| late(&record))?)
+        }
+        None => None,
+    };
+    stations.settle(verdict)?;
+    if let Some(recording) = recording
+        && !recording.end().await?
+    {
+        return Err(late(&record));
     }
-    services.inner.stations.settle(verdict)?;
     Ok(answer(StatusCode::ACCEPTED, &json!({})))
 }

@@ -24,6 +24,7 @@ mod listen;
 mod login;
 mod openapi;
 mod openapi_values;
+mod recorded;
 mod records;
 mod remote;
 mod routes;

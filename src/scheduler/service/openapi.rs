@@ -275,10 +275,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
     change(
         ("POST", "/v1/claims/results"),
         I,
-        "Takes the verdict on a task that was pushed or claimed",
+        "Takes the verdict on a task that was pushed or claimed; answers when it is recorded",
         ("Verdict", "Object"),
         202,
-        &[400, 409],
+        &[400, 409, 503],
     ),
     change(
         ("POST", "/v1/instances/{name}/drain"),

@@ -55,7 +55,7 @@ pub(super) struct Instance {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Verdict {
     #[serde(rename = "recordId")]
-    record: String,
+    pub(super) record: String,
     /// A code or a word: 02 or passed, 03 or failed, 04 or error, 07 or timed out.
     status: String,
     message: Option<String>,
@@ -164,7 +164,12 @@ impl Station {
         let _expected = Expected { station: self, record: record.clone() };
         let work = async {
             match &self.way {
-                Way::Push { url, caller } => push(caller, url, &order).await?,
+                Way::Push { url, caller } => tokio::select! {
+                    // A service may say how it went before it says that it has taken the task.
+                    biased;
+                    said = &mut verdict => return said.map_err(|_| "nobody will say".to_owned()),
+                    pushed = push(caller, url, &order) => pushed?,
+                },
                 Way::Pull => {
                     self.inner.lock().orders.push_back(order);
                     self.news.notify_one();
@@ -423,6 +428,11 @@ impl Stations {
         Renewed { canceled, gone }
     }
 
+    /// Whether a worker of this name is served here.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.manned.lock().contains_key(name)
+    }
+
     /// The worker that has what a verdict is about.
     pub(super) fn who_has(&self, verdict: &Verdict) -> Option<String> {
         let manned = self.manned.lock();
@@ -458,7 +468,7 @@ impl Stations {
     }
 }
 
-fn late(record: &str) -> Problem {
+pub(super) fn late(record: &str) -> Problem {
     let text =
         format!("nobody waits for a result of {record}: it has ended or was given to others");
     Problem::new(409, text)

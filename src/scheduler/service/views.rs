@@ -29,6 +29,8 @@ const BOOKS_MAX: usize = 4;
 const FRESH: Duration = Duration::from_secs(1);
 /// Or so many times as long as reading it takes: a long run must not be read all the time.
 const COST_FACTOR: u32 = 5;
+/// But no longer: that a store was slow once must not be seen for minutes.
+const OLDEST: Duration = Duration::from_secs(20);
 /// Attempts in one picture.
 const TIMELINE_MAX: usize = 20_000;
 /// Lanes that are told why they wait.
@@ -49,9 +51,15 @@ struct Shelved {
 }
 
 impl Shelved {
-    /// Whether it need not be read again: it has ended, or what was read is new beside what reading costs.
-    fn is_fresh(&self) -> bool {
-        !self.book.is_open || self.read.elapsed() < FRESH.max(self.cost * COST_FACTOR)
+    /// Whether it need not be read again: it has ended, or what was read is new beside what reading costs
+    /// and the run goes on.
+    async fn is_fresh(&self, client: &Client, run: &str) -> Result<bool, Problem> {
+        let age = self.read.elapsed();
+        if !self.book.is_open || age < FRESH {
+            return Ok(true);
+        }
+        let is_new = age < (self.cost * COST_FACTOR).min(OLDEST);
+        Ok(is_new && client.get(&keys::open(run)).await.map_err(SubmitError::from)?.is_some())
     }
 }
 
@@ -65,7 +73,9 @@ impl Shelf {
     async fn find(&self, client: Client, run: &str) -> Result<Arc<Shelved>, Problem> {
         let place = self.place(run).await;
         let mut place = place.lock().await;
-        if let Some(found) = place.as_ref().filter(|found| found.is_fresh()) {
+        if let Some(found) = place.as_ref()
+            && found.is_fresh(&client, run).await?
+        {
             return Ok(found.clone());
         }
         let name = run.to_owned();

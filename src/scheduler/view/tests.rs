@@ -58,6 +58,7 @@ impl Store {
 
     fn worker(&mut self, name: &str, slots: u32) {
         self.put(keys::worker(name), &WorkerInfo { max_task_num: slots, ..Default::default() });
+        self.kvs.iter_mut().filter(|kv| kv.key == keys::worker(name)).for_each(|kv| kv.lease = 7);
     }
 
     fn ended(&mut self, state: &str) {

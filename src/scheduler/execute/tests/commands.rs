@@ -59,7 +59,8 @@ async fn a_command_is_given_input_folder_and_variables() {
 async fn the_exit_decides() {
     let bench = Bench::new();
     let outcome = bench.run(shell("echo out; echo err >&2; exit 3")).await;
-    let detail = json!({"message": "exit code 3", "exit": 3, "output": "out\n", "stderr": "err\n"});
+    let detail =
+        json!({"message": "exit code 3: err", "exit": 3, "output": "out\n", "stderr": "err\n"});
     assert_eq!((outcome.status, outcome.detail), (Status::Failed, Some(detail)));
     let outcome = bench.run(shell("exit 0")).await;
     assert_eq!((outcome.status, outcome.detail), (Status::Passed, None));
