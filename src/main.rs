@@ -10,6 +10,7 @@ use quoin::logging::journal::{self, Journal};
 use quoin::logging::rotation::{RotatingFile, Rules};
 use quoin::logging::{self, Sink};
 use quoin::node::{self, Start};
+use quoin::scheduler::execute::{WARDEN, ward};
 use quoin::scheduler::tool::Beside;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -28,6 +29,10 @@ fn main() -> ExitCode {
             args.remove(0);
             let scheduler = take_scheduler(&mut args);
             serve_with(args, scheduler)
+        }
+        Some(WARDEN) if args.len() == 1 => {
+            ward();
+            ExitCode::SUCCESS
         }
         Some("help") if args.len() == 1 => serve(vec!["--help".into()]),
         Some("help") if args.len() == 2 && args[1] == "tools" => tool(vec!["--help".into()]),

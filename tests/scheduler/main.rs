@@ -23,7 +23,7 @@ mod service;
 mod submits;
 mod team;
 
-use cluster::{Cluster, Engine, Setup};
+use cluster::{Cluster, Engine, Setup, eventually};
 use http::Caller;
 use kept::what_is_kept_of_runs;
 use quoin::scheduler::model::Status;
@@ -39,6 +39,7 @@ use team::Team;
 on_each_engine![
     cases_run_in_order_and_apart,
     what_a_killed_worker_had_is_run_by_another,
+    commands_end_with_their_worker,
     a_killed_leader_is_replaced,
     a_scheduler_that_is_asked_to_end_leaves_the_lead,
     a_killed_member_loses_nothing,
@@ -116,6 +117,33 @@ async fn what_a_killed_worker_had_is_run_by_another(engine: Engine) {
     assert!(lost.iter().all(|(.., worker)| worker == "w1") && !lost.is_empty(), "{lost:?}");
     let again = results.values().filter(|attempts| attempts.len() > 1);
     assert!(again.clone().all(|attempts| attempts.last().unwrap().2 == "w2"));
+}
+
+/// Nothing that a killed worker ran goes on beside what is given to another.
+async fn commands_end_with_their_worker(engine: Engine) {
+    let (mut team, _service) = team(engine, 1, &[]).await;
+    team.start_worker("w1", 1, &["--allow-command"]).await;
+    let file = team.file("numbers");
+    let script = format!("while true; do (sleep 1000 & echo $$ >{file}; wait); done");
+    let case = json!({"id": "long", "kind": "command", "command": ["sh", "-c", script]});
+    team.submit(&plan(vec![case], 1)).await;
+    let number = eventually("a command", async || match std::fs::read_to_string(&file) {
+        Ok(text) if text.ends_with('\n') => Ok(text.trim().to_owned()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    // Whoever inherits it may not ask how it ended.
+    let is_there = || {
+        std::fs::read_to_string(format!("/proc/{number}/stat"))
+            .is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    assert!(is_there());
+    team.workers.get_mut("w1").unwrap().kill();
+    eventually(
+        "the end of its command",
+        async || if is_there() { Err(number.clone()) } else { Ok(()) },
+    )
+    .await;
 }
 
 async fn a_killed_leader_is_replaced(engine: Engine) {

@@ -52,6 +52,7 @@ impl Executor {
             }
         };
         let mut group = Group::of(&child);
+        let _watched = self.warden.watch(group.0);
         let (mut output, mut stderr) = (self.capture(), self.capture());
         let feed = feed(child.stdin.take(), input);
         let (from_output, from_stderr) = (child.stdout.take(), child.stderr.take());

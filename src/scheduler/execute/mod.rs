@@ -20,11 +20,13 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod warden;
 
 pub use artifacts::Artifacts;
 pub(super) use fill::fill;
 pub use orders::{Caller, Cancel, Runner};
 pub use targets::{Reach, Rule, Targets, reach};
+pub use warden::{WARDEN, ward};
 
 use crate::scheduler::model::{Environment, Kind, Status, TestCase};
 use crate::tls::Dialer;
@@ -35,6 +37,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
+use warden::Warden;
 
 /// One try of a task.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +75,8 @@ pub struct Settings {
     pub targets: Targets,
     /// Cases of kind command run programs with this process's rights.
     pub allows_commands: bool,
+    /// This program, which with the argument `WARDEN` sees to it that commands end with their worker.
+    pub warden: Option<PathBuf>,
     /// Where artifacts lie.
     pub folder: PathBuf,
     /// Of all artifacts; what was used longest ago goes first.
@@ -100,6 +105,7 @@ impl Settings {
         Self {
             targets: Targets::default(),
             allows_commands: false,
+            warden: None,
             folder: folder.into(),
             artifacts_bytes_max: 4 << 30,
             artifact_bytes_max: 64 << 20,
@@ -119,6 +125,7 @@ pub struct Executor {
     settings: Settings,
     artifacts: Artifacts,
     client: http::Client,
+    warden: Warden,
 }
 
 impl Executor {
@@ -130,7 +137,8 @@ impl Executor {
     pub fn open(settings: Settings, dialer: Dialer) -> io::Result<Self> {
         let artifacts = Artifacts::open(&settings.folder, settings.artifacts_bytes_max)?;
         let client = http::client(&settings, dialer);
-        Ok(Self { settings, artifacts, client })
+        let warden = Warden::new(settings.warden.clone());
+        Ok(Self { settings, artifacts, client, warden })
     }
 
     pub fn artifacts(&self) -> &Artifacts {

@@ -160,6 +160,7 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
     let artifacts = args.artifacts.unwrap_or_else(|| format!("{}-artifacts", args.name).into());
     let mut settings = execute::Settings::new(artifacts);
     settings.allows_commands = args.allow_command;
+    settings.warden = std::env::current_exe().ok();
     settings.targets.loopback = args.allow_loopback;
     settings.targets.allowed = args.allow_targets;
     let dialer = match Dialer::new(DialOptions::default()) {
