@@ -7,6 +7,7 @@
 use super::client::Client;
 use super::keys;
 use super::model::{Environment, Refusal, TestCase, find_circle};
+use super::plan_file::Given;
 use super::store::{Compare, Kv, Op, Outcome, Txn};
 use super::submit::SubmitError;
 use serde::Serialize;
@@ -42,6 +43,21 @@ pub trait Definition: Clone + Serialize + DeserializeOwned + Send + Sync {
     fn is_deleted(&self) -> bool;
     /// When it was created and changed, and whether it is deleted.
     fn marks(&mut self) -> (&mut String, &mut String, &mut bool);
+    /// Takes over what people set by hand while the other one was in use, but for what `named` names.
+    /// A reason goes with what it is the reason of.
+    fn keep(&mut self, before: &Self, named: &BTreeSet<String>);
+}
+
+/// Takes fields over that are not named; none of them where the first of them is.
+macro_rules! keep {
+    ($new:ident, $before:ident, $named:ident, $first:ident $(, $other:ident)*) => {
+        if !$named.contains(stringify!($first)) {
+            $new.$first.clone_from(&$before.$first);
+            $(if !$named.contains(stringify!($other)) {
+                $new.$other.clone_from(&$before.$other);
+            })*
+        }
+    };
 }
 
 impl Definition for TestCase {
@@ -63,6 +79,10 @@ impl Definition for TestCase {
     fn marks(&mut self) -> (&mut String, &mut String, &mut bool) {
         (&mut self.gmt_create, &mut self.gmt_modified, &mut self.is_deleted)
     }
+
+    fn keep(&mut self, before: &Self, named: &BTreeSet<String>) {
+        keep!(self, before, named, state, state_reason, state_until);
+    }
 }
 
 impl Definition for Environment {
@@ -83,6 +103,11 @@ impl Definition for Environment {
 
     fn marks(&mut self) -> (&mut String, &mut String, &mut bool) {
         (&mut self.gmt_create, &mut self.gmt_modified, &mut self.is_deleted)
+    }
+
+    fn keep(&mut self, before: &Self, named: &BTreeSet<String>) {
+        keep!(self, before, named, health, health_reason);
+        keep!(self, before, named, state, state_reason);
     }
 }
 
@@ -186,12 +211,16 @@ pub async fn put<T: Definition>(
 }
 
 /// Writes definitions, new or in place of those that are there, many at a time and in order: of two with
-/// one id the last stays.
+/// one id the last stays. What people set of those that are there stays as it is where the new ones do
+/// not name it: nobody ends somebody else's maintenance or mute by writing a file again.
 ///
 /// # Errors
 /// What `check` refuses of any, and then nothing is written; else those before the failure may be.
-pub async fn put_all<T: Definition>(client: &Client, values: &[T]) -> Result<(), SubmitError> {
-    values.iter().try_for_each(T::check)?;
+pub async fn put_all<T: Definition>(
+    client: &Client,
+    values: &[Given<T>],
+) -> Result<(), SubmitError> {
+    values.iter().try_for_each(|given| given.value.check())?;
     let mut rest = values;
     while !rest.is_empty() {
         let (together, others) = rest.split_at(fitting(rest));
@@ -202,10 +231,10 @@ pub async fn put_all<T: Definition>(client: &Client, values: &[T]) -> Result<(),
 }
 
 /// How many of the first definitions one transaction takes.
-fn fitting<T: Definition>(values: &[T]) -> usize {
+fn fitting<T: Definition>(values: &[Given<T>]) -> usize {
     let (mut ids, mut bytes) = (BTreeSet::new(), 0);
     let first = values.iter().take(WRITES_MAX);
-    let fitting = first.take_while(|value| {
+    let fitting = first.take_while(|Given { value, .. }| {
         let is_small = bytes < WRITTEN_BYTES_MAX;
         bytes += serde_json::to_vec(value).map_or(0, |text| text.len());
         is_small && ids.insert(value.id().to_owned())
@@ -213,17 +242,20 @@ fn fitting<T: Definition>(values: &[T]) -> usize {
     fitting.count()
 }
 
-async fn put_together<T: Definition>(client: &Client, values: &[T]) -> Result<(), SubmitError> {
-    let keys: Vec<String> = values.iter().map(|value| key::<T>(value.id())).collect();
+async fn put_together<T: Definition>(
+    client: &Client,
+    values: &[Given<T>],
+) -> Result<(), SubmitError> {
+    let keys: Vec<String> = values.iter().map(|given| key::<T>(given.value.id())).collect();
     for _ in 0..TRIES {
         let before = client.get_all(&keys).await?;
         let before: Vec<Stored<T>> = before.iter().map(parse).collect::<Result<_, _>>()?;
         let before: BTreeMap<&str, &Stored<T>> =
             before.iter().map(|before| (before.value.id(), before)).collect();
         let mut txn = Txn::default();
-        for value in values {
-            let before = before.get(value.id());
-            let (_, compare, put) = writing(value.clone(), before.copied());
+        for given in values {
+            let before = before.get(given.value.id()).copied();
+            let (_, compare, put) = writing(merged(given, before), before);
             txn.compares.push(compare);
             txn.then.push(put);
         }
@@ -233,6 +265,15 @@ async fn put_together<T: Definition>(client: &Client, values: &[T]) -> Result<()
     }
     let text = format!("some {}s are changed by others all the time", T::WHAT);
     Err(Refusal::new(409, text).into())
+}
+
+/// A definition with what people set of the one that is there.
+fn merged<T: Definition>(given: &Given<T>, before: Option<&Stored<T>>) -> T {
+    let mut value = given.value.clone();
+    if let Some(before) = before.filter(|before| !before.value.is_deleted()) {
+        value.keep(&before.value, &given.named);
+    }
+    value
 }
 
 /// Changes a definition by what it is at the time.

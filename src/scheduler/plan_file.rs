@@ -7,21 +7,56 @@
 
 use super::model::{Environment, RunSpec, TestCase};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use std::collections::{BTreeMap, BTreeSet};
 
 const BYTES_MAX: usize = 64 << 20;
 
+/// A definition as a file gives it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Given<T> {
+    pub value: T,
+    /// The fields that the file names; all others have their defaults.
+    pub named: BTreeSet<String>,
+}
+
+/// One that was not read from a file names nothing.
+impl<T> From<T> for Given<T> {
+    fn from(value: T) -> Self {
+        Self { value, named: BTreeSet::new() }
+    }
+}
+
 /// What a plan file holds.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// Values of variables, all taken as text.
-    pub variables: BTreeMap<String, String>,
-    pub cases: Vec<TestCase>,
-    pub environments: Vec<Environment>,
-    #[serde(default = "blank_run")]
+    pub cases: Vec<Given<TestCase>>,
+    pub environments: Vec<Given<Environment>>,
     pub run: RunSpec,
+}
+
+/// The same as it is written.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Written {
+    /// Values of variables, all taken as text, which are put in already.
+    #[serde(rename = "variables")]
+    _variables: BTreeMap<String, String>,
+    cases: Vec<TestCase>,
+    environments: Vec<Environment>,
+    #[serde(default = "blank_run")]
+    run: RunSpec,
+}
+
+/// The fields of a definition.
+type Names = BTreeMap<String, IgnoredAny>;
+
+/// The fields of each definition of a plan.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    cases: Vec<Names>,
+    environments: Vec<Names>,
 }
 
 /// What a run is that says nothing: that differs from a value of zeros.
@@ -32,7 +67,7 @@ fn blank_run() -> RunSpec {
 impl Plan {
     /// What a plan is that says nothing.
     pub fn blank() -> Self {
-        parse("{}").unwrap_or_default()
+        Self { run: blank_run(), ..Default::default() }
     }
 }
 
@@ -42,7 +77,20 @@ impl Plan {
 ///
 /// What is wrong, with the line.
 pub fn read(text: &str, set: &[(String, String)]) -> Result<Plan, String> {
-    parse(&fill(text, set)?)
+    plan(&fill(text, set)?)
+}
+
+fn plan(text: &str) -> Result<Plan, String> {
+    let Written { cases, environments, run, .. } = parse(text)?;
+    let named: Named = parse(text)?;
+    let (cases, environments) =
+        (given(cases, named.cases), given(environments, named.environments));
+    Ok(Plan { cases, environments, run })
+}
+
+fn given<T>(values: Vec<T>, named: Vec<Names>) -> Vec<Given<T>> {
+    let both = values.into_iter().zip(named);
+    both.map(|(value, named)| Given { value, named: named.into_keys().collect() }).collect()
 }
 
 /// Reads cases: one, a list of them, or those of a plan.
@@ -50,7 +98,7 @@ pub fn read(text: &str, set: &[(String, String)]) -> Result<Plan, String> {
 /// # Errors
 ///
 /// What is wrong, with the line.
-pub fn cases(text: &str, set: &[(String, String)]) -> Result<Vec<TestCase>, String> {
+pub fn cases(text: &str, set: &[(String, String)]) -> Result<Vec<Given<TestCase>>, String> {
     some(text, set, "cases", |plan| plan.cases)
 }
 
@@ -59,7 +107,10 @@ pub fn cases(text: &str, set: &[(String, String)]) -> Result<Vec<TestCase>, Stri
 /// # Errors
 ///
 /// What is wrong, with the line.
-pub fn environments(text: &str, set: &[(String, String)]) -> Result<Vec<Environment>, String> {
+pub fn environments(
+    text: &str,
+    set: &[(String, String)],
+) -> Result<Vec<Given<Environment>>, String> {
     some(text, set, "environments", |plan| plan.environments)
 }
 
@@ -67,18 +118,18 @@ fn some<T: DeserializeOwned>(
     text: &str,
     set: &[(String, String)],
     field: &str,
-    of: impl FnOnce(Plan) -> Vec<T>,
-) -> Result<Vec<T>, String> {
+    of: impl FnOnce(Plan) -> Vec<Given<T>>,
+) -> Result<Vec<Given<T>>, String> {
     let text = fill(text, set)?;
     let shape: serde_json::Value = parse(&text)?;
     match shape {
-        serde_json::Value::Array(_) => parse(&text),
+        serde_json::Value::Array(_) => Ok(given(parse(&text)?, parse(&text)?)),
         serde_json::Value::Object(object)
             if object.contains_key(field) || object.contains_key("variables") =>
         {
-            parse(&text).map(of)
+            plan(&text).map(of)
         }
-        _ => Ok(vec![parse(&text)?]),
+        _ => Ok(given(vec![parse(&text)?], vec![parse(&text)?])),
     }
 }
 
@@ -173,12 +224,12 @@ run:
     #[test]
     fn variables_have_the_value_of_the_file_or_of_the_command_line() {
         let plan = read(PLAN, &[]).unwrap();
-        assert_eq!(plan.cases[0].command, ["sleep", "3000e-3"]);
-        assert_eq!(plan.cases[0].est_ms, Some(3_000));
-        assert_eq!(plan.cases[1].command, ["echo", "${word} is hello"]);
+        assert_eq!(plan.cases[0].value.command, ["sleep", "3000e-3"]);
+        assert_eq!(plan.cases[0].value.est_ms, Some(3_000));
+        assert_eq!(plan.cases[1].value.command, ["echo", "${word} is hello"]);
         let plan = read(PLAN, &set("ms", "30")).unwrap();
-        assert_eq!((plan.cases[0].est_ms, plan.run.cases[0].repeats), (Some(30), Some(5)));
-        assert_eq!(plan.environments[0].config["port"], 80);
+        assert_eq!((plan.cases[0].value.est_ms, plan.run.cases[0].repeats), (Some(30), Some(5)));
+        assert_eq!(plan.environments[0].value.config["port"], 80);
     }
 
     #[test]
@@ -200,10 +251,16 @@ run:
         let one = "id: a\nkind: command\ncommand: [ls]\n";
         assert_eq!(cases(one, &[]).unwrap().len(), 1);
         let list = "[{\"id\": \"a\", \"kind\": \"command\", \"command\": [\"ls\"]}]";
-        assert_eq!(cases(list, &[]).unwrap()[0].command, ["ls"]);
+        assert_eq!(cases(list, &[]).unwrap()[0].value.command, ["ls"]);
         assert_eq!(cases(PLAN, &[]).unwrap().len(), 2);
-        assert_eq!(environments(PLAN, &[]).unwrap()[0].id, "lab");
-        assert_eq!(environments("id: x\n", &[]).unwrap()[0].id, "x");
+        assert_eq!(environments(PLAN, &[]).unwrap()[0].value.id, "lab");
+        assert_eq!(environments("id: x\n", &[]).unwrap()[0].value.id, "x");
+        let names = |text: &str| -> Vec<String> {
+            cases(text, &[]).unwrap().remove(0).named.into_iter().collect()
+        };
+        assert_eq!((names(one), names(list)), (names(list), names(one)));
+        assert_eq!(names(PLAN), ["command", "est_ms", "id", "kind"]);
+        assert_eq!(names("{id: a, state_until: null}"), ["id", "state_until"]);
         let blank = super::Plan::blank().run;
         assert_eq!((blank.repeats, blank.queue.as_str()), (1, "default"));
     }

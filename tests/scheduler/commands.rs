@@ -14,14 +14,14 @@ on_each_engine![
     the_seed_loads_run,
 ];
 
-async fn with_worker(engine: Engine) -> Team {
+pub async fn with_worker(engine: Engine) -> Team {
     let mut team = Team::new(Cluster::start(engine, 1).await);
     team.start_scheduler().says("leading the scheduler").await.unwrap();
     team.start_worker("w1", 4, &["--allow-command"]).await;
     team
 }
 
-fn write(team: &Team, name: &str, text: &str) -> String {
+pub fn write(team: &Team, name: &str, text: &str) -> String {
     let file = team.file(name);
     std::fs::write(&file, text).unwrap();
     file

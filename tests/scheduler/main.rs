@@ -22,6 +22,7 @@ mod roles;
 mod service;
 mod submits;
 mod team;
+mod usage;
 
 use cluster::{Cluster, Engine, Setup, eventually};
 use http::Caller;

@@ -5,6 +5,7 @@ use quoin::scheduler::catalog;
 use quoin::scheduler::client::{Access, Client};
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{Definitions, Kind, RunSpec, Selected, TestCase};
+use quoin::scheduler::plan_file::Given;
 use quoin::scheduler::submit;
 use serde_json::json;
 
@@ -15,6 +16,10 @@ fn commanded(id: &str, name: &str) -> TestCase {
     let parsed = TestCase { id: id.into(), kind: Kind::Command, ..Default::default() };
     let command = vec!["true".to_owned()];
     TestCase { name: name.into(), command, slots: 1, timeout_ms: 60_000, ..parsed }
+}
+
+fn given(cases: &[TestCase]) -> Vec<Given<TestCase>> {
+    cases.iter().cloned().map(Given::from).collect()
 }
 
 async fn client_of(endpoints: &[String]) -> Client {
@@ -28,7 +33,7 @@ pub async fn a_run_may_have_very_many_cases(engine: crate::Engine) {
     let client = client_of(&team.cluster.endpoints()).await;
     let cases: Vec<TestCase> =
         (0..MANY).map(|n| commanded(&format!("m.{n:05}"), &format!("{n:0>200}"))).collect();
-    catalog::put_all(&client, &cases).await.unwrap();
+    catalog::put_all(&client, &given(&cases)).await.unwrap();
     // One that is not wanted any more is none of them.
     assert_eq!(team.says(&["case", "rm", "m.00007"]).await.0, 0);
     let run = team.submit_words(&["--case", "m.*", "--name", "many"]).await;
@@ -59,7 +64,7 @@ pub async fn many_definitions_are_written_together(engine: crate::Engine) {
     let named = |name: &str, count: u32| -> Vec<TestCase> {
         (0..count).map(|n| commanded(&format!("m.{n:03}"), name)).collect()
     };
-    catalog::put_all(&client, &named("first", 150)).await.unwrap();
+    catalog::put_all(&client, &given(&named("first", 150))).await.unwrap();
     catalog::delete::<TestCase>(&client, "m.004", None).await.unwrap();
     let before = catalog::get::<TestCase>(&client, "m.003").await.unwrap();
 
@@ -67,7 +72,7 @@ pub async fn many_definitions_are_written_together(engine: crate::Engine) {
     cases.push(commanded("m.003", "third"));
     // A transaction would hold three of these at most.
     cases.extend((0..12).map(|n| commanded(&format!("n.{n}"), &"n".repeat(400_000))));
-    catalog::put_all(&client, &cases).await.unwrap();
+    catalog::put_all(&client, &given(&cases)).await.unwrap();
     let after = catalog::list::<TestCase>(&client, None, 1_000, |_| true).await.unwrap().items;
     assert_eq!(after.len(), 163);
     let third = &after[3];
@@ -78,7 +83,7 @@ pub async fn many_definitions_are_written_together(engine: crate::Engine) {
 
     let mut cases = named("fourth", 10);
     cases[9].slots = 0;
-    let refused = catalog::put_all(&client, &cases).await.unwrap_err().to_string();
+    let refused = catalog::put_all(&client, &given(&cases)).await.unwrap_err().to_string();
     assert!(refused.contains("slots"), "{refused}");
     assert_eq!(catalog::get::<TestCase>(&client, "m.000").await.unwrap().value.name, "second");
 }

@@ -58,7 +58,9 @@ fn tables_are_read_and_written_alike() {
     assert_eq!((found[1].kind, found[1].command.len()), (Kind::Command, 2));
     assert_eq!(of(Form::Csv, &export("csv", &found).unwrap()).unwrap(), found);
     let yaml = export("yaml", &found).unwrap();
-    assert_eq!(crate::scheduler::plan_file::cases(&yaml, &[]).unwrap(), found);
+    let read = crate::scheduler::plan_file::cases(&yaml, &[]).unwrap();
+    let read: Vec<_> = read.into_iter().map(|given| given.value).collect();
+    assert_eq!(read, found);
     let wrong = [
         ("id,ulr\na,b\n", "line 1: \"ulr\" is none of"),
         ("id,url,match\na,http://h/,none\nb,http://h/,none,c\n", "line 3: 4 fields under 3 titles"),

@@ -4,14 +4,15 @@ use super::desk::{Desk, Done, Trouble, json, read, say, table, write};
 use crate::scheduler::adapters::{self, Form, Suite};
 use crate::scheduler::catalog;
 use crate::scheduler::model::{CaseState, Kind, TestCase};
-use crate::scheduler::plan_file;
+use crate::scheduler::plan_file::{self, Given};
 use clap::Subcommand;
 use std::path::PathBuf;
 use std::process::Command;
 
 #[derive(Debug, Subcommand)]
 pub enum CaseAction {
-    /// Writes cases: one, a list, or those of a plan file
+    /// Writes cases: one, a list, or those of a plan file. One that is muted or skipped stays so where the
+    /// file does not name its state
     Put {
         /// YAML or JSON; - is standard input
         files: Vec<PathBuf>,
@@ -93,7 +94,10 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
             let cases = import(form, &path, &prefix, &command)?;
             match dry_run {
                 true => say(&json(&cases)),
-                false => save(desk, &cases).await?,
+                false => {
+                    let given: Vec<_> = cases.into_iter().map(Given::from).collect();
+                    save(desk, &given).await?;
+                }
             }
         }
         CaseAction::Export { form, prefix, output } => {
@@ -121,11 +125,12 @@ async fn put(desk: &Desk, files: &[PathBuf], set: &[(String, String)]) -> Result
 }
 
 /// Writes cases, all of which are fine by themselves and close no circle.
-pub(super) async fn save(desk: &Desk, cases: &[TestCase]) -> Result<(), Trouble> {
+pub(super) async fn save(desk: &Desk, cases: &[Given<TestCase>]) -> Result<(), Trouble> {
     for case in cases {
-        case.check()?;
+        case.value.check()?;
     }
-    catalog::check_order(&desk.client, cases).await?;
+    let values: Vec<TestCase> = cases.iter().map(|given| given.value.clone()).collect();
+    catalog::check_order(&desk.client, &values).await?;
     catalog::put_all(&desk.client, cases).await?;
     let count = if cases.len() == 1 { "1 case".into() } else { format!("{} cases", cases.len()) };
     if !desk.wants_json {

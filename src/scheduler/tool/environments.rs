@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub enum EnvAction {
-    /// Writes environments: one, a list, or those of a plan file
+    /// Writes environments: one, a list, or those of a plan file. Health and state of one that is there stay
+    /// as they are where the file does not name them
     Put {
         /// YAML or JSON; - is standard input
         files: Vec<PathBuf>,
@@ -48,9 +49,7 @@ pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
             for file in files {
                 let found = plan_file::environments(&read(&file)?, &variables);
                 let fail = |error| Trouble::Usage(format!("{}: {error}", file.display()));
-                for environment in found.map_err(fail)? {
-                    catalog::put(&desk.client, environment, None).await?;
-                }
+                catalog::put_all(&desk.client, &found.map_err(fail)?).await?;
             }
         }
         EnvAction::Get { environment } => {

@@ -109,10 +109,10 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
 /// That all parts of a plan are fine by themselves: nothing is written of one that is not.
 fn check(plan: &Plan) -> Result<(), Trouble> {
     for case in &plan.cases {
-        case.check()?;
+        case.value.check()?;
     }
     for environment in &plan.environments {
-        environment.check()?;
+        environment.value.check()?;
     }
     Ok(())
 }
