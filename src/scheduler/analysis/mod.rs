@@ -10,4 +10,4 @@ mod rank;
 pub use fingerprint::{fingerprint, group};
 pub use flake::{FlakeRule, FlakeScore};
 pub use history::{Ended, Mark, Stats, Verdict};
-pub use rank::{CaseStats, Difference, Failures, Trend, Trial, compare, failures, slowest, trend};
+pub use rank::{CaseStats, Difference, Trend, Trial, compare, slowest, trend};

@@ -1,7 +1,6 @@
-//! Which results of a run deserve a look: new failures before old ones, what differs from an earlier
-//! run, what is slow, and where numbers are going.
+//! Which results of a run deserve a look: what differs from an earlier run, what is slow, and where
+//! numbers are going.
 
-use super::flake::FlakeRule;
 use super::history::{Stats, Verdict, percentile};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -75,45 +74,6 @@ impl Trial {
     fn name(&self) -> (&str, &str) {
         (&self.case, &self.environment)
     }
-}
-
-/// Failures of a run by what was known before it; each list in the order of its names.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Failures<'a> {
-    /// The case passed when it ran last, or never ran: most likely what the run is for.
-    pub new: Vec<&'a Trial>,
-    /// It failed before, but in another way.
-    pub changed: Vec<&'a Trial>,
-    /// The case comes and goes; nothing may be wrong with what was tested.
-    pub flaky: Vec<&'a Trial>,
-    /// It failed before in the same way.
-    pub known: Vec<&'a Trial>,
-}
-
-/// Sorts failures by the histories as they were before the run; `now` is in milliseconds since 1970.
-pub fn failures<'a>(
-    trials: &'a [Trial],
-    before: &[CaseStats<'_>],
-    rule: &FlakeRule,
-    now: u64,
-) -> Failures<'a> {
-    let histories: BTreeMap<(&str, &str), &Stats> =
-        before.iter().map(|case| ((case.case, case.environment), case.stats)).collect();
-    let mut failed: Vec<&Trial> = trials.iter().filter(|trial| trial.failed > 0).collect();
-    failed.sort_by_key(|trial| trial.name());
-    let mut found = Failures::default();
-    for trial in failed {
-        let stats = histories.get(&trial.name());
-        let list = match stats {
-            Some(stats) if rule.score(stats, now).is_flaky => &mut found.flaky,
-            Some(stats) if stats.failing_since.is_none() => &mut found.new,
-            Some(stats) if stats.failure == trial.fingerprint => &mut found.known,
-            Some(_) => &mut found.changed,
-            None => &mut found.new,
-        };
-        list.push(trial);
-    }
-    found
 }
 
 /// What differs between two runs; names are of case and environment, in their order.
@@ -235,27 +195,6 @@ mod tests {
         let trial = Trial::of("a", "e", ends);
         assert_eq!((trial.passed, trial.failed, trial.median_ms), (2, 1, 20));
         assert_eq!(trial.fingerprint, "x");
-    }
-
-    #[test]
-    fn new_failures_are_told_from_old_ones() {
-        let trials = ["new", "changed", "flaky", "known", "first"].map(|case| trial(case, 0, 1, 1));
-        let histories = [
-            ("new", history("FPPP", "why #")),
-            ("changed", history("PFF", "other")),
-            ("flaky", history("PFPFPF", "why #")),
-            ("known", history("PFFFFFFFFFFFFFFFFFFFFFFF", "why #")),
-        ];
-        let before: Vec<CaseStats<'_>> = histories
-            .iter()
-            .map(|(case, stats)| CaseStats { case, environment: "e", stats })
-            .collect();
-        let found = failures(&trials, &before, &FlakeRule::default(), 0);
-        let names = |list: &[&Trial]| list.iter().map(|t| t.case.clone()).collect::<Vec<_>>();
-        assert_eq!(names(&found.new), ["first", "new"]);
-        assert_eq!(names(&found.changed), ["changed"]);
-        assert_eq!(names(&found.flaky), ["flaky"]);
-        assert_eq!(names(&found.known), ["known"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::runs::LanePack;
 use super::{Control, Coordinator, Due, RunStatus, Sent, Timer, verdict};
 use crate::scheduler::keys;
 use crate::scheduler::planner::{LaneId, Note};
-use crate::scheduler::record::{EndedRun, Latest, Report};
+use crate::scheduler::record::{EndedRun, Latest, Past, Report};
 use crate::scheduler::store::{Op, Txn};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -193,7 +193,13 @@ impl Coordinator {
         let bound = self.planner.bound(run.number, status.slots, |lane| run.tally.work_of(lane));
         let bound = bound.unwrap_or_default();
         let (span, bound) = ((status.started, ended), (bound.longest(), bound.cause()));
-        let report = run.tally.report(&status.totals, span, bound, status.slots, name_of);
+        let mut report = run.tally.report(&status.totals, span, bound, status.slots, name_of);
+        for failure in &mut report.failures {
+            let history = self.histories.get(&keys::stats(&failure.case, &failure.environment));
+            if let Some(history) = history {
+                failure.past = Past::of(name, &history.stats, ended);
+            }
+        }
         let report = Report {
             run: name.to_owned(),
             name: spec.name.clone(),

@@ -172,8 +172,16 @@ export async function one(view, run) {
     return () => renew(found, 100);
   }
 
+  // What was known of a failure before is in the report, which is there at the end.
+  const pasts = new Map();
+  const learn = async () => {
+    if (!isOver() || !found.status.totals?.failures) return;
+    const report = await get(`/v1/reports/${part(run)}`).catch(() => null);
+    for (const { lane, ordinal, past } of report?.failures || []) pasts.set(`${lane}/${ordinal}`, past);
+  };
+
   function failures(place) {
-    const found = paged((next) => get(query(`${path}/tasks`, { status: "failures", next, limit: 50 })), (items) => (items.length === 0 ? h("div", { class: "empty" }, t("no_failures")) : h("div", {}, items.map(failure))));
+    const found = paged((next) => get(query(`${path}/tasks`, { status: "failures", next, limit: 50 })), (items) => (items.length === 0 ? h("div", { class: "empty" }, t("no_failures")) : h("div", {}, items.map((item) => failure(item, pasts.get(`${item.lane}/${item.ordinal}`))))));
     place.replaceChildren(found.place);
     return () => renew(found, 50);
   }
@@ -194,7 +202,7 @@ export async function one(view, run) {
   };
   drawHead(); drawProgress(); choose("overview");
   view.show(head, progress, facts, tabs, body);
-  measure().then(() => refresh());
+  Promise.all([measure(), learn()]).then(() => refresh());
   if (isOver()) return;
   follow(run, (status) => {
     const before = state();
@@ -204,14 +212,20 @@ export async function one(view, run) {
     if (failed !== found.status.totals?.failures) drawTabs();
     drawProgress();
     // What is told of an open run may be a second old.
-    if (isOver()) { view.stop(); setTimeout(() => measure().then(() => refresh()), 1200); }
+    if (isOver()) { view.stop(); setTimeout(() => Promise.all([measure(), learn()]).then(() => refresh()), 1200); }
   }, view.signal);
   view.every(2000, () => { if (!document.hidden && !isOver()) return Promise.all([measure(), refresh()]); return null; });
 }
 
-function failure(task) {
+/** What was known of it before: a word, or the run since which it fails. */
+function pastPill(past) {
+  if (!past) return null;
+  return past.known ? h("a", { class: "soft", href: `#/runs/${part(past.known)}` }, t("known_since", past.known)) : pill(past === "new" ? "failed" : "flaky", t(past));
+}
+
+function failure(task, past) {
   const detail = task.detail || {};
-  const title = h("summary", {}, statusPill(task.status), h("b", {}, task.case), task.environment && h("span", { class: "soft" }, task.environment),
+  const title = h("summary", {}, statusPill(task.status), h("b", {}, task.case), pastPill(past), task.environment && h("span", { class: "soft" }, task.environment),
     h("span", { class: "soft" }, `${t("repeat")} ${task.ordinal + 1}`), task.attempts > 1 && h("span", { class: "soft" }, `${t("attempts")} ${task.attempts}`),
     h("span", { class: "message" }, detail.message || ""), h("span", { class: "soft" }, task.worker || ""));
   return h("details", { class: "failure" }, title, h("div", {}, outputs(detail)));

@@ -7,7 +7,7 @@ mod tally;
 pub mod verdict;
 
 pub use block::{Block, Packer, Rolled, unrolled};
-pub use tally::{Failure, Group, Report, Slow, Tally, Times};
+pub use tally::{Failure, Group, Past, Report, Slow, Tally, Times};
 
 use super::analysis::Stats;
 use super::model::{Row, Status, Totals};

@@ -3,7 +3,7 @@
 //! the segments.
 
 use super::{cut, has_run, message};
-use crate::scheduler::analysis::fingerprint;
+use crate::scheduler::analysis::{FlakeRule, Stats, fingerprint};
 use crate::scheduler::model::{Row, Status, Totals};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -81,6 +81,33 @@ pub struct Failure {
     pub status: String,
     pub worker: String,
     pub message: String,
+    /// What was known of the case before.
+    pub past: Past,
+}
+
+/// What the past of a case says of its failure.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Past {
+    /// It passed when it ran last, or never ran: most likely what the run is for.
+    #[default]
+    New,
+    /// It comes and goes.
+    Flaky,
+    /// It has failed since this run.
+    Known(String),
+}
+
+impl Past {
+    /// By the history of the case when the run has ended, at this time.
+    pub fn of(run: &str, stats: &Stats, ended: u64) -> Self {
+        match stats.failing_run.as_str() {
+            _ if FlakeRule::default().score(stats, ended).is_flaky => Past::Flaky,
+            "" => Past::New,
+            began if began == run => Past::New,
+            began => Past::Known(began.to_owned()),
+        }
+    }
 }
 
 /// Failures with one fingerprint.
@@ -286,6 +313,19 @@ mod tests {
         assert_eq!((times.makespan_ms, times.work_ms, times.repeated_ms), (60, 60, 10));
         assert_eq!((times.idle_ms, times.efficiency), (60, 0.5));
         assert_eq!(report.first_start, Some(100));
+    }
+
+    #[test]
+    fn failures_are_new_known_or_flaky() {
+        let past = |failing_run: &str| {
+            Past::of("r2", &Stats { failing_run: failing_run.into(), ..Stats::default() }, 0)
+        };
+        assert_eq!(
+            [past(""), past("r2"), past("r1")],
+            [Past::New, Past::New, Past::Known("r1".into())]
+        );
+        let shown = serde_json::to_value([past(""), past("r1")]).unwrap();
+        assert_eq!(shown, json!(["new", {"known": "r1"}]));
     }
 
     #[test]
