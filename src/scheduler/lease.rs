@@ -91,6 +91,11 @@ async fn granted(
     let asked = Instant::now();
     let id = client.grant(ttl_s).await?;
     let ttl = Duration::from_secs(ttl_s.unsigned_abs());
+    if asked.elapsed() > ttl / 2 {
+        // What is begun with it would soon be stopped, and its name be taken until it ends.
+        client.revoke(id).await?;
+        return Err(Error::LeaseKeepAliveError("the store was slow to grant it".into()));
+    }
     let (sender, ends) = watch::channel(asked + ttl);
     Ok((id, ends, keep(client, id, ttl, sender)))
 }

@@ -13,7 +13,7 @@ use super::keys;
 use super::lease::Lease;
 use super::model::{Labels, Row, Status};
 use super::record::Running;
-use super::store::{Compare, Op, Outcome, Txn};
+use super::store::{Change, Commit, Compare, Op, Outcome, Txn};
 use etcd_client::Error;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -139,7 +139,7 @@ async fn serve(
             put(worker_key.clone(), serde_json::to_vec(&info).unwrap_or_default()),
             put(service_key, serde_json::to_vec(&service).unwrap_or_default()),
         ],
-        otherwise: vec![Op::Get(worker_key)],
+        otherwise: vec![Op::Get(worker_key.clone())],
     };
     let registration = match client.txn(&txn).await {
         Outcome::Committed { revision } => revision,
@@ -151,8 +151,9 @@ async fn serve(
     tracing::info!(name = settings.name, registration, "registered as a worker");
     let claims = client.watch(&keys::claims(&settings.name), registration + 1).await?;
     let commands = client.watch(&keys::commands(&settings.name), registration + 1).await?;
+    let own = client.watch(&worker_key, registration + 1).await?;
     let registered = Registered::new(client, settings, info, executor.clone(), lease, registration);
-    registered.work(claims, commands, drain).await
+    registered.work(claims, commands, own, drain).await
 }
 
 /// A worker while it is registered.
@@ -203,20 +204,29 @@ impl Registered {
         }
     }
 
+    /// Whether somebody has taken its key away, or its lease has ended.
+    fn is_deregistered(&self, commits: &[Commit]) -> bool {
+        let own = keys::worker(&self.name);
+        let mut changes = commits.iter().flat_map(|commit| &commit.changes);
+        changes.any(|change| matches!(change, Change::Delete { key } if *key == own))
+    }
+
     async fn work(
         mut self,
         mut claims: super::client::Commits,
         mut commands: super::client::Commits,
+        mut own: super::client::Commits,
         mut drain: tokio::sync::watch::Receiver<bool>,
     ) -> Result<End, Error> {
         let mut beats = tokio::time::interval(Duration::from_secs(1));
         let mut fenced: Option<Instant> = None;
+        let mut is_registered = true;
         loop {
             let now = self.clock.now();
             for request in self.agent.work(now) {
                 self.obey(request);
             }
-            if self.agent.is_fenced() {
+            if self.agent.is_fenced() || !is_registered {
                 // Tasks end without grace: others may run in their place already.
                 self.tasks.abort_all();
                 let since = *fenced.get_or_insert_with(Instant::now);
@@ -242,6 +252,7 @@ impl Registered {
             tokio::select! {
                 found = claims.next() => self.take_in(&found?),
                 found = commands.next() => self.take_in(&found?),
+                found = own.next() => is_registered &= !self.is_deregistered(&found?),
                 Some(answer) = self.answers.1.recv() => self.answered(answer),
                 () = self.lease.renewed() => {
                     let ends = self.clock.at(self.lease.ends());

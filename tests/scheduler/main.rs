@@ -27,6 +27,7 @@ mod usage;
 use cluster::{Cluster, Engine, Setup, eventually};
 use http::Caller;
 use kept::what_is_kept_of_runs;
+use quoin::scheduler::keys;
 use quoin::scheduler::model::Status;
 use serde_json::{Value, json};
 use service::{Call, Service, case};
@@ -41,6 +42,7 @@ on_each_engine![
     cases_run_in_order_and_apart,
     what_a_killed_worker_had_is_run_by_another,
     commands_end_with_their_worker,
+    a_worker_whose_key_was_deleted_registers_anew,
     a_killed_leader_is_replaced,
     a_scheduler_that_is_asked_to_end_leaves_the_lead,
     a_killed_member_loses_nothing,
@@ -145,6 +147,17 @@ async fn commands_end_with_their_worker(engine: Engine) {
         async || if is_there() { Err(number.clone()) } else { Ok(()) },
     )
     .await;
+}
+
+async fn a_worker_whose_key_was_deleted_registers_anew(engine: Engine) {
+    let (team, service) = team(engine, 1, &[("w1", 4)]).await;
+    let plan = plan(vec![case(&service, "plain", 30, json!({}))], 40);
+    let run = team.submit(&plan).await;
+    team.has_results(&run, 4).await;
+    team.client().await.delete(keys::worker("w1"), None).await.unwrap();
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Passed), 40, "{status:?}");
+    team.audit(&run, 40).await;
 }
 
 async fn a_killed_leader_is_replaced(engine: Engine) {
