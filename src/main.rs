@@ -11,7 +11,7 @@ use quoin::logging::rotation::{RotatingFile, Rules};
 use quoin::logging::{self, Sink};
 use quoin::node::{self, Start};
 use quoin::scheduler::execute::{WARDEN, ward};
-use quoin::scheduler::tool::Beside;
+use quoin::scheduler::tool::{self as scheduler_tool, Beside};
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -124,9 +124,14 @@ fn is_for_tools(first: &str) -> bool {
 /// Everything but the server, with a command line in the usual style.
 fn tool(args: Vec<OsString>) -> ExitCode {
     let mut command = ctl::with_rules(Line::command());
+    let is_for_teams = ctl::word(&command, &args).is_some_and(scheduler_tool::has);
+    let refuse = |failure: &ctl::Failure| match (ctl::report(failure), is_for_teams) {
+        (_, true) => ExitCode::from(scheduler_tool::USAGE),
+        (code, false) => code,
+    };
     let args = match ctl::plain_switches(&command, args) {
         Ok(args) => args,
-        Err(failure) => return ctl::report(&failure),
+        Err(failure) => return refuse(&failure),
     };
     let named = std::iter::once(OsString::from(program())).chain(args.iter().cloned());
     let matches = command.try_get_matches_from_mut(named);
@@ -143,7 +148,7 @@ fn tool(args: Vec<OsString>) -> ExitCode {
                 let _closed = io::stdout().write_all(page.as_bytes());
                 return ExitCode::SUCCESS;
             }
-            None => return ctl::report(&ctl::complaint(&error)),
+            None => return refuse(&ctl::complaint(&error)),
         },
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

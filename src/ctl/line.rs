@@ -49,6 +49,25 @@ pub fn help_instead(
     Some(command.find_subcommand_mut(group)?.render_help().to_string())
 }
 
+/// The first word of a command line that is neither a flag nor a flag's value: the command.
+pub fn word<'a>(command: &Command, args: &'a [OsString]) -> Option<&'a str> {
+    let mut args = args.iter().filter_map(|arg| arg.to_str());
+    while let Some(arg) = args.next() {
+        let takes_next = |given: &clap::Arg| {
+            let is_it = given.get_long().is_some_and(|name| arg.strip_prefix("--") == Some(name))
+                || given.get_short().is_some_and(|letter| arg == format!("-{letter}"));
+            is_it && given.get_action().takes_values() && !given.is_require_equals_set()
+        };
+        if !arg.starts_with('-') {
+            return Some(arg);
+        }
+        if command.get_arguments().any(takes_next) {
+            args.next();
+        }
+    }
+    None
+}
+
 /// Turns `--switch=true` into `--switch`, and takes `--switch=false` away.
 ///
 /// # Errors

@@ -44,7 +44,7 @@ mod watch;
 pub use crate::describe::os_words;
 pub use crate::describe::size as size_text;
 pub use failure::Failure;
-pub use line::{complaint, help_instead, is_help, plain_switches, with_rules};
+pub use line::{complaint, help_instead, is_help, plain_switches, with_rules, word};
 pub use options::Options;
 pub use table::render as table_text;
 

@@ -30,7 +30,8 @@ use std::process::ExitCode;
 
 /// Test cases failed.
 const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+/// What was typed or handed in is wrong.
+pub const USAGE: u8 = 2;
 const INFRASTRUCTURE: u8 = 3;
 const NOTHING: u8 = 4;
 const CANCELED: u8 = 5;
@@ -54,6 +55,12 @@ pub enum Action {
     Report(Group<reports::ReportAction>),
     /// Finds flaky cases, mutes and skips them
     Flaky(Group<flaky::FlakyAction>),
+}
+
+/// Whether a tool of this name is one of the scheduler's, whose exit codes are those above.
+pub fn has(tool: &str) -> bool {
+    let actions = Action::augment_subcommands(clap::Command::new("tools"));
+    ["scheduler", "worker"].contains(&tool) || actions.find_subcommand(tool).is_some()
 }
 
 /// Commands on one kind of thing.
