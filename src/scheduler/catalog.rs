@@ -255,7 +255,8 @@ async fn put_together<T: Definition>(
         let mut txn = Txn::default();
         for given in values {
             let before = before.get(given.value.id()).copied();
-            let (_, compare, put) = writing(merged(given, before), before);
+            let (_, compare, put) =
+                writing(merged(given, before.map(|before| &before.value)), before);
             txn.compares.push(compare);
             txn.then.push(put);
         }
@@ -267,11 +268,21 @@ async fn put_together<T: Definition>(
     Err(Refusal::new(409, text).into())
 }
 
+/// What definitions would be after they were written by `put_all`.
+pub async fn beside<T: Definition>(
+    client: &Client,
+    values: &[Given<T>],
+) -> Result<Vec<T>, SubmitError> {
+    let ids: Vec<String> = values.iter().map(|given| given.value.id().to_owned()).collect();
+    let before = of_ids::<T>(client, &ids).await?;
+    Ok(values.iter().map(|given| merged(given, before.get(given.value.id()))).collect())
+}
+
 /// A definition with what people set of the one that is there.
-fn merged<T: Definition>(given: &Given<T>, before: Option<&Stored<T>>) -> T {
+fn merged<T: Definition>(given: &Given<T>, before: Option<&T>) -> T {
     let mut value = given.value.clone();
-    if let Some(before) = before.filter(|before| !before.value.is_deleted()) {
-        value.keep(&before.value, &given.named);
+    if let Some(before) = before.filter(|before| !before.is_deleted()) {
+        value.keep(before, &given.named);
     }
     value
 }
@@ -361,7 +372,7 @@ async fn committed(client: &Client, txn: &Txn) -> Result<Option<i64>, SubmitErro
     match client.txn(txn).await {
         Outcome::Committed { revision } => Ok(Some(revision)),
         Outcome::Refused { .. } => Ok(None),
-        Outcome::Failed(text) => Err(SubmitError::Store(text)),
+        Outcome::Failed(text) => Err(SubmitError::Answer(text)),
         Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
     }
 }

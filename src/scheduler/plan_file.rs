@@ -83,14 +83,27 @@ pub fn read(text: &str, set: &[(String, String)]) -> Result<Plan, String> {
 fn plan(text: &str) -> Result<Plan, String> {
     let Written { cases, environments, run, .. } = parse(text)?;
     let named: Named = parse(text)?;
-    let (cases, environments) =
-        (given(cases, named.cases), given(environments, named.environments));
+    let cases = given("case", cases, named.cases, |case| &case.id)?;
+    let places = given("environment", environments, named.environments, |place| &place.id);
+    let environments = places?;
     Ok(Plan { cases, environments, run })
 }
 
-fn given<T>(values: Vec<T>, named: Vec<Names>) -> Vec<Given<T>> {
+fn given<T>(
+    what: &str,
+    values: Vec<T>,
+    named: Vec<Names>,
+    id: fn(&T) -> &String,
+) -> Result<Vec<Given<T>>, String> {
+    let mut places = BTreeMap::new();
+    for (value, place) in values.iter().zip(1..) {
+        if let Some(first) = places.insert(id(value), place) {
+            let id = id(value);
+            return Err(format!("{what} {id} is described twice, as number {first} and {place}"));
+        }
+    }
     let both = values.into_iter().zip(named);
-    both.map(|(value, named)| Given { value, named: named.into_keys().collect() }).collect()
+    Ok(both.map(|(value, named)| Given { value, named: named.into_keys().collect() }).collect())
 }
 
 /// Reads cases: one, a list of them, or those of a plan.
@@ -99,7 +112,7 @@ fn given<T>(values: Vec<T>, named: Vec<Names>) -> Vec<Given<T>> {
 ///
 /// What is wrong, with the line.
 pub fn cases(text: &str, set: &[(String, String)]) -> Result<Vec<Given<TestCase>>, String> {
-    some(text, set, "cases", |plan| plan.cases)
+    some(text, set, "case", |case: &TestCase| &case.id, |plan| plan.cases)
 }
 
 /// Reads environments: one, a list of them, or those of a plan.
@@ -111,25 +124,26 @@ pub fn environments(
     text: &str,
     set: &[(String, String)],
 ) -> Result<Vec<Given<Environment>>, String> {
-    some(text, set, "environments", |plan| plan.environments)
+    some(text, set, "environment", |place: &Environment| &place.id, |plan| plan.environments)
 }
 
 fn some<T: DeserializeOwned>(
     text: &str,
     set: &[(String, String)],
-    field: &str,
+    what: &str,
+    id: fn(&T) -> &String,
     of: impl FnOnce(Plan) -> Vec<Given<T>>,
 ) -> Result<Vec<Given<T>>, String> {
     let text = fill(text, set)?;
     let shape: serde_json::Value = parse(&text)?;
     match shape {
-        serde_json::Value::Array(_) => Ok(given(parse(&text)?, parse(&text)?)),
+        serde_json::Value::Array(_) => given(what, parse(&text)?, parse(&text)?, id),
         serde_json::Value::Object(object)
-            if object.contains_key(field) || object.contains_key("variables") =>
+            if object.contains_key(&format!("{what}s")) || object.contains_key("variables") =>
         {
             plan(&text).map(of)
         }
-        _ => Ok(given(vec![parse(&text)?], vec![parse(&text)?])),
+        _ => given(what, vec![parse(&text)?], vec![parse(&text)?], id),
     }
 }
 
@@ -244,6 +258,10 @@ run:
         assert_eq!(read(PLAN, &set("sm", "1")).unwrap_err(), "there is no variable sm");
         assert!(read(PLAN, &set("ms", "1\n- x")).unwrap_err().contains("more than one line"));
         assert!(with("est_ms: ${ms}", "est_ms: soon").contains("line 8"));
+        let twins = with("{id: b,", "{id: a,");
+        assert_eq!(twins, "case a is described twice, as number 1 and 2");
+        let twins = environments("[{id: x}, {id: y}, {id: x}]", &[]).unwrap_err();
+        assert_eq!(twins, "environment x is described twice, as number 1 and 3");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub async fn check(client: &Client, environment: &str) -> Result<Checked, Submit
     let wish = Op::put(keys::check_wish(environment), &json!({}));
     let asked = match client.txn(&Txn { then: vec![wish], ..Default::default() }).await {
         Outcome::Committed { revision } => revision,
-        Outcome::Failed(text) => return Err(SubmitError::Store(text)),
+        Outcome::Failed(text) => return Err(SubmitError::Answer(text)),
         Outcome::Refused { .. } | Outcome::Unknown => {
             return Err(SubmitError::Store("no answer".into()));
         }
@@ -73,7 +73,7 @@ pub async fn control(client: &Client, run: &str, wanted: Control) -> Result<(), 
             Some(Some(_)) => Refusal::new(409, format!("run {run} has ended")).into(),
             _ => Refusal::new(404, format!("unknown run {run}")).into(),
         }),
-        Outcome::Failed(text) => Err(SubmitError::Store(text)),
+        Outcome::Failed(text) => Err(SubmitError::Answer(text)),
         Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
     }
 }
@@ -103,7 +103,7 @@ pub async fn verdict(client: &Client, run: &str, row: &Row) -> Result<(), Submit
                     return Ok(());
                 }
                 Outcome::Refused { .. } => continue 'again,
-                Outcome::Failed(text) => return Err(SubmitError::Store(text)),
+                Outcome::Failed(text) => return Err(SubmitError::Answer(text)),
                 Outcome::Unknown => {}
             }
         }
@@ -160,7 +160,7 @@ pub async fn release(
                 let text = format!("tag {tag} has changed hands meanwhile");
                 return Err(Refusal::new(409, text).into());
             }
-            Outcome::Failed(text) => return Err(SubmitError::Store(text)),
+            Outcome::Failed(text) => return Err(SubmitError::Answer(text)),
             Outcome::Unknown => return Err(SubmitError::Store("no answer".into())),
         }
     }

@@ -6,7 +6,12 @@ use crate::on_each_engine;
 use crate::team::Team;
 use serde_json::{Value, json};
 
-on_each_engine![what_people_set_stays_when_files_are_written_again];
+on_each_engine![
+    what_people_set_stays_when_files_are_written_again,
+    wrong_usage_is_no_failed_test,
+    what_is_refused_writes_nothing,
+    a_store_that_refuses_does_not_fall_silent,
+];
 
 fn fields<const N: usize>(found: &Value, names: [&str; N]) -> [Value; N] {
     names.map(|name| found[name].clone())
@@ -67,4 +72,96 @@ async fn what_people_set_stays_when_files_are_written_again(engine: Engine) {
         fields(&place, ["health", "state", "state_reason"]),
         ["good", "reserved", "mine"].map(Value::from)
     );
+}
+
+async fn wrong_usage_is_no_failed_test(engine: Engine) {
+    let team = Team::new(Cluster::start(engine, 1).await);
+    let words: [&[&str]; 15] = [
+        &["run", "submit", "--bogus"],
+        &["run", "bogus"],
+        &["run", "watch"],
+        &["run", "submit", "--case", "a", "--priority", "x"],
+        &["--user", "run:get", "run", "watch"],
+        &["run", "watch", "r", "--json=perhaps"],
+        &["tag", "capacity", "a", "0"],
+        &["case", "import", "bogus", "x"],
+        &["flaky", "mute", "a"],
+        &["flaky", "mute", "a", "--reason", " "],
+        &["flaky", "mute", "a", "--reason", "x", "--for", "0s"],
+        &["flaky", "mute", "a", "--reason", "x", "--for", "99999999999d"],
+        &["scheduler", "--bogus"],
+        &["worker", "ls", "--bogus"],
+        &["report", "html", "r", "--output"],
+    ];
+    for words in words {
+        let (code, out, said) = team.says(words).await;
+        assert_eq!((code, &*out), (2, ""), "{words:?}: {said}");
+        assert!(said.starts_with("Error: ") && !said.contains("panicked"), "{words:?}: {said}");
+    }
+    // Those of etcdctl have its codes.
+    assert_eq!(team.says(&["get", "--bogus"]).await.0, 1);
+    let endless = ["flaky", "mute", "a", "--reason", "x", "--for", "99999999999d"];
+    assert!(team.says(&endless).await.2.contains("longer than 1000 years"));
+}
+
+async fn what_is_refused_writes_nothing(engine: Engine) {
+    let team = Team::new(Cluster::start(engine, 1).await);
+    let case = "{id: new, kind: command, command: [ls]}";
+    let submit = async |text: &str, more: &[&str]| {
+        let file = write(&team, "plan.yaml", text);
+        let said = team.says(&[&["run", "submit", &*file], more].concat()).await;
+        assert_eq!(team.json(&["case", "ls"]).await, json!([]), "{text}");
+        assert_eq!(team.json(&["env", "ls"]).await, json!([]), "{text}");
+        assert_eq!(team.json(&["run", "ls"]).await["runs"], json!([]), "{text}");
+        (said.0, said.2)
+    };
+    let both = format!("cases: [{case}]\nenvironments: [{{id: lab}}]\n");
+    let run = |run: &str| format!("{both}run: {run}\n");
+    let unknown = submit(&run("{cases: [{case: new}, {case: old}]}"), &[]).await;
+    assert_eq!(unknown, (2, "Error: unknown case old\n".into()));
+    let nowhere = submit(&run("{cases: [{case: new}], environments: [moon]}"), &[]).await;
+    assert!(nowhere.0 == 2 && nowhere.1.contains("moon"), "{nowhere:?}");
+    let none = submit(&run("{cases: [{case: 'x*'}]}"), &[]).await;
+    assert_eq!(none, (4, "Error: no case begins with x\n".into()));
+    let fine = run("{cases: [{case: 'n*'}], environments: [lab]}");
+    let pdf = submit(&fine, &["--report", &team.file("foo.pdf")]).await;
+    assert!(pdf.0 == 2 && pdf.1.contains("ends with .html, .xml or .json"), "{pdf:?}");
+    let lost = submit(&fine, &["--report", &team.file("none/x.html")]).await;
+    assert!(lost.0 == 2 && lost.1.contains("there is no such folder"), "{lost:?}");
+    let twins =
+        submit(&format!("cases: [{case}, {case}]\nrun: {{cases: [{{case: new}}]}}\n"), &[]).await;
+    assert!(twins.0 == 2 && twins.1.contains("case new is described twice"), "{twins:?}");
+    let file = write(&team, "twins.yaml", &format!("[{case}, {case}]"));
+    assert_eq!(team.says(&["case", "put", &file]).await.0, 2);
+    assert_eq!(team.json(&["case", "ls"]).await, json!([]));
+
+    let file = write(&team, "plan.yaml", &fine);
+    assert_eq!(team.says(&["run", "submit", &file]).await.0, 0);
+}
+
+async fn a_store_that_refuses_does_not_fall_silent(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    let run = ["run", "at", "r", "--rev", "9999"];
+    let (code, _, said) = team.says(&run).await;
+    assert_eq!((code, &*said), (2, "Error: the store has not come to this revision yet\n"));
+    let mut client = team.client().await;
+    client.user_add("root", "secret", None).await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    client.user_add("guest", "secret", None).await.unwrap();
+    client.auth_enable().await.unwrap();
+    for (user, wanted) in [
+        ("guest:secret", "the store refuses: permission denied"),
+        ("guest:other", "the store refuses: authentication failed, invalid user ID or password"),
+        ("", "the store refuses: user name is empty"),
+    ] {
+        team.access = match user {
+            "" => Vec::new(),
+            user => vec!["--user".into(), user.into()],
+        };
+        let (code, _, said) = team.says(&["case", "ls"]).await;
+        assert_eq!((code, said), (3, format!("Error: {wanted}\n")), "{user}");
+    }
+    team.cluster.members[0].kill();
+    let (code, _, said) = team.says(&["case", "ls"]).await;
+    assert_eq!((code, &*said), (3, "Error: the store does not answer: connection refused\n"));
 }

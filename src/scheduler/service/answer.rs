@@ -66,7 +66,7 @@ impl From<SubmitError> for Problem {
         match error {
             SubmitError::Refused(refusal) => refusal.into(),
             SubmitError::Nothing(text) => Self::new(404, text),
-            SubmitError::Store(text) => Self::of_store(&text),
+            SubmitError::Store(text) | SubmitError::Answer(text) => Self::of_store(&text),
         }
     }
 }

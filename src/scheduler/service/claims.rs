@@ -97,7 +97,7 @@ pub(super) async fn unregister(
     match services.store().await?.txn(&txn).await {
         Outcome::Refused { .. } => Err(Problem::new(404, format!("{name} is not registered"))),
         Outcome::Committed { .. } => Ok(ok(&json!({ "name": name }))),
-        Outcome::Failed(text) => Err(SubmitError::Store(text).into()),
+        Outcome::Failed(text) => Err(SubmitError::Answer(text).into()),
         Outcome::Unknown => Err(SubmitError::Store("no answer".into()).into()),
     }
 }
@@ -106,7 +106,7 @@ async fn write(services: &Services, txn: Txn) -> Result<(), Problem> {
     match services.store().await?.txn(&txn).await {
         Outcome::Committed { .. } => Ok(()),
         Outcome::Refused { .. } => Err(Problem::new(409, "somebody else registers it right now")),
-        Outcome::Failed(text) => Err(SubmitError::Store(text).into()),
+        Outcome::Failed(text) => Err(SubmitError::Answer(text).into()),
         Outcome::Unknown => Err(SubmitError::Store("no answer".into()).into()),
     }
 }

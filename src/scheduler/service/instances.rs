@@ -92,7 +92,7 @@ pub(super) async fn drain(
             Ok(answer(StatusCode::ACCEPTED, &json!({"name": name, "draining": true})))
         }
         Outcome::Refused { .. } => Err(Problem::unknown("instance", &name)),
-        Outcome::Failed(text) => Err(SubmitError::Store(text).into()),
+        Outcome::Failed(text) => Err(SubmitError::Answer(text).into()),
         Outcome::Unknown => Err(SubmitError::Store("no answer".into()).into()),
     }
 }

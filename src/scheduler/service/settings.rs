@@ -192,7 +192,7 @@ async fn remove(
 async fn write(client: &Client, op: Op) -> Result<(), SubmitError> {
     match client.txn(&Txn { then: vec![op], ..Default::default() }).await {
         Outcome::Committed { .. } => Ok(()),
-        Outcome::Failed(text) => Err(SubmitError::Store(text)),
+        Outcome::Failed(text) => Err(SubmitError::Answer(text)),
         Outcome::Refused { .. } | Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
     }
 }

@@ -21,11 +21,18 @@ pub(super) struct Chosen {
     copier: Copier,
 }
 
-/// Looks up what a submit selects.
-pub(super) async fn read(client: &Client, spec: &RunSpec) -> Result<Chosen, SubmitError> {
+/// Looks up what a submit selects, among the cases of the store and new ones, which go before them.
+pub(super) async fn read(
+    client: &Client,
+    spec: &RunSpec,
+    new: &[TestCase],
+) -> Result<Chosen, SubmitError> {
     let mut chosen = Chosen::default();
+    new.iter().for_each(|case| chosen.add(case.clone(), spec.submitted));
+    let new: BTreeSet<&str> = new.iter().map(|case| &*case.id).collect();
     let named = spec.cases.iter().filter(|selected| selected.prefix().is_none());
-    let mut next: BTreeSet<String> = named.map(|selected| selected.case.clone()).collect();
+    let named = named.map(|selected| selected.case.clone());
+    let mut next: BTreeSet<String> = named.filter(|id| !new.contains(&**id)).collect();
     if next.len() > SINGLE_READS_MAX {
         let wanted = std::mem::take(&mut next);
         let take = |id: &str| wanted.contains(id);
@@ -38,8 +45,10 @@ pub(super) async fn read(client: &Client, spec: &RunSpec) -> Result<Chosen, Subm
             continue;
         };
         let before = chosen.selected.len();
+        let fits = new.iter().filter(|id| id.starts_with(prefix));
+        chosen.selected.extend(fits.map(|id| (Arc::from(*id), selected.repeats)));
         each(client, prefix, |kv| {
-            let id = chosen.keep(&kv, spec.submitted, |_| true)?;
+            let id = chosen.keep(&kv, spec.submitted, |id| !new.contains(id))?;
             chosen.selected.push((id, selected.repeats));
             Some(())
         })

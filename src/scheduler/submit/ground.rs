@@ -5,7 +5,7 @@ use super::chosen::{self, Chosen};
 use crate::scheduler::catalog;
 use crate::scheduler::client::{Client, Room};
 use crate::scheduler::keys;
-use crate::scheduler::model::{Environment, Missing, Refusal, RunSpec};
+use crate::scheduler::model::{Environment, Missing, Refusal, RunSpec, TestCase};
 use crate::scheduler::store::{Compare, Kv};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -29,15 +29,21 @@ struct Limit {
     runs_max: Option<usize>,
 }
 
-/// As the store has it now.
-pub(super) async fn newest(client: &Client, spec: &RunSpec) -> Result<Ground, SubmitError> {
+/// As the store has it now, with these cases and environments in place of those that it has.
+pub(super) async fn newest(
+    client: &Client,
+    spec: &RunSpec,
+    cases: &[TestCase],
+    places: &[Environment],
+) -> Result<Ground, SubmitError> {
     // Side by side: each read waits for a majority of the members.
     let environments = async {
         let found = catalog::of_ids::<Environment>(client, &spec.environments).await?;
         Ok::<_, SubmitError>(found)
     };
-    let (queue, chosen) = (check_queue(client, &spec.queue), chosen::read(client, spec));
-    let ((), chosen, environments) = tokio::try_join!(queue, chosen, environments)?;
+    let (queue, chosen) = (check_queue(client, &spec.queue), chosen::read(client, spec, cases));
+    let ((), chosen, mut environments) = tokio::try_join!(queue, chosen, environments)?;
+    environments.extend(places.iter().map(|place| (place.id.clone(), place.clone())));
     Ok(Ground { chosen, environments, holds: Vec::new() })
 }
 

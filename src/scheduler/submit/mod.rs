@@ -10,11 +10,13 @@ use super::model::{
     CaseCopy, Environment, Pack, Packs, Refusal, RunSpec, Selected, Survey, TestCase, survey_of,
 };
 use super::store::{Compare, Kv, Op, Outcome, Txn};
+use chosen::Chosen;
 use etcd_client::Error;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ground::Ground;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 /// A run that is no longer than this goes with its definitions in one transaction, of which etcd
@@ -37,6 +39,8 @@ pub enum SubmitError {
     Nothing(String),
     /// Nothing is known of it; asking again with the same request id finds out.
     Store(String),
+    /// The store has answered that it does not do that.
+    Answer(String),
 }
 
 impl fmt::Display for SubmitError {
@@ -45,6 +49,10 @@ impl fmt::Display for SubmitError {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Nothing(text) => f.write_str(text),
             Self::Store(text) => write!(f, "the store does not answer: {text}"),
+            Self::Answer(text) => {
+                let text = text.strip_prefix("etcdserver: ").unwrap_or(text);
+                write!(f, "the store refuses: {text}")
+            }
         }
     }
 }
@@ -59,8 +67,31 @@ impl From<Refusal> for SubmitError {
 
 impl From<Error> for SubmitError {
     fn from(error: Error) -> Self {
-        Self::Store(error.to_string())
+        use tonic::Code;
+        match &error {
+            Error::GRpcStatus(status) if status.message().contains("future revision") => {
+                Refusal::new(400, "the store has not come to this revision yet").into()
+            }
+            Error::GRpcStatus(status) => match status.code() {
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+                    Self::Store(cause(status, status.message()))
+                }
+                _ => Self::Answer(status.message().to_owned()),
+            },
+            Error::TransportError(error) => Self::Store(cause(error, &error.to_string())),
+            error => Self::Store(error.to_string()),
+        }
     }
+}
+
+/// What is at the bottom of an error of the connection, in the words of people; else its text.
+fn cause(error: &dyn std::error::Error, text: &str) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    let Some(first) = sources.last() else { return text.to_owned() };
+    let said = first.to_string();
+    let said = said.split(" (os error").next().unwrap_or_default();
+    let mut letters = said.chars();
+    letters.next().map(|letter| letter.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// Writes a case or an environment under its id, whatever was there.
@@ -122,14 +153,52 @@ pub async fn submit(client: &Client, spec: &RunSpec) -> Result<Submitted, Submit
     if let Some(ground) = near {
         match attempt(client, spec, &digest, ground).await {
             Ok(Some(submitted)) => return Ok(submitted),
-            Err(SubmitError::Store(text)) => return Err(SubmitError::Store(text)),
+            Err(error @ (SubmitError::Store(_) | SubmitError::Answer(_))) => return Err(error),
             // It was refused by what may be old.
             Ok(None) | Err(_) => {}
         }
     }
-    let ground = ground::newest(client, spec).await?;
+    let ground = ground::newest(client, spec, &[], &[]).await?;
     let done = attempt(client, spec, &digest, ground).await?;
     done.ok_or_else(|| is_there(&spec.id))
+}
+
+/// Sees whether a run would be taken if these cases and environments were written before. Nothing is
+/// written.
+///
+/// # Errors
+///
+/// As of `submit`.
+pub async fn check(
+    client: &Client,
+    spec: &RunSpec,
+    cases: &[TestCase],
+    environments: &[Environment],
+) -> Result<(), SubmitError> {
+    spec.check()?;
+    if let Some(request) = &spec.request_id
+        && let Some(kv) = client.get(&keys::request(request)).await?
+    {
+        return submitted_before(&kv, &digest(spec)).map(drop);
+    }
+    let (ground, ()) = tokio::try_join!(
+        ground::newest(client, spec, cases, environments),
+        ground::check_room(client)
+    )?;
+    survey(spec, &ground.chosen, &ground.environments).map(drop)
+}
+
+fn survey<'a>(
+    spec: &RunSpec,
+    chosen: &'a Chosen,
+    environments: &'a BTreeMap<String, Environment>,
+) -> Result<Survey<'a>, SubmitError> {
+    let selected = chosen.selected.iter().map(|(id, repeats)| {
+        let unknown = || Refusal::new(404, format!("unknown case {id}"));
+        let case = chosen.outline(id).ok_or_else(unknown)?;
+        Ok((case, repeats.unwrap_or(spec.repeats)))
+    });
+    Ok(survey_of(spec, selected, |id| chosen.outline(id), environments)?)
 }
 
 /// Submits on the ground of what was read; nothing if that does not hold any more.
@@ -140,12 +209,7 @@ async fn attempt(
     ground: Ground,
 ) -> Result<Option<Submitted>, SubmitError> {
     let Ground { chosen, environments, holds } = ground;
-    let selected = chosen.selected.iter().map(|(id, repeats)| {
-        let unknown = || Refusal::new(404, format!("unknown case {id}"));
-        let case = chosen.outline(id).ok_or_else(unknown)?;
-        Ok((case, repeats.unwrap_or(spec.repeats)))
-    });
-    let survey = survey_of(spec, selected, |id| chosen.outline(id), &environments)?;
+    let survey = survey(spec, &chosen, &environments)?;
     let is_long = chosen.selected.len() > NAMED_MAX;
     let named = chosen.selected.iter().filter(|_| !is_long);
     let named = named.map(|(id, repeats)| Selected { case: id.to_string(), repeats: *repeats });
@@ -260,7 +324,7 @@ async fn open(
             [None, ..] => Ok(Opened::Stale),
             _ => Err(is_there(&spec.id)),
         },
-        Outcome::Failed(text) => Err(SubmitError::Store(text)),
+        Outcome::Failed(text) => Err(SubmitError::Answer(text)),
         Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
     }
 }
@@ -298,7 +362,7 @@ async fn written(client: &Client, txn: &Txn, run: &str) -> Result<i64, SubmitErr
         match client.txn(txn).await {
             Outcome::Committed { revision } => return Ok(revision),
             Outcome::Refused { .. } => return Err(is_there(run)),
-            Outcome::Failed(text) => return Err(SubmitError::Store(text)),
+            Outcome::Failed(text) => return Err(SubmitError::Answer(text)),
             Outcome::Unknown => {}
         }
     }
@@ -309,6 +373,6 @@ async fn write(client: &Client, then: Vec<Op>) -> Result<(), SubmitError> {
     match client.txn(&Txn { then, ..Default::default() }).await {
         Outcome::Committed { .. } => Ok(()),
         Outcome::Refused { .. } | Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
-        Outcome::Failed(text) => Err(SubmitError::Store(text)),
+        Outcome::Failed(text) => Err(SubmitError::Answer(text)),
     }
 }

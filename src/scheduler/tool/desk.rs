@@ -33,7 +33,9 @@ impl Trouble {
     pub(super) fn code(&self) -> u8 {
         match self {
             Self::Submit(SubmitError::Refused(_)) | Self::Usage(_) => USAGE,
-            Self::Submit(SubmitError::Store(_)) | Self::Store(_) => INFRASTRUCTURE,
+            Self::Submit(SubmitError::Store(_) | SubmitError::Answer(_)) | Self::Store(_) => {
+                INFRASTRUCTURE
+            }
             Self::Submit(SubmitError::Nothing(_)) | Self::Nothing(_) => NOTHING,
         }
     }
@@ -124,10 +126,15 @@ pub(super) fn now_ms() -> u64 {
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
+/// The last millisecond of the year 9999: times behind it cannot be written.
+pub(super) const TIME_MAX: u64 = 253_402_300_799_999;
+
 /// A time as people write it, without a fraction.
 pub(super) fn time(ms: u64) -> String {
-    let at = UNIX_EPOCH.checked_add(Duration::from_millis(ms));
-    at.map(|at| humantime::format_rfc3339_seconds(at).to_string()).unwrap_or_default()
+    if ms > TIME_MAX {
+        return "after the year 9999".to_owned();
+    }
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }
 
 /// A duration in microseconds, with as many digits as make sense.
@@ -157,4 +164,16 @@ pub(super) fn cell(text: &str, chars_max: usize) -> String {
     let is_whole = line.len() == text.len() && line.chars().count() <= chars_max;
     let cut: String = line.chars().filter(|c| !c.is_control()).take(chars_max).collect();
     if is_whole { cut } else { format!("{cut}...") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TIME_MAX, time};
+
+    #[test]
+    fn any_time_can_be_shown() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(TIME_MAX), "9999-12-31T23:59:59Z");
+        assert_eq!([time(TIME_MAX + 1), time(u64::MAX)], ["after the year 9999"; 2]);
+    }
 }

@@ -10,6 +10,9 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// The end of a longer one might be a time that cannot be written.
+const PERIOD_MAX: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
+
 #[derive(Debug, Subcommand)]
 pub enum FlakyAction {
     /// Lists flaky cases, and those that are muted or skipped
@@ -27,11 +30,27 @@ pub enum FlakyAction {
 pub struct Change {
     case: String,
     /// Why, for those who wonder
-    #[arg(long)]
+    #[arg(long, value_parser = reason)]
     reason: String,
     /// For how long: 7d, 12h; for ever where it is not said
-    #[arg(long = "for", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_parser = period)]
     period: Option<Duration>,
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a reason is some text".into()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    let period = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match period {
+        Duration::ZERO => Err("it is over at once".into()),
+        period if period > PERIOD_MAX => Err("it is longer than 1000 years".into()),
+        period => Ok(period),
+    }
 }
 
 /// What is known of a case in an environment.

@@ -58,16 +58,36 @@ fn as_junit(book: &RunBook) -> String {
     junit::write(&report::junit(book))
 }
 
-/// Writes a report in the form that the file's name asks for.
-pub(super) fn write_as_named(book: &RunBook, file: &Path) -> Result<(), Trouble> {
-    let text = match file.extension().and_then(|extension| extension.to_str()) {
-        Some("html" | "htm") => report::html(book),
-        Some("xml") => as_junit(book),
-        Some("json") => report::json(book),
+/// The form that a file's name asks for.
+fn form_of(file: &Path) -> Result<fn(&RunBook) -> String, Trouble> {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("html" | "htm") => Ok(report::html),
+        Some("xml") => Ok(as_junit),
+        Some("json") => Ok(report::json),
         _ => {
             let text = "a report's file ends with .html, .xml or .json";
-            return Err(Trouble::Usage(format!("{}: {text}", file.display())));
+            Err(Trouble::Usage(format!("{}: {text}", file.display())))
         }
-    };
-    write(Some(file), &text)
+    }
+}
+
+/// That reports can be written later, as far as that shows without writing them.
+pub(super) fn check(files: &[PathBuf]) -> Result<(), Trouble> {
+    for file in files {
+        form_of(file)?;
+        let fail = |what: &str| Err(Trouble::Usage(format!("{}: {what}", file.display())));
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if file.is_dir() {
+            return fail("it is a folder");
+        }
+        if !folder.is_none_or(Path::is_dir) {
+            return fail("there is no such folder");
+        }
+    }
+    Ok(())
+}
+
+/// Writes a report in the form that the file's name asks for.
+pub(super) fn write_as_named(book: &RunBook, file: &Path) -> Result<(), Trouble> {
+    write(Some(file), &form_of(file)?(book))
 }

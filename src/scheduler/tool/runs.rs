@@ -98,10 +98,12 @@ pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
     let client = &desk.client;
     match action {
         RunAction::Submit(args) => {
+            reports::check(&args.then.reports)?;
             let run = submits::submit(&args, desk).await?;
             then(run, &args.then, desk).await
         }
         RunAction::Rerun { run, which, then: after } => {
+            reports::check(&after.reports)?;
             let book = read::book(client, &run).await?;
             let run = submits::rerun(&book, &which, desk).await?;
             then(run, &after, desk).await

@@ -98,7 +98,13 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
     };
     check(&plan)?;
     refine(args, &mut plan.run);
-    plan.run.check()?;
+    if !plan.cases.is_empty() || !plan.environments.is_empty() {
+        let client = &desk.client;
+        let cases = catalog::beside(client, &plan.cases).await?;
+        let environments = catalog::beside(client, &plan.environments).await?;
+        let spec = RunSpec { submitted: now_ms(), ..plan.run.clone() };
+        submit::check(client, &spec, &cases, &environments).await?;
+    }
     if !plan.cases.is_empty() {
         cases::save(&Desk { client: desk.client.clone(), wants_json: true }, &plan.cases).await?;
     }
