@@ -46,6 +46,8 @@ pub struct Settings {
     pub labels: Labels,
     /// Seconds without a sign of life after which others take it for dead, 2 to 60.
     pub ttl: u32,
+    /// Where it serves artifacts, each under its digest; empty for nowhere.
+    pub artifacts: String,
 }
 
 /// Why a registration is over.
@@ -126,6 +128,7 @@ async fn serve(
         max_task_num: settings.capacity,
         prefetch: settings.prefetch,
         draining: false,
+        artifacts: settings.artifacts.clone(),
     };
     let service = json!({
         "id": settings.name, "name": settings.name, "url": settings.address,

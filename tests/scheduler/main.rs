@@ -42,6 +42,7 @@ on_each_engine![
     cases_run_in_order_and_apart,
     what_a_killed_worker_had_is_run_by_another,
     commands_end_with_their_worker,
+    long_outputs_are_served_by_their_worker,
     a_worker_whose_key_was_deleted_registers_anew,
     a_killed_leader_is_replaced,
     a_scheduler_that_is_asked_to_end_leaves_the_lead,
@@ -158,6 +159,30 @@ async fn a_worker_whose_key_was_deleted_registers_anew(engine: Engine) {
     let status = team.ended(&run).await;
     assert_eq!(status.totals.get(Status::Passed), 40, "{status:?}");
     team.audit(&run, 40).await;
+}
+
+/// What is too long for a record can be had from the worker.
+async fn long_outputs_are_served_by_their_worker(engine: Engine) {
+    let (mut team, _service) = team(engine, 1, &[]).await;
+    team.start_worker("w1", 1, &["--allow-command"]).await;
+    let command = json!(["sh", "-c", "yes 0123456789 | head -c 200000; exit 1"]);
+    let run = team
+        .submit(&plan(vec![json!({"id": "long", "kind": "command", "command": command})], 1))
+        .await;
+    team.ended(&run).await;
+    let shown = team.json(&["result", "get", &run, "long#0"]).await;
+    let digest = shown["attempts"][0]["detail"]["output_artifact"].as_str().unwrap().to_owned();
+    let worker = &team.json(&["worker", "ls"]).await[0];
+    let url = worker["artifacts"].as_str().unwrap().to_owned();
+    let (base, path) = url.split_at(url.rfind('/').unwrap());
+    let found = Caller::new(base).raw("GET", &format!("{path}/{digest}"), &[], "").await;
+    assert_eq!((found.status, &*found.headers["content-length"]), (200, "200000"));
+    let text = found.body.as_str().unwrap();
+    assert!(text.len() == 200_000 && text.starts_with("0123456789\n01"));
+    for wrong in ["0".repeat(64), "../w1-artifacts/lock".into(), "x".into()] {
+        let found = Caller::new(base).raw("GET", &format!("{path}/{wrong}"), &[], "").await;
+        assert_eq!(found.status, 404, "{wrong}");
+    }
 }
 
 async fn a_killed_leader_is_replaced(engine: Engine) {

@@ -109,6 +109,9 @@ pub struct WorkerInfo {
     pub prefetch: u32,
     /// It finishes what it has and takes nothing more.
     pub draining: bool,
+    /// Where it serves artifacts, each under its digest.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub artifacts: String,
 }
 
 /// The value of a tag that is held.

@@ -228,7 +228,14 @@ function failure(task, past) {
   const title = h("summary", {}, statusPill(task.status), h("b", {}, task.case), pastPill(past), task.environment && h("span", { class: "soft" }, task.environment),
     h("span", { class: "soft" }, `${t("repeat")} ${task.ordinal + 1}`), task.attempts > 1 && h("span", { class: "soft" }, `${t("attempts")} ${task.attempts}`),
     h("span", { class: "message" }, detail.message || ""), h("span", { class: "soft" }, task.worker || ""));
-  return h("details", { class: "failure" }, title, h("div", {}, outputs(detail)));
+  return h("details", { class: "failure" }, title, h("div", {}, outputs(detail, task.worker)));
+}
+
+/** Opens the whole of an output at the worker that has it. */
+async function openArtifact(worker, digest) {
+  const found = await get(`/v1/instances/${part(worker)}`);
+  if (!found.artifacts) throw new Error(t("not_served", worker));
+  location.assign(`${found.artifacts}/${part(digest)}`);
 }
 
 /** A field of what an attempt said, in words where they are known. */
@@ -237,10 +244,15 @@ function fieldWord(name) {
   return word === `field_${name}` ? name : word;
 }
 
-function outputs(detail) {
+/** What an attempt said; `worker` serves what was too long for its record. */
+function outputs(detail, worker) {
   const shown = [];
   for (const [name, value] of Object.entries(detail || {})) {
     if (value === null || value === "") continue;
+    if (name.endsWith("_artifact") && worker) {
+      shown.push(h("button", { type: "button", click: trying(() => openArtifact(worker, value)) }, t("whole", fieldWord(name.replace("_artifact", "")))));
+      continue;
+    }
     const text = typeof value === "string" ? value : JSON.stringify(value, null, 1);
     shown.push(h("div", {}, h("div", { class: "soft" }, fieldWord(name)), h("pre", {}, text)));
   }
@@ -252,7 +264,7 @@ export async function task(view, run, lane, ordinal) {
   const attempts = found.attempts.map((attempt) => h("div", { class: "paper pad" },
     h("div", { class: "head" }, statusPill(attempt.status), h("b", {}, t("attempt", attempt.attempt, attempt.worker)), h("span", { class: "grow" }),
       h("span", { class: "soft" }, moment(attempt.start), " · ", span(attempt.duration / 1000))),
-    outputs(attempt.detail)));
+    outputs(attempt.detail, attempt.worker)));
   const definition = found.case || {};
   const isAsked = definition.kind === "manual" && ["00", "01"].includes(found.task.status);
   view.show(

@@ -34,6 +34,7 @@ const WORDS = {
   of: ["{0} of {1}", "{0} / {1}"], picked: ["{0} picked", "已选 {0} 个"], pick_cases: ["Pick cases", "选择用例"], include: ["Include predecessors that are not picked", "包含未选的前置用例"],
   rerun_of: ["Repeats run {0}", "重跑自 {0}"], output: ["Output", "输出"], expected: ["Expected", "期望"], attempt: ["Attempt {0} on {1}", "第 {0} 次尝试，于 {1}"],
   login: ["Log in", "登录"], log_out: ["Log out {0}", "退出 {0}"], user_label: ["User (empty for a token)", "用户（用令牌时留空）"], secret_label: ["Password or token", "密码或令牌"], go: ["Go on", "继续"], away: ["No answer: {0}", "无应答：{0}"],
+  whole: ["{0}: all of it", "{0}：完整内容"], not_served: ["Worker {0} does not serve its artifacts.", "执行机 {0} 不提供附件。"],
   new: ["new", "新出现"], known_since: ["fails since run {0}", "自运行 {0} 起失败"], back: ["Back", "返回"], yes_cancel: ["Yes, cancel the run", "是，取消运行"], sure_drain: ["Let worker {0} finish what it has and leave?", "让执行机 {0} 完成手头任务后离开？"],
   rerun_unstarted: ["Run what never ran", "运行未执行项"], minutes: ["min", "分"], hours: ["h", "小时"], reserved: ["reserved", "已预留"],
   why_predecessor: ["predecessor", "前置用例"], why_tag: ["tag", "互斥标签"], why_environment: ["environment", "环境"], why_queue: ["queue", "队列"], why_label: ["no fit worker", "无合适执行机"],

@@ -64,6 +64,7 @@ async fn show(client: &Client, kv: &Kv) -> Result<Value, etcd_client::Error> {
     Ok(json!({
         "name": name, "url": url, "labels": info.labels, "task_num": task_num,
         "max_task_num": info.max_task_num, "prefetch": info.prefetch, "draining": info.draining,
+        "artifacts": info.artifacts,
         "registration": kv.create_revision, "version": kv.mod_revision, "running": beat,
         "claims": held,
     }))

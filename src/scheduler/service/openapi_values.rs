@@ -182,6 +182,7 @@ fn instance() -> Value {
         "max_task_num": number("Tasks that may run at once"),
         "prefetch": number("Tasks taken ahead for each slot, at most"),
         "draining": truth("It takes nothing more"),
+        "artifacts": text("Where it serves artifacts, each under its digest; empty for nowhere"),
         "registration": number("Revision at which it came"),
         "version": number("Revision of the last change"),
         "running": any("What runs now: [claim, lane, ordinal]"),

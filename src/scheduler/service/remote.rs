@@ -317,6 +317,7 @@ impl Stations {
     fn man(&self, name: &str, address: String, station: Station, instance: Option<Instance>) {
         let settings = worker::Settings {
             name: name.to_owned(),
+            artifacts: String::new(),
             address,
             capacity: station.capacity,
             prefetch: 0,

@@ -13,6 +13,7 @@ mod reports;
 mod results;
 mod runs;
 mod serve;
+mod shelf;
 mod stock;
 mod submits;
 mod terminal;

@@ -94,6 +94,12 @@ struct ServeArgs {
     /// NAME-artifacts]
     #[arg(long)]
     artifacts: Option<PathBuf>,
+    /// Where it serves them to whoever looks at results, as http://ADDRESS:PORT; none for nowhere
+    #[arg(long, default_value = "http://127.0.0.1:0")]
+    artifacts_listen_url: String,
+    /// Where others find that, if not at the address at which it listens
+    #[arg(long)]
+    artifacts_url: Option<String>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -171,7 +177,17 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
         Ok(executor) => Arc::new(executor),
         Err(error) => return complain(error, INFRASTRUCTURE),
     };
+    let served = match args.artifacts_listen_url.as_str() {
+        "none" => String::new(),
+        listen => match super::shelf::serve(listen, executor.artifacts().clone()).await {
+            Ok(url) => url,
+            Err(error) => {
+                return complain(format!("--artifacts-listen-url {listen}: {error}"), USAGE);
+            }
+        },
+    };
     let settings = worker::Settings {
+        artifacts: args.artifacts_url.unwrap_or(served),
         address: args.address.unwrap_or_else(|| args.name.clone()),
         name: args.name,
         capacity: args.capacity,
