@@ -49,6 +49,8 @@ pub async fn a_run_may_have_very_many_cases(engine: crate::Engine) {
     let shown = team.json(&["result", "get", &run, "m.02499#0"]).await;
     assert_eq!(shown["task"]["case"], json!("m.02499"), "{shown}");
 
+    // Also what has been deleted since.
+    assert_eq!(team.says(&["case", "rm", "m.00009"]).await.0, 0);
     let again = team.json(&["run", "rerun", &run, "--all"]).await;
     let status = team.ended(again["run"].as_str().unwrap()).await;
     assert_eq!(status.totals.get(quoin::scheduler::model::Status::Passed), u64::from(MANY) - 1);

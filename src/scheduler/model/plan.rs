@@ -185,7 +185,8 @@ fn select<'a>(
     let mut index: BTreeMap<&str, usize> = BTreeMap::new();
     for choice in selected {
         let (case, repeats) = choice?;
-        if case.is_deleted {
+        // What ran once may run again.
+        if case.is_deleted && spec.rerun_of.is_none() {
             return Err(unknown(&case.id));
         }
         match index.entry(&case.id) {
@@ -242,7 +243,8 @@ fn places<'a>(
         return Ok(vec![None]);
     }
     let find = |id: &String| {
-        let found = environments.get(id).filter(|environment| !environment.is_deleted);
+        let found = environments.get(id);
+        let found = found.filter(|found| !found.is_deleted || spec.rerun_of.is_some());
         let found = found.ok_or_else(|| Refusal::new(404, format!("unknown environment {id}")))?;
         match found.health {
             Health::Retired => Err(Refusal::new(422, format!("environment {id} is retired"))),

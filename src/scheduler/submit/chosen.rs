@@ -36,7 +36,7 @@ pub(super) async fn read(
     if next.len() > SINGLE_READS_MAX {
         let wanted = std::mem::take(&mut next);
         let take = |id: &str| wanted.contains(id);
-        each(client, "", |kv| chosen.keep(&kv, spec.submitted, take).map(drop)).await?;
+        each(client, "", |kv| chosen.keep(&kv, spec, take).map(drop)).await?;
     }
     chosen.read_named(client, spec, next).await?;
     for selected in &spec.cases {
@@ -48,7 +48,7 @@ pub(super) async fn read(
         let fits = new.iter().filter(|id| id.starts_with(prefix));
         chosen.selected.extend(fits.map(|id| (Arc::from(*id), selected.repeats)));
         each(client, prefix, |kv| {
-            let id = chosen.keep(&kv, spec.submitted, |id| !new.contains(id))?;
+            let id = chosen.keep(&kv, spec, |id| !new.contains(id))?;
             chosen.selected.push((id, selected.repeats));
             Some(())
         })
@@ -110,11 +110,13 @@ impl Chosen {
     pub(super) fn keep(
         &mut self,
         kv: &Kv,
-        now: u64,
+        spec: &RunSpec,
         is_wanted: impl Fn(&str) -> bool,
     ) -> Option<Arc<str>> {
-        let copy = self.copier.read(&kv.value, now)?;
-        let is_meant = !copy.outline.is_deleted && is_wanted(&copy.outline.id);
+        let copy = self.copier.read(&kv.value, spec.submitted)?;
+        // What ran once may run again.
+        let is_there = !copy.outline.is_deleted || spec.rerun_of.is_some();
+        let is_meant = is_there && is_wanted(&copy.outline.id);
         is_meant.then(|| self.insert(copy))
     }
 

@@ -77,7 +77,7 @@ pub(super) async fn near(client: &Client, spec: &RunSpec) -> Result<Option<Groun
     ground.chosen.selected = selected.collect();
     for kv in found {
         if kv.key.starts_with(keys::CASES) {
-            if ground.chosen.keep(&kv, spec.submitted, |_| true).is_none() {
+            if ground.chosen.keep(&kv, spec, |_| true).is_none() {
                 return Ok(None);
             }
         } else if kv.key.starts_with(keys::ENVIRONMENTS) {

@@ -463,6 +463,7 @@ impl World {
             max_task_num: self.capacity,
             prefetch: 4,
             draining: false,
+            artifacts: String::new(),
         };
         let key = keys::worker(&name);
         let value = serde_json::to_vec(&info).unwrap();
