@@ -11,6 +11,8 @@ on_each_engine![
     wrong_usage_is_no_failed_test,
     what_is_refused_writes_nothing,
     a_store_that_refuses_does_not_fall_silent,
+    what_is_left_out_is_told,
+    a_case_in_two_environments_is_named_with_one,
 ];
 
 fn fields<const N: usize>(found: &Value, names: [&str; N]) -> [Value; N] {
@@ -164,4 +166,43 @@ async fn a_store_that_refuses_does_not_fall_silent(engine: Engine) {
     team.cluster.members[0].kill();
     let (code, _, said) = team.says(&["case", "ls"]).await;
     assert_eq!((code, &*said), (3, "Error: the store does not answer: connection refused\n"));
+}
+
+async fn what_is_left_out_is_told(engine: Engine) {
+    let team = Team::new(Cluster::start(engine, 1).await);
+    let text = "[{id: a, kind: command, command: [ls], on_lost: never, mutual_tag: t},\n\
+                {id: b, kind: command, command: [ls], case_pre: {case: a, policy: passed}},\n\
+                {id: c, kind: command, command: [ls], case_pre: a}]\n";
+    assert_eq!(team.says(&["case", "put", &write(&team, "cases.yaml", text)]).await.0, 0);
+    let (code, table, said) = team.says(&["case", "ls", "--limit", "2"]).await;
+    assert!(code == 0 && table.contains("b") && !table.contains(" c "), "{table}");
+    assert_eq!(said, "Warning: there are more than 2 cases: see them with --limit 20\n");
+    assert_eq!(team.says(&["case", "ls", "--limit", "3"]).await.2, "");
+    let (code, _, said) = team.says(&["case", "export", "csv"]).await;
+    let wanted =
+        "Warning: 2 cases say what csv cannot hold, of case_pre, on_lost; yaml and json can\n";
+    assert_eq!((code, &*said), (0, wanted));
+    assert_eq!(team.says(&["case", "export", "csv", "--prefix", "c"]).await.2, "");
+}
+
+async fn a_case_in_two_environments_is_named_with_one(engine: Engine) {
+    let team = Team::new(Cluster::start(engine, 1).await);
+    let plan = "cases: [{id: look, kind: manual, name: look}]\nenvironments: [{id: here}, {id: there}]\n\
+                run: {cases: [{case: look}], environments: [here, there]}\n";
+    let run = team.submit_file(&write(&team, "plan.yaml", plan)).await;
+    let (code, _, said) = team.says(&["run", "verdict", &run, "look#0", "passed"]).await;
+    let wanted = "Error: case look is in several environments, here, there: name it look@environment#number\n";
+    assert_eq!((code, &*said), (2, wanted));
+    let of = async |task: &str| {
+        let found = team.json(&["run", "why", &run, task]).await;
+        found["waiting"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|w| w["environment"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of("look").await, ["here", "there"]);
+    assert_eq!(of("look@there").await, ["there"]);
+    assert_eq!(team.says(&["run", "why", &run, "other"]).await.0, 2);
 }

@@ -137,6 +137,22 @@ pub(super) fn to_csv(cases: &[TestCase]) -> String {
     text
 }
 
+/// The fields of a case of which a row does not tell all.
+pub(super) fn lost(case: &TestCase) -> Vec<String> {
+    let of_rules = |before: &Predecessor| *before != Predecessor::from(&*before.case);
+    let of_scope = |used: &TagUse| *used != TagUse::from(&*used.tag);
+    let mut lost = Vec::new();
+    if let Value::Object(said) = super::plain(case) {
+        lost.extend(said.into_iter().map(|(name, _)| name));
+    }
+    lost.retain(|name| match name.as_str() {
+        "case_pre" => case.case_pre.iter().any(of_rules),
+        "mutual_tag" => case.mutual_tag.iter().any(of_scope),
+        name => !FIELDS.contains(&name),
+    });
+    lost
+}
+
 fn quoted(field: &str) -> String {
     match field.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),

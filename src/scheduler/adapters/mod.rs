@@ -11,7 +11,7 @@ mod tests;
 use crate::scheduler::junit;
 use crate::scheduler::model::{Kind, TestCase};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -81,6 +81,12 @@ pub fn export(form: &str, cases: &[TestCase]) -> Result<String, String> {
         "urls" => Ok(lists::to_urls(cases)),
         other => Err(format!("{other:?} is not yaml, json, csv, urls or junit")),
     }
+}
+
+/// How many cases say what a table has no place for, and in which fields.
+pub fn lost_in_csv(cases: &[TestCase]) -> (usize, BTreeSet<String>) {
+    let lost: Vec<_> = cases.iter().map(lists::lost).filter(|lost| !lost.is_empty()).collect();
+    (lost.len(), lost.into_iter().flatten().collect())
 }
 
 /// A case without the fields that say what would hold anyway.

@@ -1,6 +1,6 @@
 //! `quoin case`: what is tested.
 
-use super::desk::{Desk, Done, Trouble, json, read, say, table, write};
+use super::desk::{Desk, Done, Trouble, json, read, say, table, warn, write};
 use crate::scheduler::adapters::{self, Form, Suite};
 use crate::scheduler::catalog;
 use crate::scheduler::model::{CaseState, Kind, TestCase};
@@ -59,7 +59,8 @@ junit                    a report; with --command each test becomes a command, e
         #[arg(long)]
         dry_run: bool,
     },
-    /// Prints cases for others
+    /// Prints cases for others. Of a case, csv has names, what is done and expected, and after and apart from
+    /// which cases; yaml and json have all
     Export {
         /// yaml, json, csv, urls or junit (the latest results)
         form: String,
@@ -82,7 +83,14 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
                 labels.iter().all(|(name, value)| case.labels.get(name) == Some(value))
                     && owner.as_ref().is_none_or(|owner| case.owner == *owner)
             };
-            let found = matching(desk, &prefix, limit, has).await?;
+            let mut found = matching(desk, &prefix, limit.saturating_add(1), has).await?;
+            if found.len() > limit {
+                found.truncate(limit);
+                let more = limit.saturating_mul(10).max(1);
+                warn(format_args!(
+                    "there are more than {limit} cases: see them with --limit {more}"
+                ));
+            }
             desk.show(&found, |found| show(found));
         }
         CaseAction::Rm { cases } => {
@@ -106,6 +114,20 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
                 "junit" => super::results::latest_as_junit(desk, &cases).await?,
                 form => adapters::export(form, &cases).map_err(Trouble::Usage)?,
             };
+            if form == "csv" {
+                let (count, fields) = adapters::lost_in_csv(&cases);
+                let fields = Vec::from_iter(fields).join(", ");
+                if count > 0 {
+                    let whose = if count == 1 {
+                        "1 case says".into()
+                    } else {
+                        format!("{count} cases say")
+                    };
+                    warn(format_args!(
+                        "{whose} what csv cannot hold, of {fields}; yaml and json can"
+                    ));
+                }
+            }
             write(output.as_deref(), &text)?;
         }
     }

@@ -39,7 +39,7 @@ pub enum RunAction {
     },
     /// Shows a run live until its end, and exits as it went
     Watch { run: String },
-    /// Says why tasks wait: all of a run, those of a case, or one (case#number)
+    /// Says why tasks wait: all of a run, those of a case, or one (case@environment#number)
     Why { run: String, task: Option<String> },
     /// Measures a run against the least time in which it could be done
     Bound { run: String },
@@ -300,37 +300,54 @@ pub(super) fn task_name(task: &TaskView) -> String {
     }
 }
 
-/// Takes `case@environment#number` apart, of which all but the case may be missing.
+/// Takes `case@environment#number` apart, of which the number may be missing, and the environment where the
+/// case is in one only.
 pub(super) fn parse_task(book: &RunBook, text: &str) -> Result<(u32, Option<u32>), Trouble> {
+    let (lanes, ordinal) = parse_tasks(book, text)?;
+    if let [lane] = lanes[..] {
+        return Ok((lane, ordinal));
+    }
+    let lanes = lanes.iter().filter_map(|lane| book.plan.lanes.get(*lane as usize));
+    let places: Vec<String> = lanes.map(|lane| lane.environment.to_string()).collect();
+    let text = text.rsplit_once('#').map_or(text, |(case, _)| case);
+    let places = places.join(", ");
+    Err(Trouble::Usage(format!(
+        "case {text} is in several environments, {places}: name it {text}@environment#number"
+    )))
+}
+
+/// The same where all environments are meant if none is named.
+fn parse_tasks(book: &RunBook, text: &str) -> Result<(Vec<u32>, Option<u32>), Trouble> {
     let (name, ordinal) = match text.rsplit_once('#').map(|(name, n)| (name, n.parse().ok())) {
         Some((name, Some(ordinal))) => (name, Some(ordinal)),
         _ => (text, None),
     };
     let (case, environment) = match book.lane_of(name, "") {
-        Some(lane) => return Ok((lane, ordinal)),
+        Some(lane) => return Ok((vec![lane], ordinal)),
         None => name.rsplit_once('@').unwrap_or((name, "")),
     };
-    let alone = || {
-        let mut lanes = (0..).zip(&book.plan.lanes).filter(|(_, lane)| *lane.case == *case);
-        lanes.next().filter(|_| lanes.next().is_none()).map(|(lane, _)| lane)
+    let lanes: Vec<u32> = match environment {
+        "" => {
+            let lanes = (0..).zip(&book.plan.lanes).filter(|(_, lane)| *lane.case == *case);
+            lanes.map(|(lane, _)| lane).collect()
+        }
+        environment => book.lane_of(case, environment).into_iter().collect(),
     };
-    let lane =
-        book.lane_of(case, environment).or_else(|| alone().filter(|_| environment.is_empty()));
-    let lane = lane.ok_or_else(|| {
-        Trouble::Usage(format!(
-            "run {} has no task {text}: name it case@environment#number",
-            book.spec.id
-        ))
-    })?;
-    Ok((lane, ordinal))
+    if lanes.is_empty() {
+        let run = &book.spec.id;
+        let text = format!("run {run} has no task {text}: name it case@environment#number");
+        return Err(Trouble::Usage(text));
+    }
+    Ok((lanes, ordinal))
 }
 
 async fn why(desk: &Desk, run: &str, task: Option<&str>) -> Done {
     let (book, mut found) = read::why(&desk.client, run, now_ms()).await?;
     if let Some(task) = task {
-        let (lane, ordinal) = parse_task(&book, task)?;
-        found.retain(|waiting| waiting.lane == lane);
-        if let Some(task) = ordinal.and_then(|ordinal| book.find_task(lane, ordinal))
+        let (lanes, ordinal) = parse_tasks(&book, task)?;
+        found.retain(|waiting| lanes.contains(&waiting.lane));
+        if let ([lane], Some(ordinal)) = (&lanes[..], ordinal)
+            && let Some(task) = book.find_task(*lane, ordinal)
             && task.status != Status::Pending
         {
             desk.show(&json!({"task": task}), |_| {
