@@ -46,6 +46,10 @@ pub const LANES_PER_KEY: u32 = 512;
 /// The worker that manual cases are given to: it is nobody's name, since it begins with an at sign.
 pub const PEOPLE: &str = "@people";
 
+/// The label of workers that run commands, which command cases require. Labels that users give do not
+/// begin with an at sign.
+pub const COMMANDING: &str = "@commands";
+
 /// What stands for the environment in keys where a run names none; no environment has this id.
 pub const NO_ENVIRONMENT: &str = "-";
 

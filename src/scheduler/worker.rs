@@ -44,6 +44,8 @@ pub struct Settings {
     /// Tasks that it takes ahead for each slot, at most.
     pub prefetch: u32,
     pub labels: Labels,
+    /// It takes no command cases.
+    pub no_commands: bool,
     /// Seconds without a sign of life after which others take it for dead, 2 to 60.
     pub ttl: u32,
     /// Where it serves artifacts, each under its digest; empty for nowhere.
@@ -127,6 +129,7 @@ async fn serve(
         labels: settings.labels.clone(),
         max_task_num: settings.capacity,
         prefetch: settings.prefetch,
+        no_commands: settings.no_commands,
         draining: false,
         artifacts: settings.artifacts.clone(),
     };

@@ -10,6 +10,7 @@ on_each_engine![
     definitions_are_written_listed_and_deleted,
     a_run_is_looked_at_from_all_sides,
     what_waits_says_why,
+    commands_go_only_to_workers_that_run_them,
     cases_are_muted_and_skipped_for_a_time,
     the_seed_loads_run,
 ];
@@ -188,6 +189,31 @@ async fn a_run_is_looked_at_from_all_sides(engine: Engine) {
     assert!(said.contains("case bad waits for good, which is not selected"), "{said}");
     let with = ["run", "submit", "--case", "bad", "--include-predecessors", "--wait"];
     assert!(team.says(&with).await.1.contains("2 of 2 ended, 1 passed, 1 failed"));
+}
+
+async fn commands_go_only_to_workers_that_run_them(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    team.start_worker("strict", 8, &[]).await;
+    let case = json!({"id": "local", "kind": "command", "command": ["true"]});
+    let plan = json!({"cases": [case], "run": {"cases": [{"case": "local"}], "repeats": 20}});
+    let run = team.submit(&plan).await;
+    let waiting = async || team.json(&["run", "why", &run]).await["waiting"][0].clone();
+    cluster::eventually("a reason", async || match waiting().await {
+        Value::Null => Err("nothing waits".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    let why = waiting().await;
+    assert_eq!(
+        (&why["reason"], &why["text"], &why["tasks"]),
+        (&json!("label"), &json!("no worker runs commands"), &json!(20))
+    );
+    team.start_worker("fit", 1, &["--allow-command"]).await;
+    assert_eq!(team.ended(&run).await.state, "passed");
+    let results = team.json(&["result", "ls", &run]).await;
+    let tasks = results["tasks"].as_array().unwrap();
+    assert!(tasks.len() == 20 && tasks.iter().all(|task| task["worker"] == "fit"), "{results}");
 }
 
 async fn what_waits_says_why(engine: Engine) {

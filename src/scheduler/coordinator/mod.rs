@@ -20,7 +20,8 @@ pub use drafts::{Draft, drafts};
 pub(in crate::scheduler) use runs::plan_of;
 pub use runs::{LanePack, OpenedRun};
 
-use super::model::{Item, RunSpec, Status, Totals};
+use super::keys;
+use super::model::{Item, Labels, RunSpec, Status, Totals};
 use super::planner::{ClaimNo, Planner, RunNo, WorkerNo};
 use super::record::{History, Latest, Tally};
 use super::store::{Commit, Compare, Kv, Outcome, Txn};
@@ -102,16 +103,30 @@ pub enum Request {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WorkerInfo {
-    pub labels: super::model::Labels,
+    pub labels: Labels,
     /// Slots.
     pub max_task_num: u32,
     /// Tasks that it takes ahead for each slot, at most.
     pub prefetch: u32,
+    /// It is given no command cases. Workers of another program, which do not know of this, are taken
+    /// to run them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_commands: bool,
     /// It finishes what it has and takes nothing more.
     pub draining: bool,
     /// Where it serves artifacts, each under its digest.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub artifacts: String,
+}
+
+impl WorkerInfo {
+    /// All that lanes may require of it: its labels, and what the scheduler knows of it.
+    pub fn offers(&self) -> Labels {
+        let own = self.labels.iter().filter(|(name, _)| !name.starts_with('@'));
+        let own = own.map(|(name, value)| (name.clone(), value.clone()));
+        let commands = (!self.no_commands).then(|| (keys::COMMANDING.to_owned(), String::new()));
+        own.chain(commands).collect()
+    }
 }
 
 /// The value of a tag that is held.

@@ -192,7 +192,7 @@ impl Coordinator {
         if known != Some(kv.create_revision) {
             self.worker_gone(now, name);
             let (capacity, ahead) = (info.max_task_num, info.prefetch);
-            let number = self.planner.worker_joins(name.into(), &info.labels, capacity, ahead);
+            let number = self.planner.worker_joins(name.into(), &info.offers(), capacity, ahead);
             let worker = Worker {
                 number,
                 registration: kv.create_revision,

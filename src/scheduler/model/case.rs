@@ -321,6 +321,7 @@ impl TestCase {
         if self.requires.len() > LABELS_MAX || self.labels.len() > LABELS_MAX {
             return fail(format!("more than {LABELS_MAX} labels"));
         }
+        check_labels(&self.requires).or_else(fail)?;
         self.check_numbers().or_else(fail)
     }
 
@@ -408,6 +409,14 @@ pub fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Labels that workers have or must have: names that begin with an at sign are the scheduler's own.
+pub fn check_labels(labels: &Labels) -> Result<(), String> {
+    match labels.keys().find(|name| name.starts_with('@')) {
+        Some(name) => Err(format!("label {name:?} begins with @")),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn check_tag(tag: &str) -> Result<(), Refusal> {
     if tag.is_empty() {
         return Err(Refusal::malformed("a tag is empty"));
@@ -481,6 +490,7 @@ mod tests {
             ("mutual_tag", json!("x".repeat(129)), "a tag is longer than 128 bytes"),
             ("mutual_tag", json!(many), "case c: more than 16 tags"),
             ("mutual_tag", json!(["a", "a"]), "case c: a tag is named twice"),
+            ("requires", json!({"@os": "x"}), "case c: label \"@os\" begins with @"),
             ("slots", json!(0), "case c: slots 0 is not between 1 and 1024"),
             ("timeout_ms", json!(0), "case c: timeout_ms 0 is not between 1 and 604800000"),
             ("kind", json!("command"), "case c: kind is command, but there is no command"),

@@ -1,6 +1,6 @@
 //! Where cases run: a named configuration with a health of its own.
 
-use super::case::check_id;
+use super::case::{check_id, check_labels};
 use super::{Labels, Refusal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -106,9 +106,12 @@ impl Environment {
         if self.id == crate::scheduler::keys::NO_ENVIRONMENT {
             return Err(Refusal::malformed("an environment cannot be called -"));
         }
-        let fail = |what| Err(Refusal::malformed(format!("environment {}: {what}", self.id)));
+        let fail = |what: &str| Err(Refusal::malformed(format!("environment {}: {what}", self.id)));
         if self.capacity == Some(0) {
             return fail("capacity is 0");
+        }
+        if let Err(what) = check_labels(&self.labels) {
+            return fail(&what);
         }
         if let Some(check) = &self.check {
             if !check.url.starts_with("http://") && !check.url.starts_with("https://") {

@@ -265,6 +265,9 @@ fn lane(spec: &RunSpec, case: &Outline, total: u32, environment: Option<&Environ
     tags.sort_unstable();
     let mut requires = case.requires.clone();
     requires.extend(environment.map(|found| found.labels.clone()).unwrap_or_default());
+    if case.kind == Kind::Command {
+        requires.insert(crate::scheduler::keys::COMMANDING.to_owned(), String::new());
+    }
     LanePlan {
         case: case.id.clone(),
         environment: place.into(),

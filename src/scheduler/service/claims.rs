@@ -8,7 +8,7 @@ use super::recorded::Recording;
 use super::remote::{Given, Instance, Verdict, late};
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
-use crate::scheduler::model::{Labels, Refusal, check_id};
+use crate::scheduler::model::{Labels, Refusal, check_id, check_labels};
 use crate::scheduler::store::{Compare, Op, Outcome, Txn};
 use crate::scheduler::submit::SubmitError;
 use axum::http::StatusCode;
@@ -54,6 +54,7 @@ pub(super) async fn register(services: Services, body: Object) -> Result<Respons
     let instance: Instance = body.parse("a valid instance")?;
     check_worker(&instance.name)?;
     check_capacity(instance.max_task_num)?;
+    check_labels(&instance.labels).map_err(|why| Problem::new(400, why))?;
     check_url(&services, &instance.url)?;
     let client = services.store().await?;
     let key = keys::instance(&instance.name);
@@ -136,6 +137,7 @@ pub(super) async fn claim(
 ) -> Result<Response, Problem> {
     let asking: Asking = body.parse("a valid claim")?;
     check_worker(&asking.worker)?;
+    check_labels(&asking.labels).map_err(|why| Problem::new(400, why))?;
     services.check_may_be_worker(&asking.worker).await?;
     let want = want.unwrap_or(1);
     if !(1..=WANT_MAX).contains(&want) {

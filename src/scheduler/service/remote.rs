@@ -322,6 +322,8 @@ impl Stations {
             capacity: station.capacity,
             prefetch: 0,
             labels: station.labels.clone(),
+            // What it runs is its own affair.
+            no_commands: false,
             ttl: TTL_S,
         };
         let station = Arc::new(station);

@@ -104,6 +104,7 @@ struct ServeArgs {
 
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
+        Some((name, _)) if name.starts_with('@') => Err("a label cannot begin with @".into()),
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("a label is name=value".into()),
     }
@@ -193,6 +194,7 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
         capacity: args.capacity,
         prefetch: args.prefetch,
         labels: Labels::from_iter(args.labels),
+        no_commands: !args.allow_command,
         ttl: args.ttl,
     };
     let access = match access(options) {

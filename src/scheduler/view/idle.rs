@@ -9,7 +9,7 @@ use super::book::{RunBook, parse};
 use super::numbers::{State, Waits, steps, stretches};
 use crate::scheduler::coordinator::WorkerInfo;
 use crate::scheduler::keys;
-use crate::scheduler::model::{Claim, Status};
+use crate::scheduler::model::{Claim, Labels, Status};
 use crate::scheduler::store::{Change, Commit, Kv};
 
 /// How long a worker may wait, in microseconds: many times what the slowest store needs for a claim.
@@ -90,6 +90,7 @@ pub fn idleness(book: &RunBook) -> Audit {
 struct Waiting<'b> {
     name: &'b str,
     info: &'b WorkerInfo,
+    offers: Labels,
     used: u32,
     has_begun: bool,
     since: Option<(u64, usize)>,
@@ -97,7 +98,8 @@ struct Waiting<'b> {
 
 impl<'b> Waiting<'b> {
     fn new((name, info): (&'b String, &'b WorkerInfo)) -> Self {
-        Self { name, info, used: 0, has_begun: false, since: None }
+        let offers = info.offers();
+        Self { name, info, offers, used: 0, has_begun: false, since: None }
     }
 
     /// Says so if it has waited for too long by now.
@@ -133,7 +135,7 @@ impl<'b> Waiting<'b> {
             let plan = &book.plan.lanes[*lane];
             let can_run =
                 !plan.is_manual && !plan.is_skipped && plan.global_predecessors.is_empty();
-            let has = |(name, value): (&String, &String)| self.info.labels.get(name) == Some(value);
+            let has = |(name, value): (&String, &String)| self.offers.get(name) == Some(value);
             can_run && plan.slots <= room && plan.requires.iter().all(has)
         };
         let lane = free.iter().find(|lane| self.has_begun && fits(lane));

@@ -57,7 +57,11 @@ impl Store {
     }
 
     fn worker(&mut self, name: &str, slots: u32) {
-        self.put(keys::worker(name), &WorkerInfo { max_task_num: slots, ..Default::default() });
+        self.worker_that_says(name, &WorkerInfo { max_task_num: slots, ..Default::default() });
+    }
+
+    fn worker_that_says(&mut self, name: &str, info: &impl Serialize) {
+        self.put(keys::worker(name), info);
         self.kvs.iter_mut().filter(|kv| kv.key == keys::worker(name)).for_each(|kv| kv.lease = 7);
     }
 
@@ -208,11 +212,36 @@ fn each_reason_has_its_words() {
         [
             (0, 2, "tag", "tag printer is held by case first on w1; 1 lane waits for it"),
             (1, 3, "predecessor", "case first must end first: 3 of 3 repeats are open"),
-            (2, 3, "label", "no worker with os=plan9"),
+            (2, 3, "label", "no worker with os=plan9 runs commands"),
             (3, 3, "slot", "all workers that could run it are full"),
         ]
     );
     assert_eq!(found[0].holders[0].worker, "w1");
+}
+
+#[test]
+fn commands_wait_for_a_worker_that_runs_them() {
+    let http = json!({"id": "call", "url": "http://shop.test/", "match": "status"});
+    let far = with(command("far"), "requires", json!({"os": "plan9"}));
+    let mut store = Store::with_run(json!([http, command("local"), far]), 1);
+    let says = |store: &Store| -> Vec<String> {
+        let found = waiting(&store.book(), &store.kvs, 5_000);
+        found.into_iter().map(|w| format!("{} {}: {}", w.case, w.reason, w.text)).collect()
+    };
+    assert_eq!(says(&store)[1], "local label: there is no worker");
+    let strict = WorkerInfo { max_task_num: 4, no_commands: true, ..Default::default() };
+    store.worker_that_says("w1", &strict);
+    assert_eq!(
+        says(&store),
+        [
+            "call slot: all workers that could run it are full",
+            "local label: no worker runs commands",
+            "far label: no worker with os=plan9 runs commands",
+        ]
+    );
+    // One that says nothing of commands takes them.
+    store.worker_that_says("w2", &json!({"max_task_num": 1}));
+    assert_eq!(says(&store)[1], "local slot: all workers that could run it are full");
 }
 
 #[test]

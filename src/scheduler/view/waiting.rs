@@ -136,6 +136,9 @@ fn words(book: &RunBook, lane: u32, why: &Why, held: &[Holder]) -> (&'static str
         Why::QueueFull { queue, capacity } => {
             ("queue", format!("queue {queue} takes {capacity} at once"))
         }
+        Why::NoWorker { .. } if book.workers.values().all(|worker| worker.draining) => {
+            ("label", "there is no worker".into())
+        }
         Why::NoWorker { requires, slots } => ("label", no_worker(requires, *slots)),
         Why::NoSlot => ("slot", "all workers that could run it are full".into()),
         Why::Turn => ("turn", "other lanes go first".into()),
@@ -160,13 +163,17 @@ fn predecessor(book: &RunBook, lane: u32, case: &str, open: u32) -> String {
 }
 
 fn no_worker(requires: &Labels, slots: u32) -> String {
-    let labels: Vec<String> =
-        requires.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    match (labels.is_empty(), slots) {
-        (true, 1) => "there is no worker".into(),
-        (true, slots) => format!("no worker has {slots} slots"),
-        (false, 1) => format!("no worker with {}", labels.join(", ")),
-        (false, slots) => format!("no worker with {} and {slots} slots", labels.join(", ")),
+    let labels = requires.iter().filter(|(name, _)| !name.starts_with('@'));
+    let mut wanted: Vec<String> = labels.map(|(name, value)| format!("{name}={value}")).collect();
+    if slots > 1 {
+        wanted.push(format!("{slots} slots"));
+    }
+    let wanted = wanted.join(", ");
+    match (requires.contains_key(keys::COMMANDING), wanted.is_empty()) {
+        (true, true) => "no worker runs commands".into(),
+        (true, false) => format!("no worker with {wanted} runs commands"),
+        (false, true) => "there is no worker".into(),
+        (false, false) => format!("no worker with {wanted}"),
     }
 }
 

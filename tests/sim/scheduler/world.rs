@@ -462,8 +462,7 @@ impl World {
             labels: self.load.labels(place),
             max_task_num: self.capacity,
             prefetch: 4,
-            draining: false,
-            artifacts: String::new(),
+            ..Default::default()
         };
         let key = keys::worker(&name);
         let value = serde_json::to_vec(&info).unwrap();
