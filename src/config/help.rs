@@ -29,7 +29,7 @@ fn introduction(program: &str) -> String {
     let commands = [
         ("[serve] [flags]", "Start a member."),
         ("kv --help", "Read, write and watch keys."),
-        ("help tools", "List all commands, which are those of etcdctl."),
+        ("help tools", "List all commands: those of etcdctl, and those of the test scheduler."),
         ("snapshot --help", "Make, look at and restore backups."),
         ("gateway start --help", "Pass connections on to a cluster."),
         ("bench --help", "Measure a running server."),
