@@ -102,7 +102,8 @@ impl Coordinator {
         let mut groups = Groups::default();
         for name in self.runs.keys().cloned().collect::<Vec<_>>() {
             let is_meant = self.runs.get(&name).is_some_and(|run| {
-                due == Due::All && !run.dirty.is_empty() || run.is_over && !run.is_closing
+                let is_behind = !run.dirty.is_empty() || !run.is_shown;
+                due == Due::All && is_behind || run.is_over && !run.is_closing
             });
             if is_meant && !self.write_run(now, &name, &mut groups) {
                 // The rest comes when this is written.
@@ -141,6 +142,7 @@ impl Coordinator {
         let Some(run) = self.runs.get_mut(name) else { return true };
         let is_last = run.is_over && run.dirty.is_empty();
         run.is_closing = is_last;
+        run.is_shown = true;
         let status = self.run_status(now, name, is_last);
         let mut group = vec![Op::put(keys::status(name), &status)];
         if is_last {
@@ -250,6 +252,7 @@ impl Coordinator {
         }
         for run in self.runs.values_mut() {
             run.is_closing = false;
+            run.is_shown = false;
         }
     }
 
@@ -278,3 +281,56 @@ impl Coordinator {
 
 /// Lanes that have changed since they were written, by their pack.
 pub(super) type Dirty = BTreeMap<u32, BTreeSet<u32>>;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Request, Settings};
+    use super::*;
+    use crate::scheduler::store::{Kv, Outcome};
+    use serde_json::{Value, json};
+
+    fn kv(key: String, value: &Value) -> Kv {
+        let value = serde_json::to_vec(value).unwrap();
+        Kv { key, value, create_revision: 1, mod_revision: 1, lease: 0 }
+    }
+
+    /// The status that is written of the run, with the number of its transaction.
+    fn written(coordinator: &mut Coordinator, now: u64) -> Option<(u64, RunStatus)> {
+        coordinator.tick(now);
+        coordinator.work(now).into_iter().find_map(|request| {
+            let Request::Try(number, txn) = request else { return None };
+            txn.then.iter().find_map(|op| match op {
+                Op::Put { key, value, .. } if *key == keys::status("r") => {
+                    Some((number, serde_json::from_slice(value).unwrap()))
+                }
+                _ => None,
+            })
+        })
+    }
+
+    #[test]
+    fn a_run_shows_how_far_it_is_before_its_first_result() {
+        let case = json!({"id": "a", "kind": "command", "command": ["true"]});
+        let spec = json!({"id": "r", "cases": [{"case": "a"}], "repeats": 3, "submitted": 900});
+        let kvs = [
+            kv(keys::definitions("r", 0), &json!({"total": 1, "cases": [case]})),
+            kv(keys::run("r"), &spec),
+            kv(keys::open("r"), &json!("r")),
+        ];
+        let leader = (keys::leader(1), 7);
+        let mut coordinator = Coordinator::load(1_000, Settings::default(), leader, &kvs, 7);
+        assert_eq!(written(&mut coordinator, 1_000), None, "its first tasks go first");
+        let (number, status) = written(&mut coordinator, 2_000).unwrap();
+        assert_eq!((status.state.as_str(), status.totals.total), ("running", 3));
+        // What did not happen is tried again, what happened is not.
+        let leader = Kv { mod_revision: 7, ..kv(keys::leader(1), &json!("")) };
+        let refused = Outcome::Refused { revision: 8, found: vec![Some(leader)] };
+        coordinator.outcome(2_000, number, &refused);
+        let (number, _) = written(&mut coordinator, 3_000).unwrap();
+        coordinator.outcome(3_000, number, &Outcome::Committed { revision: 9 });
+        assert_eq!(written(&mut coordinator, 4_000), None);
+        coordinator.control(4_000, "r", Control::Paused);
+        let (_, status) = written(&mut coordinator, 5_000).unwrap();
+        assert_eq!(status.state, "paused");
+    }
+}

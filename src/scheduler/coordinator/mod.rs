@@ -189,6 +189,8 @@ struct Run {
     /// Without its cases.
     spec: RunSpec,
     dirty: Dirty,
+    /// Its status has been written since it was taken or somebody steered it.
+    is_shown: bool,
     is_over: bool,
     /// Its end is being written.
     is_closing: bool,

@@ -177,6 +177,7 @@ impl Coordinator {
             control: find(keys::control(name)).and_then(parse).unwrap_or_default(),
             spec,
             dirty: Default::default(),
+            is_shown: false,
             is_over: false,
             is_closing: false,
             lanes,
@@ -235,6 +236,7 @@ impl Coordinator {
         // There is no way back from canceled.
         if found.control != Control::Canceled {
             found.control = control;
+            found.is_shown = false;
             self.apply_control(now, run);
         }
     }

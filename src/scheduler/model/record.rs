@@ -200,6 +200,9 @@ pub struct Tried {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost_by: Option<String>,
     pub lost_by_several: bool,
+    /// It is not tried again before, in milliseconds since 1970; none: at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rests_until: Option<u64>,
 }
 
 impl Tried {

@@ -278,8 +278,16 @@ impl Lane {
                 return Verdict::Ended(status, tried.test);
             }
         };
+        let end = row.start.saturating_add(row.duration / 1_000);
+        tried.rests_until = (rest > 0).then(|| end.saturating_add(rest));
         self.extra().tried.insert(row.ordinal, tried);
         Verdict::Again(rest)
+    }
+
+    /// The number that the next attempt of a task has.
+    pub(super) fn next_attempt(&self, ordinal: u32) -> u32 {
+        let tried = self.extra.as_ref().and_then(|extra| extra.tried.get(&ordinal));
+        tried.map_or(1, Tried::next)
     }
 
     /// How many tasks could be given out now.
@@ -365,8 +373,9 @@ impl Lane {
         }
     }
 
-    /// After a restart: sorts out what may be given out again. `open` is with workers.
-    pub(super) fn seed(&mut self, open: &Ordinals) {
+    /// After a restart: sorts out what may be given out again. `open` is with workers. Returns what
+    /// rests, with until when.
+    pub(super) fn seed(&mut self, now: u64, open: &Ordinals) -> Vec<(u64, u32)> {
         let waits_for_repeats = self.waits_for_repeats;
         let mut known = self.ended.clone();
         for (from, to) in open.intervals() {
@@ -392,6 +401,16 @@ impl Lane {
             }
             from = end;
         }
+        let mut rests = Vec::new();
+        for (ordinal, tried) in &extra.tried {
+            let until = tried.rests_until.filter(|until| *until > now);
+            if let Some(until) = until.filter(|_| extra.again.remove(*ordinal)) {
+                extra.resting.insert(*ordinal);
+                // The clock of its worker may have been wrong.
+                rests.push((until.min(now + REST_MS_MAX), *ordinal));
+            }
+        }
+        rests
     }
 
     /// Ends a task that is with no worker.

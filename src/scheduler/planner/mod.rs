@@ -327,6 +327,11 @@ impl Planner {
         self.lane(id).is_some_and(|lane| lane.ended.contains(ordinal))
     }
 
+    /// The number that the next attempt of a task has.
+    pub fn next_attempt(&self, id: LaneId, ordinal: u32) -> u32 {
+        self.lane(id).map_or(1, |lane| lane.next_attempt(ordinal))
+    }
+
     /// The case of a lane and its environment, which is empty where the run names none.
     pub fn names(&self, id: LaneId) -> Option<(&Arc<str>, &Arc<str>)> {
         self.lane(id).map(|lane| (&lane.case_name, &lane.traits.environment))

@@ -2,7 +2,7 @@
 //! tags that are held. Then each run starts, whether it is new or went on before.
 
 use super::lane::{Place, Verdict};
-use super::{ClaimNo, LaneId, LockName, OpenClaim, Planner, RunNo, WorkerNo};
+use super::{ClaimNo, LaneId, LockName, OpenClaim, Planner, RunNo, Timer, WorkerNo};
 use crate::scheduler::model::{Item, LaneCheckpoint, Ordinals, Row, Scope};
 use std::sync::Arc;
 
@@ -77,7 +77,10 @@ impl Planner {
             if lane.ended.is_empty() && lane.open == 0 && lane.tries().next().is_none() {
                 continue;
             }
-            lane.seed(open.get(&place).unwrap_or(&Ordinals::new()));
+            let id = LaneId { run: number, lane: place };
+            for (until, ordinal) in lane.seed(now, open.get(&place).unwrap_or(&Ordinals::new())) {
+                self.timers.insert((until, Timer::Rested(id, ordinal)));
+            }
         }
         let mut unmet = Vec::new();
         for place in 0..lanes {

@@ -465,6 +465,40 @@ fn failures_count_on_under_a_new_leader() {
     assert_eq!(planner.totals(run).unwrap().get(Status::Skipped), 3);
 }
 
+#[test]
+fn rests_go_on_under_a_new_leader() {
+    let retries = Retries { test: 1, infra: 0, backoff_ms: 20_000 };
+    let plan = || setup(vec![LanePlan { retries, ..plain("a", 2, SECOND) }]);
+    let item = |from, attempt| Item { lane: 0, from, to: from + 1, attempt };
+    let failed = Row { start: 1_000, duration: 500_000, ..row(item(0, 1), Status::Failed) };
+    let mut known = None;
+    // First from results, then from what was written down.
+    for _ in 0..2 {
+        let mut planner = super::Planner::new();
+        planner.worker_joins("w".into(), &Labels::new(), 4, 0);
+        let run = planner.add_run(3_000, plan());
+        let id = super::LaneId { run, lane: 0 };
+        match known.take() {
+            Some(known) => planner.restore_lane(id, known),
+            None => {
+                let verdict = planner.restore_row(run, &failed, &"w".into());
+                assert_eq!(verdict, Verdict::Again(20_000));
+            }
+        }
+        known = planner.checkpoint(id);
+        planner.start_run(3_000, run);
+        let given = |planner: &mut super::Planner, now| -> Vec<Item> {
+            planner.advance(now);
+            planner.decide(now).into_iter().flat_map(|made| made.items).collect()
+        };
+        assert_eq!(given(&mut planner, 3_000), [item(1, 1)]);
+        assert_eq!(planner.why(id), Some(Why::Resting));
+        assert_eq!(planner.next_timer(), Some(21_500));
+        assert_eq!(given(&mut planner, 21_499), []);
+        assert_eq!(given(&mut planner, 21_500), [item(0, 2)]);
+    }
+}
+
 fn row(item: Item, status: Status) -> Row {
     let Item { lane, from: ordinal, attempt, .. } = item;
     Row { lane, ordinal, attempt, status, start: 0, duration: 1, detail: None }

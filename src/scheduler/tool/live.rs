@@ -232,13 +232,11 @@ struct Picture {
     /// To be printed above.
     text: String,
     shows_tasks: bool,
-    begin: Instant,
 }
 
 impl Default for Picture {
     fn default() -> Self {
-        let (screen, text, begin) = (Screen::default(), String::new(), Instant::now());
-        Self { screen, text, shows_tasks: true, begin }
+        Self { screen: Screen::default(), text: String::new(), shows_tasks: true }
     }
 }
 
@@ -255,7 +253,7 @@ impl Show for Picture {
         let bar: String = std::iter::repeat_n('█', full)
             .chain(std::iter::repeat_n('░', width as usize - full))
             .collect();
-        let seconds = self.begin.elapsed().as_secs();
+        let seconds = now_ms().saturating_sub(live.submitted()) / 1_000;
         let mut lines = vec![
             format!("{name}  {}:{:02}", seconds / 60, seconds % 60),
             format!("{bar} {}, {} with workers", totals_line(&totals), live.given()),

@@ -4,7 +4,7 @@ use super::book::{RunBook, parse};
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Claim, Row, RunPlan, Segment, Status, Totals};
-use crate::scheduler::planner::{Planner, RunNo, RunSetup, Verdict};
+use crate::scheduler::planner::{LaneId, Planner, RunNo, RunSetup, Verdict};
 use crate::scheduler::record::Running;
 use crate::scheduler::store::{Change, Commit, Kv};
 use serde_json::Value;
@@ -46,6 +46,7 @@ struct Given {
 #[derive(Debug)]
 pub struct Live {
     run: String,
+    submitted: u64,
     plan: RunPlan,
     planner: Planner,
     number: RunNo,
@@ -65,6 +66,7 @@ impl Live {
         let number = planner.add_run(0, setup);
         let mut live = Self {
             run: book.spec.id.clone(),
+            submitted: book.spec.submitted,
             plan: book.plan.clone(),
             planner,
             number,
@@ -146,6 +148,11 @@ impl Live {
         std::mem::take(&mut self.ends)
     }
 
+    /// When the run was submitted, in milliseconds since 1970.
+    pub fn submitted(&self) -> u64 {
+        self.submitted
+    }
+
     /// As the leader wrote it last.
     pub fn status(&self) -> &RunStatus {
         &self.status
@@ -169,9 +176,15 @@ impl Live {
     pub fn longest(&self, max: usize) -> Vec<Runs> {
         let lane = |lane: u32| self.plan.lanes.get(lane as usize);
         let mut found: Vec<Runs> = Vec::new();
+        // What a worker says may be a second old.
+        let is_over = |lane: u32, ordinal: u32, attempt: u32| {
+            let id = LaneId { run: self.number, lane };
+            self.planner.has_ended(id, ordinal) || self.planner.next_attempt(id, ordinal) > attempt
+        };
         for (worker, running) in &self.beats {
-            for (run, number, ordinal, _, since) in running {
-                if let Some(plan) = lane(*number).filter(|_| *run == self.run) {
+            for (run, number, ordinal, attempt, since) in running {
+                let plan = lane(*number).filter(|_| *run == self.run);
+                if let Some(plan) = plan.filter(|_| !is_over(*number, *ordinal, *attempt)) {
                     let (case, environment) = (plan.case.clone(), plan.environment.clone());
                     let (ordinal, worker, since) = (*ordinal, worker.clone(), *since);
                     found.push(Runs { case, environment, ordinal, worker, since });
@@ -197,4 +210,51 @@ fn beat(kv: &Kv) -> Vec<Running> {
     let value: Value = parse(kv).unwrap_or_default();
     let list = if value.is_array() { value } else { value["running"].clone() };
     serde_json::from_value(list).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn put(key: String, value: &Value) -> Commit {
+        let value = serde_json::to_vec(value).unwrap();
+        let kv = Kv { key, value, create_revision: 9, mod_revision: 9, lease: 0 };
+        Commit { revision: 9, changes: vec![Change::Put(kv)] }
+    }
+
+    #[test]
+    fn what_has_ended_since_the_last_beat_runs_no_more() {
+        let case = json!({
+            "id": "a", "kind": "command", "command": ["true"], "retries": {"test": 1, "backoff_ms": 0},
+        });
+        let kv = |key: String, value: Value| Kv {
+            key,
+            value: serde_json::to_vec(&value).unwrap(),
+            create_revision: 1,
+            mod_revision: 1,
+            lease: 0,
+        };
+        let spec = json!({"id": "r", "cases": [{"case": "a"}], "repeats": 4, "submitted": 1_000});
+        let kvs = [
+            kv(keys::definitions("r", 0), json!({"total": 1, "cases": [case]})),
+            kv(keys::run("r"), spec),
+            kv(keys::open("r"), json!("r")),
+        ];
+        let book = RunBook::new("r", &kvs, 1).unwrap();
+        let mut live = Live::new(&book, 2_000);
+        assert_eq!(live.submitted(), 1_000);
+        let running = |live: &Live| -> Vec<u32> {
+            live.longest(9).into_iter().map(|runs| runs.ordinal).collect()
+        };
+        let beat = json!([["r", 0, 0, 1, 1_500], ["r", 0, 1, 1, 1_600], ["r", 0, 2, 1, 1_700]]);
+        live.commit(&put(keys::beat("w"), &beat), 2_000);
+        assert_eq!(running(&live), [0, 1, 2]);
+        // One passed, and one is tried again.
+        let rows = json!([[0, 0, 1, "02", 1_500, 9], [0, 1, 1, "03", 1_600, 9]]);
+        live.commit(&put(keys::segment("r", "w", "1-1", 0), &json!({"rows": rows})), 2_100);
+        assert_eq!(running(&live), [2]);
+        live.commit(&put(keys::beat("w"), &json!([["r", 0, 1, 2, 2_200]])), 2_300);
+        assert_eq!(running(&live), [1]);
+    }
 }

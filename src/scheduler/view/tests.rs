@@ -245,6 +245,29 @@ fn commands_wait_for_a_worker_that_runs_them() {
 }
 
 #[test]
+fn what_rests_or_is_with_people_waits_for_that() {
+    let rested =
+        with(command("rested"), "retries", json!({"test": 1, "infra": 0, "backoff_ms": 20_000}));
+    let look = with(json!({"id": "look", "kind": "manual"}), "mutual_tag", json!("desk"));
+    let mut store = Store::with_run(json!([rested, look]), 3);
+    store.worker("w1", 4);
+    let failed = |ordinal| row(0, ordinal, 1, Status::Failed, 500, 1_000);
+    store.results("w1", &[failed(0), failed(1), row(0, 2, 1, Status::Passed, 0, 10)]);
+    store.claim(keys::PEOPLE, vec![Item { lane: 1, from: 0, to: 1, attempt: 1 }], &["desk/0"]);
+    let hold =
+        TagHold { run: RUN.into(), worker: keys::PEOPLE.into(), lane: 1, ..Default::default() };
+    store.put(keys::tag("desk", 0), &hold);
+    let shown = |now| -> Vec<_> {
+        let found = waiting(&store.book(), &store.kvs, now).into_iter();
+        found.map(|w| (w.case, w.tasks, w.reason)).collect()
+    };
+    let of = |case: &str, tasks, reason| (case.to_owned(), tasks, reason);
+    let people = [of("look", 1, "verdict"), of("look", 2, "tag")];
+    assert_eq!(shown(22_499), [vec![of("rested", 2, "rest")], people.to_vec()].concat());
+    assert_eq!(shown(22_500), [vec![of("rested", 2, "slot")], people.to_vec()].concat());
+}
+
+#[test]
 fn a_run_is_measured_against_its_bound() {
     let cases = json!([command("a"), with(command("b"), "case_pre", json!("a"))]);
     let mut store = Store::with_run(cases, 2);

@@ -34,7 +34,7 @@ pub struct Waiting {
     pub environment: String,
     /// How many of its tasks wait.
     pub tasks: u64,
-    /// One word: predecessor, tag, environment, queue, label, slot, turn, rest, paused, stopped.
+    /// One word: predecessor, tag, environment, queue, label, slot, turn, rest, verdict, paused, stopped.
     pub reason: &'static str,
     /// The same for people, with names.
     pub text: String,
@@ -54,20 +54,22 @@ pub fn waiting(book: &RunBook, kvs: &[Kv], now: u64) -> Vec<Waiting> {
         let ended = view.totals.ended();
         let tasks = view.totals.total.saturating_sub(ended).saturating_sub(view.running.into());
         let why = leader.planner().why(LaneId { run, lane: view.lane });
-        let Some(why) = why.filter(|why| !matches!(why, Why::Ended | Why::Out)) else { continue };
-        if tasks == 0 {
-            continue;
+        let why = why.filter(|why| !matches!(why, Why::Ended | Why::Out));
+        let is_manual = book.plan.lanes.get(view.lane as usize).is_some_and(|lane| lane.is_manual);
+        let shown = u64::from(if is_manual { view.running } else { 0 });
+        for (tasks, why) in [(shown, Some(Why::Person)), (tasks, why)] {
+            let Some(why) = why.filter(|_| tasks > 0) else { continue };
+            let held: Vec<Holder> = match &why {
+                Why::Tag { tag, .. } | Why::TagReserved { tag } => {
+                    holders.iter().filter(|holder| *holder.tag == **tag).cloned().collect()
+                }
+                _ => Vec::new(),
+            };
+            let (reason, text) = words(book, view.lane, &why, &held);
+            let (case, environment) = (view.case.clone(), view.environment.clone());
+            let lane = view.lane;
+            found.push(Waiting { lane, case, environment, tasks, reason, text, holders: held });
         }
-        let of_tag = |tag: &str| -> Vec<Holder> {
-            holders.iter().filter(|holder| holder.tag == tag).cloned().collect()
-        };
-        let held = match &why {
-            Why::Tag { tag, .. } | Why::TagReserved { tag } => of_tag(tag),
-            _ => Vec::new(),
-        };
-        let (reason, text) = words(book, view.lane, &why, &held);
-        let (lane, case, environment) = (view.lane, view.case, view.environment);
-        found.push(Waiting { lane, case, environment, tasks, reason, text, holders: held });
     }
     found
 }
