@@ -140,6 +140,7 @@ fn measures(page: &mut Page, found: &Numbers) {
         row("... while all waited for predecessors", share(loss.predecessor));
         row("... while all waited for tags", share(loss.tag));
         row("... from one task to the next", share(loss.hand_over));
+        row("... while something else kept what could run", share(loss.other));
         row("... with nothing left to start", share(loss.tail));
         row("Slots busy with attempts in vain", share(loss.repeated));
     }

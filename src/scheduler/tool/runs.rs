@@ -401,6 +401,7 @@ fn bound(found: &Numbers) -> String {
             ("waiting for predecessors", loss.predecessor),
             ("waiting for tags", loss.tag),
             ("hand-over", loss.hand_over),
+            ("other causes", loss.other),
             ("tail", loss.tail),
             ("attempts in vain", loss.repeated),
         ] {

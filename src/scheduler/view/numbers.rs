@@ -1,15 +1,20 @@
 //! How near a run came to the least time in which it could be done, and what the rest went to.
 
 use super::book::RunBook;
-use crate::scheduler::model::{LaneCheckpoint, Scope};
+use crate::scheduler::coordinator::WorkerInfo;
+use crate::scheduler::model::{Labels, LaneCheckpoint, LanePlan, Scope};
 use crate::scheduler::planner::{Bound, Verdict, bound};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Tasks of cases that nobody ever saw are taken to be this long, in microseconds.
 const UNKNOWN_US: u64 = 1_000_000;
 /// Looking for the cause of each gap costs starts times lanes; beyond this it is not looked for.
 const STEPS_MAX: u64 = 50_000_000;
+
+/// No slot is handed from one task to the next for so long, in microseconds.
+const HAND_OVER_MAX_US: u64 = 1_000_000;
 
 /// What slots did not do, in microseconds of one slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -22,6 +27,10 @@ pub struct Loss {
     pub tag: u64,
     /// Something could have run: a slot was handed from one task to the next.
     pub hand_over: u64,
+    /// Neither predecessors nor tags kept tasks back, and yet they did not come: no idle worker had
+    /// their labels, their environment was full, or for a second and more something else kept them
+    /// that the record does not tell, such as a pause, a closed environment, a rest or a lost store.
+    pub other: u64,
     /// Nothing was left to start.
     pub tail: u64,
     /// Spent on attempts after which the task was tried again.
@@ -68,7 +77,7 @@ pub(super) struct Stretch {
 /// Measures a run.
 pub fn numbers(book: &RunBook) -> Numbers {
     let lanes = book.lanes();
-    let slots = slots(book).max(1);
+    let slots = slots(book).values().sum::<u64>().max(1);
     let estimate = |lane: u32| {
         let known = book.plan.lanes.get(lane as usize).and_then(|plan| plan.estimate);
         let of_lane = lanes.get(lane as usize);
@@ -119,7 +128,7 @@ fn ended_by_attempt(book: &RunBook, lane: u32) -> u64 {
 
 /// Slots of the workers that took part: what they say of themselves, or for those that are gone the
 /// most that they ran at once. While the run goes on, those of all workers.
-fn slots(book: &RunBook) -> u64 {
+fn slots(book: &RunBook) -> BTreeMap<&str, u64> {
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for (worker, peak) in peaks(book) {
         let known = book.workers.get(worker).map(|info| u64::from(info.max_task_num));
@@ -130,7 +139,7 @@ fn slots(book: &RunBook) -> u64 {
             seen.insert(worker, info.max_task_num.into());
         }
     }
-    seen.values().sum()
+    seen
 }
 
 /// The most slots that each worker used at once.
@@ -187,17 +196,22 @@ fn loss(book: &RunBook, found: &[Stretch], slots: u64, begin: u64, end: u64) -> 
     let again = found.iter().filter(|stretch| !stretch.is_last);
     loss.repeated = again.map(|stretch| stretch.end - stretch.start).sum();
     let mut state = State::new(book);
+    let mut room = Room::new(book);
     let mut at = begin;
     let mut has_begun = false;
     for (next, is_start, stretch) in steps(found) {
-        let idle = slots.saturating_sub(state.busy) * next.saturating_sub(at);
-        if idle > 0 {
-            let part = if has_begun { state.cause(&mut loss) } else { &mut loss.start };
-            *part += idle;
+        let idle = slots.saturating_sub(state.busy);
+        if idle == 0 {
+            room.since.fill(None);
+        } else if next > at && has_begun {
+            room.lose(&mut loss, &state, idle, (at, next));
+        } else if next > at {
+            loss.start += idle * (next - at);
         }
         at = at.max(next);
         has_begun |= is_start;
         state.step(stretch, is_start);
+        room.step(stretch, is_start);
     }
     debug_assert!(at <= end.max(begin));
     Some(loss)
@@ -225,6 +239,8 @@ pub(super) struct State<'b> {
     open: Vec<u32>,
     /// By lane: tasks that have.
     ended: Vec<u32>,
+    /// Tasks that are to be tried again and have not started.
+    again: u32,
     held: BTreeMap<&'b str, u32>,
 }
 
@@ -236,7 +252,15 @@ impl<'b> State<'b> {
             open = book.plan.lanes.iter().map(|lane| lane.total).collect();
         }
         let ended = vec![0; open.len()];
-        Self { book, busy: 0, unstarted: open.clone(), open, ended, held: BTreeMap::new() }
+        Self {
+            book,
+            busy: 0,
+            unstarted: open.clone(),
+            open,
+            ended,
+            again: 0,
+            held: BTreeMap::new(),
+        }
     }
 
     pub(super) fn step(&mut self, stretch: &Stretch, is_start: bool) {
@@ -246,32 +270,16 @@ impl<'b> State<'b> {
         if is_start {
             self.busy += slots;
             self.unstarted[lane] -= u32::from(stretch.is_first).min(self.unstarted[lane]);
+            self.again -= u32::from(!stretch.is_first).min(self.again);
         } else {
             self.busy = self.busy.saturating_sub(slots);
             self.open[lane] -= u32::from(stretch.is_last).min(self.open[lane]);
             self.ended[lane] += u32::from(stretch.is_last);
+            self.again += u32::from(!stretch.is_last);
         }
         for tag in &plan.tags {
             let held = self.held.entry(tag).or_default();
             *held = if is_start { *held + 1 } else { held.saturating_sub(1) };
-        }
-    }
-
-    /// Why slots are idle now.
-    fn cause<'l>(&self, loss: &'l mut Loss) -> &'l mut u64 {
-        let (mut waits_for_tag, mut waits_for_lane) = (false, false);
-        for lane in 0..self.unstarted.len() {
-            match self.of_lane(lane) {
-                Waits::ForNothing => return &mut loss.hand_over,
-                Waits::ForTag => waits_for_tag = true,
-                Waits::ForLane => waits_for_lane = true,
-                Waits::Not => {}
-            }
-        }
-        match (waits_for_tag, waits_for_lane) {
-            (true, _) => &mut loss.tag,
-            (false, true) => &mut loss.predecessor,
-            (false, false) => &mut loss.tail,
         }
     }
 
@@ -299,6 +307,101 @@ impl<'b> State<'b> {
         match plan.tags.iter().any(|tag| is_full(tag)) {
             true => Waits::ForTag,
             false => Waits::ForNothing,
+        }
+    }
+}
+
+/// Where idle slots are, and since when lanes could have had them.
+struct Room<'b> {
+    book: &'b RunBook,
+    /// By worker: its slots, those that are busy, and what it offers, unless it is gone.
+    workers: BTreeMap<&'b str, (u64, u64, Option<Labels>)>,
+    /// By environment: how many tasks it takes, and has.
+    environments: BTreeMap<&'b str, (u32, u32)>,
+    /// By lane: since when idle slots could have had its tasks, and none came.
+    since: Vec<Option<u64>>,
+}
+
+impl<'b> Room<'b> {
+    fn new(book: &'b RunBook) -> Self {
+        let offers = |worker: &str| book.workers.get(worker).map(WorkerInfo::offers);
+        let workers = slots(book).into_iter().map(|(name, slots)| (name, (slots, 0, offers(name))));
+        let limits =
+            book.environments.iter().filter_map(|found| Some((&*found.id, found.capacity?)));
+        Self {
+            book,
+            workers: workers.collect(),
+            environments: limits.map(|(id, capacity)| (id, (capacity, 0))).collect(),
+            since: vec![None; book.plan.lanes.len()],
+        }
+    }
+
+    fn step(&mut self, stretch: &Stretch, is_start: bool) {
+        let Some(plan) = self.book.plan.lanes.get(stretch.lane as usize) else { return };
+        let worker = &*self.book.attempts[stretch.attempt as usize].worker;
+        let slots = u64::from(plan.slots);
+        if let Some((_, busy, _)) = self.workers.get_mut(worker) {
+            *busy = if is_start { *busy + slots } else { busy.saturating_sub(slots) };
+        }
+        if let Some((_, tasks)) = self.environments.get_mut(&*plan.environment) {
+            *tasks = if is_start { *tasks + 1 } else { tasks.saturating_sub(1) };
+        }
+        if is_start {
+            self.since[stretch.lane as usize] = None;
+        }
+    }
+
+    /// Idle slots that tasks of a lane could have had.
+    fn of_lane(&self, plan: &LanePlan) -> u64 {
+        let limit = self.environments.get(&*plan.environment);
+        if limit.is_some_and(|(capacity, tasks)| tasks >= capacity) {
+            return 0;
+        }
+        let fits = |offers: &Labels| {
+            plan.requires.iter().all(|(name, value)| offers.get(name) == Some(value))
+        };
+        let workers = self.workers.values();
+        let fit = workers.filter(|(_, _, offers)| offers.as_ref().is_none_or(fits));
+        fit.map(|(slots, busy, _)| slots.saturating_sub(*busy)).sum()
+    }
+
+    /// Counts so many slots that were idle for a time, by their cause.
+    fn lose(&mut self, loss: &mut Loss, state: &State<'_>, idle: u64, (from, to): (u64, u64)) {
+        let (mut waits_for_tag, mut waits_for_lane, mut waits_for_slot) = (false, false, false);
+        let (mut handed, mut known): (u64, Option<(&LanePlan, u64)>) = (0, None);
+        for lane in 0..self.since.len() {
+            let waits = state.of_lane(lane);
+            if waits == Waits::ForNothing {
+                let plan = &self.book.plan.lanes[lane];
+                let alike = known.filter(|(other, _)| {
+                    // Lanes in a row that want the same share it.
+                    Arc::ptr_eq(&other.requires, &plan.requires)
+                        && other.environment == plan.environment
+                });
+                let room = alike.map_or_else(|| self.of_lane(plan), |(_, room)| room);
+                known = Some((plan, room));
+                let since = self.since[lane].unwrap_or(from);
+                self.since[lane] = (room > 0).then_some(since);
+                if to.saturating_sub(since) <= HAND_OVER_MAX_US {
+                    handed = room.min(idle).max(handed);
+                }
+            } else {
+                self.since[lane] = None;
+            }
+            waits_for_slot |= waits == Waits::ForNothing;
+            waits_for_tag |= waits == Waits::ForTag;
+            waits_for_lane |= waits == Waits::ForLane;
+        }
+        let all = idle * (to - from);
+        match (waits_for_slot, waits_for_tag, waits_for_lane) {
+            (true, ..) => {
+                loss.hand_over += handed * (to - from);
+                loss.other += (idle - handed) * (to - from);
+            }
+            (false, true, _) => loss.tag += all,
+            (false, false, true) => loss.predecessor += all,
+            (false, false, false) if state.again > 0 => loss.other += all,
+            (false, false, false) => loss.tail += all,
         }
     }
 }

@@ -291,6 +291,43 @@ fn a_run_is_measured_against_its_bound() {
     assert_eq!(all + found.work, found.slots * found.makespan);
 }
 
+#[test]
+fn what_is_not_handed_over_is_not_called_so() {
+    let mut store = Store::with_run(json!([command("a")]), 4);
+    store.worker("fit", 1);
+    let strict = WorkerInfo { max_task_num: 3, no_commands: true, ..Default::default() };
+    store.worker_that_says("strict", &strict);
+    // The fit worker is busy for 300 ms; then the run is paused for 5 s. The strict one could do nothing.
+    let passed = |ordinal, at| row(0, ordinal, 1, Status::Passed, at, 100);
+    store.results("fit", &[passed(0, 0), passed(1, 100), passed(2, 200), passed(3, 5_300)]);
+    let loss = numbers(&store.book()).loss.unwrap();
+    assert_eq!((loss.start, loss.hand_over, loss.tag, loss.predecessor), (0, 0, 0, 0));
+    assert_eq!((loss.other, loss.tail), (900_000 + 20_000_000, 300_000));
+
+    // A rest before another attempt.
+    let retries = json!({"test": 1, "infra": 0, "backoff_ms": 2_000});
+    let mut store = Store::with_run(json!([with(command("a"), "retries", retries)]), 1);
+    store.worker("w1", 1);
+    let rows = [row(0, 0, 1, Status::Failed, 0, 100), row(0, 0, 2, Status::Passed, 2_100, 100)];
+    store.results("w1", &rows);
+    let loss = numbers(&store.book()).loss.unwrap();
+    assert_eq!((loss.other, loss.hand_over, loss.tail), (2_000_000, 0, 0));
+
+    // A full environment of a worker with more slots.
+    let (case, mut store) = (command("a"), Store::default());
+    let place = json!({"id": "lab", "capacity": 1});
+    let spec = json!({"id": RUN, "cases": [{"case": "a"}], "repeats": 2, "submitted": 1_000,
+        "environments": ["lab"]});
+    let definitions = json!({"total": 1, "cases": [case], "environments": [place]});
+    store.put(keys::definitions(RUN, 0), &definitions);
+    store.put(keys::run(RUN), &spec);
+    store.put(keys::open(RUN), &RUN);
+    store.worker("w1", 2);
+    store.results("w1", &[passed(0, 0), passed(1, 110)]);
+    let loss = numbers(&store.book()).loss.unwrap();
+    assert_eq!((loss.other, loss.hand_over, loss.tail), (100_000, 20_000, 100_000));
+}
+
 /// A run that went as it should, with order and a tag.
 fn sound() -> Store {
     let cases = json!([
