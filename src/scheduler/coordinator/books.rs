@@ -286,6 +286,7 @@ pub(super) type Dirty = BTreeMap<u32, BTreeSet<u32>>;
 mod tests {
     use super::super::{Request, Settings};
     use super::*;
+    use crate::scheduler::model::Definitions;
     use crate::scheduler::store::{Kv, Outcome};
     use serde_json::{Value, json};
 
@@ -311,9 +312,11 @@ mod tests {
     #[test]
     fn a_run_shows_how_far_it_is_before_its_first_result() {
         let case = json!({"id": "a", "kind": "command", "command": ["true"]});
+        let cases = vec![serde_json::from_value(case).unwrap()];
+        let definitions = Definitions { total: 1, cases, ..Default::default() };
         let spec = json!({"id": "r", "cases": [{"case": "a"}], "repeats": 3, "submitted": 900});
         let kvs = [
-            kv(keys::definitions("r", 0), &json!({"total": 1, "cases": [case]})),
+            kv(keys::definitions("r", 0), &serde_json::to_value(definitions).unwrap()),
             kv(keys::run("r"), &spec),
             kv(keys::open("r"), &json!("r")),
         ];

@@ -215,6 +215,7 @@ fn beat(kv: &Kv) -> Vec<Running> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::model::Definitions;
     use serde_json::json;
 
     fn put(key: String, value: &Value) -> Commit {
@@ -235,9 +236,11 @@ mod tests {
             mod_revision: 1,
             lease: 0,
         };
+        let cases = vec![serde_json::from_value(case).unwrap()];
+        let definitions = Definitions { total: 1, cases, ..Default::default() };
         let spec = json!({"id": "r", "cases": [{"case": "a"}], "repeats": 4, "submitted": 1_000});
         let kvs = [
-            kv(keys::definitions("r", 0), json!({"total": 1, "cases": [case]})),
+            kv(keys::definitions("r", 0), serde_json::to_value(definitions).unwrap()),
             kv(keys::run("r"), spec),
             kv(keys::open("r"), json!("r")),
         ];

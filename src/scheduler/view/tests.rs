@@ -315,10 +315,12 @@ fn what_is_not_handed_over_is_not_called_so() {
 
     // A full environment of a worker with more slots.
     let (case, mut store) = (command("a"), Store::default());
-    let place = json!({"id": "lab", "capacity": 1});
+    let place = serde_json::from_value(json!({"id": "lab", "capacity": 1})).unwrap();
+    let case: TestCase = serde_json::from_value(case).unwrap();
     let spec = json!({"id": RUN, "cases": [{"case": "a"}], "repeats": 2, "submitted": 1_000,
         "environments": ["lab"]});
-    let definitions = json!({"total": 1, "cases": [case], "environments": [place]});
+    let (cases, environments) = (vec![case], vec![place]);
+    let definitions = Definitions { total: 1, cases, environments, ..Default::default() };
     store.put(keys::definitions(RUN, 0), &definitions);
     store.put(keys::run(RUN), &spec);
     store.put(keys::open(RUN), &RUN);
