@@ -286,7 +286,7 @@ pub(super) type Dirty = BTreeMap<u32, BTreeSet<u32>>;
 mod tests {
     use super::super::{Request, Settings};
     use super::*;
-    use crate::scheduler::model::Definitions;
+    use crate::scheduler::model::{Definitions, TestCase};
     use crate::scheduler::store::{Kv, Outcome};
     use serde_json::{Value, json};
 
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn a_run_shows_how_far_it_is_before_its_first_result() {
         let case = json!({"id": "a", "kind": "command", "command": ["true"]});
-        let cases = vec![serde_json::from_value(case).unwrap()];
+        let cases: Vec<TestCase> = vec![serde_json::from_value(case).unwrap()];
         let definitions = Definitions { total: 1, cases, ..Default::default() };
         let spec = json!({"id": "r", "cases": [{"case": "a"}], "repeats": 3, "submitted": 900});
         let kvs = [

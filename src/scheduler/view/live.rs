@@ -215,7 +215,7 @@ fn beat(kv: &Kv) -> Vec<Running> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::model::Definitions;
+    use crate::scheduler::model::{Definitions, TestCase};
     use serde_json::json;
 
     fn put(key: String, value: &Value) -> Commit {
@@ -236,7 +236,7 @@ mod tests {
             mod_revision: 1,
             lease: 0,
         };
-        let cases = vec![serde_json::from_value(case).unwrap()];
+        let cases: Vec<TestCase> = vec![serde_json::from_value(case).unwrap()];
         let definitions = Definitions { total: 1, cases, ..Default::default() };
         let spec = json!({"id": "r", "cases": [{"case": "a"}], "repeats": 4, "submitted": 1_000});
         let kvs = [
