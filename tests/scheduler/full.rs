@@ -13,7 +13,7 @@ on_each_engine![runs_are_refused_before_results_are, results_wait_until_a_full_s
 /// Small, but no run of these tests needs so much.
 const QUOTA: i64 = 32 << 20;
 const VALUE: usize = 512 << 10;
-const TASKS: u32 = 60;
+const TASKS: u32 = 120;
 
 async fn team(engine: Engine) -> (Team, Service) {
     let setup = Setup::new(engine, 1).flag(format!("--quota-backend-bytes={QUOTA}"));
