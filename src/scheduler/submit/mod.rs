@@ -94,15 +94,10 @@ fn cause(error: &dyn std::error::Error, text: &str) -> String {
     letters.next().map(|letter| letter.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
-/// Writes a case or an environment under its id, whatever was there.
+/// Writes a case under its id, whatever was there.
 pub async fn put_case(client: &Client, case: &TestCase) -> Result<(), SubmitError> {
     case.check()?;
     write(client, vec![Op::put(format!("{}{}", keys::CASES, case.id), case)]).await
-}
-
-pub async fn put_environment(client: &Client, found: &Environment) -> Result<(), SubmitError> {
-    found.check()?;
-    write(client, vec![Op::put(format!("{}{}", keys::ENVIRONMENTS, found.id), found)]).await
 }
 
 /// A run that is there after a submit.
