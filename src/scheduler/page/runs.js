@@ -43,7 +43,7 @@ export async function one(view, run) {
   const tabs = h("div", { class: "tabs", role: "tablist" });
   let chosen = "overview";
 
-  // Nothing is written of a run before its first result.
+  // Nothing is written of a run in its first second.
   const state = () => (found.status.state === "accepted" && running > 0 ? "running" : found.status.state);
   let drawn = "";
   const isOver = () => Boolean(found.status.ended);
