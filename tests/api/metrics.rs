@@ -452,14 +452,15 @@ async fn leases_and_compactions_are_counted(engine: Engine) {
     attached.lease = kept;
     raw.kv.clone().put(attached).await.unwrap();
     raw.lease.clone().lease_revoke(LeaseRevokeRequest { id: kept }).await.unwrap();
-    let page = eventually("the end of the short lease", async || {
-        let page = metrics(&cluster, 0).await;
-        match page.get("etcd_debugging_server_lease_expired_total") {
-            1.0 => Ok(page),
+    eventually("the end of the short lease", async || {
+        match metrics(&cluster, 0).await.get("etcd_debugging_server_lease_expired_total") {
+            1.0 => Ok(()),
             count => Err(format!("{short:x}: {count}")),
         }
     })
     .await;
+    // Numbers that change while a page is written are on it as they were before and after.
+    let page = metrics(&cluster, 0).await;
     let lease = |what: &str| page.get(&format!("etcd_debugging_lease_{what}"));
     assert_eq!(lease("granted_total"), 2.0);
     assert_eq!(lease("renewed_total"), 3.0);
