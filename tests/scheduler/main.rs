@@ -20,6 +20,7 @@ mod refusals;
 mod remote;
 mod roles;
 mod service;
+mod stopped;
 mod submits;
 mod team;
 mod usage;

@@ -234,7 +234,13 @@ impl Agent {
             Command::Drain => self.is_draining = true,
             Command::Cancel { claim } => {
                 let key: Arc<str> = format!("{}{claim}", keys::claims(&self.name)).into();
-                self.cancel(now, &key);
+                self.end_unstarted(now, &key, Status::Canceled);
+                let running = self.running.keys().filter(|task| task.claim == key);
+                self.requests.extend(running.map(|task| Request::Stop { task: task.clone() }));
+            }
+            Command::Skip { claim } => {
+                let key: Arc<str> = format!("{}{claim}", keys::claims(&self.name)).into();
+                self.end_unstarted(now, &key, Status::Skipped);
             }
         }
         self.next_txn += 1;
@@ -242,7 +248,7 @@ impl Agent {
         self.requests.push(Request::Try(self.next_txn, txn));
     }
 
-    fn cancel(&mut self, now: u64, key: &Arc<str>) {
+    fn end_unstarted(&mut self, now: u64, key: &Arc<str>, status: Status) {
         let mut ended = Vec::new();
         for queue in [&mut self.tagged, &mut self.plain] {
             queue.retain(|(task, attempt)| {
@@ -260,13 +266,11 @@ impl Agent {
             lane: task.lane,
             ordinal: task.ordinal,
             attempt,
-            status: Status::Canceled,
+            status,
             start: now,
             duration: 0,
             detail: None,
         }));
-        let running = self.running.keys().filter(|task| task.claim == *key);
-        self.requests.extend(running.map(|task| Request::Stop { task: task.clone() }));
     }
 
     /// A task that was started has ended as the row says.

@@ -65,19 +65,21 @@ impl Groups {
 }
 
 impl Coordinator {
-    pub(super) fn take_notes(&mut self) {
+    pub(super) fn take_notes(&mut self, now: u64) {
         for note in self.planner.take_notes() {
             let run = match note {
                 Note::LaneChanged(id) | Note::LaneEnded(id) => id.run,
-                Note::RunEnded(run) => run,
+                Note::RunStopped(run) | Note::RunEnded(run) => run,
             };
-            let Some(run) = self.run_names.get(&run).and_then(|name| self.runs.get_mut(name))
-            else {
-                continue;
-            };
+            let Some(name) = self.run_names.get(&run) else { continue };
+            let Some(run) = self.runs.get_mut(name) else { continue };
             match note {
                 Note::LaneChanged(id) | Note::LaneEnded(id) => {
                     run.dirty.entry(id.lane / keys::LANES_PER_KEY).or_default();
+                }
+                Note::RunStopped(_) => {
+                    let number = run.number;
+                    self.recall_all(now, number);
                 }
                 Note::RunEnded(_) => {
                     run.is_over = true;

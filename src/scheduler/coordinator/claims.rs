@@ -4,7 +4,7 @@ use super::{Claim, Command, Coordinator, Request, Sent, TagHold, Timer};
 use crate::planted::{self, Bug};
 use crate::scheduler::keys;
 use crate::scheduler::model::{self, Item, Row, Segment, Status};
-use crate::scheduler::planner::{Assignment, LaneId, Tags};
+use crate::scheduler::planner::{Assignment, LaneId, RunNo, Tags};
 use crate::scheduler::store::{Compare, Op, Txn};
 use std::sync::Arc;
 
@@ -37,6 +37,7 @@ impl Coordinator {
             create_revision: 0,
             deadline,
             canceled: None,
+            is_recalled: false,
             is_reclaiming: false,
             tags: made.tags.clone(),
         };
@@ -197,33 +198,74 @@ impl Coordinator {
     pub(super) fn cancel(&mut self, now: u64, key: &str) {
         let Some(claim) = self.claims.get_mut(key) else { return };
         if claim.worker == keys::PEOPLE {
-            return self.cancel_manual(now, key);
+            return self.end_manual(now, key, Status::Canceled);
         }
-        let Some(worker) = self.workers.get(&claim.worker) else { return };
-        if claim.canceled.is_some() || worker.registration != claim.registration {
+        if claim.canceled.is_some() {
             return;
         }
-        claim.canceled = Some(now);
-        let name = super::last_part(key).to_owned();
-        let command = keys::command(&claim.worker, &name);
-        self.timers.insert((now + self.settings.eviction, Timer::Claim(key.to_owned())));
+        let command = Command::Cancel { claim: super::last_part(key).to_owned() };
+        if self.command(key, &command)
+            && let Some(claim) = self.claims.get_mut(key)
+        {
+            claim.canceled = Some(now);
+            self.timers.insert((now + self.settings.eviction, Timer::Claim(key.to_owned())));
+        }
+    }
+
+    /// Asks a worker to skip what has not started of a claim: the run is to start nothing more.
+    pub(super) fn recall(&mut self, now: u64, key: &str) {
+        let Some(claim) = self.claims.get_mut(key) else { return };
+        if claim.worker == keys::PEOPLE {
+            return self.end_manual(now, key, Status::Skipped);
+        }
+        if claim.is_recalled || claim.canceled.is_some() {
+            return;
+        }
+        claim.is_recalled = true;
+        let command = Command::Skip { claim: super::last_part(key).to_owned() };
+        self.command(key, &command);
+    }
+
+    pub(super) fn recall_all(&mut self, now: u64, run: RunNo) {
+        for key in self.claims_in_store(run) {
+            self.recall(now, &key);
+        }
+    }
+
+    /// Keys of a run's claims; those on their way to the store are looked at when they are there.
+    pub(super) fn claims_in_store(&self, run: RunNo) -> Vec<String> {
+        let numbers = self.planner.claims_of(run);
+        let keys = numbers.iter().filter_map(|claim| self.claim_keys.get(claim));
+        let is_there =
+            |key: &&String| self.claims.get(*key).is_some_and(|claim| claim.mod_revision != 0);
+        keys.filter(is_there).cloned().collect()
+    }
+
+    /// Sends a command about a claim to its worker, if that is there.
+    fn command(&mut self, key: &str, command: &Command) -> bool {
+        let Some(claim) = self.claims.get(key) else { return false };
+        let Some(worker) = self.workers.get(&claim.worker) else { return false };
+        if worker.registration != claim.registration {
+            return false;
+        }
         // It goes with the worker.
-        let put = match Op::put(command, &Command::Cancel { claim: name }) {
+        let put = match Op::put(keys::command(&claim.worker, super::last_part(key)), command) {
             Op::Put { key, value, .. } => Op::Put { key, value, lease: worker.lease },
             other => other,
         };
         let registered = Compare::CreatedAt(keys::worker(&claim.worker), claim.registration);
         let txn = Txn { compares: vec![registered], then: vec![put], otherwise: Vec::new() };
         self.send(Sent::Other, txn);
+        true
     }
 
-    /// Nobody waits for a verdict any more: what no person has given one for ends as canceled.
-    fn cancel_manual(&mut self, now: u64, key: &str) {
+    /// Nobody waits for a verdict any more: what no person has given one for ends.
+    fn end_manual(&mut self, now: u64, key: &str, status: Status) {
         let Some(claim) = self.claims.get_mut(key).filter(|claim| !claim.is_reclaiming) else {
             return;
         };
         claim.is_reclaiming = true;
-        let mut txn = claim.ended_as(now, key, Status::Canceled);
+        let mut txn = claim.ended_as(now, key, status);
         for (tag, unit) in &claim.tags {
             txn.then.push(Op::Delete(keys::tag(tag, *unit)));
         }

@@ -158,6 +158,8 @@ pub enum Control {
 pub enum Command {
     /// Ends the tasks of a claim as canceled; `claim` is its name.
     Cancel { claim: String },
+    /// Ends those tasks of a claim as skipped that have not started.
+    Skip { claim: String },
     /// Takes nothing more and leaves when it is done.
     Drain,
 }
@@ -232,6 +234,8 @@ struct Claim {
     deadline: u64,
     /// Cancellation was asked for at this time.
     canceled: Option<u64>,
+    /// What has not started was asked to be skipped.
+    is_recalled: bool,
     is_reclaiming: bool,
     tags: Vec<(Arc<str>, u32)>,
 }
@@ -361,7 +365,7 @@ impl Coordinator {
 
     /// What shall be done now. To be called after each input, or each handful.
     pub fn work(&mut self, now: u64) -> Vec<Request> {
-        self.take_notes();
+        self.take_notes(now);
         if now >= self.resting_until {
             self.assign(now);
         }

@@ -248,13 +248,9 @@ impl Coordinator {
             Control::Paused => self.planner.pause_run(run.number),
             Control::Canceled => {
                 self.planner.stop_run(now, run.number, Status::Canceled);
-                let claims = self.planner.claims_of(run.number);
-                let keys = claims.iter().filter_map(|claim| self.claim_keys.get(claim));
-                for key in keys.cloned().collect::<Vec<_>>() {
-                    let is_there = |claim: &super::Claim| claim.mod_revision != 0;
-                    if self.claims.get(&key).is_some_and(is_there) {
-                        self.cancel(now, &key);
-                    }
+                let number = run.number;
+                for key in self.claims_in_store(number) {
+                    self.cancel(now, &key);
                 }
             }
         }

@@ -1,7 +1,9 @@
 //! What commits mean: results, claims that change, workers and tags that come and go.
 
 use super::histories::Source;
-use super::{Claim, Coordinator, Request, TagHold, Timer, Worker, WorkerInfo, last_part, parse};
+use super::{
+    Claim, Control, Coordinator, Request, TagHold, Timer, Worker, WorkerInfo, last_part, parse,
+};
 use crate::scheduler::keys;
 use crate::scheduler::model::{self, Environment, Item, Row, Segment};
 use crate::scheduler::planner::{LockName, Tags, Verdict};
@@ -84,10 +86,11 @@ impl Coordinator {
             let verdicts = self.planner.deliver(now, number, rows, &items, Tags::Draining);
             self.count_all((&run, &worker), revision, rows, &verdicts);
         }
-        let is_unwanted =
-            self.claims.get(&kv.key).is_some_and(|claim| self.is_canceled(&claim.run));
-        if is_unwanted {
-            self.cancel(now, &kv.key);
+        let run = self.claims.get(&kv.key).and_then(|claim| self.runs.get(&claim.run));
+        match run.map(|run| (run.control, self.planner.is_stopped(run.number))) {
+            Some((Control::Canceled, _)) => self.cancel(now, &kv.key),
+            Some((_, true)) => self.recall(now, &kv.key),
+            _ => {}
         }
         self.maybe_reclaim(now, &kv.key);
     }
@@ -117,10 +120,6 @@ impl Coordinator {
         for (row, verdict) in rows.iter().zip(verdicts) {
             self.count(Source { run, number, worker, revision }, row, *verdict);
         }
-    }
-
-    fn is_canceled(&self, run: &str) -> bool {
-        self.runs.get(run).is_some_and(|run| run.control == super::Control::Canceled)
     }
 
     fn put(&mut self, now: u64, kv: &Kv) {
@@ -296,6 +295,7 @@ impl Coordinator {
             create_revision: kv.create_revision,
             deadline: value.deadline,
             canceled: None,
+            is_recalled: false,
             is_reclaiming: false,
             tags,
         };

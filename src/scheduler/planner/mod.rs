@@ -93,6 +93,8 @@ pub enum Note {
     /// Tasks of it ended without having been given out.
     LaneChanged(LaneId),
     LaneEnded(LaneId),
+    /// Nothing more of it starts: what workers have and have not begun is not wanted any more.
+    RunStopped(RunNo),
     RunEnded(RunNo),
 }
 

@@ -333,6 +333,7 @@ impl Planner {
             return;
         }
         run.state = RunState::Stopped;
+        self.notes.push(Note::RunStopped(number));
         let lanes = run.lanes.len() as u32;
         let mut open = self.open_tasks(number);
         for lane in 0..lanes {
@@ -343,6 +344,11 @@ impl Planner {
             }
         }
         self.maybe_end_run(number);
+    }
+
+    /// Whether nothing more of a run starts.
+    pub fn is_stopped(&self, run: RunNo) -> bool {
+        self.runs.get(run).is_some_and(|run| run.state == RunState::Stopped)
     }
 
     /// Claims with tasks of a run.
