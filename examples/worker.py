@@ -1,77 +1,69 @@
 #!/usr/bin/env python3
-"""A worker of the test scheduler that knows nothing but PyPI's etcd3: commands, one at a time.
-
-usage: worker.py HOST:PORT NAME
-"""
-import json, os, subprocess, sys, threading, time
+"""A worker of the test scheduler that knows nothing but PyPI's etcd3: commands, one at a time. HOST:PORT NAME"""
+import json, os, signal, subprocess, sys, threading, time
 import etcd3
 
-address, name = sys.argv[1].split("//")[-1], sys.argv[2]
-store = etcd3.client(*address.rsplit(":", 1))
-T, claims, STATUS = "/tcss/v1/", f"/tcss/v1/claim/{name}/", {0: "02"}
-
-# It is there while its lease lives; nobody else has its name.
-lease = store.lease(5)
-own, info = f"{T}worker/{name}", {"labels": {"language": "python"}, "max_task_num": 1, "prefetch": 0}
-registered, _ = store.transaction(
-    compare=[store.transactions.create(own) == 0],
-    success=[store.transactions.put(own, json.dumps(info), lease)], failure=[])
-if not registered:
+(host, port), name, T = sys.argv[1].split("//")[-1].rsplit(":", 1), sys.argv[2], "/tcss/v1/"
+store, canceled, children = etcd3.client(host, port), set(), {}
+own, claims, orders, txn = f"{T}worker/{name}", f"{T}claim/{name}/", f"{T}cmd/{name}/", store.transactions
+info = {"labels": {"language": "python"}, "max_task_num": 1, "prefetch": 0}
+lease = store.lease(5)  # it is there while this lives, and nobody else has its name
+if not store.transaction([txn.create(own) == 0], [txn.put(own, json.dumps(info), lease)], [])[0]:
     sys.exit(f"there is a worker {name} already")
 registration = store.get(own)[1].create_revision
 
+def kill(*claims):
+    [os.killpg(children[claim].pid, signal.SIGKILL) for claim in claims if claim in children]
 
-def stay_alive():
-    alive = time.monotonic()
-    while time.monotonic() < alive + 3.5:  # seconds before others take it for dead
-        asked = time.monotonic()
-        if lease.refresh()[0].TTL > 0:
-            alive = asked
+def stay_alive(alive):
+    while (asked := time.monotonic()) < alive + 3.5:  # seconds before others take it for dead
+        try:
+            alive = asked if lease.refresh()[0].TTL > 0 else alive
+        except etcd3.exceptions.Etcd3Exception:
+            pass  # its member may come back in time
         time.sleep(1)
-    os._exit(1)
+    kill(*children), os._exit(1)
 
+def obey(event):
+    order = json.loads(event.value) if isinstance(event, etcd3.events.PutEvent) else {}
+    if "cancel" in order:
+        canceled.add(claims + order["cancel"]["claim"])
+        kill(claims + order["cancel"]["claim"])
 
-def find_case(run, lane):
+def attempt(run, claim, fence, lane, ordinal, number):
+    start, status, detail = time.time(), "04", {}
     packs = [json.loads(value) for value, _ in store.get_prefix(f"{T}run/{run}/def/")]
-    number = lane % packs[0]["total"]
-    pack = next(p for p in packs if number - p["first"] in range(len(p["cases"])))
-    case = {**pack.get("base", {}), **pack["cases"][number - pack["first"]]}
-    return {field: value for field, value in case.items() if value is not None}
-
-
-def attempt(run, fence, lane, ordinal, number):
-    case, start = find_case(run, lane), time.time()
-    variables = {**os.environ, **case.get("variables", {}), "TCSS_FENCE": str(fence)}
+    cases = [{**pack.get("base", {}), **case} for pack in packs for case in pack["cases"]]
+    case = cases[lane % len(cases)]
     try:
-        done = subprocess.run(case["command"], input=case.get("input"), env=variables, cwd=case.get("folder"),
-                              capture_output=True, text=True, timeout=case["timeout_ms"] / 1000)
-        status, detail = STATUS.get(done.returncode, "03"), {"output": done.stdout[-4000:], "stderr": done.stderr[-4000:]}
-        if status == "03":
-            detail["message"] = f"exit code {done.returncode}"
-        if status == "02" and case.get("output", done.stdout) != done.stdout:
-            status, detail["message"] = "03", "the output differs"
+        if claim not in canceled:
+            children[claim] = child = subprocess.Popen(case["command"], cwd=case.get("folder"), text=True,
+                env={**os.environ, **(case.get("variables") or {}), "TCSS_FENCE": str(fence)}, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            output, errors = child.communicate(case.get("input"), timeout=case["timeout_ms"] / 1000)
+            status = "02" if child.returncode == 0 and case.get("output") in (None, output) else "03"
+            detail = {"output": output[-4000:], "stderr": errors[-4000:]}
     except subprocess.TimeoutExpired:
         status, detail = "07", {"message": "it took too long"}
-    except (OSError, KeyError) as error:
-        status, detail = "04", {"message": str(error)}
+        kill(claim)
+    except OSError as error:
+        detail = {"message": str(error)}
+    children.pop(claim, None)
+    status = "05" if claim in canceled else status
     return [lane, ordinal, number, status, int(start * 1e3), int((time.time() - start) * 1e6), detail]
 
-
-threading.Thread(target=stay_alive, daemon=True).start()
-events, _ = store.watch_prefix(claims, start_revision=registration)
+threading.Thread(target=stay_alive, args=[time.monotonic()], daemon=True).start()
+store.add_watch_prefix_callback(orders, lambda answer: [obey(event) for event in answer.events])
 print("registered as a worker", flush=True)
-for event in events:
-    if not isinstance(event, etcd3.events.PutEvent):
+for event in store.watch_prefix(claims, start_revision=registration)[0]:
+    claim = json.loads(event.value) if isinstance(event, etcd3.events.PutEvent) else {}
+    if claim.get("registration") != registration:
         continue
-    key, claim = event.key.decode(), json.loads(event.value)
-    if claim["registration"] != registration:
-        continue
-    rows = [attempt(claim["run"], event.create_revision, lane, ordinal, number)
+    key = event.key.decode()
+    rows = [attempt(claim["run"], key, event.create_revision, lane, ordinal, number)
             for lane, first, end, number in claim["items"] for ordinal in range(first, end)]
-    segment = f"{T}rseg/{claim['run']}/{name}-{key[len(claims):]}-0"
+    results = f"{T}rseg/{claim['run']}/{name}-{key[len(claims):]}-0"
     # Only if nobody has changed the claim meanwhile: each result is recorded once, or not at all.
-    store.transaction(
-        compare=[store.transactions.mod(key) == event.mod_revision],
-        success=[store.transactions.put(segment, json.dumps({"claim": event.create_revision, "rows": rows})),
-                 store.transactions.delete(key)]
-        + [store.transactions.delete(f"{T}tag/{tag}") for tag in claim.get("tags", [])], failure=[])
+    store.transaction([txn.mod(key) == event.mod_revision], [
+        txn.put(results, json.dumps({"claim": event.create_revision, "rows": rows})), txn.delete(key),
+        *[txn.delete(f"{T}tag/{tag}") for tag in claim.get("tags", [])]], [])

@@ -373,7 +373,7 @@ async fn committed(client: &Client, txn: &Txn) -> Result<Option<i64>, SubmitErro
         Outcome::Committed { revision } => Ok(Some(revision)),
         Outcome::Refused { .. } => Ok(None),
         Outcome::Failed(text) => Err(SubmitError::Answer(text)),
-        Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
+        Outcome::Unknown => Err(SubmitError::unknown()),
     }
 }
 

@@ -4,6 +4,7 @@
 use super::checks;
 use super::client::{Access, Client};
 use super::clock::Clock;
+use super::complaints::Complaints;
 use super::coordinator::{Coordinator, Draft, OpenedRun, Request, Settings, TxnNo, drafts};
 use super::execute::Caller;
 use super::keys;
@@ -62,11 +63,14 @@ pub async fn run(
 ) {
     let mut stop = std::pin::pin!(stop);
     let candidacy = Candidacy::default();
+    let mut complaints = Complaints::default();
     loop {
         let serve = serve(&access, &id, (&settings, &caller), &candidacy);
         tokio::select! {
             ended = serve => {
-                if let Err(error) = ended {
+                if let Err(error) = ended
+                    && complaints.is_news(&error.to_string())
+                {
                     tracing::warn!(error = %error, "scheduler lost the store");
                 }
             }

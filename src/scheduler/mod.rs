@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod checks;
 pub mod client;
 mod clock;
+mod complaints;
 pub mod coordinator;
 mod definitions;
 pub mod execute;

@@ -36,7 +36,7 @@ pub async fn check(client: &Client, environment: &str) -> Result<Checked, Submit
         Outcome::Committed { revision } => revision,
         Outcome::Failed(text) => return Err(SubmitError::Answer(text)),
         Outcome::Refused { .. } | Outcome::Unknown => {
-            return Err(SubmitError::Store("no answer".into()));
+            return Err(SubmitError::unknown());
         }
     };
     let key = keys::check(environment);
@@ -74,7 +74,7 @@ pub async fn control(client: &Client, run: &str, wanted: Control) -> Result<(), 
             _ => Refusal::new(404, format!("unknown run {run}")).into(),
         }),
         Outcome::Failed(text) => Err(SubmitError::Answer(text)),
-        Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
+        Outcome::Unknown => Err(SubmitError::unknown()),
     }
 }
 
@@ -107,7 +107,7 @@ pub async fn verdict(client: &Client, run: &str, row: &Row) -> Result<(), Submit
                 Outcome::Unknown => {}
             }
         }
-        return Err(SubmitError::Store("no answer".into()));
+        return Err(SubmitError::unknown());
     }
     let Row { lane, ordinal, .. } = row;
     let message = format!("task {lane}/{ordinal} of run {run} does not wait for a verdict");
@@ -161,7 +161,7 @@ pub async fn release(
                 return Err(Refusal::new(409, text).into());
             }
             Outcome::Failed(text) => return Err(SubmitError::Answer(text)),
-            Outcome::Unknown => return Err(SubmitError::Store("no answer".into())),
+            Outcome::Unknown => return Err(SubmitError::unknown()),
         }
     }
     Ok(())

@@ -6,6 +6,7 @@
 use super::agent::{self, Agent, Task};
 use super::client::{Access, Client};
 use super::clock::Clock;
+use super::complaints::Complaints;
 use super::coordinator::{TxnNo, WorkerInfo};
 use super::definitions::{Definition, Library};
 use super::execute::{Attempt, Runner};
@@ -78,6 +79,7 @@ pub async fn run(
     let (drain, is_draining) = tokio::sync::watch::channel(false);
     let mut stop = std::pin::pin!(stop);
     let mut was_taken = false;
+    let mut complaints = Complaints::default();
     loop {
         let served = {
             let mut serve =
@@ -103,7 +105,10 @@ pub async fn run(
             }
             Ok(End::Taken) => {}
             Ok(End::Lost) => tracing::warn!(name = settings.name, "lost its lease, registers anew"),
-            Err(error) => tracing::warn!(error = %error, "worker lost the store"),
+            Err(error) if complaints.is_news(&error.to_string()) => {
+                tracing::warn!(error = %error, "worker lost the store");
+            }
+            Err(_) => {}
         }
         if *drain.borrow() {
             return;

@@ -23,6 +23,8 @@ on_each_engine![
     a_worker_that_was_written_by_hand_gets_nothing,
     a_service_is_told_that_its_task_is_canceled,
     a_client_is_told_that_its_task_is_canceled,
+    a_client_gets_commands_only_if_it_wants_them,
+    a_client_is_told_that_the_store_is_away,
 ];
 
 async fn serving(engine: Engine) -> (Team, Caller) {
@@ -275,4 +277,35 @@ async fn a_client_is_told_that_its_task_is_canceled(engine: Engine) {
     let late = json!({"recordId": record, "status": "passed"});
     assert_eq!(caller.call("POST", "/v1/claims/results", late).await.status, 409);
     team.audit(&run, 1).await;
+}
+
+async fn a_client_gets_commands_only_if_it_wants_them(engine: Engine) {
+    let (team, caller) = serving(engine).await;
+    let case = json!({"id": "script", "kind": "command", "command": ["make", "check"]});
+    assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
+    let made = caller.call("POST", "/v1/runs", json!({"cases": [{"case": "script"}]})).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let ask = async |asking: Value, wait: u32| {
+        let given = caller.call("POST", &format!("/v1/claims?wait={wait}"), asking).await;
+        assert_eq!(given.status, 200, "{}", given.body);
+        given.body["tasks"].as_array().unwrap().clone()
+    };
+    assert_eq!(ask(json!({"worker": "plain"}), 1).await, [Value::Null; 0]);
+    let key = keys::worker("plain");
+    let found = team.client().await.get(key, None).await.unwrap();
+    let info: Value = serde_json::from_slice(found.kvs()[0].value()).unwrap();
+    assert_eq!(info["no_commands"], true, "{info}");
+    let given = ask(json!({"worker": "able", "commands": true}), 20).await;
+    assert_eq!(given[0]["command"], json!(["make", "check"]));
+}
+
+async fn a_client_is_told_that_the_store_is_away(engine: Engine) {
+    let (mut team, caller) = serving(engine).await;
+    let ask = async || caller.call("POST", "/v1/claims?wait=1", json!({"worker": "p"})).await;
+    let given = ask().await;
+    assert_eq!((given.status, given.body), (200, json!({"tasks": []})));
+    team.cluster.kill(0);
+    let refused = ask().await;
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert!(refused.message().contains("the store does not answer"), "{}", refused.body);
 }

@@ -1,11 +1,8 @@
 //! Compares what came back with what a case expects, and says where they part.
 
-use crate::scheduler::model::OutputMatch;
-use regex::RegexBuilder;
+use crate::scheduler::model::{OutputMatch, pattern};
 use serde_json::Value;
 
-/// A pattern that compiles to more is a mistake or an attack.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
 /// How much of either side a difference shows.
 const SHOWN_CHARS_MAX: usize = 60;
 
@@ -69,16 +66,10 @@ pub(super) fn compare_code(
     }
 }
 
-fn matches_pattern(pattern: &str, got: &[u8]) -> Result<(), Objection> {
-    let built = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
-    let built = built.map_err(|error| {
-        let error = error.to_string();
-        let reason = error.lines().last().unwrap_or_default().trim();
-        Objection::Unusable(format!("the expected output is no pattern: {reason}"))
-    })?;
-    match built.is_match(&String::from_utf8_lossy(got)) {
+fn matches_pattern(expected: &str, got: &[u8]) -> Result<(), Objection> {
+    match pattern(expected).map_err(Objection::Unusable)?.is_match(&String::from_utf8_lossy(got)) {
         true => Ok(()),
-        false => Err(Objection::Differs(format!("nothing matches {pattern}"))),
+        false => Err(Objection::Differs(format!("nothing matches {expected}"))),
     }
 }
 

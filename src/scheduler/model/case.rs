@@ -1,6 +1,7 @@
 //! A test case: what is done, what is expected, and what must hold before and beside it.
 
 use super::{Labels, Refusal};
+use regex::{Regex, RegexBuilder};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -18,6 +19,9 @@ const SLOTS_MAX: u32 = 1_024;
 const PRIORITY_MAX: i32 = 1_000;
 /// A week: longer is a mistake of units.
 const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3_600_000;
+
+/// A pattern that compiles to more is a mistake or an attack.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
 
 /// Fields that are texts of which a run depends on none: cases that differ in nothing else have the
 /// same rules.
@@ -337,12 +341,7 @@ impl TestCase {
                 if self.output.is_none() && self.matching() == OutputMatch::Exact {
                     return Err("match is exact, but there is no output to compare with".into());
                 }
-                if matches!(self.matching(), OutputMatch::Json | OutputMatch::JsonSubset) {
-                    let output = self.output.as_deref().unwrap_or_default();
-                    serde_json::from_str::<Value>(output)
-                        .map_err(|error| format!("output is not JSON: {error}"))?;
-                }
-                Ok(())
+                self.check_output()
             }
             Kind::Command if self.command.first().is_none_or(String::is_empty) => {
                 Err("kind is command, but there is no command".into())
@@ -350,7 +349,29 @@ impl TestCase {
             Kind::Manual if self.steps.is_null() && self.name.is_empty() => {
                 Err("kind is manual, but there are neither steps nor a name".into())
             }
-            Kind::Command | Kind::Manual => Ok(()),
+            Kind::Command => self.check_output(),
+            Kind::Manual => Ok(()),
+        }
+    }
+
+    /// Whether what is expected is something that can be compared with.
+    fn check_output(&self) -> Result<(), String> {
+        let matching = self.matching();
+        if matches!(matching, OutputMatch::Json | OutputMatch::JsonSubset) {
+            let output = self.output.as_deref().unwrap_or_default();
+            serde_json::from_str::<Value>(output)
+                .map_err(|error| format!("output is not JSON: {error}"))?;
+        }
+        // Values of the environment are seen when they are known.
+        let Some(output) = self.output.as_deref().filter(|output| !output.contains("{{")) else {
+            return Ok(());
+        };
+        match matching {
+            OutputMatch::Regex => pattern(output).map(|_| ()),
+            OutputMatch::Status if output.trim().parse::<i32>().is_err() => {
+                Err(format!("output {output:?} is no status to compare with"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -393,6 +414,19 @@ impl TestCase {
     }
 }
 
+/// The pattern that a case expects.
+///
+/// # Errors
+///
+/// Why it is none.
+pub fn pattern(output: &str) -> Result<Regex, String> {
+    RegexBuilder::new(output).size_limit(PATTERN_BYTES_MAX).build().map_err(|error| {
+        let error = error.to_string();
+        let reason = error.lines().last().unwrap_or_default().trim();
+        format!("output is no pattern: {}", reason.trim_start_matches("error: "))
+    })
+}
+
 /// Refuses names that cannot be part of a key and of a path.
 pub fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
     if id.is_empty() {
@@ -400,6 +434,9 @@ pub fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
     }
     if id.len() > ID_BYTES_MAX {
         return Err(Refusal::malformed(format!("{what} id is longer than {ID_BYTES_MAX} bytes")));
+    }
+    if matches!(id, "." | "..") {
+        return Err(Refusal::malformed(format!("{what} id {id:?} is none that a path can have")));
     }
     if id.contains('/') || id.chars().any(char::is_control) {
         return Err(Refusal::malformed(format!(
@@ -473,6 +510,8 @@ mod tests {
         for (field, value, text) in [
             ("id", json!(""), "case without an id"),
             ("id", json!("a/b"), "case id \"a/b\" has a slash or control character"),
+            ("id", json!(".."), "case id \"..\" is none that a path can have"),
+            ("match", json!("status"), "case c: output \"ok\" is no status to compare with"),
             ("url", json!("ftp://x"), "case c: url \"ftp://x\" is not http or https"),
             (
                 "output",
@@ -496,6 +535,16 @@ mod tests {
             ("kind", json!("command"), "case c: kind is command, but there is no command"),
         ] {
             assert_eq!(with(field, value).unwrap_err(), text);
+        }
+        let matching = |how: &str, output: &str| {
+            parse(json!({"id": "c", "url": "http://a/", "match": how, "output": output}))
+        };
+        let pattern = matching("regex", "a(").unwrap_err();
+        assert!(pattern.starts_with("case c: output is no pattern: "), "{pattern}");
+        assert!(matching("regex", r"\w{9999}{9999}").is_err(), "too large a pattern");
+        // What stands there is known with the environment.
+        for how in ["regex", "status"] {
+            assert!(matching(how, "{{expected}}").is_ok(), "{how}");
         }
         let unknown = with("retires", json!(1)).unwrap_err();
         assert!(unknown.starts_with("not a case: unknown field `retires`"), "{unknown}");

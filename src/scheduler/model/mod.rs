@@ -15,7 +15,7 @@ mod status;
 
 pub use case::{
     CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
-    TestCase, check_id, check_labels,
+    TestCase, check_id, check_labels, pattern,
 };
 pub use copies::{CaseCopy, Copier, Pack, Packs};
 pub use definitions::{Definitions, Unread, count};

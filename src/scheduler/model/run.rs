@@ -120,6 +120,12 @@ impl RunSpec {
                 return Err(Refusal::malformed(format!("case {}: 0 repeats", selected.case)));
             }
         }
+        if self.deadline_ms == Some(0) {
+            return Err(Refusal::malformed("deadline_ms 0 leaves no time"));
+        }
+        if self.failures_max == Some(0) {
+            return Err(Refusal::malformed("failures_max 0 lets nothing start"));
+        }
         if self.priority.abs() > PRIORITY_MAX {
             let message = format!("priority {} is beyond {PRIORITY_MAX}", self.priority);
             return Err(Refusal::malformed(message));

@@ -5,7 +5,7 @@ use super::Services;
 use super::answer::{Problem, answer, ok};
 use super::ask::{Asked, InPath, Object};
 use super::recorded::Recording;
-use super::remote::{Given, Instance, Verdict, late};
+use super::remote::{Given, Instance, Talents, Verdict, late};
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Labels, Refusal, check_id, check_labels};
@@ -77,14 +77,18 @@ pub(super) async fn register(services: Services, body: Object) -> Result<Respons
 fn check_url(services: &Services, text: &str) -> Result<(), Problem> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let url = url.ok_or_else(|| Problem::new(400, format!("url {text:?} is not http or https")))?;
-    let address: Option<IpAddr> = match url.host() {
+    let Some(address) = address_in(&url) else { return Ok(()) };
+    let host = address.to_string();
+    services.inner.targets.check(&host, address).map_err(|why| Problem::new(403, why))
+}
+
+/// The address that a url gives instead of a name.
+pub(super) fn address_in(url: &Url) -> Option<IpAddr> {
+    match url.host() {
         Some(Host::Ipv4(address)) => Some(address.into()),
         Some(Host::Ipv6(address)) => Some(address.into()),
         Some(Host::Domain(_)) | None => None,
-    };
-    let Some(address) = address else { return Ok(()) };
-    let host = address.to_string();
-    services.inner.targets.check(&host, address).map_err(|why| Problem::new(403, why))
+    }
 }
 
 /// Takes a registration away: the service gets nothing more, and what it has is given to others.
@@ -99,7 +103,7 @@ pub(super) async fn unregister(
         Outcome::Refused { .. } => Err(Problem::new(404, format!("{name} is not registered"))),
         Outcome::Committed { .. } => Ok(ok(&json!({ "name": name }))),
         Outcome::Failed(text) => Err(SubmitError::Answer(text).into()),
-        Outcome::Unknown => Err(SubmitError::Store("no answer".into()).into()),
+        Outcome::Unknown => Err(SubmitError::unknown().into()),
     }
 }
 
@@ -108,7 +112,7 @@ async fn write(services: &Services, txn: Txn) -> Result<(), Problem> {
         Outcome::Committed { .. } => Ok(()),
         Outcome::Refused { .. } => Err(Problem::new(409, "somebody else registers it right now")),
         Outcome::Failed(text) => Err(SubmitError::Answer(text).into()),
-        Outcome::Unknown => Err(SubmitError::Store("no answer".into()).into()),
+        Outcome::Unknown => Err(SubmitError::unknown().into()),
     }
 }
 
@@ -127,6 +131,8 @@ struct Asking {
     worker: String,
     max_task_num: Option<u32>,
     labels: Labels,
+    /// It carries out command cases as well.
+    commands: bool,
 }
 
 /// Gives tasks to a client that asks, at most `want`; waits for the first if there is none.
@@ -150,13 +156,17 @@ pub(super) async fn claim(
     }
     let wait = wait.unwrap_or(WAIT_S).min(WAIT_S_MAX);
     let until = Instant::now() + Duration::from_secs(wait);
-    let kind = (asking.labels, capacity);
+    let kind = Talents { labels: asking.labels, capacity, commands: asking.commands };
     let mut stop = services.inner.stop.clone();
     let taken = services.inner.stations.claim(&asking.worker, kind, want, until);
     let given = tokio::select! {
         given = timeout(Duration::from_secs(wait + 1), taken) => given.unwrap_or_else(|_| Ok(Given::default()))?,
-        _ = stop.wait_for(|stop| *stop) => Given::default(),
+        _ = stop.wait_for(|stop| *stop) => return Ok(ok(&Given::default())),
     };
+    if given.is_nothing() {
+        // Nothing to do is one thing, and a store that says nothing another.
+        services.shared().store().await?.get(&keys::worker(&asking.worker)).await?;
+    }
     Ok(ok(&given))
 }
 

@@ -3,16 +3,19 @@
 use super::Services;
 use super::answer::{Problem, located, ok, stored};
 use super::ask::{Asked, Expected, InPath, Object, Part, token};
+use super::claims::address_in;
 use crate::scheduler::catalog::{self, Definition, Listed};
 use crate::scheduler::checks::Checked;
 use crate::scheduler::client::Client;
+use crate::scheduler::execute::{Reach, reach};
 use crate::scheduler::keys;
-use crate::scheduler::model::{Environment, Refusal, TestCase};
+use crate::scheduler::model::{Environment, Kind, Refusal, TestCase};
 use crate::scheduler::steer;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use url::Url;
 
 /// A definition that has a place under `/v1/`.
 pub(super) trait Served: Definition {
@@ -26,6 +29,7 @@ impl Served for TestCase {
     const PATH: &'static str = "/v1/testcases/";
 
     async fn check_beside(&self, services: &Services) -> Result<(), Problem> {
+        check_target(services, self)?;
         Ok(catalog::check_order(&services.store().await?, std::slice::from_ref(self)).await?)
     }
 }
@@ -36,6 +40,18 @@ impl Served for Environment {
     async fn check_beside(&self, _: &Services) -> Result<(), Problem> {
         Ok(())
     }
+}
+
+/// Refuses urls that no worker calls unless its operator lists them one by one. What else may be
+/// called depends on where a worker stands.
+fn check_target(services: &Services, case: &TestCase) -> Result<(), Problem> {
+    let url = Url::parse(&case.url).ok().filter(|_| case.kind == Kind::Http);
+    let Some(address) = url.as_ref().and_then(address_in) else { return Ok(()) };
+    if !matches!(reach(address), Reach::LinkLocal | Reach::Special) {
+        return Ok(());
+    }
+    let allowed = services.inner.targets.check(&address.to_string(), address);
+    allowed.map_err(|why| Problem::new(403, format!("case {}: {why}", case.id)))
 }
 
 /// The definition that a body holds; the name in the path counts if there is one.

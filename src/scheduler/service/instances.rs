@@ -94,6 +94,6 @@ pub(super) async fn drain(
         }
         Outcome::Refused { .. } => Err(Problem::unknown("instance", &name)),
         Outcome::Failed(text) => Err(SubmitError::Answer(text).into()),
-        Outcome::Unknown => Err(SubmitError::Store("no answer".into()).into()),
+        Outcome::Unknown => Err(SubmitError::unknown().into()),
     }
 }

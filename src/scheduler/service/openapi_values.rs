@@ -202,6 +202,7 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
             object(json!({
                 "name": text("No two workers share one"), "url": text("It is asked at {url}/submit"),
                 "max_task_num": number("Tasks at once"), "labels": texts("What it is"),
+                "commands": truth("It carries out cases of kind command as well"),
             })),
         ),
         (
@@ -210,6 +211,7 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
                 "worker": text("Who asks; no two share a name"),
                 "max_task_num": number("Tasks at once; as many as are wanted unless said"),
                 "labels": texts("What it is"),
+                "commands": truth("It carries out cases of kind command as well"),
             })),
         ),
         (

@@ -48,6 +48,19 @@ pub(super) struct Instance {
     pub(super) url: String,
     pub(super) max_task_num: u32,
     pub(super) labels: Labels,
+    /// It carries out command cases as well.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) commands: bool,
+}
+
+/// What somebody that speaks HTTP can do.
+#[derive(Clone, Debug)]
+pub(super) struct Talents {
+    pub(super) labels: Labels,
+    /// Slots.
+    pub(super) capacity: u32,
+    /// It carries out command cases.
+    pub(super) commands: bool,
 }
 
 /// What somebody says about a task.
@@ -101,8 +114,7 @@ enum Way {
 struct Station {
     way: Way,
     own_url: String,
-    labels: Labels,
-    capacity: u32,
+    talents: Talents,
     inner: Mutex<Desk>,
     /// There is something to take.
     news: Notify,
@@ -263,6 +275,12 @@ pub(super) struct Given {
     canceled: Vec<String>,
 }
 
+impl Given {
+    pub(super) fn is_nothing(&self) -> bool {
+        self.tasks.is_empty() && self.canceled.is_empty()
+    }
+}
+
 /// What is to be known of records that a client has.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Renewed {
@@ -319,11 +337,10 @@ impl Stations {
             name: name.to_owned(),
             artifacts: String::new(),
             address,
-            capacity: station.capacity,
+            capacity: station.talents.capacity,
             prefetch: 0,
-            labels: station.labels.clone(),
-            // What it runs is its own affair.
-            no_commands: false,
+            labels: station.talents.labels.clone(),
+            no_commands: !station.talents.commands,
             ttl: TTL_S,
         };
         let station = Arc::new(station);
@@ -333,12 +350,11 @@ impl Stations {
         self.manned.lock().insert(name.to_owned(), Manned { station, instance, worker });
     }
 
-    fn station(&self, way: Way, labels: Labels, capacity: u32) -> Station {
+    fn station(&self, way: Way, talents: Talents) -> Station {
         Station {
             way,
             own_url: self.own_url.clone(),
-            labels,
-            capacity,
+            talents,
             inner: Mutex::default(),
             news: Notify::new(),
         }
@@ -374,8 +390,12 @@ impl Stations {
             let is_manned = self.manned.lock().contains_key(&name);
             if !is_manned && client.get(&keys::worker(&name)).await?.is_none() {
                 let way = Way::Push { url: instance.url.clone(), caller: self.caller.clone() };
-                let (labels, capacity) = (instance.labels.clone(), instance.max_task_num);
-                let station = self.station(way, labels, capacity);
+                let talents = Talents {
+                    labels: instance.labels.clone(),
+                    capacity: instance.max_task_num,
+                    commands: instance.commands,
+                };
+                let station = self.station(way, talents);
                 self.man(&name, instance.url.clone(), station, Some(instance));
             }
         }
@@ -386,7 +406,7 @@ impl Stations {
     pub(super) async fn claim(
         &self,
         name: &str,
-        (labels, capacity): (Labels, u32),
+        talents: Talents,
         want: usize,
         until: Instant,
     ) -> Result<Given, Problem> {
@@ -404,7 +424,7 @@ impl Stations {
                     ));
                 }
                 None => {
-                    let station = self.station(Way::Pull, labels, capacity);
+                    let station = self.station(Way::Pull, talents);
                     self.man(name, name.to_owned(), station, None);
                     match self.manned.lock().get(name) {
                         Some(manned) => manned.station.clone(),

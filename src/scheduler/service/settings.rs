@@ -193,6 +193,6 @@ async fn write(client: &Client, op: Op) -> Result<(), SubmitError> {
     match client.txn(&Txn { then: vec![op], ..Default::default() }).await {
         Outcome::Committed { .. } => Ok(()),
         Outcome::Failed(text) => Err(SubmitError::Answer(text)),
-        Outcome::Refused { .. } | Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
+        Outcome::Refused { .. } | Outcome::Unknown => Err(SubmitError::unknown()),
     }
 }

@@ -59,6 +59,13 @@ impl fmt::Display for SubmitError {
 
 impl std::error::Error for SubmitError {}
 
+impl SubmitError {
+    /// The store has not said what became of a write.
+    pub fn unknown() -> Self {
+        Self::Store("no answer, so that it may have been done".into())
+    }
+}
+
 impl From<Refusal> for SubmitError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
@@ -320,7 +327,14 @@ async fn open(
             _ => Err(is_there(&spec.id)),
         },
         Outcome::Failed(text) => Err(SubmitError::Answer(text)),
-        Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
+        Outcome::Unknown => {
+            let advice = match &spec.request_id {
+                Some(_) => "submit again with the same request id",
+                None => "look for it before you submit again, or give a request id",
+            };
+            let text = format!("no answer, so that run {} may be there: {advice}", spec.id);
+            Err(SubmitError::Store(text))
+        }
     }
 }
 
@@ -361,13 +375,13 @@ async fn written(client: &Client, txn: &Txn, run: &str) -> Result<i64, SubmitErr
             Outcome::Unknown => {}
         }
     }
-    Err(SubmitError::Store("no answer".into()))
+    Err(SubmitError::unknown())
 }
 
 async fn write(client: &Client, then: Vec<Op>) -> Result<(), SubmitError> {
     match client.txn(&Txn { then, ..Default::default() }).await {
         Outcome::Committed { .. } => Ok(()),
-        Outcome::Refused { .. } | Outcome::Unknown => Err(SubmitError::Store("no answer".into())),
+        Outcome::Refused { .. } | Outcome::Unknown => Err(SubmitError::unknown()),
         Outcome::Failed(text) => Err(SubmitError::Answer(text)),
     }
 }

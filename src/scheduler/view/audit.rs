@@ -39,10 +39,12 @@ pub enum Rule {
     Balance,
     /// No worker with room waits while a task could run there.
     Idleness,
+    /// What is among the scheduler's keys was written by it.
+    Foreign,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 11] = [
+    pub const ALL: [Rule; 12] = [
         Rule::OneResult,
         Rule::OneClaim,
         Rule::Tags,
@@ -54,6 +56,7 @@ impl Rule {
         Rule::Final,
         Rule::Balance,
         Rule::Idleness,
+        Rule::Foreign,
     ];
 
     /// In words.
@@ -70,6 +73,7 @@ impl Rule {
             Rule::Final => "nothing changed after a final result",
             Rule::Balance => "every claim and tag was given back",
             Rule::Idleness => "no worker with room was left waiting while a task could run there",
+            Rule::Foreign => "nobody but the scheduler wrote among its keys",
         }
     }
 }

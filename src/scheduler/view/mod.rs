@@ -8,6 +8,7 @@
 
 mod audit;
 mod book;
+mod foreign;
 mod idle;
 mod live;
 mod numbers;

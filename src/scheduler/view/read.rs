@@ -1,6 +1,7 @@
 //! Reads from the store what views are made of, each at one revision.
 
 use super::book::RunBook;
+use super::foreign::foreign;
 use super::{Audit, RunSummary, audit, idleness, is_undisturbed, replay, waiting};
 use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::RunStatus;
@@ -80,6 +81,7 @@ pub async fn verify(
     let (kvs, revision) = keys_of(client, run, 0).await?;
     let book = RunBook::new(run, &kvs, revision)?;
     let mut found = audit(&book, skew_ms);
+    found.merge(foreign(run, &kvs));
     let spec = kvs.iter().find(|kv| kv.key == keys::run(run));
     let from = spec.map_or(0, |kv| kv.create_revision);
     let mut commits: Vec<Commit> = Vec::new();

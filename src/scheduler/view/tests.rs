@@ -1,7 +1,8 @@
 //! Views of runs whose keys are made up here, so that what they show is known.
 
 use super::{
-    Filter, Rule, RunBook, audit, idleness, is_undisturbed, line, numbers, replay, story, waiting,
+    Filter, Rule, RunBook, audit, foreign::foreign, idleness, is_undisturbed, line, numbers,
+    replay, story, waiting,
 };
 use crate::scheduler::coordinator::{LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
@@ -360,6 +361,30 @@ fn a_sound_run_is_clean() {
     {
         assert!(found.checked[&rule] > 0, "{rule:?}");
     }
+}
+
+#[test]
+fn keys_of_others_are_told() {
+    let mut store = sound();
+    store.claim("w1", vec![Item { lane: 0, from: 0, to: 1, attempt: 1 }], &["t/0"]);
+    let hold = TagHold { run: RUN.into(), claim: "1-9".into(), ..Default::default() };
+    store.put(keys::tag("t", 0), &hold);
+    store.ended("passed");
+    let own = foreign(RUN, &store.kvs);
+    assert!(own.is_clean(), "{own:?}");
+    assert!(own.checked[&Rule::Foreign] >= 7, "{own:?}");
+    let strange = [
+        keys::worker("by-hand"),
+        format!("{}notes", keys::run_parts(RUN)),
+        format!("{}mine", keys::segments(RUN)),
+        keys::claim("w1", 1, 99),
+        keys::tag("t", 1),
+    ];
+    strange.iter().for_each(|key| store.put(key.clone(), &"written by hand"));
+    let found = foreign(RUN, &store.kvs);
+    let texts: Vec<&str> = found.faults.iter().map(|fault| fault.text.as_str()).collect();
+    let wanted = strange.map(|key| format!("{key} is nothing that the scheduler writes"));
+    assert_eq!(texts, wanted);
 }
 
 #[test]
