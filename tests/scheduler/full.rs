@@ -122,6 +122,11 @@ async fn results_wait_until_a_full_store_has_room(engine: Engine) {
         if ended >= called { Ok(()) } else { Err(format!("{ended} of {called}")) }
     })
     .await;
+    eventually("the reason", async || {
+        let (_, why, _) = team.says(&["run", "why", &run]).await;
+        if why.contains("the store is full") { Ok(()) } else { Err(why) }
+    })
+    .await;
     empty(&mut client).await;
     has_passed(&team, &run, TASKS).await;
     let mut tasks: Vec<String> = service.calls().into_iter().map(|call| call.task).collect();

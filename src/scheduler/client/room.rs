@@ -11,6 +11,14 @@ pub struct Room {
 }
 
 impl Client {
+    /// Whether the member that is asked says that its store takes nothing more. If it does not answer it
+    /// says nothing.
+    pub async fn is_full(&self) -> bool {
+        let mut client = self.inner.maintenance_client();
+        let Ok(Ok(status)) = timeout(CALL_TIMEOUT, client.status()).await else { return false };
+        status.errors().iter().any(|error| error.contains("NOSPACE"))
+    }
+
     /// As the member that is asked has it. Nothing where it does not say: stores before etcd 3.6 do not, nor
     /// does one without a quota.
     pub async fn room(&self) -> Option<Room> {

@@ -38,7 +38,7 @@ const WORDS = {
   new: ["new", "新出现"], known_since: ["fails since run {0}", "自运行 {0} 起失败"], back: ["Back", "返回"], yes_cancel: ["Yes, cancel the run", "是，取消运行"], sure_drain: ["Let worker {0} finish what it has and leave?", "让执行机 {0} 完成手头任务后离开？"],
   rerun_unstarted: ["Run what never ran", "运行未执行项"], minutes: ["min", "分"], hours: ["h", "小时"], reserved: ["reserved", "已预留"],
   why_predecessor: ["predecessor", "前置用例"], why_tag: ["tag", "互斥标签"], why_environment: ["environment", "环境"], why_queue: ["queue", "队列"], why_label: ["no fit worker", "无合适执行机"],
-  why_slot: ["slot", "槽位"], why_turn: ["turn", "排队"], why_rest: ["rest before another attempt", "重试前等待"], why_paused: ["paused", "已暂停"], why_stopped: ["stopped", "已停止"], why_verdict: ["a person's verdict", "人工判定"],
+  why_slot: ["slot", "槽位"], why_store: ["room in the store", "存储空间"], why_turn: ["turn", "排队"], why_rest: ["rest before another attempt", "重试前等待"], why_paused: ["paused", "已暂停"], why_stopped: ["stopped", "已停止"], why_verdict: ["a person's verdict", "人工判定"],
   field_message: ["Message", "消息"], field_exit: ["Exit code", "退出码"], field_stdout: ["Output", "输出"], field_stderr: ["Error output", "错误输出"], field_output: ["Output", "输出"],
   http: ["http", "HTTP 请求"], command: ["command", "命令"], manual: ["manual", "人工"],
   live: ["live", "实时"], help: ["Keys", "快捷键"], language: ["中文", "English"], dark: ["Dark", "深色"], light: ["Light", "浅色"], theme: ["Theme", "主题"],

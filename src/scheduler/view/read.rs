@@ -2,7 +2,7 @@
 
 use super::book::RunBook;
 use super::foreign::foreign;
-use super::{Audit, RunSummary, audit, idleness, is_undisturbed, replay, waiting};
+use super::{Audit, RunSummary, Waiting, audit, idleness, is_undisturbed, replay, waiting};
 use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
@@ -57,13 +57,16 @@ pub async fn why(
     client: &Client,
     run: &str,
     now: u64,
-) -> Result<(RunBook, Vec<waiting::Waiting>), SubmitError> {
+) -> Result<(RunBook, Vec<Waiting>), SubmitError> {
     let (kvs, revision) = crate::scheduler::leader::read_all(client).await?;
     if !kvs.iter().any(|kv| kv.key == keys::open(run)) {
         return Ok((book(client, run).await?, Vec::new()));
     }
     let book = RunBook::new(run, &kvs, revision)?;
-    let found = waiting::waiting(&book, &kvs, now);
+    let mut found = waiting::waiting(&book, &kvs, now);
+    if found.iter().any(Waiting::is_for_slot) && client.is_full().await {
+        found.iter_mut().for_each(Waiting::blame_full_store);
+    }
     Ok((book, found))
 }
 

@@ -34,12 +34,27 @@ pub struct Waiting {
     pub environment: String,
     /// How many of its tasks wait.
     pub tasks: u64,
-    /// One word: predecessor, tag, environment, queue, label, slot, turn, rest, verdict, paused, stopped.
+    /// One word: predecessor, tag, environment, queue, label, slot, turn, rest, verdict, store, paused,
+    /// stopped.
     pub reason: &'static str,
     /// The same for people, with names.
     pub text: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,
+}
+
+impl Waiting {
+    pub(super) fn is_for_slot(&self) -> bool {
+        self.reason == "slot"
+    }
+
+    /// Workers keep their slots while the store takes no results.
+    pub(super) fn blame_full_store(&mut self) {
+        if self.is_for_slot() {
+            self.reason = "store";
+            self.text = "the store is full: workers wait until it takes their results".into();
+        }
+    }
 }
 
 /// Why the lanes of a run wait, those that do. `kvs` is what a leader reads: open runs with their parts
