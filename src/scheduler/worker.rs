@@ -29,6 +29,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What has ended when the lease is lost may be delivered for so long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Commands are killed so long before the lease can have ended, if this process cannot stop them itself,
+/// which it would have done before.
+const COMMANDS_MARGIN: Duration = Duration::from_millis(500);
+
 /// Results that came too late are kept for so long, give or take an hour: many share a lease.
 const LATE_TTL_S: i64 = 24 * 3_600;
 const LATE_LEASE_AGE_MAX: Duration = Duration::from_secs(3_600);
@@ -196,6 +200,7 @@ impl Registered {
         registration: i64,
     ) -> Self {
         let clock = Clock::new();
+        executor.allow_until(lease.ends() - COMMANDS_MARGIN);
         let ends = clock.at(lease.ends());
         let agent_settings = agent::Settings { capacity: settings.capacity, ..Default::default() };
         Self {
@@ -266,8 +271,9 @@ impl Registered {
                 found = own.next() => is_registered &= !self.is_deregistered(&found?),
                 Some(answer) = self.answers.1.recv() => self.answered(answer),
                 () = self.lease.renewed() => {
-                    let ends = self.clock.at(self.lease.ends());
-                    self.agent.lease_renewed(ends);
+                    let ends = self.lease.ends();
+                    self.agent.lease_renewed(self.clock.at(ends));
+                    self.executor.allow_until(ends - COMMANDS_MARGIN);
                 }
                 _ = drain.changed() => self.say_draining().await,
                 _ = beats.tick() => self.beat(),

@@ -43,6 +43,7 @@ on_each_engine![
     cases_run_in_order_and_apart,
     what_a_killed_worker_had_is_run_by_another,
     commands_end_with_their_worker,
+    commands_end_when_their_worker_is_stopped,
     long_outputs_are_served_by_their_worker,
     a_worker_whose_key_was_deleted_registers_anew,
     a_killed_leader_is_replaced,
@@ -126,6 +127,14 @@ async fn what_a_killed_worker_had_is_run_by_another(engine: Engine) {
 
 /// Nothing that a killed worker ran goes on beside what is given to another.
 async fn commands_end_with_their_worker(engine: Engine) {
+    a_command_ends_after(engine, |worker| worker.kill()).await;
+}
+
+async fn commands_end_when_their_worker_is_stopped(engine: Engine) {
+    a_command_ends_after(engine, |worker| worker.pause()).await;
+}
+
+async fn a_command_ends_after(engine: Engine, what: impl FnOnce(&mut cluster::Process)) {
     let (mut team, _service) = team(engine, 1, &[]).await;
     team.start_worker("w1", 1, &["--allow-command"]).await;
     let file = team.file("numbers");
@@ -143,7 +152,7 @@ async fn commands_end_with_their_worker(engine: Engine) {
             .is_ok_and(|stat| !stat.contains(") Z "))
     };
     assert!(is_there());
-    team.workers.get_mut("w1").unwrap().kill();
+    what(team.workers.get_mut("w1").unwrap());
     eventually(
         "the end of its command",
         async || if is_there() { Err(number.clone()) } else { Ok(()) },

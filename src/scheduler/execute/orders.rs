@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::{Map, Value, json};
 use std::pin::Pin;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE_MAX: Duration = Duration::from_millis(1_500);
@@ -31,6 +32,10 @@ pub trait Runner: Send + Sync {
         attempt: Attempt<'a>,
         cancel: Cancel,
     ) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+
+    /// Nothing that was begun may go on behind this moment, unless a later one is said before: others
+    /// may have it then.
+    fn allow_until(&self, _moment: Instant) {}
 }
 
 impl Runner for super::Executor {
@@ -40,6 +45,10 @@ impl Runner for super::Executor {
         cancel: Cancel,
     ) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>> {
         Box::pin(super::Executor::run(self, attempt, cancel))
+    }
+
+    fn allow_until(&self, moment: Instant) {
+        self.warden.allow_until(moment);
     }
 }
 
