@@ -9,6 +9,7 @@ use super::coordinator::{Coordinator, Draft, OpenedRun, Request, Settings, TxnNo
 use super::execute::Caller;
 use super::keys;
 use super::lease::Lease;
+use super::numbers::Numbers;
 use super::store::{Compare, Kv, Op, Outcome, Txn};
 use etcd_client::Error;
 use parking_lot::Mutex;
@@ -26,6 +27,9 @@ const TTL_S: i64 = 2;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longer than this an end does not wait for the store.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How often what collectors of metrics are shown is brought up to date.
+const NUMBERS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Of a run that is over, for one block: each may have half a megabyte.
 const SEGMENTS_AT_ONCE: i64 = 256;
@@ -54,18 +58,19 @@ type Candidacy = Mutex<Option<(Client, i64)>>;
 
 /// Serves as a scheduler until `stop` is done; then another may lead at once. Errors of the store are
 /// waited out.
-/// Environments are checked by `caller`.
+/// Environments are checked by `caller`; what it does is counted in `numbers`.
 pub async fn run(
     access: Access,
     id: String,
     (settings, caller): (Settings, Arc<Caller>),
+    numbers: Arc<Numbers>,
     stop: impl Future<Output = ()>,
 ) {
     let mut stop = std::pin::pin!(stop);
     let candidacy = Candidacy::default();
     let mut complaints = Complaints::default();
     loop {
-        let serve = serve(&access, &id, (&settings, &caller), &candidacy);
+        let serve = serve(&access, &id, (&settings, &caller), (&candidacy, &numbers));
         tokio::select! {
             ended = serve => {
                 if let Err(error) = ended
@@ -93,7 +98,7 @@ async fn serve(
     access: &Access,
     id: &str,
     (settings, caller): (&Settings, &Arc<Caller>),
-    candidacy: &Candidacy,
+    (candidacy, numbers): (&Candidacy, &Arc<Numbers>),
 ) -> Result<(), Error> {
     let client = Client::connect(access).await?;
     let clock = Clock::new();
@@ -121,7 +126,7 @@ async fn serve(
         beside.spawn(checks::run(client.clone(), clock, caller.clone(), leader.clone()));
         let coordinator =
             Coordinator::load(clock.now(), settings.clone(), leader, &kvs, revision_read);
-        match lead(&client, &clock, &mut lease, coordinator, revision_read).await? {
+        match lead((&client, &clock, numbers), &mut lease, coordinator, revision_read).await? {
             End::Rebuild => {}
             End::Deposed => return Ok(()),
         }
@@ -192,8 +197,7 @@ async fn read_ended(client: &Client, run: &str) -> Result<(u32, Vec<Kv>), Error>
 
 /// Leads for one term.
 async fn lead(
-    client: &Client,
-    clock: &Clock,
+    (client, clock, numbers): (&Client, &Clock, &Arc<Numbers>),
     lease: &mut Lease,
     mut coordinator: Coordinator,
     revision: i64,
@@ -201,12 +205,14 @@ async fn lead(
     let mut commits = client.watch(keys::PREFIX, revision + 1).await?;
     let mut environments = client.watch(keys::ENVIRONMENTS, revision + 1).await?;
     let (sender, mut answers) = mpsc::unbounded_channel();
+    let _leading = numbers.lead();
+    let mut seen = tokio::time::interval(NUMBERS_INTERVAL);
     loop {
         for request in coordinator.work(clock.now()) {
             match request {
                 Request::Rebuild => return Ok(End::Rebuild),
                 Request::Deposed => return Ok(End::Deposed),
-                request => ask(client, request, sender.clone()),
+                request => ask((client, numbers), request, sender.clone()),
             }
         }
         let timer = coordinator.next_timer().map_or(Duration::from_secs(60), |at| clock.until(at));
@@ -236,6 +242,7 @@ async fn lead(
                 Answer::Drafts(found) => coordinator.drafts_read(found),
                 Answer::Lost(error) => return Err(error),
             },
+            _ = seen.tick() => numbers.see(&mut coordinator),
             () = sleep_until(Instant::now() + timer) => coordinator.tick(clock.now()),
         }
     }
@@ -257,11 +264,20 @@ async fn unfold(run: String, mut kvs: Vec<Kv>) -> Option<(Option<Box<OpenedRun>>
 }
 
 /// Does what the coordinator wants, beside it.
-fn ask(client: &Client, request: Request, answers: mpsc::UnboundedSender<Answer>) {
-    let client = client.clone();
+fn ask(
+    (client, numbers): (&Client, &Arc<Numbers>),
+    request: Request,
+    answers: mpsc::UnboundedSender<Answer>,
+) {
+    let (client, numbers) = (client.clone(), numbers.clone());
     tokio::spawn(async move {
         let answer = match request {
-            Request::Try(number, txn) => Answer::Txn(number, client.txn(&txn).await),
+            Request::Try(number, txn) => {
+                let begun = Instant::now();
+                let outcome = client.txn(&txn).await;
+                numbers.transaction(begun.elapsed());
+                Answer::Txn(number, outcome)
+            }
             Request::ReadRun { run } => match read_run(&client, &run, 0).await {
                 Ok(kvs) => match unfold(run.clone(), kvs).await {
                     Some((opened, kvs)) => Answer::Run(run, opened, kvs),

@@ -20,6 +20,7 @@ pub mod keys;
 pub mod leader;
 mod lease;
 pub mod model;
+pub mod numbers;
 mod page;
 pub mod planner;
 pub mod record;

@@ -15,6 +15,7 @@ mod environments;
 mod full;
 mod http;
 mod kept;
+mod numbers;
 mod page;
 mod refusals;
 mod remote;

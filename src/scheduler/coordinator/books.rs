@@ -148,7 +148,9 @@ impl Coordinator {
         let status = self.run_status(now, name, is_last);
         let mut group = vec![Op::put(keys::status(name), &status)];
         if is_last {
-            group.extend(self.end_of(name, &status));
+            let (end, efficiency) = self.end_of(name, &status);
+            group.extend(end);
+            self.note_end(name, &status, efficiency);
             self.books.closing.push(name.to_owned());
         }
         groups.push(group);
@@ -174,9 +176,9 @@ impl Coordinator {
     }
 
     /// What belongs to the end of a run: its report, its place among those that have ended, and that
-    /// its segments are to be moved.
-    fn end_of(&self, name: &str, status: &RunStatus) -> Vec<Op> {
-        let Some(run) = self.runs.get(name) else { return Vec::new() };
+    /// its segments are to be moved. With its efficiency.
+    fn end_of(&self, name: &str, status: &RunStatus) -> (Vec<Op>, f64) {
+        let Some(run) = self.runs.get(name) else { return Default::default() };
         let ended = status.ended.unwrap_or_default();
         let spec = &run.spec;
         let summary = EndedRun {
@@ -211,12 +213,13 @@ impl Coordinator {
             revision: self.revision,
             ..report
         };
-        vec![
+        let end = vec![
             Op::put(keys::report(name), &report),
             Op::put(keys::ended(ended, name), &summary),
             Op::put(keys::roll(name), &name),
             Op::Delete(keys::open(name)),
-        ]
+        ];
+        (end, report.times.efficiency)
     }
 
     fn send_books(&mut self) {

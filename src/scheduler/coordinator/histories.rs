@@ -45,6 +45,9 @@ impl Coordinator {
     pub(super) fn count(&mut self, of: Source<'_>, row: &Row, verdict: Verdict) {
         let Some(run) = self.runs.get_mut(of.run) else { return };
         let is_last = matches!(verdict, Verdict::Ended(..) | Verdict::GivenUp(_));
+        if verdict != Verdict::Refused {
+            *self.counts.attempts.entry(row.status).or_default() += 1;
+        }
         run.tally.row(row, of.worker, is_last);
         if let Verdict::Ended(_, failed) = verdict {
             let pack = run.dirty.entry(row.lane / keys::LANES_PER_KEY).or_default();

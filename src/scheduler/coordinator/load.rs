@@ -45,6 +45,7 @@ impl Coordinator {
             histories: BTreeMap::new(),
             latest: BTreeMap::new(),
             resting_until: 0,
+            counts: Default::default(),
         };
         let below = |prefix: &'static str| kvs.iter().filter(move |kv| kv.key.starts_with(prefix));
         new.load_settings(kvs);

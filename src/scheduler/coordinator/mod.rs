@@ -9,6 +9,7 @@
 
 mod books;
 mod claims;
+mod counts;
 mod drafts;
 mod ended;
 mod histories;
@@ -16,6 +17,7 @@ mod load;
 mod runs;
 mod watch;
 
+pub use counts::{Counts, WantedSlots};
 pub use drafts::{Draft, drafts};
 pub(in crate::scheduler) use runs::plan_of;
 pub use runs::{LanePack, OpenedRun};
@@ -199,6 +201,8 @@ struct Run {
     lanes: u32,
     tally: Tally,
     slots: u64,
+    /// How it ends, and its efficiency.
+    end: Option<(String, f64)>,
 }
 
 /// What is to be written down.
@@ -303,6 +307,7 @@ pub struct Coordinator {
     latest: BTreeMap<String, Latest>,
     /// Nothing is given out before.
     resting_until: u64,
+    counts: Counts,
 }
 
 impl Coordinator {

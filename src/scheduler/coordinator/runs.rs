@@ -180,6 +180,7 @@ impl Coordinator {
             is_shown: false,
             is_over: false,
             is_closing: false,
+            end: None,
             lanes,
             tally: Default::default(),
             slots: slots.max(self.planner.capacity()),
@@ -261,7 +262,7 @@ impl Coordinator {
         let Some(run) = self.runs.get(name).filter(|run| run.is_over) else { return };
         self.planner.remove_run(run.number);
         self.run_names.remove(&run.number);
-        self.runs.remove(name);
+        self.counts.runs.extend(self.runs.remove(name).and_then(|run| run.end));
     }
 }
 

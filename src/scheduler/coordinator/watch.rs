@@ -79,7 +79,11 @@ impl Coordinator {
         claim.mod_revision = kv.mod_revision;
         claim.create_revision = kv.create_revision;
         claim.is_reclaiming = false;
-        if !is_new {
+        if is_new {
+            self.counts.claims += 1;
+            let tasks = claim.items.iter().map(|item| u64::from(item.count()));
+            self.counts.tasks += tasks.sum::<u64>();
+        } else {
             claim.items = value.items;
             let (number, run, items) = (claim.number, claim.run.clone(), claim.items.clone());
             let worker = claim.worker.clone();
@@ -140,6 +144,8 @@ impl Coordinator {
             self.run_ended(key);
         } else if let Some(run) = key.strip_prefix(keys::ROLLS) {
             self.schedule_roll(run);
+        } else if key.starts_with(keys::LATE) {
+            self.counts.late += 1;
         } else {
             self.settings_changed(key, Some(kv));
         }

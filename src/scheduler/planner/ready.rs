@@ -207,6 +207,11 @@ impl Ready {
         self.filled.get(place).copied()
     }
 
+    /// How many lanes of the class are ready.
+    pub(super) fn lanes_in(&self, class: ClassNo) -> u32 {
+        self.classes.get(class as usize).map_or(0, |ready| ready.lanes)
+    }
+
     /// Whether any lane of the class is ready.
     pub(super) fn has(&self, class: ClassNo) -> bool {
         self.classes.get(class as usize).is_some_and(|ready| ready.lanes > 0)

@@ -4,9 +4,20 @@
 use super::bound::{Bound, BoundLane, bound_of};
 use super::locks::LockNo;
 use super::{LaneId, LockName, Planner, RunNo};
+use crate::scheduler::model::Labels;
 use std::sync::Arc;
 
 impl Planner {
+    /// Of lanes that could start at once but for a free slot: what they require of a worker, and how many
+    /// slots they could use at least.
+    pub fn ready_classes(&self) -> impl Iterator<Item = (&Arc<Labels>, u64)> {
+        let filled = (0..self.ready.filled()).filter_map(|place| self.ready.class(place));
+        filled.filter_map(|class| {
+            let (requires, slots) = self.workers.want_of(class)?;
+            Some((requires, u64::from(self.ready.lanes_in(class)) * u64::from(slots)))
+        })
+    }
+
     /// How many tasks may hold a lock at once; a tag that nobody defined has room for one.
     /// `u32::MAX` is no limit.
     pub fn set_capacity(&mut self, name: &LockName, capacity: u32) {

@@ -131,6 +131,12 @@ impl Workers {
         self.class(&Arc::new(people_labels()), 1)
     }
 
+    /// What lanes of a class require, and the slots of each of their tasks; nothing of manual ones.
+    pub(super) fn want_of(&self, class: ClassNo) -> Option<(&Arc<Labels>, u32)> {
+        let found = self.classes.get(class as usize)?;
+        (*found.requires != people_labels()).then_some((&found.requires, found.slots))
+    }
+
     /// The class of lanes that want this.
     pub(super) fn class(&mut self, requires: &Arc<Labels>, slots: u32) -> ClassNo {
         let want = (requires.clone(), slots);

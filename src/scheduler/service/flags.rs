@@ -3,10 +3,12 @@
 use super::{Running, Settings, start};
 use crate::scheduler::client::Access;
 use crate::scheduler::execute::{Caller, Rule, Targets};
+use crate::scheduler::numbers::Numbers;
 use crate::tls::{DialOptions, Dialer};
 use clap::Args;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use url::Url;
 
 const URL_DEFAULT: &str = "http://127.0.0.1:2390";
@@ -61,7 +63,7 @@ impl ServiceArgs {
     ///
     /// # Errors
     /// In words for the operator. That the default address is taken is none: others serve the same.
-    pub fn start(self, access: Access) -> Result<Option<Running>, String> {
+    pub fn start(self, access: Access, numbers: Arc<Numbers>) -> Result<Option<Running>, String> {
         if self.listen_url.as_deref() == Some("none") {
             return Ok(None);
         }
@@ -83,7 +85,7 @@ impl ServiceArgs {
             hosts: self.hosts,
             targets: self.targets,
         };
-        match start(settings, access) {
+        match start(settings, access, numbers) {
             Ok(running) => Ok(Some(running)),
             Err(error) if is_asked_for => Err(error),
             Err(error) => {

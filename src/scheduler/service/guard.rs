@@ -9,6 +9,7 @@
 use super::answer::Problem;
 use super::ask::is_json;
 use super::callers::{NO_USERS, Shown};
+use super::routes::METRICS;
 use super::{Behalf, Shared};
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -106,7 +107,8 @@ impl Rules {
             return Err(Problem::new(403, format!("{host:?} is not a host of this scheduler")));
         }
         let path = request.uri().path();
-        if !path.starts_with(CALLS) || path == DESCRIPTION {
+        let is_call = path.starts_with(CALLS) || path == METRICS;
+        if !is_call || path == DESCRIPTION {
             return Ok(As::Nobody);
         }
         let (behalf, has_word) = match path == LOGIN {
@@ -189,7 +191,7 @@ fn check_origin(headers: &HeaderMap, host: &str) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::{As, Rules, Shown};
+    use super::{As, METRICS, Rules, Shown};
     use axum::body::Body;
     use axum::extract::Request;
 
@@ -282,6 +284,7 @@ mod tests {
         assert_eq!(behalf(&open, run, "Bearer secret"), user("secret"));
         for rules in [&word, &strict, &both] {
             assert_eq!(behalf(rules, run, ""), Err(401), "{rules:?}");
+            assert_eq!(behalf(rules, METRICS, ""), Err(401), "{rules:?}");
         }
         assert_eq!(behalf(&strict, run, "Bearer secret"), user("secret"));
         for rules in [&word, &both] {

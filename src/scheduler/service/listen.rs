@@ -3,6 +3,7 @@
 use super::{Settings, Shared, guard, routes};
 use crate::scheduler::client::Access;
 use crate::scheduler::execute::Targets;
+use crate::scheduler::numbers::Numbers;
 use crate::tls::{Allowed, DialOptions, Dialer, ServerOptions, ServerTls, Suites};
 use axum::Router;
 use axum::body::Body;
@@ -53,7 +54,7 @@ impl Running {
 /// # Errors
 /// In words for the operator: a url that cannot be used, an address that is taken, files for TLS that
 /// cannot be read.
-pub fn start(settings: Settings, access: Access) -> Result<Running, String> {
+pub fn start(settings: Settings, access: Access, numbers: Arc<Numbers>) -> Result<Running, String> {
     let url = Url::parse(&settings.url).map_err(|error| format!("{}: {error}", settings.url))?;
     let tls = match (url.scheme(), settings.tls) {
         ("https", Some((cert, key))) => Some(tls(cert, key)?),
@@ -80,7 +81,8 @@ pub fn start(settings: Settings, access: Access) -> Result<Running, String> {
     let targets =
         Targets { loopback: is_loopback, allowed: settings.targets, ..Targets::default() };
     let dialer = Dialer::new(DialOptions::default()).map_err(|error| error.to_string())?;
-    let services = Shared::new(access, rules, (targets, dialer), shown.clone(), stopped.clone());
+    let places = (shown.clone(), stopped.clone());
+    let services = Shared::new(access, rules, (targets, dialer), numbers, places);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let thread = std::thread::Builder::new().name("services".into()).spawn(move || {

@@ -22,6 +22,7 @@ mod guard;
 mod instances;
 mod listen;
 mod login;
+mod metrics;
 mod openapi;
 mod openapi_values;
 mod recorded;
@@ -30,6 +31,7 @@ mod remote;
 mod routes;
 mod runs;
 mod settings;
+mod station;
 mod views;
 
 pub use flags::ServiceArgs;
@@ -38,6 +40,7 @@ pub use listen::{Running, start};
 use super::client::{Access, Client};
 use super::execute::{Caller, Rule, Targets};
 use super::keys;
+use super::numbers::Numbers;
 use crate::tls::Dialer;
 use answer::Problem;
 use axum::extract::FromRequestParts;
@@ -80,6 +83,7 @@ struct Inner {
     /// What services that are registered may be.
     targets: Targets,
     guard: guard::Rules,
+    numbers: Arc<Numbers>,
     /// Turns true when the process is to end.
     stop: watch::Receiver<bool>,
 }
@@ -89,14 +93,25 @@ impl Shared {
         access: Access,
         guard: guard::Rules,
         (targets, dialer): (Targets, Dialer),
-        url: String,
-        stop: watch::Receiver<bool>,
+        numbers: Arc<Numbers>,
+        (url, stop): (String, watch::Receiver<bool>),
     ) -> Self {
         let (client, feeds, shelf) = Default::default();
         let caller = Caller::new(targets.clone(), dialer);
         let stations = remote::Stations::new(access.clone(), caller, url);
         let callers = callers::Callers::new(access.clone());
-        let inner = Inner { access, client, callers, feeds, shelf, stations, targets, guard, stop };
+        let inner = Inner {
+            access,
+            client,
+            callers,
+            feeds,
+            shelf,
+            stations,
+            targets,
+            guard,
+            numbers,
+            stop,
+        };
         Self { inner: Arc::new(inner) }
     }
 

@@ -2,8 +2,8 @@
 
 use super::answer::{no_such_method, no_such_path};
 use super::{
-    Shared, claims, definitions, events, guard, instances, login, openapi, records, runs, settings,
-    views,
+    Shared, claims, definitions, events, guard, instances, login, metrics, openapi, records, runs,
+    settings, views,
 };
 use crate::scheduler::model::{Environment, TestCase};
 use crate::scheduler::page;
@@ -12,6 +12,9 @@ use axum::handler::Handler;
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, get, on};
+
+/// Where collectors of metrics ask.
+pub(super) const METRICS: &str = "/metrics";
 
 /// A router that remembers what was put into it.
 pub(super) struct Routes {
@@ -120,7 +123,7 @@ pub(super) fn calls() -> Routes {
 
 /// Everything that is served.
 pub(super) fn router(shared: Shared) -> Router {
-    let mut router = calls().router;
+    let mut router = calls().router.route(METRICS, get(metrics::page));
     for (path, kind, bytes) in page::FILES {
         router = router.route(path, get(async move || ([("content-type", *kind)], *bytes)));
     }

@@ -8,6 +8,7 @@ use crate::scheduler::coordinator;
 use crate::scheduler::execute::{self, Executor, Rule};
 use crate::scheduler::leader;
 use crate::scheduler::model::{Labels, check_id};
+use crate::scheduler::numbers::Numbers;
 use crate::scheduler::service::ServiceArgs;
 use crate::scheduler::worker;
 use crate::tls::{DialOptions, Dialer};
@@ -138,11 +139,12 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
         Ok(caller) => Arc::new(caller),
         Err(error) => return complain(error, INFRASTRUCTURE),
     };
-    let services = match args.services.start(access.clone()) {
+    let numbers = Arc::new(Numbers::new());
+    let services = match args.services.start(access.clone(), numbers.clone()) {
         Ok(services) => services,
         Err(error) => return complain(error, USAGE),
     };
-    leader::run(access, args.name, (settings, caller), asked_to_end()).await;
+    leader::run(access, args.name, (settings, caller), numbers, asked_to_end()).await;
     if let Some(services) = services {
         services.stop();
     }
@@ -284,9 +286,11 @@ impl Beside {
         let access = self.store.access(endpoint)?;
         let settings = self.args.settings();
         let caller = Arc::new(self.args.services.caller()?);
-        let services = self.args.services.start(access.clone())?;
+        let numbers = Arc::new(Numbers::new());
+        let services = self.args.services.start(access.clone(), numbers.clone())?;
         tokio::spawn(async move {
-            leader::run(access, self.args.name, (settings, caller), std::future::pending()).await;
+            let (name, never) = (self.args.name, std::future::pending());
+            leader::run(access, name, (settings, caller), numbers, never).await;
             drop(services);
         });
         Ok(())

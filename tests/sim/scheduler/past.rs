@@ -32,7 +32,8 @@ pub struct Past {
 
 impl Past {
     pub fn ended(&mut self, run: &str, plan: &LanePlan, row: &Row, revision: i64) {
-        if row.status == Status::Canceled {
+        // It did not run, or not to its end.
+        if matches!(row.status, Status::Canceled | Status::Skipped) {
             return;
         }
         let end = End {
