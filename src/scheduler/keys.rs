@@ -31,6 +31,8 @@ pub const INSTANCES: &str = "/tcss/v1/instance/";
 /// What came of the last checks of environments, and that somebody asks for one.
 pub const CHECKS: &str = "/tcss/v1/check/";
 pub const CHECK_WISHES: &str = "/tcss/v1/recheck/";
+/// How far those were told who are posted to when runs end.
+pub const HOOKS: &str = "/tcss/v1/hook/";
 pub const LATE: &str = "/tcss/v1/late/";
 
 /// What test teams see and write themselves.
@@ -233,6 +235,11 @@ pub fn late_results(run: &str) -> String {
 /// A service to which tasks are pushed.
 pub fn instance(name: &str) -> String {
     format!("{INSTANCES}{name}")
+}
+
+/// How far an address was told, by its digest.
+pub fn hook(digest: &str) -> String {
+    format!("{HOOKS}{digest}")
 }
 
 /// What a request id stands for.

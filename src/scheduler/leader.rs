@@ -7,6 +7,7 @@ use super::clock::Clock;
 use super::complaints::Complaints;
 use super::coordinator::{Coordinator, Draft, OpenedRun, Request, Settings, TxnNo, drafts};
 use super::execute::Caller;
+use super::hooks::{self, Hooks};
 use super::keys;
 use super::lease::Lease;
 use super::numbers::Numbers;
@@ -58,11 +59,12 @@ type Candidacy = Mutex<Option<(Client, i64)>>;
 
 /// Serves as a scheduler until `stop` is done; then another may lead at once. Errors of the store are
 /// waited out.
-/// Environments are checked by `caller`; what it does is counted in `numbers`.
+/// Environments are checked by `caller`; `hooks` are told of ends of runs; what it does is counted in
+/// `numbers`.
 pub async fn run(
     access: Access,
     id: String,
-    (settings, caller): (Settings, Arc<Caller>),
+    (settings, caller, hooks): (Settings, Arc<Caller>, Hooks),
     numbers: Arc<Numbers>,
     stop: impl Future<Output = ()>,
 ) {
@@ -70,7 +72,7 @@ pub async fn run(
     let candidacy = Candidacy::default();
     let mut complaints = Complaints::default();
     loop {
-        let serve = serve(&access, &id, (&settings, &caller), (&candidacy, &numbers));
+        let serve = serve(&access, &id, (&settings, &caller, &hooks), (&candidacy, &numbers));
         tokio::select! {
             ended = serve => {
                 if let Err(error) = ended
@@ -97,7 +99,7 @@ pub async fn run(
 async fn serve(
     access: &Access,
     id: &str,
-    (settings, caller): (&Settings, &Arc<Caller>),
+    (settings, caller, hooks): (&Settings, &Arc<Caller>, &Hooks),
     (candidacy, numbers): (&Candidacy, &Arc<Numbers>),
 ) -> Result<(), Error> {
     let client = Client::connect(access).await?;
@@ -124,6 +126,7 @@ async fn serve(
         // They end with the term.
         let mut beside = JoinSet::new();
         beside.spawn(checks::run(client.clone(), clock, caller.clone(), leader.clone()));
+        beside.spawn(hooks::run(client.clone(), hooks.clone(), leader.clone()));
         let coordinator =
             Coordinator::load(clock.now(), settings.clone(), leader, &kvs, revision_read);
         match lead((&client, &clock, numbers), &mut lease, coordinator, revision_read).await? {

@@ -12,6 +12,7 @@ pub mod checks;
 pub mod client;
 mod clock;
 mod complaints;
+pub mod hooks;
 pub mod coordinator;
 mod definitions;
 pub mod execute;

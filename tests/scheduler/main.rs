@@ -13,6 +13,7 @@ mod browser;
 mod commands;
 mod environments;
 mod full;
+mod hooks;
 mod http;
 mod kept;
 mod numbers;

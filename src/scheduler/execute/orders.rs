@@ -115,10 +115,27 @@ impl Caller {
     /// # Errors
     /// In words: nobody there, or nobody that may be called.
     pub async fn post(&self, url: &str, body: &Value) -> Result<(u16, String), String> {
-        let mut request = Request::new(Full::new(Bytes::from(body.to_string())));
+        self.send(url, &[], body.to_string()).await
+    }
+
+    /// The same with further headers, and a text that is JSON.
+    ///
+    /// # Errors
+    /// In words: nobody there, nobody that may be called, or a header that is none.
+    pub async fn send(
+        &self,
+        url: &str,
+        headers: &[(&'static str, String)],
+        body: String,
+    ) -> Result<(u16, String), String> {
+        let mut request = Request::new(Full::new(Bytes::from(body)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = url.parse::<Uri>().map_err(|error| format!("url {url}: {error}"))?;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        for (name, value) in headers {
+            let value = HeaderValue::from_str(value).map_err(|error| format!("{name}: {error}"))?;
+            request.headers_mut().insert(*name, value);
+        }
         let answer = self.client.request(request).await;
         let answer = answer.map_err(|error| tls::reason(&error))?;
         let status = answer.status().as_u16();

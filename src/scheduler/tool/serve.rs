@@ -5,7 +5,8 @@ use crate::ctl;
 use crate::logging;
 use crate::scheduler::client::Access;
 use crate::scheduler::coordinator;
-use crate::scheduler::execute::{self, Executor, Rule};
+use crate::scheduler::execute::{self, Caller, Executor, Rule, Targets};
+use crate::scheduler::hooks::Hooks;
 use crate::scheduler::leader;
 use crate::scheduler::model::{Labels, check_id};
 use crate::scheduler::numbers::Numbers;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
+use url::Url;
 
 /// Serves as a scheduler beside others: one leads, the others wait.
 #[derive(Debug, Args)]
@@ -38,11 +40,43 @@ pub struct SchedulerArgs {
         value_parser = clap::value_parser!(u64).range(0..=100_000)
     )]
     keep_days: u64,
+    /// Posted to when a run has ended, at least once each; several are told side by side
+    #[arg(long = "webhook-url", alias = "scheduler-webhook-url")]
+    webhook_urls: Vec<String>,
+    /// File with the secret with which these posts are signed, in the header X-Quoin-Signature
+    #[arg(long, alias = "scheduler-webhook-secret-file")]
+    webhook_secret_file: Option<PathBuf>,
     #[command(flatten)]
     services: ServiceArgs,
 }
 
 impl SchedulerArgs {
+    /// Who is told of ends of runs.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    fn hooks(&self) -> Result<Hooks, String> {
+        for url in &self.webhook_urls {
+            let known = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+            known.ok_or_else(|| format!("webhook {url:?} is not http or https"))?;
+        }
+        let secret = self.webhook_secret_file.as_ref().map(|file| {
+            let shown = file.display();
+            let text =
+                std::fs::read_to_string(file).map_err(|error| format!("{shown}: {error}"))?;
+            match text.trim() {
+                "" => Err(format!("{shown} is empty")),
+                secret => Ok(Hooks::key(secret.as_bytes())),
+            }
+        });
+        // Whoever may set them may name any address.
+        let anywhere = ["0.0.0.0/0", "::/0"].map(str::parse::<Rule>).into_iter().flatten();
+        let targets = Targets { allowed: anywhere.collect(), ..Targets::default() };
+        let dialer = Dialer::new(DialOptions::default()).map_err(|error| error.to_string())?;
+        let caller = Some(Arc::new(Caller::new(targets, dialer)));
+        Ok(Hooks { urls: self.webhook_urls.clone(), secret: secret.transpose()?, caller })
+    }
+
     fn settings(&self) -> coordinator::Settings {
         coordinator::Settings {
             keep_runs: self.keep_runs,
@@ -139,12 +173,16 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
         Ok(caller) => Arc::new(caller),
         Err(error) => return complain(error, INFRASTRUCTURE),
     };
+    let hooks = match args.hooks() {
+        Ok(hooks) => hooks,
+        Err(error) => return complain(error, USAGE),
+    };
     let numbers = Arc::new(Numbers::new());
     let services = match args.services.start(access.clone(), numbers.clone()) {
         Ok(services) => services,
         Err(error) => return complain(error, USAGE),
     };
-    leader::run(access, args.name, (settings, caller), numbers, asked_to_end()).await;
+    leader::run(access, args.name, (settings, caller, hooks), numbers, asked_to_end()).await;
     if let Some(services) = services {
         services.stop();
     }
@@ -286,11 +324,12 @@ impl Beside {
         let access = self.store.access(endpoint)?;
         let settings = self.args.settings();
         let caller = Arc::new(self.args.services.caller()?);
+        let hooks = self.args.hooks()?;
         let numbers = Arc::new(Numbers::new());
         let services = self.args.services.start(access.clone(), numbers.clone())?;
         tokio::spawn(async move {
             let (name, never) = (self.args.name, std::future::pending());
-            leader::run(access, name, (settings, caller), numbers, never).await;
+            leader::run(access, name, (settings, caller, hooks), numbers, never).await;
             drop(services);
         });
         Ok(())
