@@ -3,16 +3,20 @@
 
 use super::history::{Stats, Verdict, percentile};
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
 /// A case that became slower by less than this part is as quick as it was.
 const SLOWER_SHARE: f64 = 0.25;
 /// Nor does anybody notice less than this.
 const SLOWER_MS_MIN: u64 = 50;
-/// Half of the points each side of the comparison that makes a trend.
+/// From so few points on nothing can be told.
 const TREND_POINTS_MIN: usize = 4;
+/// A smaller change is none.
 const TREND_SHARE: f64 = 0.1;
+/// Standard deviations of the rank test beyond which order is no accident: of points that come in any
+/// order one list in ten goes beyond.
+const TREND_DEVIATIONS: f64 = 1.645;
 
 /// The history of a case in an environment, by name.
 #[derive(Clone, Copy, Debug)]
@@ -135,16 +139,26 @@ pub enum Trend {
     Rising(f64),
     Falling(f64),
     Steady,
+    /// They differ, but in no order.
+    Unclear,
     /// Fewer than four points.
     Unknown,
 }
 
-/// Compares the median of the newer half of the points with that of the older half; less than a
-/// tenth of it is no trend. Points are in the order of time; what lies in the middle of an odd number
-/// counts for neither half. Medians, since one run on a busy machine is no trend.
+/// Whether points, which are in the order of time, rise or fall: if by the test of Mann and Kendall, which
+/// asks for each pair whether the later one is higher, their order is hardly an accident. By how much is
+/// told by the medians of the older and the newer half; what lies in the middle of an odd number counts
+/// for neither. Less than a tenth is no trend. Ranks and medians, since one run on a busy machine is none.
 pub fn trend(points: &[f64]) -> Trend {
     if points.len() < TREND_POINTS_MIN {
         return Trend::Unknown;
+    }
+    let usual = median(points);
+    let apart: Vec<f64> = points.iter().map(|point| (point - usual).abs()).collect();
+    let deviations = rank_deviations(points);
+    if deviations.abs() < TREND_DEVIATIONS {
+        let is_steady = median(&apart) <= usual.abs() * TREND_SHARE;
+        return if is_steady { Trend::Steady } else { Trend::Unclear };
     }
     let half = points.len() / 2;
     let (old, new) = (median(&points[..half]), median(&points[points.len() - half..]));
@@ -154,13 +168,37 @@ pub fn trend(points: &[f64]) -> Trend {
         (0.0, new) => new.signum(),
         (old, new) => (new - old) / old.abs(),
     };
-    if change >= TREND_SHARE {
+    if change >= TREND_SHARE && deviations > 0.0 {
         Trend::Rising(change)
-    } else if change <= -TREND_SHARE {
+    } else if change <= -TREND_SHARE && deviations < 0.0 {
         Trend::Falling(-change)
     } else {
         Trend::Steady
     }
+}
+
+/// The statistic of Mann and Kendall with its correction for equal points: how many standard deviations
+/// more pairs rise than fall, compared with points in no order.
+fn rank_deviations(points: &[f64]) -> f64 {
+    let n = points.len() as f64;
+    let later = |at: usize| points[at + 1..].iter().map(move |later| (points[at], *later));
+    let pairs = (0..points.len()).flat_map(later);
+    let rises: f64 = pairs
+        .map(|(before, after)| match after.total_cmp(&before) {
+            Ordering::Less => -1.0,
+            Ordering::Equal => 0.0,
+            Ordering::Greater => 1.0,
+        })
+        .sum();
+    let mut sorted = points.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let weight = |n: f64| n * (n - 1.0) * (2.0 * n + 5.0);
+    let equal = sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|run| weight(run.len() as f64));
+    let variance = (weight(n) - equal.sum::<f64>()) / 18.0;
+    if rises == 0.0 || variance <= 0.0 {
+        return 0.0;
+    }
+    (rises - rises.signum()) / variance.sqrt()
 }
 
 fn median(points: &[f64]) -> f64 {
@@ -235,12 +273,28 @@ mod tests {
     }
 
     #[test]
-    fn trends_are_of_medians() {
+    fn what_comes_in_no_order_is_no_trend() {
         assert_eq!(trend(&[1.0, 1.0, 9.0]), Trend::Unknown);
-        assert_eq!(trend(&[10.0, 10.0, 10.0, 99.0, 10.0, 10.0]), Trend::Steady);
-        assert_eq!(trend(&[10.0, 10.0, 77.0, 15.0, 15.0]), Trend::Rising(0.5));
-        assert_eq!(trend(&[10.0, 10.0, 5.0, 5.0]), Trend::Falling(0.5));
-        assert_eq!(trend(&[0.0, 0.0, 0.0, 0.0]), Trend::Steady);
-        assert_eq!(trend(&[0.0, 0.0, 2.0, 2.0]), Trend::Rising(1.0));
+        for steady in [
+            &[10.0, 10.0, 10.0, 99.0, 10.0, 10.0][..],
+            &[0.0, 0.0, 0.0, 0.0],
+            &[100.0, 101.0, 99.0, 100.0, 102.0],
+            &[100.0, 101.0, 102.0, 103.0, 104.0],
+        ] {
+            assert_eq!(trend(steady), Trend::Steady, "{steady:?}");
+        }
+        for unclear in [
+            &[2.0, 3.0, 2.0, 3.0][..],
+            &[2.0, 2.0, 3.0, 3.0],
+            &[3.0, 2.0, 3.0, 2.0, 4.0],
+            &[10.0, 10.0, 77.0, 15.0, 15.0],
+            &[5.0, 1.0, 9.0, 2.0, 8.0, 1.0],
+        ] {
+            assert_eq!(trend(unclear), Trend::Unclear, "{unclear:?}");
+        }
+        assert_eq!(trend(&[10.0, 10.0, 11.0, 15.0, 15.0, 16.0]), Trend::Rising(0.5));
+        assert_eq!(trend(&[1.0, 2.0, 3.0, 4.0]), Trend::Rising(2.0 / 1.5));
+        assert_eq!(trend(&[10.0, 10.0, 9.0, 5.0, 5.0, 4.0]), Trend::Falling(0.5));
+        assert_eq!(trend(&[0.0, 0.0, 0.0, 2.0, 2.0, 2.0]), Trend::Rising(1.0));
     }
 }

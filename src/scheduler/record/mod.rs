@@ -7,7 +7,7 @@ mod tally;
 pub mod verdict;
 
 pub use block::{Block, Packer, Rolled, unrolled};
-pub use tally::{Failure, Group, Past, Report, Slow, Tally, Times};
+pub use tally::{Failure, Group, Past, Report, Slow, Tally, Times, efficiency};
 
 use super::analysis::Stats;
 use super::model::{Row, Status, Totals};
@@ -114,7 +114,7 @@ pub struct EndedRun {
 pub type Running = (String, u32, u32, u32, u64);
 
 /// Whether a status says that the task has run.
-fn has_run(status: Status) -> bool {
+pub fn has_run(status: Status) -> bool {
     !matches!(status, Status::Pending | Status::Running | Status::Canceled | Status::Skipped)
 }
 

@@ -267,13 +267,19 @@ impl Tally {
             makespan_ms,
             bound_ms,
             bound_by: bound_by.to_owned(),
-            efficiency: (bound_us as f64 / 1_000.0 / makespan_ms.max(1) as f64).min(1.0),
+            efficiency: efficiency(bound_us, makespan_ms),
             slots,
             work_ms,
             repeated_ms,
             idle_ms: makespan_ms.saturating_mul(slots).saturating_sub(work_ms),
         }
     }
+}
+
+/// The bound, in microseconds, as a part of the time from submit to end. Times are recorded in milliseconds: a
+/// bound may come out a little longer than the run.
+pub fn efficiency(bound_us: u64, makespan_ms: u64) -> f64 {
+    (bound_us as f64 / 1_000.0 / makespan_ms.max(1) as f64).min(1.0)
 }
 
 #[cfg(test)]

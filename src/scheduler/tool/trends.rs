@@ -88,6 +88,7 @@ fn trend_text(found: &Trends) -> String {
             Trend::Rising(by) => format!("rising by {}", percent(by)),
             Trend::Falling(by) => format!("falling by {}", percent(by)),
             Trend::Steady => "steady".to_owned(),
+            Trend::Unclear => "no clear trend".to_owned(),
             Trend::Unknown => "too few runs to tell".to_owned(),
         };
         // It cannot fail.

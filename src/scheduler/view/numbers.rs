@@ -4,6 +4,7 @@ use super::book::RunBook;
 use crate::scheduler::coordinator::WorkerInfo;
 use crate::scheduler::model::{Labels, LaneCheckpoint, LanePlan, Scope};
 use crate::scheduler::planner::{Bound, Verdict, bound};
+use crate::scheduler::record::efficiency;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ pub struct Numbers {
     pub bound_tag: u64,
     pub bound_chain: u64,
     pub bound: u64,
-    /// From the submit to the last end so far.
+    /// From the submit to the run's end as the leader saw it; before, to the last end so far.
     pub makespan: u64,
     /// The bound as a part of the makespan; none while the run goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +78,12 @@ pub(super) struct Stretch {
 /// Measures a run.
 pub fn numbers(book: &RunBook) -> Numbers {
     let lanes = book.lanes();
-    let slots = slots(book).values().sum::<u64>().max(1);
+    let ended = book.status.ended.filter(|_| !book.is_open);
+    // Of a run that has ended, what its report says is said here too.
+    let slots = match book.status.slots {
+        most if ended.is_some() && most > 0 => most,
+        _ => slots(book).values().sum::<u64>().max(1),
+    };
     let estimate = |lane: u32| {
         let known = book.plan.lanes.get(lane as usize).and_then(|plan| plan.estimate);
         let of_lane = lanes.get(lane as usize);
@@ -103,10 +109,9 @@ pub fn numbers(book: &RunBook) -> Numbers {
     let left = bound(&book.plan, slots, left_work, capacity);
     let stretches = stretches(book);
     let begin = book.spec.submitted.saturating_mul(1_000);
-    let end = stretches.iter().map(|stretch| stretch.end).max().unwrap_or(begin);
+    let last = stretches.iter().map(|stretch| stretch.end).max().unwrap_or(begin);
+    let end = ended.map_or(last, |ended| ended.saturating_mul(1_000).max(begin));
     let makespan = end.saturating_sub(begin);
-    let has_ended = !book.is_open && book.status.ended.is_some();
-    let efficiency = has_ended && makespan > 0;
     Numbers {
         slots,
         work: (0..lanes.len() as u32).map(|lane| work_of(lane).0).sum(),
@@ -115,10 +120,10 @@ pub fn numbers(book: &RunBook) -> Numbers {
         bound_chain: all.chain,
         bound: all.longest(),
         makespan,
-        // Times are recorded in milliseconds: a bound may come out a little longer than the run.
-        efficiency: efficiency.then(|| (all.longest() as f64 / makespan as f64).min(1.0)),
+        efficiency: ended.map(|_| efficiency(all.longest(), makespan / 1_000)),
         left: left.longest(),
-        loss: loss(book, &stretches, slots, begin, end),
+        // By a worker's clock its last task may have ended after the run.
+        loss: loss(book, &stretches, slots, begin, end.max(last)),
     }
 }
 
@@ -214,6 +219,12 @@ fn loss(book: &RunBook, found: &[Stretch], slots: u64, begin: u64, end: u64) -> 
         room.step(stretch, is_start);
     }
     debug_assert!(at <= end.max(begin));
+    let idle = slots.saturating_sub(state.busy);
+    if has_begun && end > at && idle > 0 {
+        room.lose(&mut loss, &state, idle, (at, end));
+    } else if end > at {
+        loss.start += idle * (end - at);
+    }
     Some(loss)
 }
 

@@ -67,13 +67,17 @@ impl Store {
     }
 
     fn ended(&mut self, state: &str) {
+        self.ended_at(state, 9_000);
+    }
+
+    fn ended_at(&mut self, state: &str, ended: u64) {
         self.kvs.retain(|kv| kv.key != keys::open(RUN));
         let totals = self.book().totals();
         let status = RunStatus {
             state: state.into(),
             totals,
             started: 1_000,
-            ended: Some(9_000),
+            ended: Some(ended),
             revision: self.revision,
             ..Default::default()
         };
@@ -278,7 +282,7 @@ fn a_run_is_measured_against_its_bound() {
     store.results("w1", &[row(0, 1, 1, Status::Passed, 100, 100)]);
     store.results("w1", &[row(1, 0, 1, Status::Passed, 350, 200)]);
     store.results("w1", &[row(1, 1, 1, Status::Passed, 350, 100)]);
-    store.ended("passed");
+    store.ended_at("passed", 1_550);
     let found = numbers(&store.book());
     assert_eq!((found.slots, found.work, found.makespan), (2, 600_000, 550_000));
     assert_eq!((found.bound_work, found.bound_tag, found.bound_chain), (300_000, 0, 400_000));
