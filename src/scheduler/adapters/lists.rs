@@ -1,12 +1,17 @@
 //! Cases as tables: CSV with a line of field names, and lists of URLs.
 
 use super::{as_id, blank};
-use crate::scheduler::model::{Kind, OutputMatch, Predecessor, TagUse, TestCase};
-use serde_json::{Map, Value};
+use crate::scheduler::model::{
+    Kind, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse, TestCase,
+};
+use serde_json::{Map, Value, json};
+use std::fmt::Display;
 
-/// The fields that a table can hold. Lists within one have `;` between their parts; the words of a
+/// The fields that a table can hold, those that each has first. Lists within one have `;` between their
+/// parts: predecessors and tags with their rules behind them, `pay (repeat passed)`; names with their values,
+/// `os=linux;gpu`. What is written so and would be read as something else is JSON instead. The words of a
 /// command have blanks between them, or are a JSON list.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 24] = [
     "id",
     "name",
     "kind",
@@ -22,7 +27,18 @@ const FIELDS: [&str; 15] = [
     "timeout_ms",
     "est_ms",
     "owner",
+    "headers",
+    "variables",
+    "requires",
+    "slots",
+    "priority",
+    "slow_ms",
+    "retries",
+    "on_lost",
+    "labels",
 ];
+/// So many are written even if no case says anything there.
+const USUAL: usize = 15;
 
 /// Reads rows of fields: commas between them, quotes around those that hold commas, quotes or line
 /// breaks. Each with the line on which it begins.
@@ -93,64 +109,161 @@ pub(super) fn csv(text: &str) -> Result<Vec<TestCase>, String> {
     Ok(cases)
 }
 
+/// What a field says, as JSON has it. What makes no sense stays text, which the case then refuses.
 fn value(title: &str, field: String) -> Value {
     let parts = |separator: fn(char) -> bool| {
-        let parts = field.split(separator).map(str::trim).filter(|part| !part.is_empty());
-        Value::from(parts.collect::<Vec<_>>())
+        field.split(separator).map(str::trim).filter(|part| !part.is_empty())
+    };
+    let list = |part: fn(&str) -> Value| Value::from_iter(parts(|c| c == ';').map(part));
+    let map = |part: fn(&str) -> Value| {
+        let pairs = parts(|c| c == ';').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let pairs = pairs.map(|(name, value)| (name.trim().to_owned(), part(value.trim())));
+        Value::Object(pairs.collect())
+    };
+    let number = |text: &str| text.trim().parse::<i64>().map_or_else(|_| text.into(), Value::from);
+    let is_json = match title {
+        "case_pre" | "mutual_tag" | "command" => field.trim_start().starts_with('['),
+        "headers" | "variables" | "requires" | "labels" | "retries" => {
+            field.trim_start().starts_with('{')
+        }
+        _ => false,
     };
     match title {
-        "case_pre" | "mutual_tag" => parts(|c| c == ';'),
-        "command" if field.trim_start().starts_with('[') => {
-            serde_json::from_str(&field).unwrap_or(Value::String(field))
-        }
-        "command" => parts(char::is_whitespace),
-        "timeout_ms" | "est_ms" => {
-            field.trim().parse::<u64>().map_or(Value::String(field), Value::from)
-        }
+        _ if is_json => serde_json::from_str(&field).unwrap_or(Value::String(field)),
+        "case_pre" => list(|part| ruled(part, "case", predecessor_rule)),
+        "mutual_tag" => list(|part| ruled(part, "tag", tag_rule)),
+        "command" => parts(char::is_whitespace).collect(),
+        "headers" | "variables" | "requires" | "labels" => map(|text| text.into()),
+        "retries" => map(number),
+        "timeout_ms" | "est_ms" | "slow_ms" | "slots" | "priority" => number(&field),
         _ => Value::String(field),
     }
 }
 
+/// A name with its rules behind it, `pay (repeat passed)`; the name alone if there are none.
+fn ruled(part: &str, name: &str, rule: fn(&str) -> Option<(&'static str, Value)>) -> Value {
+    let words = part.strip_suffix(')').and_then(|part| part.rsplit_once(" ("));
+    let rules = words.and_then(|(of, words)| {
+        let rules: Option<Vec<_>> = words.split_whitespace().map(rule).collect();
+        Some((of.trim_end(), rules.filter(|rules| !rules.is_empty())?))
+    });
+    let Some((of, rules)) = rules else { return part.into() };
+    let rules = rules.into_iter().map(|(name, value)| (name.to_owned(), value));
+    Value::Object([(name.to_owned(), Value::from(of))].into_iter().chain(rules).collect())
+}
+
+fn predecessor_rule(word: &str) -> Option<(&'static str, Value)> {
+    match word.split_once('=') {
+        Some(("ratio", ratio)) => {
+            let ratio: f64 = ratio.parse().ok()?;
+            Some(("policy", json!({"ratio": ratio})))
+        }
+        Some(_) => None,
+        None => match word {
+            "run" | "repeat" | "global" => Some(("scope", word.into())),
+            "ended" | "passed" => Some(("policy", word.into())),
+            "soft" => Some(("soft", true.into())),
+            _ => None,
+        },
+    }
+}
+
+fn tag_rule(word: &str) -> Option<(&'static str, Value)> {
+    match word {
+        "global" | "run" | "env" => Some(("scope", word.into())),
+        "chain" => Some(("chain", true.into())),
+        _ => None,
+    }
+}
+
+/// The words that say what is other than usual, from a list of `(the word, whether it is so)`.
+fn with_rules(name: &str, rules: &[(&str, bool)]) -> String {
+    let words: Vec<&str> =
+        rules.iter().filter(|(_, is_so)| *is_so).map(|(word, _)| *word).collect();
+    match words[..] {
+        [] => name.to_owned(),
+        _ => format!("{name} ({})", words.join(" ")),
+    }
+}
+
+fn of_predecessor(before: &Predecessor) -> String {
+    let Predecessor { case, scope, policy, soft } = before;
+    let ratio = match policy {
+        Policy::Ratio(ratio) => format!("ratio={ratio}"),
+        Policy::Ended | Policy::Passed => String::new(),
+    };
+    let rules = [
+        ("repeat", *scope == Scope::Repeat),
+        ("global", *scope == Scope::Global),
+        ("passed", *policy == Policy::Passed),
+        (&*ratio, !ratio.is_empty()),
+        ("soft", *soft),
+    ];
+    with_rules(case, &rules)
+}
+
+fn of_tag(used: &TagUse) -> String {
+    let TagUse { tag, scope, chain } = used;
+    let rules =
+        [("run", *scope == TagScope::Run), ("env", *scope == TagScope::Env), ("chain", *chain)];
+    with_rules(tag, &rules)
+}
+
+fn of_pairs<'p, V: Display + 'p>(pairs: impl Iterator<Item = (&'p String, V)>) -> String {
+    let pairs = pairs.map(|(name, value)| match value.to_string().as_str() {
+        "" => name.clone(),
+        value => format!("{name}={value}"),
+    });
+    pairs.collect::<Vec<_>>().join(";")
+}
+
+/// A field of a case as it stands in a table.
+fn cell(case: &TestCase, title: &str, said: &Value) -> String {
+    let Retries { test, infra, backoff_ms } = case.retries;
+    let short = match (title, said) {
+        (_, Value::Null) => return String::new(),
+        (_, Value::String(text)) => return text.clone(),
+        ("case_pre", _) => case.case_pre.iter().map(of_predecessor).collect::<Vec<_>>().join(";"),
+        ("mutual_tag", _) => case.mutual_tag.iter().map(of_tag).collect::<Vec<_>>().join(";"),
+        ("headers", _) => of_pairs(case.headers.iter()),
+        ("variables", _) => of_pairs(case.variables.iter()),
+        ("requires", _) => of_pairs(case.requires.iter()),
+        ("labels", _) => of_pairs(case.labels.iter()),
+        ("retries", _) => format!("test={test};infra={infra};backoff_ms={backoff_ms}"),
+        (_, said) => said.to_string(),
+    };
+    let read = |text: &str| {
+        let object = Map::from_iter([(title.to_owned(), value(title, text.to_owned()))]);
+        serde_json::from_value::<TestCase>(Value::Object(object)).ok()
+    };
+    let is_same = |read: &TestCase| super::plain(read).get(title) == Some(said);
+    if read(&short).as_ref().is_some_and(is_same) { short } else { said.to_string() }
+}
+
 pub(super) fn to_csv(cases: &[TestCase]) -> String {
-    let mut text = FIELDS.join(",") + "\n";
-    for case in cases {
-        let of = super::plain(case);
-        let fields = FIELDS.iter().map(|field| {
-            let names = |names: Vec<&str>| names.join(";");
-            match *field {
-                "case_pre" => {
-                    names(case.case_pre.iter().map(|before: &Predecessor| &*before.case).collect())
-                }
-                "mutual_tag" => {
-                    names(case.mutual_tag.iter().map(|used: &TagUse| &*used.tag).collect())
-                }
-                field => match &of[field] {
-                    Value::Null => String::new(),
-                    Value::String(text) => text.clone(),
-                    other => other.to_string(),
-                },
-            }
-        });
-        let fields: Vec<String> = fields.map(|field| quoted(&field)).collect();
-        text += &(fields.join(",") + "\n");
+    let said: Vec<Value> = cases.iter().map(super::plain).collect();
+    let is_said = |field: &str| said.iter().any(|said| said.get(field).is_some());
+    let (usual, others) = FIELDS.split_at(USUAL);
+    let others = others.iter().filter(|field| is_said(field));
+    let titles: Vec<&str> = usual.iter().chain(others).copied().collect();
+    let mut text = titles.join(",") + "\n";
+    for (case, said) in cases.iter().zip(&said) {
+        let fields = titles.iter().map(|title| quoted(&cell(case, title, &said[*title])));
+        text += &(fields.collect::<Vec<_>>().join(",") + "\n");
     }
     text
 }
 
-/// The fields of a case of which a row does not tell all.
+/// The fields of a case that are others when its row is read again.
 pub(super) fn lost(case: &TestCase) -> Vec<String> {
-    let of_rules = |before: &Predecessor| *before != Predecessor::from(&*before.case);
-    let of_scope = |used: &TagUse| *used != TagUse::from(&*used.tag);
-    let mut lost = Vec::new();
-    if let Value::Object(said) = super::plain(case) {
-        lost.extend(said.into_iter().map(|(name, _)| name));
-    }
-    lost.retain(|name| match name.as_str() {
-        "case_pre" => case.case_pre.iter().any(of_rules),
-        "mutual_tag" => case.mutual_tag.iter().any(of_scope),
-        name => !FIELDS.contains(&name),
-    });
-    lost
+    let said = super::plain(case);
+    let row = FIELDS.iter().map(|title| (*title, cell(case, title, &said[*title])));
+    let fields = row.filter(|(_, field)| !field.is_empty());
+    let fields = fields.map(|(title, field)| (title.to_owned(), value(title, field)));
+    let read = serde_json::from_value::<TestCase>(Value::Object(fields.collect()));
+    let read = read.map_or_else(|_| json!({}), |read| super::plain(&read));
+    let Value::Object(said) = said else { return Vec::new() };
+    said.into_iter().filter(|(name, value)| read.get(name) != Some(value)).map(|(n, _)| n).collect()
 }
 
 fn quoted(field: &str) -> String {

@@ -24,6 +24,10 @@ pub enum Form {
     Junit,
 }
 
+/// The label of cases that were imported from a tool's list: the tool, where it was asked, and what their ids
+/// begin with. What has the same is of the same import.
+pub const SOURCE_LABEL: &str = "imported";
+
 /// What a tool said of a project's tests.
 #[derive(Clone, Debug, Default)]
 pub struct Suite {
@@ -39,6 +43,19 @@ pub fn listing(form: Form) -> &'static [&'static str] {
         Form::Pytest => &["python3", "-m", "pytest", "--collect-only", "-q"],
         Form::Gotest => &["go", "test", "-list", ".", "-json", "./..."],
         Form::Csv | Form::Urls | Form::Junit => &["false"],
+    }
+}
+
+/// Whether it is a tool's list of all tests that a project has.
+pub fn is_suite(form: Form) -> bool {
+    matches!(form, Form::Nextest | Form::Pytest | Form::Gotest)
+}
+
+/// What people can read of what a tool said when it could not list the tests.
+pub fn complaint(form: Form, said: &str) -> String {
+    match form {
+        Form::Gotest => suites::go_complaint(said),
+        _ => said.to_owned(),
     }
 }
 
@@ -133,14 +150,33 @@ fn number_twins(cases: &mut [TestCase]) {
     }
 }
 
+/// The case that a test is of, in a report that we wrote. Before there was a property for it, the class was
+/// the case, and the name the same with the number of the repeat.
+fn own_case(test: &junit::Case) -> Option<&str> {
+    let named = test.properties.iter().find(|(name, _)| name == junit::CASE_PROPERTY);
+    let is_repeat = |rest: &str| {
+        let number = rest.strip_prefix('#').unwrap_or_default();
+        rest.is_empty() || !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let is_own = !test.class.is_empty()
+        && test.name.strip_prefix(test.class.as_str()).is_some_and(is_repeat);
+    named.map(|(_, case)| case.as_str()).or_else(|| is_own.then_some(test.class.as_str()))
+}
+
 fn of_junit(text: &str, words: &[String]) -> Result<Vec<TestCase>, String> {
     let report = junit::read(text.as_bytes()).map_err(|invalid| invalid.to_string())?;
-    let mut cases = Vec::new();
+    let (mut cases, mut own) = (Vec::new(), BTreeSet::new());
     for suite in &report.suites {
         for test in &suite.cases {
-            let name = match test.class.as_str() {
-                "" => test.name.clone(),
-                class => format!("{class}.{}", test.name),
+            let own_name = own_case(test);
+            if own_name.is_some_and(|name| !own.insert(name)) {
+                // Another repeat of it, or the same in another environment.
+                continue;
+            }
+            let name = match (own_name, test.class.as_str()) {
+                (Some(name), _) => name.to_owned(),
+                (None, "") => test.name.clone(),
+                (None, class) => format!("{class}.{}", test.name),
             };
             let fill = |word: &String| {
                 let word = word.replace("{name}", &test.name).replace("{class}", &test.class);
@@ -152,7 +188,7 @@ fn of_junit(text: &str, words: &[String]) -> Result<Vec<TestCase>, String> {
                 case.name = name;
             }
             case.est_ms = test.time_us.map(|us| us.div_ceil(1_000).max(1));
-            if !suite.name.is_empty() {
+            if !suite.name.is_empty() && own_name.is_none() {
                 case.labels.insert("suite".into(), suite.name.clone());
             }
             cases.push(case);

@@ -3,6 +3,7 @@
 use super::{Suite, command};
 use crate::scheduler::model::TestCase;
 use serde::Deserialize;
+use serde_json::json;
 use std::collections::BTreeMap;
 
 #[derive(Deserialize)]
@@ -48,6 +49,22 @@ pub(super) fn nextest(text: &str) -> Result<Vec<TestCase>, String> {
     Ok(cases)
 }
 
+/// The words that run a test. In braces such as `{{z}}` a name would stand for a value of the environment:
+/// then Python is told the name with other letters for them.
+fn pytest_words(node: &str) -> Vec<String> {
+    let words: Vec<String> = if node.contains("{{") {
+        // What JSON writes between quotes Python reads alike.
+        let literal = json!(node).to_string().replace('{', "\\x7b");
+        let options = "'-q', '-p', 'no:cacheprovider'";
+        let program = format!("import pytest, sys; sys.exit(pytest.main([{options}, {literal}]))");
+        vec!["python3".into(), "-c".into(), program]
+    } else {
+        let words = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", node];
+        words.map(str::to_owned).into()
+    };
+    words
+}
+
 /// What `pytest --collect-only -q` prints: a line for each test, and some words at the end.
 pub(super) fn pytest(suite: &Suite) -> Vec<TestCase> {
     let tests = suite.text.lines().map(str::trim_end).filter(|line| {
@@ -55,14 +72,22 @@ pub(super) fn pytest(suite: &Suite) -> Vec<TestCase> {
         line.contains("::") && file.ends_with(".py")
     });
     let case = |node: &str| {
-        let words = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", node];
-        let words = words.map(str::to_owned).to_vec();
-        let mut case = command(node, words, suite.folder.as_deref());
+        let mut case = command(node, pytest_words(node), suite.folder.as_deref());
         let file = node.split("::").next().unwrap_or_default();
         case.labels.insert("suite".into(), file.to_owned());
         case
     };
     tests.map(case).collect()
+}
+
+/// What `go test -json` printed, as text: its events but for those that only say how a package came out.
+pub(super) fn go_complaint(said: &str) -> String {
+    let text = said.lines().map(|line| match serde_json::from_str::<GoEvent>(line) {
+        Ok(event) if event.action.ends_with("output") => event.output,
+        Ok(_) => String::new(),
+        Err(_) => format!("{line}\n"),
+    });
+    text.collect()
 }
 
 #[derive(Default, Deserialize)]

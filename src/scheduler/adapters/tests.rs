@@ -75,6 +75,96 @@ fn tables_are_read_and_written_alike() {
 }
 
 #[test]
+fn a_build_that_fails_is_told_as_text() {
+    let said = "{\"ImportPath\":\"kv\",\"Action\":\"build-output\",\"Output\":\"# kv\\n\"}\n\
+                {\"ImportPath\":\"kv\",\"Action\":\"build-output\",\"Output\":\"./a.go:3: oops\\n\"}\n\
+                {\"ImportPath\":\"kv\",\"Action\":\"build-fail\"}\nplain\n\
+                {\"Action\":\"output\",\"Package\":\"kv\",\"Output\":\"FAIL\\tkv [build failed]\\n\"}\n";
+    let text = "# kv\n./a.go:3: oops\nplain\nFAIL\tkv [build failed]\n";
+    assert_eq!(super::complaint(Form::Gotest, said), text);
+    assert_eq!(super::complaint(Form::Pytest, said), said);
+}
+
+#[test]
+fn a_test_with_braces_in_its_name_is_no_placeholder() {
+    let found = of(Form::Pytest, "test_a.py::test_b[\"{{z}}\"-x]\n").unwrap();
+    let words = &found[0].command;
+    assert_eq!(words[..2], ["python3", "-c"]);
+    assert!(words.iter().all(|word| !word.contains("{{")), "{words:?}");
+    assert!(words[2].contains(r#""test_a.py::test_b[\"\x7b\x7bz}}\"-x]""#), "{words:?}");
+    assert_eq!(found[0].id, "test_a.py::test_b[\"{{z}}\"-x]");
+}
+
+/// A case that says all that a case can say, but for what people set of it.
+fn talkative() -> TestCase {
+    let case = json!({
+        "id": "a", "name": "n, \"m\"", "kind": "http", "url": "http://h/a", "method": "PUT",
+        "headers": {"Accept": "text/html; q=0.5", "X": "1"}, "input": "a;b\n", "output": "{}",
+        "match": "json-subset", "case_pre": [
+            "plain", {"case": "b", "policy": "passed"}, {"case": "c c", "scope": "repeat"},
+            {"case": "d", "scope": "global", "soft": true}, {"case": "e", "policy": {"ratio": 0.9}},
+        ],
+        "mutual_tag": ["t", {"tag": "u", "scope": "env"}, {"tag": "v", "scope": "run", "chain": true}],
+        "requires": {"os": "linux", "gpu": ""}, "slots": 2, "priority": -3, "timeout_ms": 5,
+        "slow_ms": 4, "retries": {"test": 1, "infra": 0, "backoff_ms": 7}, "on_lost": "never",
+        "owner": "me", "labels": {"area": "shop", "tier": "1=x"}, "est_ms": 9,
+    });
+    serde_json::from_value(case).unwrap()
+}
+
+#[test]
+fn a_table_holds_all_that_a_cell_can_hold() {
+    let command = TestCase {
+        id: "c".into(),
+        kind: Kind::Command,
+        command: vec!["sh".into(), "-c".into(), "a b".into()],
+        folder: Some("/p".into()),
+        variables: [("A".to_owned(), "1".to_owned())].into(),
+        case_pre: vec!["x (passed)".into(), "y; z".into()],
+        mutual_tag: vec!["odd (chain)".into()],
+        labels: [("a=b".to_owned(), " ".to_owned())].into(),
+        ..super::blank()
+    };
+    let cases = [talkative(), command];
+    let text = export("csv", &cases).unwrap();
+    assert_eq!(of(Form::Csv, &text).unwrap(), cases, "{text}");
+    assert!(
+        text.contains(
+            "plain;b (passed);c c (repeat);d (global soft);e (ratio=0.9),t;u (env);v (run chain)"
+        ),
+        "{text}"
+    );
+    for short in
+        ["gpu;os=linux", "test=1;infra=0;backoff_ms=7", "area=shop;tier=1=x", "never", ",-3,"]
+    {
+        assert!(text.contains(short), "{short} in {text}");
+    }
+    assert_eq!(super::lost_in_csv(&cases), (0, [].into()));
+    // Each field by itself, too.
+    let all = serde_json::to_value(talkative()).unwrap();
+    for (name, value) in all.as_object().unwrap() {
+        if matches!(name.as_str(), "id" | "name") || name.starts_with("gmt") {
+            continue;
+        }
+        let mut one = json!({"id": "a", "url": "http://h/a", "match": "none"});
+        one[name] = value.clone();
+        let one: TestCase = serde_json::from_value(one).unwrap();
+        if one.check().is_ok() {
+            let text = export("csv", std::slice::from_ref(&one)).unwrap();
+            assert_eq!(of(Form::Csv, &text).unwrap(), [one], "{name}: {text}");
+        }
+    }
+    let lossy = TestCase {
+        steps: json!(["look"]),
+        output: Some(String::new()),
+        state: crate::scheduler::model::CaseState::Muted,
+        ..talkative()
+    };
+    let lost = ["output", "state", "steps"].map(str::to_owned);
+    assert_eq!(super::lost_in_csv(&[talkative(), lossy]), (1, lost.into()));
+}
+
+#[test]
 fn lists_of_urls_are_calls() {
     let text = "# health\nhttps://h/a/b/ 204\nPUT http://h/c\n\nhttp://h/c\nhttp://h/c\n";
     let found = of(Form::Urls, text).unwrap();
@@ -105,5 +195,15 @@ fn a_report_s_tests_become_commands_or_work_for_people() {
     assert_eq!((found[0].id.as_str(), found[0].est_ms), ("c.n", Some(250)));
     assert_eq!(found[0].command, ["run", "c::n"]);
     assert_eq!(of(Form::Junit, xml).unwrap()[0].kind, Kind::Manual);
+    // Of our own reports each case comes once, under its name.
+    let ours = "<testsuites><testsuite name='pay in lab'>\
+                <testcase classname='pay' name='pay#0' time='1'/><testcase classname='pay' name='pay#1'/>\
+                </testsuite><testsuite name='pay in far'><testcase classname='pay' name='pay#0'/></testsuite>\
+                <testsuite name='latest'><testcase classname='lab' name='cart'>\
+                <properties><property name='case' value='cart'/></properties></testcase></testsuite></testsuites>";
+    let found = of(Form::Junit, ours).unwrap();
+    let shown: Vec<_> = found.iter().map(|case| (&*case.id, &*case.name)).collect();
+    assert_eq!(shown, [("pay", "pay"), ("cart", "cart")]);
+    assert!(found.iter().all(|case| case.labels.is_empty()), "{found:?}");
     assert!(of(Form::Junit, "<x").unwrap_err().starts_with("line 1"));
 }

@@ -12,6 +12,9 @@ pub use write::write;
 
 use crate::scheduler::model::Status;
 
+/// The property of a test that names the case it is of, in reports of ours.
+pub const CASE_PROPERTY: &str = "case";
+
 /// A report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
