@@ -32,6 +32,14 @@ pub(super) enum Kind {
     Lease(LeaseArgs),
     /// Loads for the test scheduler. It and its workers (with `--allow-loopback`) must be there.
     Tasks(TasksArgs),
+    /// The load `plain` of `tasks`: 5 cases that do not care about each other, 1000 times each.
+    B1(TeamArgs),
+    /// The load `chain` of `tasks`: 4 cases in a chain, 500 times each.
+    B2(TeamArgs),
+    /// The load `exclusive` of `tasks`: 4 cases, 250 times each, none of which runs beside itself.
+    B3(TeamArgs),
+    /// The load `noop` of `tasks`: one case that does nothing, 50,000 times.
+    Noop(TeamArgs),
     /// Submit a run of many tasks, as `quoin run submit` does, and cancel it. A scheduler must be there and
     /// no worker; the cases stay.
     Submit(SubmitArgs),
@@ -53,7 +61,11 @@ impl Kind {
             Kind::Watch(args) => &args.load.output,
             Kind::Lease(args) => &args.load.output,
             Kind::Idle(args) => &args.output,
-            Kind::Tasks(args) => return (args.json, BTreeMap::new()),
+            Kind::Tasks(TasksArgs { team: args, .. })
+            | Kind::B1(args)
+            | Kind::B2(args)
+            | Kind::B3(args)
+            | Kind::Noop(args) => return (args.json, BTreeMap::new()),
             Kind::Submit(args) => return (args.json, BTreeMap::new()),
             Kind::Planner(_) | Kind::Report(_) => return (false, BTreeMap::new()),
         };
@@ -214,6 +226,16 @@ pub(super) struct LeaseArgs {
 pub(super) struct TasksArgs {
     #[arg(value_enum)]
     pub(super) load: Load,
+    /// The process of a worker on this machine, to be killed when the load `lost` has begun.
+    #[arg(long, required_if_eq("load", "lost"))]
+    pub(super) kill: Option<i32>,
+    #[command(flatten)]
+    pub(super) team: TeamArgs,
+}
+
+/// What a load for the test scheduler is measured with.
+#[derive(Debug, Args)]
+pub(super) struct TeamArgs {
     /// The store in which the scheduler works.
     #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
     pub(super) endpoints: Vec<String>,
@@ -229,9 +251,6 @@ pub(super) struct TasksArgs {
     /// Give up on a run after so long.
     #[arg(long, default_value = "10m", value_parser = parse_duration)]
     pub(super) timeout: Duration,
-    /// The process of a worker on this machine, to be killed when the load `lost` has begun.
-    #[arg(long, required_if_eq("load", "lost"))]
-    pub(super) kill: Option<i32>,
     /// What must be reached, for example "over <= 5": took (seconds), over (percent above the bound), rate (tasks a
     /// second), start-p50, start-p99, hand-over-p50 (milliseconds), lost (seconds).
     #[arg(long = "goal", value_parser = parse_goal)]

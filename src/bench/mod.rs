@@ -1,5 +1,5 @@
 //! The load generator: `quoin bench put|range|txn|watch|lease` against any etcd endpoint, and
-//! `quoin bench tasks` against the test scheduler.
+//! `quoin bench tasks|b1|b2|b3|noop` against the test scheduler.
 //!
 //! It measures what the server costs, so it stays cheap itself: one thread for each processor it
 //! may use, each with its own connections and its own counters, HTTP/2 frames written without a
@@ -29,9 +29,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub use args::BenchArgs;
-use args::{Kind, LoadArgs};
+use args::{Kind, LoadArgs, TeamArgs};
 use outcome::Outcome;
 use serde::Serialize;
+use tasks::Load;
 pub use wire::CallError;
 
 /// Why a run could not start or could not be finished.
@@ -95,11 +96,11 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, BenchError> {
         Kind::Watch(watch) => watch::run(watch).await?,
         Kind::Lease(lease) => lease::run(lease).await?,
         Kind::Idle(idle) => process::idle(idle).await?,
-        Kind::Tasks(tasks) => {
-            let outcome = tasks::run(tasks).await?;
-            print(&if tasks.json { line(&outcome)? } else { outcome.to_string() })?;
-            return Ok(if outcome.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
+        Kind::Tasks(tasks) => return team(tasks.load, &tasks.team, tasks.kill).await,
+        Kind::B1(args) => return team(Load::Plain, args, None).await,
+        Kind::B2(args) => return team(Load::Chain, args, None).await,
+        Kind::B3(args) => return team(Load::Exclusive, args, None).await,
+        Kind::Noop(args) => return team(Load::Noop, args, None).await,
         Kind::Planner(planner) => {
             print(&planner::run(planner)?)?;
             return Ok(ExitCode::SUCCESS);
@@ -118,6 +119,13 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, BenchError> {
     let outcome = Outcome { labels, ..outcome };
     print(&if json { outcome.to_json()? } else { outcome.to_string() })?;
     Ok(if outcome.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A load for the test scheduler.
+async fn team(load: Load, args: &TeamArgs, kill: Option<i32>) -> Result<ExitCode, BenchError> {
+    let outcome = tasks::run(load, args, kill).await?;
+    print(&if args.json { line(&outcome)? } else { outcome.to_string() })?;
+    Ok(if outcome.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn line(outcome: &impl Serialize) -> Result<String, BenchError> {

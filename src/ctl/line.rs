@@ -141,7 +141,13 @@ pub fn complaint(error: &clap::Error) -> Failure {
         }
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let value = go::quote(value.as_bytes());
-            let why = why.unwrap_or_else(|| "no such value".to_owned());
+            let known = match error.get(ContextKind::ValidValue) {
+                Some(ContextValue::Strings(known)) if !known.is_empty() => {
+                    format!(": known are {}", known.join(", "))
+                }
+                _ => String::new(),
+            };
+            let why = why.unwrap_or_else(|| format!("no such value{known}"));
             format!("invalid argument {value} for {:?} flag: {why}", flag())
         }
         ErrorKind::MissingRequiredArgument => {

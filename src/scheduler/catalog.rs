@@ -119,6 +119,13 @@ pub struct Stored<T> {
     pub version: i64,
 }
 
+/// A definition that was written, and the version that it has since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Written {
+    pub id: String,
+    pub version: i64,
+}
+
 /// Part of a list.
 #[derive(Clone, Debug)]
 pub struct Listed<T> {
@@ -154,7 +161,17 @@ pub async fn find<T: Definition>(
     client: &Client,
     id: &str,
 ) -> Result<Option<Stored<T>>, SubmitError> {
-    client.get(&key::<T>(id)).await?.as_ref().map(parse).transpose()
+    let found: Option<Stored<T>> =
+        client.get(&key::<T>(id)).await?.as_ref().map(parse).transpose()?;
+    if let Some(other) = found.as_ref().map(|found| found.value.id()).filter(|other| *other != id) {
+        let (key, what) = (key::<T>(id), T::WHAT);
+        let text = format!(
+            "the key {key} holds a {what} with the id {other:?}: whoever wrote it by hand must mend it, \
+             or delete the key"
+        );
+        return Err(Refusal::new(422, text).into());
+    }
+    Ok(found)
 }
 
 /// A definition that is in use.
@@ -219,15 +236,17 @@ pub async fn put<T: Definition>(
 pub async fn put_all<T: Definition>(
     client: &Client,
     values: &[Given<T>],
-) -> Result<(), SubmitError> {
+) -> Result<Vec<Written>, SubmitError> {
     values.iter().try_for_each(|given| given.value.check())?;
-    let mut rest = values;
+    let (mut written, mut rest) = (Vec::with_capacity(values.len()), values);
     while !rest.is_empty() {
         let (together, others) = rest.split_at(fitting(rest));
-        put_together(client, together).await?;
+        let version = put_together(client, together).await?;
+        let ids = together.iter().map(|given| given.value.id().to_owned());
+        written.extend(ids.map(|id| Written { id, version }));
         rest = others;
     }
-    Ok(())
+    Ok(written)
 }
 
 /// How many of the first definitions one transaction takes.
@@ -245,7 +264,7 @@ fn fitting<T: Definition>(values: &[Given<T>]) -> usize {
 async fn put_together<T: Definition>(
     client: &Client,
     values: &[Given<T>],
-) -> Result<(), SubmitError> {
+) -> Result<i64, SubmitError> {
     let keys: Vec<String> = values.iter().map(|given| key::<T>(given.value.id())).collect();
     for _ in 0..TRIES {
         let before = client.get_all(&keys).await?;
@@ -260,8 +279,8 @@ async fn put_together<T: Definition>(
             txn.compares.push(compare);
             txn.then.push(put);
         }
-        if committed(client, &txn).await?.is_some() {
-            return Ok(());
+        if let Some(version) = committed(client, &txn).await? {
+            return Ok(version);
         }
     }
     let text = format!("some {}s are changed by others all the time", T::WHAT);
@@ -337,6 +356,25 @@ pub async fn delete<T: Definition>(
         Ok(value)
     })
     .await
+}
+
+/// Marks definitions as deleted, in order.
+///
+/// # Errors
+/// 404 if one of them is not there: then nothing is deleted.
+pub async fn delete_all<T: Definition>(
+    client: &Client,
+    ids: &[String],
+) -> Result<Vec<Written>, SubmitError> {
+    for id in ids {
+        get::<T>(client, id).await?;
+    }
+    let mut deleted = Vec::with_capacity(ids.len());
+    for id in ids {
+        let version = delete::<T>(client, id, None).await?.version;
+        deleted.push(Written { id: id.clone(), version });
+    }
+    Ok(deleted)
 }
 
 /// Writes a definition in place of the one that was there, or none. Nothing if there is another one now.

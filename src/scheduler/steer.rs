@@ -10,6 +10,7 @@ use super::model::{Claim, Environment, Refusal, Row, Status};
 use super::record::verdict;
 use super::store::{Change, Compare, Kv, Op, Outcome, Txn};
 use super::submit::SubmitError;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -114,6 +115,18 @@ pub async fn verdict(client: &Client, run: &str, row: &Row) -> Result<(), Submit
     Err(Refusal::new(409, message).into())
 }
 
+/// A unit of a tag that was taken from its holder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Released {
+    pub unit: u32,
+    #[serde(flatten)]
+    pub hold: TagHold,
+    /// It was free at once: its claim was gone. Else its worker was asked to cancel what runs.
+    pub is_free: bool,
+    /// The revision of what was written.
+    pub revision: i64,
+}
+
 /// Takes a tag from its holders by force. A living one is asked to cancel what it runs under the tag,
 /// and gives it back with the result; a unit without a claim is deleted. Nothing is taken from under a
 /// task that goes on. The reason is for the worker's log and whoever looks at the store; `now` is in
@@ -127,23 +140,23 @@ pub async fn release(
     tag: &str,
     reason: &str,
     now: u64,
-) -> Result<(), SubmitError> {
+) -> Result<Vec<Released>, SubmitError> {
     let (held, revision) = client.prefix(&format!("{}{tag}/", keys::TAGS), 0).await?;
-    let held: Vec<&Kv> = held
-        .iter()
-        .filter(|kv| keys::parse_tag(&kv.key).is_some_and(|(of, _)| of == tag))
-        .collect();
+    let unit = |kv: &Kv| keys::parse_tag(&kv.key).filter(|(of, _)| *of == tag).map(|(_, n)| n);
+    let held: Vec<(u32, &Kv)> = held.iter().filter_map(|kv| Some((unit(kv)?, kv))).collect();
     if held.is_empty() {
         return Err(Refusal::new(404, format!("nobody holds tag {tag}")).into());
     }
-    for kv in held {
+    let mut released = Vec::with_capacity(held.len());
+    for (unit, kv) in held {
         let hold: TagHold = serde_json::from_slice(&kv.value).unwrap_or_default();
         let claim_key = format!("{}{}", keys::claims(&hold.worker), hold.claim);
         let is_alive = client.get_at(&claim_key, revision).await?.is_some();
         let op = match is_alive {
             true => {
                 let key = keys::command(&hold.worker, &format!("release-{now:x}"));
-                let mut command = serde_json::to_value(Command::Cancel { claim: hold.claim });
+                let mut command =
+                    serde_json::to_value(Command::Cancel { claim: hold.claim.clone() });
                 if let Ok(Value::Object(command)) = &mut command
                     && let Some(Value::Object(cancel)) = command.get_mut("cancel")
                 {
@@ -155,7 +168,9 @@ pub async fn release(
         };
         let compares = vec![Compare::ChangedAt(kv.key.clone(), kv.mod_revision)];
         match client.txn(&Txn { compares, then: vec![op], ..Default::default() }).await {
-            Outcome::Committed { .. } => {}
+            Outcome::Committed { revision } => {
+                released.push(Released { unit, hold, is_free: !is_alive, revision });
+            }
             Outcome::Refused { .. } => {
                 let text = format!("tag {tag} has changed hands meanwhile");
                 return Err(Refusal::new(409, text).into());
@@ -164,5 +179,5 @@ pub async fn release(
             Outcome::Unknown => return Err(SubmitError::unknown()),
         }
     }
-    Ok(())
+    Ok(released)
 }

@@ -25,6 +25,7 @@ mod service;
 mod stopped;
 mod submits;
 mod team;
+mod told;
 mod usage;
 
 use cluster::{Cluster, Engine, Setup, eventually};

@@ -35,7 +35,7 @@ impl Team {
         self.cluster.endpoints().join(",")
     }
 
-    fn process(&self, log: &str, words: &[&str]) -> Process {
+    pub fn process(&self, log: &str, words: &[&str]) -> Process {
         let mut command = vec![env!("CARGO_BIN_EXE_quoin").to_owned()];
         command.extend(words.iter().map(|word| (*word).to_owned()));
         command.extend(["--endpoints".to_owned(), self.endpoints()]);

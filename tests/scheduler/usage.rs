@@ -170,8 +170,8 @@ async fn a_store_that_refuses_does_not_fall_silent(engine: Engine) {
 
 async fn what_is_left_out_is_told(engine: Engine) {
     let team = Team::new(Cluster::start(engine, 1).await);
-    let text = "[{id: a, kind: command, command: [ls], on_lost: never, mutual_tag: t},\n\
-                {id: b, kind: command, command: [ls], case_pre: {case: a, policy: passed}},\n\
+    let text = "[{id: a, kind: command, command: [ls], on_lost: never, mutual_tag: t, state: muted},\n\
+                {id: b, kind: command, command: [ls], output: \"\", case_pre: {case: a, policy: passed}},\n\
                 {id: c, kind: command, command: [ls], case_pre: a}]\n";
     assert_eq!(team.says(&["case", "put", &write(&team, "cases.yaml", text)]).await.0, 0);
     let (code, table, said) = team.says(&["case", "ls", "--limit", "2"]).await;
@@ -179,10 +179,16 @@ async fn what_is_left_out_is_told(engine: Engine) {
     assert_eq!(said, "Warning: there are more than 2 cases: see them with --limit 20\n");
     assert_eq!(team.says(&["case", "ls", "--limit", "3"]).await.2, "");
     let (code, _, said) = team.says(&["case", "export", "csv"]).await;
-    let wanted =
-        "Warning: 2 cases say what csv cannot hold, of case_pre, on_lost; yaml and json can\n";
+    let wanted = "Warning: 2 cases say what csv cannot hold, of output, state; yaml and json can\n";
     assert_eq!((code, &*said), (0, wanted));
     assert_eq!(team.says(&["case", "export", "csv", "--prefix", "c"]).await.2, "");
+    let (_, text, _) = team.says(&["case", "export", "csv"]).await;
+    let file = write(&team, "a.csv", &text);
+    assert_eq!(team.says(&["case", "import", "csv", &file]).await.0, 0);
+    let case = team.json(&["case", "get", "a"]).await;
+    assert_eq!((&case["on_lost"], &case["state"]), (&json!("never"), &json!("muted")));
+    let case = team.json(&["case", "get", "b"]).await;
+    assert_eq!(case["case_pre"][0]["policy"], "passed");
 }
 
 async fn a_case_in_two_environments_is_named_with_one(engine: Engine) {

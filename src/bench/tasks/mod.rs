@@ -7,7 +7,7 @@ mod loads;
 mod service;
 
 use super::BenchError;
-use super::args::TasksArgs;
+use super::args::TeamArgs;
 use crate::scheduler::client::{Access, Client};
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
@@ -68,25 +68,29 @@ fn store(error: &SubmitError) -> BenchError {
     BenchError::Usage(format!("the scheduler's store: {error}"))
 }
 
-/// Runs a load to its end.
+/// Runs a load to its end. `kill` is the process of a worker, for the load that wants one to die.
 ///
 /// # Errors
 /// When the store refuses the run or does not answer; when the run does not end in time.
-pub(super) async fn run(args: &TasksArgs) -> Result<TasksOutcome, BenchError> {
+pub(super) async fn run(
+    load: Load,
+    args: &TeamArgs,
+    kill: Option<i32>,
+) -> Result<TasksOutcome, BenchError> {
     let service = Service::start().await.map_err(BenchError::io("listen for cases"))?;
     let access = Access { endpoints: args.endpoints.clone(), ..Access::default() };
     let client = Client::connect(&access).await.map_err(|error| store(&error.into()))?;
-    for case in args.load.cases(&service, args.case_time) {
+    for case in load.cases(&service, args.case_time) {
         submit::put_case(&client, &case).await.map_err(|error| store(&error))?;
     }
-    let usual = if args.load == Load::Lost { args.slots } else { args.load.size().1 };
+    let usual = if load == Load::Lost { args.slots } else { load.size().1 };
     let repeats = args.repeats.unwrap_or(usual);
-    let once = Once { client, service, args, repeats };
-    if args.load == Load::Tail {
+    let once = Once { client, service, load, args, kill, repeats };
+    if load == Load::Tail {
         once.run().await?;
     }
     let mut runs = vec![once.run().await?];
-    if args.load == Load::Single {
+    if load == Load::Single {
         for _ in 1..SINGLES {
             runs.push(once.run().await?);
         }
@@ -98,7 +102,9 @@ pub(super) async fn run(args: &TasksArgs) -> Result<TasksOutcome, BenchError> {
 struct Once<'a> {
     client: Client,
     service: Service,
-    args: &'a TasksArgs,
+    load: Load,
+    args: &'a TeamArgs,
+    kill: Option<i32>,
     repeats: u32,
 }
 
@@ -118,13 +124,13 @@ impl Once<'_> {
         let now = now.as_millis() as u64;
         let run = format!("{now:011x}{:05x}", rand::random::<u32>() & 0xf_ffff);
         self.service.take();
-        let spec = self.args.load.spec(run.clone(), now, self.repeats);
+        let spec = self.load.spec(run.clone(), now, self.repeats);
         let key = keys::status(&run);
         let watched = self.client.watch(&key, 0).await;
         let mut commits = watched.map_err(|error| store(&error.into()))?;
         let submitted = Instant::now();
         submit::submit(&self.client, &spec).await.map_err(|error| store(&error))?;
-        let lost = match self.args.kill {
+        let lost = match self.kill {
             Some(worker) => Some(self.lose(worker, &run).await?),
             None => None,
         };
@@ -190,7 +196,7 @@ impl Once<'_> {
     }
 
     async fn outcome(&self, runs: &[Done]) -> Result<TasksOutcome, BenchError> {
-        let (args, load) = (self.args, self.args.load);
+        let (args, load) = (self.args, self.load);
         let mut faults = Vec::new();
         let (mut idle, mut checked_history) = (None, true);
         for done in runs {

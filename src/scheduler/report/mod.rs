@@ -75,28 +75,34 @@ fn test(book: &RunBook, lane: u32, ordinal: u32) -> junit::Case {
     let plan = &book.plan.lanes[lane as usize];
     let attempts: Vec<_> = book.attempts_of(lane, ordinal).collect();
     let task = book.find_task(lane, ordinal);
-    let status = task.map_or(Status::Pending, |task| task.status);
+    let status = task.as_ref().map_or(Status::Pending, |task| task.status);
     let name = match plan.total {
         1 => plan.case.to_string(),
         _ => format!("{}#{ordinal}", plan.case),
     };
-    let mut case = junit::Case { name, class: plan.case.to_string(), status, ..Default::default() };
+    let own = (junit::CASE_PROPERTY.to_owned(), plan.case.to_string());
+    let (class, properties) = (plan.case.to_string(), vec![own]);
+    let mut case = junit::Case { name, class, status, properties, ..Default::default() };
     let reason = |row: &Row| Reason {
         message: said(row, "message").to_owned(),
         kind: row.status.word().to_owned(),
         text: said(row, "stderr").to_owned(),
     };
     let Some((last, earlier)) = attempts.split_last() else {
-        case.reason.message = "it never started".into();
+        let reason = task.and_then(|task| task.reason);
+        case.reason.message = reason.unwrap_or_else(|| "it never started".into());
         return case;
     };
     case.time_us = Some(last.row.duration);
     if status != Status::Passed {
         case.reason = reason(&last.row);
     }
+    if let Some(reason) = task.and_then(|task| task.reason) {
+        case.reason.message = reason;
+    }
     case.earlier = earlier.iter().map(|attempt| reason(&attempt.row)).collect();
     case.output = said(&last.row, "output").to_owned();
     case.stderr = said(&last.row, "stderr").to_owned();
-    case.properties = vec![("worker".into(), last.worker.to_string())];
+    case.properties.push(("worker".into(), last.worker.to_string()));
     case
 }

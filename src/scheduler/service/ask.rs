@@ -154,6 +154,20 @@ pub(super) fn is_json(request: &Request) -> bool {
         .any(|known| kind.eq_ignore_ascii_case(known))
 }
 
+/// That a filter asks for what there is.
+///
+/// # Errors
+/// 400 with what there is.
+pub(super) fn check_known(name: &str, asked: Option<&str>, known: &[&str]) -> Result<(), Problem> {
+    match asked {
+        Some(asked) if !known.contains(&asked) => {
+            let known = known.join(", ");
+            Err(Problem::new(400, format!("unknown {name} {asked:?}: known are {known}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Which part of a list is wanted.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -193,7 +207,20 @@ pub(super) fn token(place: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Part, token};
+    use super::{Part, check_known, token};
+
+    #[test]
+    fn filters_that_fit_nothing_are_refused() {
+        let known = ["good", "bad"];
+        for fine in [None, Some("good"), Some("bad")] {
+            assert!(check_known("health", fine, &known).is_ok());
+        }
+        for wrong in ["", "goo", "Good"] {
+            let refused = check_known("health", Some(wrong), &known).unwrap_err();
+            let text = format!("unknown health {wrong:?}: known are good, bad");
+            assert_eq!((refused.status, refused.message), (400, text));
+        }
+    }
 
     fn part(limit: Option<&str>, next: Option<&str>) -> Part {
         Part::new(limit.map(str::to_owned), next.map(str::to_owned))

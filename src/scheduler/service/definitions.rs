@@ -2,7 +2,7 @@
 
 use super::Services;
 use super::answer::{Problem, located, ok, stored};
-use super::ask::{Asked, Expected, InPath, Object, Part, token};
+use super::ask::{Asked, Expected, InPath, Object, Part, check_known, token};
 use super::claims::address_in;
 use crate::scheduler::catalog::{self, Definition, Listed};
 use crate::scheduler::checks::Checked;
@@ -199,6 +199,8 @@ pub(super) async fn list_cases(
     Asked(mut filter): Asked<CaseFilter>,
 ) -> Result<Response, Problem> {
     let part = Part::new(filter.limit.take(), filter.next.take());
+    check_known("state", filter.state.as_deref(), &["enabled", "muted", "skipped"])?;
+    check_known("kind", filter.kind.as_deref(), &["http", "command", "manual"])?;
     let found = list::<TestCase>(&services, &part, |case| filter.fits(case)).await?;
     if filter.history == Some(true) {
         let client = services.store().await?;
@@ -240,6 +242,8 @@ pub(super) async fn list_environments(
     Asked(mut filter): Asked<EnvironmentFilter>,
 ) -> Result<Response, Problem> {
     let part = Part::new(filter.limit.take(), filter.next.take());
+    let known = ["unknown", "good", "bad", "looping", "maintenance", "retired"];
+    check_known("health", filter.health.as_deref(), &known)?;
     let found = list::<Environment>(&services, &part, |found| {
         let health = filter.health.as_ref();
         !found.is_deleted

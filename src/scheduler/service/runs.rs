@@ -2,13 +2,14 @@
 
 use super::Services;
 use super::answer::{Problem, answer, located, ok};
-use super::ask::{Asked, InPath, Object, Part, token};
+use super::ask::{Asked, InPath, Object, Part, check_known, token};
 use super::definitions::has_text;
 use crate::scheduler::client::{Client, Page};
 use crate::scheduler::coordinator::Control;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, Row, RunSpec, Status};
 use crate::scheduler::store::Kv;
+use crate::scheduler::view::STATES;
 use crate::scheduler::{steer, submit};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -92,6 +93,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let part = Part::new(filter.limit.take(), filter.next.take());
     let (limit, after) = (part.limit()?, part.after()?);
+    check_known("state", filter.state.as_deref(), &[&["open", "ended"], &STATES[..]].concat())?;
     let client = services.store().await?;
     let mut items = Vec::new();
     let mut after = after.unwrap_or_else(|| keys::OPEN.to_owned());

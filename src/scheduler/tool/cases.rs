@@ -1,13 +1,18 @@
 //! `quoin case`: what is tested.
 
-use super::desk::{Desk, Done, Trouble, json, read, say, table, warn, write};
-use crate::scheduler::adapters::{self, Form, Suite};
-use crate::scheduler::catalog;
+use super::desk::{Desk, Done, Trouble, cell, count_of, json, read, say, table, warn, write};
+use crate::scheduler::adapters::{self, Form, SOURCE_LABEL, Suite};
+use crate::scheduler::catalog::{self, Written};
 use crate::scheduler::model::{CaseState, Kind, TestCase};
 use crate::scheduler::plan_file::{self, Given};
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum as _};
+use serde_json::json as value;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
+
+/// Lines of what a tool says when it cannot list a project's tests; the last ones.
+const COMPLAINT_LINES: usize = 20;
 
 #[derive(Debug, Subcommand)]
 pub enum CaseAction {
@@ -15,6 +20,7 @@ pub enum CaseAction {
     /// file does not name its state
     Put {
         /// YAML or JSON; - is standard input
+        #[arg(required = true)]
         files: Vec<PathBuf>,
         /// Give a variable of the file another value: name=value
         #[arg(long = "set", value_parser = super::submits::assignment)]
@@ -37,14 +43,20 @@ pub enum CaseAction {
         limit: usize,
     },
     /// Deletes cases; runs keep their copies
-    Rm { cases: Vec<String> },
+    Rm {
+        #[arg(required = true)]
+        cases: Vec<String>,
+    },
     /// Turns a project's own tests, or a list, into cases
     #[command(after_help = "\
 nextest, pytest, gotest  the folder of a project whose tests are listed with that tool, or a file with what
                          it listed; each test becomes a case of kind command
-csv                      a file with a line of field names; lists within a field have ; between them
+csv                      a file with a line of field names; lists within a field have ; between them,
+                         a predecessor's rules stand behind it, pay (repeat passed soft), or (ratio=0.9),
+                         and so do a tag's, printer (env chain); labels are name=value;name=value
 urls                     lines of [METHOD] URL [STATUS]; each becomes a case of kind http
-junit                    a report; with --command each test becomes a command, else a case for people")]
+junit                    a report; with --command each test becomes a command, else a case for people; of
+                         a report that was written here each case comes once, under its own name")]
     Import {
         form: Form,
         /// Folder or file; - is standard input
@@ -56,13 +68,18 @@ junit                    a report; with --command each test becomes a command, e
         #[arg(long, num_args = 1.., allow_hyphen_values = true)]
         command: Vec<String>,
         /// Print the cases instead of writing them
-        #[arg(long)]
+        #[arg(long, conflicts_with = "prune")]
         dry_run: bool,
+        /// For nextest, pytest and gotest: delete the cases that were imported from the same place with the
+        /// same prefix before, and whose tests are gone
+        #[arg(long)]
+        prune: bool,
     },
-    /// Prints cases for others. Of a case, csv has names, what is done and expected, and after and apart from
-    /// which cases; yaml and json have all
+    /// Prints cases for others. Of a case csv has all but steps, expected results, mutes and empty texts;
+    /// yaml and json have all
     Export {
-        /// yaml, json, csv, urls or junit (the latest results)
+        /// junit has the latest results
+        #[arg(value_parser = ["yaml", "json", "csv", "urls", "junit"])]
         form: String,
         #[arg(long, default_value = "")]
         prefix: String,
@@ -94,18 +111,19 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
             desk.show(&found, |found| show(found));
         }
         CaseAction::Rm { cases } => {
-            for case in cases {
-                catalog::delete::<TestCase>(&desk.client, &case, None).await?;
-            }
+            let deleted = catalog::delete_all::<TestCase>(&desk.client, &cases).await?;
+            desk.tell(&value!({"deleted": deleted}));
         }
-        CaseAction::Import { form, path, prefix, command, dry_run } => {
+        CaseAction::Import { form, path, prefix, command, dry_run, prune } => {
+            if prune && !adapters::is_suite(form) {
+                let text =
+                    "--prune is for nextest, pytest and gotest, which list all tests there are";
+                return Err(Trouble::Usage(text.into()));
+            }
             let cases = import(form, &path, &prefix, &command)?;
             match dry_run {
                 true => say(&json(&cases)),
-                false => {
-                    let given: Vec<_> = cases.into_iter().map(Given::from).collect();
-                    save(desk, &given).await?;
-                }
+                false => take_in(desk, cases, prune).await?,
             }
         }
         CaseAction::Export { form, prefix, output } => {
@@ -135,30 +153,76 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
 }
 
 async fn put(desk: &Desk, files: &[PathBuf], set: &[(String, String)]) -> Result<(), Trouble> {
-    if files.is_empty() {
-        return Err(Trouble::Usage("no file is named".into()));
-    }
+    let mut cases = Vec::new();
     for file in files {
-        let name = file.display();
-        let cases = plan_file::cases(&read(file)?, set);
-        save(desk, &cases.map_err(|error| Trouble::Usage(format!("{name}: {error}")))?).await?;
+        let fail = |error| Trouble::Usage(format!("{}: {error}", file.display()));
+        cases.extend(plan_file::cases(&read(file)?, set).map_err(fail)?);
+    }
+    tell(desk, &save(desk, &cases).await?);
+    Ok(())
+}
+
+/// Writes imported cases, and sees which of an earlier import are gone.
+async fn take_in(desk: &Desk, mut cases: Vec<TestCase>, prune: bool) -> Result<(), Trouble> {
+    let reported: Vec<String> =
+        cases.iter().filter(|case| case.kind == Kind::Manual).map(|case| case.id.clone()).collect();
+    let known = catalog::of_ids::<TestCase>(&desk.client, &reported).await?;
+    let count = cases.len();
+    // A report tells of results: what a case does, it does not know.
+    cases.retain(|case| {
+        let known = known.get(&case.id).filter(|known| !known.is_deleted);
+        case.kind != Kind::Manual || known.is_none_or(|known| known.kind == Kind::Manual)
+    });
+    if cases.len() < count {
+        let text = "already described, not as work for people, stay as they are";
+        warn(format_args!("{text}: {}", count_of(count - cases.len(), "case")));
+    }
+    let source = cases.first().and_then(|case| case.labels.get(SOURCE_LABEL)).cloned();
+    let ids: BTreeSet<String> = cases.iter().map(|case| case.id.clone()).collect();
+    let given: Vec<_> = cases.into_iter().map(Given::from).collect();
+    let written = save(desk, &given).await?;
+    let mut gone = Vec::new();
+    if let Some(source) = source {
+        let is_gone = |case: &TestCase| {
+            case.labels.get(SOURCE_LABEL) == Some(&source) && !ids.contains(&case.id)
+        };
+        let found = matching(desk, "", usize::MAX, is_gone).await?;
+        gone.extend(found.into_iter().map(|case| case.id));
+    }
+    let mut told = value!({"cases": written, "gone": gone, "deleted": []});
+    if prune {
+        told["deleted"] = value!(catalog::delete_all::<TestCase>(&desk.client, &gone).await?);
+    }
+    desk.show(&told, |_| {
+        let deleted = match (prune, gone.len()) {
+            (false, _) | (true, 0) => String::new(),
+            (true, count) => format!(", {} whose tests are gone deleted", count_of(count, "case")),
+        };
+        count_of(written.len(), "case") + &deleted
+    });
+    if !prune && !gone.is_empty() {
+        let first = cell(&gone[0], 60);
+        let more = if gone.len() > 1 { " and others" } else { "" };
+        warn(format_args!(
+            "the tests of {} that were imported from there are gone, {first}{more}: --prune deletes them",
+            count_of(gone.len(), "case")
+        ));
     }
     Ok(())
 }
 
+fn tell(desk: &Desk, written: &[Written]) {
+    desk.show(&value!({"cases": written}), |_| count_of(written.len(), "case"));
+}
+
 /// Writes cases, all of which are fine by themselves and close no circle.
-pub(super) async fn save(desk: &Desk, cases: &[Given<TestCase>]) -> Result<(), Trouble> {
+pub(super) async fn save(desk: &Desk, cases: &[Given<TestCase>]) -> Result<Vec<Written>, Trouble> {
     for case in cases {
         case.value.check()?;
     }
     let values: Vec<TestCase> = cases.iter().map(|given| given.value.clone()).collect();
     catalog::check_order(&desk.client, &values).await?;
-    catalog::put_all(&desk.client, cases).await?;
-    let count = if cases.len() == 1 { "1 case".into() } else { format!("{} cases", cases.len()) };
-    if !desk.wants_json {
-        say(&count);
-    }
-    Ok(())
+    Ok(catalog::put_all(&desk.client, cases).await?)
 }
 
 pub(super) async fn matching(
@@ -226,8 +290,15 @@ fn import(
     if cases.is_empty() {
         return Err(Trouble::Nothing(format!("{}: there are no tests", path.display())));
     }
+    let place = if path.as_os_str() == "-" { None } else { std::fs::canonicalize(path).ok() };
+    let place = place.as_deref().unwrap_or(path).display();
+    let form_name = form.to_possible_value().map_or_else(String::new, |f| f.get_name().to_owned());
+    let source = format!("{form_name} {place} {prefix}");
     for case in &mut cases {
         case.id.insert_str(0, prefix);
+        if adapters::is_suite(form) {
+            case.labels.insert(SOURCE_LABEL.into(), source.clone());
+        }
     }
     Ok(cases)
 }
@@ -238,20 +309,15 @@ fn list(form: Form, folder: &PathBuf) -> Result<String, String> {
     let output = Command::new(words[0]).args(&words[1..]).current_dir(folder).output();
     let output = output.map_err(|error| format!("{}: {error}", words.join(" ")))?;
     if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        let text = if text.trim().is_empty() {
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        } else {
-            text
+        let [said, complained] =
+            [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        let text = match complained.trim() {
+            "" => adapters::complaint(form, &said),
+            _ => complained.into_owned(),
         };
-        let last: Vec<&str> = text.lines().rev().take(5).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        return Err(format!(
-            "{} ended with {}: {}",
-            words.join(" "),
-            output.status,
-            last.join("; ")
-        ));
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = lines[lines.len().saturating_sub(COMPLAINT_LINES)..].join("\n");
+        return Err(format!("{} ended with {}:\n{last}", words.join(" "), output.status));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -80,6 +80,19 @@ impl Desk {
             false => say(text(value).trim_end_matches('\n')),
         }
     }
+
+    /// What was done, for programs: people see that nobody complains.
+    pub(super) fn tell(&self, done: &impl Serialize) {
+        if self.wants_json {
+            say(&json(done));
+        }
+    }
+}
+
+/// `1 case`, `2 cases`
+pub(super) fn count_of(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 pub(super) fn json(value: &impl Serialize) -> String {

@@ -1,12 +1,13 @@
 //! `quoin env`: where cases run.
 
 use super::FAILED;
-use super::desk::{Desk, Done, Trouble, json, read, say, table};
+use super::desk::{Desk, Done, Trouble, count_of, json, read, say, table};
 use crate::scheduler::catalog;
 use crate::scheduler::model::{Environment, Health, Refusal};
 use crate::scheduler::plan_file;
 use crate::scheduler::steer;
 use clap::Subcommand;
+use serde_json::{Value, json as value};
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
@@ -15,6 +16,7 @@ pub enum EnvAction {
     /// as they are where the file does not name them
     Put {
         /// YAML or JSON; - is standard input
+        #[arg(required = true)]
         files: Vec<PathBuf>,
         /// Give a variable of the file another value: name=value
         #[arg(long = "set", value_parser = super::submits::assignment)]
@@ -25,9 +27,15 @@ pub enum EnvAction {
     /// Lists environments
     Ls,
     /// Deletes environments; runs keep their copies
-    Rm { environments: Vec<String> },
-    /// Has environments checked now, at the urls that their checks name
-    Check { environments: Vec<String> },
+    Rm {
+        #[arg(required = true)]
+        environments: Vec<String>,
+    },
+    /// Has environments checked now, at the urls that their checks name; exits with 1 if one is not good
+    Check {
+        #[arg(required = true)]
+        environments: Vec<String>,
+    },
     /// Lets nothing more start in an environment while somebody works on it
     Maintenance {
         environment: String,
@@ -43,14 +51,15 @@ pub enum EnvAction {
 pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
     match action {
         EnvAction::Put { files, variables } => {
-            if files.is_empty() {
-                return Err(Trouble::Usage("no file is named".into()));
-            }
+            let mut given = Vec::new();
             for file in files {
-                let found = plan_file::environments(&read(&file)?, &variables);
                 let fail = |error| Trouble::Usage(format!("{}: {error}", file.display()));
-                catalog::put_all(&desk.client, &found.map_err(fail)?).await?;
+                given.extend(plan_file::environments(&read(&file)?, &variables).map_err(fail)?);
             }
+            let written = catalog::put_all(&desk.client, &given).await?;
+            desk.show(&value!({"environments": written}), |_| {
+                count_of(written.len(), "environment")
+            });
         }
         EnvAction::Get { environment } => {
             let found = catalog::get::<Environment>(&desk.client, &environment).await?;
@@ -63,9 +72,8 @@ pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
             desk.show(&found, |found| show(found));
         }
         EnvAction::Rm { environments } => {
-            for environment in environments {
-                catalog::delete::<Environment>(&desk.client, &environment, None).await?;
-            }
+            let deleted = catalog::delete_all::<Environment>(&desk.client, &environments).await?;
+            desk.tell(&value!({"deleted": deleted}));
         }
         EnvAction::Check { environments } => return check(&environments, desk).await,
         EnvAction::Maintenance { environment, reason, end } => {
@@ -73,12 +81,18 @@ pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
                 true => (Health::Unknown, String::new()),
                 false => (Health::Maintenance, reason),
             };
-            catalog::change::<Environment>(&desk.client, &environment, None, |before| {
-                let unknown = || Refusal::new(404, format!("unknown environment {environment}"));
-                let before = before.ok_or_else(unknown)?.clone();
-                Ok(Environment { health, health_reason: reason.clone(), ..before })
-            })
-            .await?;
+            let changed =
+                catalog::change::<Environment>(&desk.client, &environment, None, |before| {
+                    let unknown =
+                        || Refusal::new(404, format!("unknown environment {environment}"));
+                    let before = before.ok_or_else(unknown)?.clone();
+                    Ok(Environment { health, health_reason: reason.clone(), ..before })
+                })
+                .await?;
+            desk.tell(&value!({
+                "environment": environment, "health": changed.value.health,
+                "health_reason": changed.value.health_reason, "version": changed.version,
+            }));
         }
     }
     Ok(0)
@@ -86,23 +100,24 @@ pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
 
 /// The exit code tells whether all are good.
 async fn check(environments: &[String], desk: &Desk) -> Done {
-    if environments.is_empty() {
-        return Err(Trouble::Usage("no environment is named".into()));
-    }
-    let mut code = 0;
+    let (mut checked, mut code) = (Vec::new(), 0);
     for environment in environments {
         let found = steer::check(&desk.client, environment).await?;
-        desk.show(&found, |found| {
-            let (health, took) = (found.health.word(), found.duration_ms);
-            match found.is_good {
-                true => format!("{environment} answered in {took} ms; its health is {health}"),
-                false => format!("{environment}: {}; its health is {health}", found.message),
-            }
-        });
         if !found.is_good {
             code = FAILED;
         }
+        if !desk.wants_json {
+            let (health, took) = (found.health.word(), found.duration_ms);
+            say(&match found.is_good {
+                true => format!("{environment} answered in {took} ms; its health is {health}"),
+                false => format!("{environment}: {}; its health is {health}", found.message),
+            });
+        }
+        let mut shown = value!(found);
+        shown["environment"] = environment.as_str().into();
+        checked.push(shown);
     }
+    desk.tell(&Value::from(checked));
     Ok(code)
 }
 

@@ -7,6 +7,7 @@ use crate::scheduler::keys;
 use crate::scheduler::model::{CaseState, Refusal, TestCase};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -87,21 +88,37 @@ pub(super) async fn run(action: FlakyAction, desk: &Desk) -> Done {
 async fn set(desk: &Desk, state: CaseState, change: Change) -> Result<(), Trouble> {
     let Change { case, reason, period } = change;
     let until = period.map(|period| time(now_ms().saturating_add(period.as_millis() as u64)));
-    catalog::change::<TestCase>(&desk.client, &case, None, |before| {
+    let changed = catalog::change::<TestCase>(&desk.client, &case, None, |before| {
         let before = before.ok_or_else(|| Refusal::new(404, format!("unknown case {case}")))?;
         let (state_reason, state_until) = (reason.clone(), until.clone());
         Ok(TestCase { state, state_reason, state_until, ..before.clone() })
     })
     .await?;
+    let TestCase { state, state_reason, state_until, .. } = changed.value;
+    desk.tell(&json!({
+        "case": case, "state": state, "reason": state_reason, "until": state_until,
+        "version": changed.version,
+    }));
     Ok(())
+}
+
+/// What has ended by itself has no reason any more.
+fn end_state(case: &mut TestCase, now: u64) {
+    let before = case.state;
+    case.end_state(now);
+    if case.state != before {
+        case.state_reason.clear();
+        case.state_until = None;
+    }
 }
 
 async fn find(desk: &Desk) -> Result<Vec<Found>, Trouble> {
     let (kvs, _) = desk.client.prefix(keys::STATS, 0).await?;
-    let cases = super::cases::matching(desk, "", usize::MAX, |_| true).await?;
+    let now = now_ms();
+    let mut cases = super::cases::matching(desk, "", usize::MAX, |_| true).await?;
+    cases.iter_mut().for_each(|case| end_state(case, now));
     let cases: BTreeMap<&str, &TestCase> =
         cases.iter().map(|case| (case.id.as_str(), case)).collect();
-    let now = now_ms();
     let mut found = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for kv in &kvs {

@@ -6,9 +6,9 @@ use super::runs::{code, line, waiting};
 use super::terminal::{Keys, Screen};
 use crate::scheduler::client::Commits;
 use crate::scheduler::keys;
-use crate::scheduler::model::Status;
+use crate::scheduler::model::{Status, Totals};
 use crate::scheduler::submit::SubmitError;
-use crate::scheduler::view::{End, Live, read, totals_line};
+use crate::scheduler::view::{End, Live, Unstarted, read, totals_line};
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +16,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Tasks that are shown while they run.
 const LONGEST_MAX: usize = 8;
+/// Lanes with skipped tasks that are told at the end.
+const SKIPPED_MAX: usize = 20;
 /// Between two drawings.
 const TICK: Duration = Duration::from_millis(100);
 /// A store that does not answer for so long is at fault.
@@ -52,7 +54,11 @@ pub(super) async fn watch(desk: &Desk, run: &str) -> Done {
     }
     drop(keys);
     let summary = read::summary(&desk.client, run, 0).await?;
-    show.end();
+    let mut skipped = Vec::new();
+    if summary.totals.get(Status::Skipped) > 0 && !desk.wants_json {
+        skipped = read::book(&desk.client, run).await?.skipped(SKIPPED_MAX + 1);
+    }
+    show.end(&summary.totals, &skipped);
     desk.show(&summary, line);
     Ok(code(&summary.state))
 }
@@ -141,7 +147,8 @@ trait Show {
     fn draw(&mut self, name: &str, live: &Live);
     fn say(&mut self, text: &str);
     fn toggle(&mut self);
-    fn end(&mut self);
+    /// `skipped` may be one lane more than is to be told.
+    fn end(&mut self, totals: &Totals, skipped: &[Unstarted]);
 }
 
 /// For programs: the end alone is told.
@@ -152,7 +159,20 @@ impl Show for Silent {
     fn draw(&mut self, _: &str, _: &Live) {}
     fn say(&mut self, _: &str) {}
     fn toggle(&mut self) {}
-    fn end(&mut self) {}
+    fn end(&mut self, _: &Totals, _: &[Unstarted]) {}
+}
+
+/// What was skipped and why, in lines.
+fn told_skipped(skipped: &[Unstarted]) -> String {
+    let lines = skipped.iter().take(SKIPPED_MAX).map(|found| {
+        let place = if found.environment.is_empty() { "" } else { "@" };
+        let tasks = if found.tasks == 1 { "" } else { &*format!(", {} tasks", found.tasks) };
+        let reason = found.reason.as_ref().map(|reason| format!(": {reason}"));
+        let reason = reason.unwrap_or_default();
+        format!("skipped {}{place}{}{tasks}{reason}\n", found.case, found.environment)
+    });
+    let more = if skipped.len() > SKIPPED_MAX { "and more were skipped\n" } else { "" };
+    lines.chain([more.to_owned()]).collect()
 }
 
 /// The end of an attempt that went wrong, in lines.
@@ -177,6 +197,8 @@ fn told(end: &End) -> Option<String> {
 
 #[derive(Default)]
 struct Dots {
+    /// Tasks that have their character.
+    count: u64,
     column: usize,
     failures: Vec<String>,
 }
@@ -184,6 +206,7 @@ struct Dots {
 impl Show for Dots {
     fn ends(&mut self, ends: &[End]) {
         let mut text = String::new();
+        let before = self.count;
         for end in ends {
             self.failures.extend(told(end).filter(|_| end.ended.is_some()));
             let Some(status) = end.ended else { continue };
@@ -196,16 +219,10 @@ impl Show for Dots {
                 Status::Lost => 'L',
                 Status::Pending | Status::Running | Status::Canceled | Status::Skipped => '°',
             });
-            self.column += 1;
-            if self.column == DOTS {
-                self.column = 0;
-                text.push('\n');
-            }
+            self.next(&mut text);
         }
-        if !text.is_empty() {
-            let mut out = io::stdout();
-            // A reader that is gone has seen enough.
-            let _closed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        if self.count > before {
+            print(&text);
         }
     }
 
@@ -217,14 +234,44 @@ impl Show for Dots {
 
     fn toggle(&mut self) {}
 
-    fn end(&mut self) {
+    fn end(&mut self, totals: &Totals, skipped: &[Unstarted]) {
+        print(&self.rest(totals));
         if self.column > 0 {
             say("");
         }
         for failure in &self.failures {
             say(failure.trim_end());
         }
+        print(&told_skipped(skipped));
     }
+}
+
+impl Dots {
+    /// Ends lines that are full.
+    fn next(&mut self, text: &mut String) {
+        self.count += 1;
+        self.column += 1;
+        if self.column == DOTS {
+            self.column = 0;
+            text.push('\n');
+        }
+    }
+
+    /// Characters of those that ended without an attempt.
+    fn rest(&mut self, totals: &Totals) -> String {
+        let mut text = String::new();
+        for _ in self.count..totals.ended() {
+            text.push('°');
+            self.next(&mut text);
+        }
+        text
+    }
+}
+
+fn print(text: &str) {
+    let mut out = io::stdout();
+    // A reader that is gone has seen enough.
+    let _closed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 struct Picture {
@@ -279,17 +326,39 @@ impl Show for Picture {
         self.shows_tasks = !self.shows_tasks;
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, _: &Totals, skipped: &[Unstarted]) {
+        self.text += &told_skipped(skipped);
         self.screen.draw(&std::mem::take(&mut self.text), &[]);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::told;
-    use crate::scheduler::model::{Row, Status};
-    use crate::scheduler::view::End;
+    use super::{Dots, told, told_skipped};
+    use crate::scheduler::model::{Row, Status, Totals};
+    use crate::scheduler::view::{End, Unstarted};
     use serde_json::json;
+
+    #[test]
+    fn what_never_ran_has_its_character_and_its_reason() {
+        let mut dots = Dots { count: 78, column: 78, ..Dots::default() };
+        let mut totals = Totals::default();
+        totals.add(Status::Passed, 78);
+        totals.add(Status::Skipped, 2);
+        totals.add(Status::Canceled, 1);
+        assert_eq!(dots.rest(&totals), "°°\n°");
+        assert_eq!((dots.count, dots.column, &*dots.rest(&totals)), (81, 1, ""));
+        let lane = |tasks: u32, environment: &str, reason: Option<&str>| Unstarted {
+            case: "a".into(),
+            environment: environment.into(),
+            status: Status::Skipped,
+            tasks,
+            reason: reason.map(str::to_owned),
+        };
+        let told = told_skipped(&[lane(1, "", None), lane(2, "lab", Some("it rains"))]);
+        assert_eq!(told, "skipped a\nskipped a@lab, 2 tasks: it rains\n");
+        assert!(told_skipped(&vec![lane(1, "", None); 21]).ends_with("and more were skipped\n"));
+    }
 
     #[test]
     fn a_failure_is_told_with_what_it_said() {

@@ -74,9 +74,11 @@ pub struct Group<A: Subcommand> {
     action: A,
 }
 
-/// Looking at workers; beside it `quoin worker --name` serves as one.
+/// Looking at workers, and being one; `quoin worker --name` without a word more is `start` too.
 #[derive(Debug, Subcommand)]
 pub enum WorkerAction {
+    /// Serves as a worker: runs test cases, as `quoin worker` with the same flags does
+    Start(Box<serve::ServeArgs>),
     /// Lists workers
     Ls {
         /// Print one JSON document
@@ -84,7 +86,12 @@ pub enum WorkerAction {
         json: bool,
     },
     /// Lets a worker finish what it has and leave
-    Drain { worker: String },
+    Drain {
+        worker: String,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Does what was asked, and says how it went.
@@ -102,7 +109,8 @@ pub async fn run(action: Action, options: &ctl::Options) -> ExitCode {
 }
 
 async fn manage_workers(action: WorkerAction, options: &ctl::Options) -> ExitCode {
-    let json = matches!(action, WorkerAction::Ls { json: true });
+    let json =
+        matches!(action, WorkerAction::Ls { json: true } | WorkerAction::Drain { json: true, .. });
     at_desk(Group { json, action }, options, stock::worker).await
 }
 

@@ -20,8 +20,8 @@ pub enum RunAction {
     Submit(Box<SubmitArgs>),
     /// Lists runs, the newest first
     Ls {
-        /// accepted, running, paused, canceling, passed, failed, canceled or incomplete
-        #[arg(long)]
+        /// Those in this state
+        #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(view::STATES))]
         state: Option<String>,
         /// Those before this one
         #[arg(long)]
@@ -135,6 +135,7 @@ pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
 
 async fn control(desk: &Desk, run: &str, wanted: Control) -> Done {
     steer::control(&desk.client, run, wanted).await?;
+    desk.tell(&json!({"run": run, "control": wanted}));
     Ok(0)
 }
 
@@ -154,6 +155,8 @@ async fn judge(desk: &Desk, run: &str, task: &str, opinion: Opinion, detail: Val
     let detail = Some(detail);
     let row = Row { lane, ordinal, attempt: 0, status, start, duration: 0, detail };
     steer::verdict(&desk.client, run, &row).await?;
+    let name = book.find_task(lane, ordinal).map(|task| task_name(&task));
+    desk.tell(&json!({"run": run, "task": name, "status": status}));
     Ok(0)
 }
 
@@ -352,7 +355,9 @@ async fn why(desk: &Desk, run: &str, task: Option<&str>) -> Done {
         {
             desk.show(&json!({"task": task}), |_| {
                 let on = task.worker.as_ref().map(|worker| format!(" on {worker}"));
-                format!("{} is {}{}", task_name(&task), task.status.word(), on.unwrap_or_default())
+                let reason = task.reason.as_ref().map(|reason| format!(": {reason}"));
+                let more = on.or(reason).unwrap_or_default();
+                format!("{} is {}{more}", task_name(&task), task.status.word())
             });
             return Ok(0);
         }

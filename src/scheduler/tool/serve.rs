@@ -97,7 +97,7 @@ pub struct WorkerArgs {
 }
 
 #[derive(Debug, Args)]
-struct ServeArgs {
+pub struct ServeArgs {
     /// No two workers share a name
     #[arg(long)]
     name: String,
@@ -191,6 +191,7 @@ pub async fn schedule(args: SchedulerArgs, options: &ctl::Options) -> ExitCode {
 
 pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
     let args = match (args.action, args.serve) {
+        (Some(WorkerAction::Start(args)), _) => *args,
         (Some(action), _) => return super::manage_workers(action, options).await,
         (None, Some(args)) => args,
         (None, None) => return complain("--name is missing", USAGE),

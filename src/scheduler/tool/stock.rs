@@ -7,10 +7,12 @@ use crate::scheduler::keys;
 use crate::scheduler::model::{Claim, Item, Refusal, RunSpec, check_id};
 use crate::scheduler::steer;
 use crate::scheduler::store::{Compare, Kv, Op, Outcome, Txn};
+use crate::scheduler::submit::SubmitError;
+use crate::scheduler::view::{RunBook, read};
 use clap::Subcommand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Subcommand)]
@@ -25,6 +27,8 @@ pub enum QueueAction {
     },
     /// Sets how many tasks of a queue may run at once; 0 for as many as there are slots
     Limit { queue: String, tasks: u32 },
+    /// Sets how many runs of a queue may be open at once, beyond which submits are refused; 0 for any number
+    Runs { queue: String, runs: u32 },
     /// Gives nothing more of a queue out
     Pause { queue: String },
     /// Lets a paused queue go on
@@ -35,6 +39,8 @@ pub enum QueueAction {
 pub enum TagAction {
     /// Lists tags that are held, and those with a capacity
     Ls,
+    /// Lists who holds a tag, or any: the worker, the run, and the tasks
+    Holders { tag: Option<String> },
     /// Sets how many tasks may hold a tag at once
     Capacity {
         tag: String,
@@ -56,15 +62,20 @@ fn parse<T: DeserializeOwned + Default>(kv: &Kv) -> T {
 
 pub(super) async fn worker(action: WorkerAction, desk: &Desk) -> Done {
     match action {
+        // It asks the store nothing from a desk.
+        WorkerAction::Start(_) => {}
         WorkerAction::Ls { .. } => {
             let found = workers(desk).await?;
             desk.show(&found, |found| list_workers(found));
         }
-        WorkerAction::Drain { worker } => {
+        WorkerAction::Drain { worker, .. } => {
             let key = keys::worker(&worker);
             let command = keys::command(&worker, "drain");
             let unknown = || Refusal::new(404, format!("unknown worker {worker}"));
-            write(desk, Compare::NotCreatedAt(key, 0), command, &Command::Drain, unknown).await?;
+            let revision =
+                write(desk, Compare::NotCreatedAt(key, 0), command, &Command::Drain, unknown)
+                    .await?;
+            desk.tell(&json!({"worker": worker, "draining": true, "revision": revision}));
         }
     }
     Ok(0)
@@ -76,14 +87,15 @@ async fn write(
     key: String,
     value: &impl Serialize,
     refusal: impl FnOnce() -> Refusal,
-) -> Result<(), Trouble> {
+) -> Result<i64, Trouble> {
     let txn = Txn { compares: vec![compare], then: vec![Op::put(key, value)], otherwise: vec![] };
     done(desk.client.txn(&txn).await, refusal)
 }
 
-fn done(outcome: Outcome, refusal: impl FnOnce() -> Refusal) -> Result<(), Trouble> {
+/// The revision of what was written.
+fn done(outcome: Outcome, refusal: impl FnOnce() -> Refusal) -> Result<i64, Trouble> {
     match outcome {
-        Outcome::Committed { .. } => Ok(()),
+        Outcome::Committed { revision } => Ok(revision),
         Outcome::Refused { .. } => Err(refusal().into()),
         Outcome::Failed(text) => Err(Trouble::Store(format!("the store refuses: {text}"))),
         Outcome::Unknown => Err(Trouble::Store("the store does not answer".into())),
@@ -143,6 +155,9 @@ struct QueueLine {
     weight: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
+    /// Runs that may be open at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runs_max: Option<u64>,
     paused: bool,
     open_runs: u32,
 }
@@ -157,25 +172,41 @@ pub(super) async fn queue(action: QueueAction, desk: &Desk) -> Done {
         QueueAction::Weight { queue, weight } => (queue, "weight", weight.into()),
         QueueAction::Limit { queue, tasks: 0 } => (queue, "limit", Value::Null),
         QueueAction::Limit { queue, tasks } => (queue, "limit", tasks.into()),
+        QueueAction::Runs { queue, runs: 0 } => (queue, "runs_max", Value::Null),
+        QueueAction::Runs { queue, runs } => (queue, "runs_max", runs.into()),
         QueueAction::Pause { queue } => (queue, "paused", true.into()),
         QueueAction::Resume { queue } => (queue, "paused", false.into()),
     };
     check_id("queue", &queue)?;
-    change(desk, format!("{}{queue}", keys::QUEUES), field, value).await?;
+    change(desk, keys::queue(&queue), field, value, ("queue", &queue)).await?;
     Ok(0)
 }
 
-/// Sets one field of a JSON object and leaves the others as they are.
-async fn change(desk: &Desk, key: String, field: &str, value: Value) -> Result<(), Trouble> {
+/// Sets one field of a JSON object and leaves the others as they are; says what it is then, under its kind
+/// and name.
+async fn change(
+    desk: &Desk,
+    key: String,
+    field: &str,
+    value: Value,
+    (kind, name): (&str, &str),
+) -> Result<(), Trouble> {
     let before = desk.client.get(&key).await?;
     let mut object: Map<String, Value> = before.as_ref().map(parse).unwrap_or_default();
-    object.insert(field.to_owned(), value);
+    match value {
+        Value::Null => object.remove(field),
+        value => object.insert(field.to_owned(), value),
+    };
     let compare = match &before {
         Some(kv) => Compare::ChangedAt(key.clone(), kv.mod_revision),
         None => Compare::Absent(key.clone()),
     };
     let again = || Refusal::new(409, "somebody else has changed it meanwhile: try again");
-    write(desk, compare, key, &object, again).await
+    let revision = write(desk, compare, key, &object, again).await?;
+    object.insert(kind.to_owned(), name.into());
+    object.insert("version".to_owned(), revision.into());
+    desk.tell(&object);
+    Ok(())
 }
 
 async fn queues(desk: &Desk) -> Result<Vec<QueueLine>, Trouble> {
@@ -185,6 +216,7 @@ async fn queues(desk: &Desk) -> Result<Vec<QueueLine>, Trouble> {
         queue: queue.to_owned(),
         weight: value["weight"].as_u64().unwrap_or(1),
         limit: value["limit"].as_u64(),
+        runs_max: value["runs_max"].as_u64(),
         paused: value["paused"].as_bool().unwrap_or_default(),
         open_runs: 0,
     };
@@ -210,10 +242,13 @@ fn list_queues(found: &[QueueLine]) -> String {
             line.weight.to_string(),
             line.limit.map(|limit| limit.to_string()).unwrap_or_default(),
             if line.paused { "paused".into() } else { String::new() },
-            line.open_runs.to_string(),
+            match line.runs_max {
+                Some(most) => format!("{} of {most}", line.open_runs),
+                None => line.open_runs.to_string(),
+            },
         ]
     });
-    table(["queue", "weight", "limit", "state", "open runs"], rows.collect())
+    table(["queue", "weight", "tasks at once", "state", "open runs"], rows.collect())
 }
 
 /// A unit of a tag and who has it; a tag that nobody holds has no holder.
@@ -233,15 +268,93 @@ pub(super) async fn tag(action: TagAction, desk: &Desk) -> Done {
             let found = tags(desk).await?;
             desk.show(&found, |found| list_tags(found));
         }
+        TagAction::Holders { tag } => {
+            let found = holders(desk, tag.as_deref()).await?;
+            desk.show(&found, |found| list_holders(found));
+        }
         TagAction::Capacity { tag, tasks } => {
-            let key = format!("{}{tag}", keys::TAG_DEFINITIONS);
-            change(desk, key, "capacity", tasks.into()).await?;
+            check_id("tag", &tag)?;
+            let key = keys::tag_definition(&tag);
+            change(desk, key, "capacity", tasks.into(), ("tag", &tag)).await?;
         }
         TagAction::Release { tag, reason } => {
-            steer::release(&desk.client, &tag, &reason, now_ms()).await?;
+            let released = steer::release(&desk.client, &tag, &reason, now_ms()).await?;
+            desk.tell(&json!({"tag": tag, "reason": reason, "released": released}));
         }
     }
     Ok(0)
+}
+
+/// A unit of a tag that is held, and what for.
+#[derive(Debug, Serialize)]
+struct HolderLine {
+    tag: String,
+    unit: u32,
+    #[serde(flatten)]
+    hold: TagHold,
+    case: String,
+    environment: String,
+    /// Numbers of the tasks that its claim still has, as `from` and `to`, the first behind them.
+    tasks: Vec<(u32, u32)>,
+    /// The revision since which it is held.
+    since: i64,
+}
+
+async fn holders(desk: &Desk, tag: Option<&str>) -> Result<Vec<HolderLine>, Trouble> {
+    let (held, revision) = desk.client.prefix(keys::TAGS, 0).await?;
+    let mut books: BTreeMap<String, Option<RunBook>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for kv in &held {
+        // Behind its name stands its scope.
+        let Some((of, unit)) = keys::parse_tag(&kv.key) else { continue };
+        let is_other = |wanted: &str| of != wanted && !of.starts_with(&format!("{wanted}/"));
+        if tag.is_some_and(is_other) {
+            continue;
+        }
+        let hold: TagHold = parse(kv);
+        if !books.contains_key(&hold.run) {
+            let book = match read::book_at(&desk.client, &hold.run, revision).await {
+                Err(SubmitError::Refused(_)) => None,
+                book => Some(book?),
+            };
+            books.insert(hold.run.clone(), book);
+        }
+        let book = books.get(&hold.run).and_then(Option::as_ref);
+        let lane = book.and_then(|book| book.plan.lanes.get(hold.lane as usize));
+        let key = format!("{}{}", keys::claims(&hold.worker), hold.claim);
+        let open = book.and_then(|book| book.open.iter().find(|open| open.claim == key));
+        let items = open.map(|open| open.items.as_slice()).unwrap_or_default();
+        found.push(HolderLine {
+            tag: of.to_owned(),
+            unit,
+            case: lane.map(|lane| lane.case.to_string()).unwrap_or_default(),
+            environment: lane.map(|lane| lane.environment.to_string()).unwrap_or_default(),
+            tasks: items.iter().map(|item| (item.from, item.to)).collect(),
+            hold,
+            since: kv.create_revision,
+        });
+    }
+    Ok(found)
+}
+
+fn list_holders(found: &[HolderLine]) -> String {
+    let rows = found.iter().map(|line| {
+        let tasks = line.tasks.iter().map(|(from, to)| match to - from {
+            0 | 1 => format!("#{from}"),
+            _ => format!("#{from} to #{}", to - 1),
+        });
+        [
+            line.tag.clone(),
+            (line.unit + 1).to_string(),
+            line.hold.worker.clone(),
+            line.hold.run.clone(),
+            line.case.clone(),
+            line.environment.clone(),
+            tasks.collect::<Vec<_>>().join(" "),
+            if line.hold.draining { "its worker is lost".into() } else { String::new() },
+        ]
+    });
+    table(["tag", "unit", "worker", "run", "case", "environment", "tasks", "state"], rows.collect())
 }
 
 async fn tags(desk: &Desk) -> Result<Vec<TagLine>, Trouble> {

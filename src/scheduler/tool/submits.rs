@@ -106,7 +106,7 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
         submit::check(client, &spec, &cases, &environments).await?;
     }
     if !plan.cases.is_empty() {
-        cases::save(&Desk { client: desk.client.clone(), wants_json: true }, &plan.cases).await?;
+        cases::save(desk, &plan.cases).await?;
     }
     catalog::put_all(&desk.client, &plan.environments).await?;
     send(plan.run, desk).await

@@ -17,6 +17,7 @@ mod story;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod unstarted;
 mod waiting;
 
 pub use audit::{Audit, Fault, Rule, audit, replay};
@@ -26,10 +27,15 @@ pub use live::{End, Live, Runs};
 pub use numbers::{Loss, Numbers, numbers};
 pub use story::{Event, Happening, Step, line, story};
 pub use tasks::{Filter, LaneView, TaskView, TasksPage};
+pub use unstarted::Unstarted;
 pub use waiting::{Holder, Waiting, waiting};
 
 use super::model::{RunSpec, Status, Totals};
 use serde::Serialize;
+
+/// What a run may be called while it is open, and when it has ended.
+pub const STATES: [&str; 8] =
+    ["accepted", "running", "paused", "canceling", "passed", "failed", "canceled", "incomplete"];
 
 /// One run among others.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

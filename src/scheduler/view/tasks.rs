@@ -4,7 +4,7 @@ use super::book::{Attempt, Open, RunBook};
 use crate::scheduler::analysis::{self, Trial, fingerprint};
 use crate::scheduler::model::{Item, Status};
 use crate::scheduler::planner::Verdict;
-use crate::scheduler::record::message;
+use crate::scheduler::record::{has_run, message};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -35,6 +35,9 @@ pub struct TaskView {
     /// What the last attempt said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<Value>,
+    /// Why it has ended without having run, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Which tasks are wanted; all where nothing is said.
@@ -98,7 +101,7 @@ impl RunBook {
                     page.next = Some((lane, ordinal));
                     return page;
                 }
-                page.tasks.push(task);
+                page.tasks.push(self.explained(task));
             }
         }
         page
@@ -108,7 +111,15 @@ impl RunBook {
     pub fn find_task(&self, lane: u32, ordinal: u32) -> Option<TaskView> {
         self.plan.lanes.get(lane as usize).filter(|plan| ordinal < plan.total)?;
         let open = self.out().remove(&lane).unwrap_or_default();
-        Some(self.task(lane, ordinal, &open))
+        Some(self.explained(self.task(lane, ordinal, &open)))
+    }
+
+    /// With the reason, if it has not run.
+    fn explained(&self, mut task: TaskView) -> TaskView {
+        if task.attempts == 0 || task.status == Status::Skipped {
+            task.reason = self.reason(task.lane, task.ordinal, task.status);
+        }
+        task
     }
 
     fn task(&self, lane: u32, ordinal: u32, open: &[(Item, &Open)]) -> TaskView {
@@ -138,10 +149,17 @@ impl RunBook {
             start: last.map(|last| last.row.start),
             duration: last.map(|last| last.row.duration),
             detail: last.and_then(|last| last.row.detail.clone()),
+            reason: None,
         }
     }
 
-    fn status_of(&self, lane: u32, ordinal: u32, attempts: &[&Attempt], is_out: bool) -> Status {
+    pub(super) fn status_of(
+        &self,
+        lane: u32,
+        ordinal: u32,
+        attempts: &[&Attempt],
+        is_out: bool,
+    ) -> Status {
         use crate::scheduler::planner::Verdict;
         let by_attempt = attempts.iter().find_map(|attempt| match attempt.verdict {
             Verdict::Ended(status, _) | Verdict::GivenUp(status) => Some(status),
@@ -206,7 +224,7 @@ impl RunBook {
                 lane.running = open.iter().map(|(item, _)| item.count()).sum();
             }
         }
-        for attempt in &self.attempts {
+        for attempt in self.attempts.iter().filter(|attempt| has_run(attempt.row.status)) {
             if let Some(lane) = lanes.get_mut(attempt.row.lane as usize) {
                 lane.work += attempt.row.duration;
                 lane.longest = lane.longest.max(attempt.row.duration);
