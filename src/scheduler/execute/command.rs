@@ -10,6 +10,7 @@ use super::fill::fill;
 use super::output::Capture;
 use super::report::Report;
 use super::verdict::compare_code;
+use super::warden::MARK;
 use super::{Attempt, Executor};
 use crate::scheduler::model::{OutputMatch, Status, TestCase};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -45,6 +46,8 @@ impl Executor {
         {
             return Report::error(format!("folder {folder}: {error}"));
         }
+        let mut watched = self.warden.watch();
+        command.env(MARK, &watched.mark);
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
@@ -52,7 +55,7 @@ impl Executor {
             }
         };
         let mut group = Group::of(&child);
-        let _watched = self.warden.watch(group.0);
+        watched.began(group.0);
         let (mut output, mut stderr) = (self.capture(), self.capture());
         let feed = feed(child.stdin.take(), input);
         let (from_output, from_stderr) = (child.stdout.take(), child.stderr.take());

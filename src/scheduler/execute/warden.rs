@@ -1,9 +1,12 @@
 //! What outlives a worker that is killed or stopped: nothing. A process beside it has a list of the
 //! groups of its commands, and kills them when the worker is gone, however it went, or has not said in
 //! time that its lease goes on.
+//!
+//! A command has a mark in its environment that is on the list before the command is there, so that one
+//! which has just begun is found by it.
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -18,9 +21,19 @@ use tokio::time::Instant;
 /// The word by which this program knows that it shall be a warden.
 pub const WARDEN: &str = "worker-warden";
 
+/// The variable that holds the mark of an attempt.
+pub(super) const MARK: &str = "TCSS_MARK";
+
+/// How often it is looked for marked commands, and the pause between: one that was just being started has
+/// its mark a moment later.
+const LOOKS: u32 = 3;
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
 /// The process as its worker sees it.
 pub(super) struct Warden {
     program: Option<PathBuf>,
+    /// Begins all marks of this worker.
+    name: String,
     list: Mutex<List>,
 }
 
@@ -28,6 +41,8 @@ struct List {
     pipe: Pipe,
     /// On the clock that both have.
     until: Option<Duration>,
+    /// Attempts so far.
+    count: u64,
 }
 
 enum Pipe {
@@ -37,21 +52,46 @@ enum Pipe {
     Broken,
 }
 
-/// A group that is on the list as long as this is there.
+/// An attempt that is on the list as long as this is there.
 pub(super) struct Watched<'w> {
     warden: &'w Warden,
+    /// For the environment of its command.
+    pub(super) mark: String,
     group: Option<Pid>,
+}
+
+impl Watched<'_> {
+    /// Its command is there.
+    pub(super) fn began(&mut self, group: Option<Pid>) {
+        self.group = group;
+        self.tell_group('+');
+    }
+
+    fn tell_group(&self, sign: char) {
+        if let Some(group) = self.group {
+            self.warden.tell(&format!("{sign}{}", group.as_raw_nonzero()));
+        }
+    }
 }
 
 impl Warden {
     /// `program` knows `WARDEN`; without one nobody watches.
     pub(super) fn new(program: Option<PathBuf>) -> Self {
-        Self { program, list: Mutex::new(List { pipe: Pipe::NotStarted, until: None }) }
+        let name = format!("{:016x}", rand::random::<u64>());
+        let list = List { pipe: Pipe::NotStarted, until: None, count: 0 };
+        Self { program, name, list: Mutex::new(list) }
     }
 
-    pub(super) fn watch(&self, group: Option<Pid>) -> Watched<'_> {
-        self.tell('+', group);
-        Watched { warden: self, group }
+    /// To be called before the command is started.
+    pub(super) fn watch(&self) -> Watched<'_> {
+        let count = {
+            let mut list = self.list.lock();
+            list.count += 1;
+            list.count
+        };
+        let mark = format!("{}-{count}", self.name);
+        self.tell(&format!(">{mark}"));
+        Watched { warden: self, mark, group: None }
     }
 
     /// Commands may run until then, unless another time is said before.
@@ -64,8 +104,8 @@ impl Warden {
         }
     }
 
-    fn tell(&self, sign: char, group: Option<Pid>) {
-        let (Some(program), Some(group)) = (&self.program, group) else { return };
+    fn tell(&self, line: &str) {
+        let Some(program) = &self.program else { return };
         let mut list = self.list.lock();
         if let Pipe::NotStarted = list.pipe {
             list.pipe = start(program.as_os_str());
@@ -73,7 +113,7 @@ impl Warden {
                 list.write(&until_line(until));
             }
         }
-        list.write(&format!("{sign}{}", group.as_raw_nonzero()));
+        list.write(line);
     }
 }
 
@@ -114,13 +154,15 @@ fn start(program: &OsStr) -> Pipe {
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        self.warden.tell('-', self.group);
+        self.tell_group('-');
+        self.warden.tell(&format!("<{}", self.mark));
     }
 }
 
 /// What a warden knows.
 #[derive(Default)]
 struct Ward {
+    marks: HashSet<String>,
     groups: HashSet<Pid>,
     until: Option<Duration>,
 }
@@ -133,13 +175,16 @@ impl Ward {
             ("=", _) => self.until = number.parse().ok().map(Duration::from_millis),
             ("+", Some(group)) => _ = self.groups.insert(group),
             ("-", Some(group)) => _ = self.groups.remove(&group),
+            (">", _) => _ = self.marks.insert(number.to_owned()),
+            ("<", _) => _ = self.marks.remove(number),
             _ => {}
         }
     }
 
     /// Until there is something to kill, if nothing is heard.
     fn patience(&self) -> Option<Duration> {
-        let until = self.until.filter(|_| !self.groups.is_empty())?;
+        let has_some = !self.marks.is_empty() || !self.groups.is_empty();
+        let until = self.until.filter(|_| has_some)?;
         Some(until.saturating_sub(clock()))
     }
 
@@ -148,7 +193,32 @@ impl Ward {
             // It may have ended by itself.
             let _ = kill_process_group(group, Signal::KILL);
         }
+        let looks = if self.marks.is_empty() { 0 } else { LOOKS };
+        for _ in 0..looks {
+            marked(&self.marks).for_each(|process| _ = kill_process(process, Signal::KILL));
+            std::thread::sleep(LOOK_PAUSE);
+        }
+        self.marks.clear();
     }
+}
+
+/// Processes with one of these marks in the environment that they were started with, where the system
+/// shows that.
+fn marked(marks: &HashSet<String>) -> impl Iterator<Item = Pid> {
+    let name = format!("{MARK}=");
+    let has_mark = move |environment: &[u8]| {
+        let mut variables = environment.split(|byte| *byte == 0);
+        let mark = variables.find_map(|variable| variable.strip_prefix(name.as_bytes()));
+        mark.and_then(|mark| std::str::from_utf8(mark).ok())
+            .is_some_and(|mark| marks.contains(mark))
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let process = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        // One that has ended meanwhile, or is another user's, is none of ours.
+        let environment = std::fs::read(entry.path().join("environ")).ok()?;
+        has_mark(&environment).then_some(process)
+    })
 }
 
 /// Serves as a warden: reads the list from standard input, and kills what is on it at its end, or when
@@ -172,4 +242,42 @@ pub fn ward() {
         }
     }
     ward.kill();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    /// A command that its worker had no time to tell of, in a group that is not on the list.
+    #[test]
+    fn a_command_that_has_just_begun_is_found_by_its_mark() {
+        let mark = format!("{:016x}-1", rand::random::<u64>());
+        let begun = |mark: &str| Command::new("sleep").arg("1000").env(MARK, mark).spawn().unwrap();
+        let (mut ours, mut other) = (begun(&mark), begun("other-1"));
+        let mut ward = Ward::default();
+        ward.heed(&format!(">{mark}"));
+        ward.kill();
+        assert_eq!(ours.wait().unwrap().signal(), Some(9));
+        assert!(other.try_wait().unwrap().is_none(), "it is not ours");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn nothing_is_waited_for_while_nothing_runs() {
+        let mut ward = Ward::default();
+        ward.heed("=1");
+        assert_eq!(ward.patience(), None);
+        ward.heed(">a-1");
+        assert_eq!(ward.patience(), Some(Duration::ZERO));
+        ward.heed("<a-1");
+        ward.heed("+99999999");
+        assert_eq!(ward.patience(), Some(Duration::ZERO));
+        ward.heed("-99999999");
+        assert_eq!(ward.patience(), None);
+        ward.heed("");
+        ward.heed("nonsense");
+        assert_eq!(ward.patience(), None);
+    }
 }
