@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// After an error, before the store is asked again.
@@ -80,14 +80,13 @@ pub async fn run(
     executor: Arc<dyn Runner>,
     stop: impl Future<Output = ()>,
 ) {
-    let (drain, is_draining) = tokio::sync::watch::channel(false);
+    let drain = watch::Sender::new(false);
     let mut stop = std::pin::pin!(stop);
     let mut was_taken = false;
     let mut complaints = Complaints::default();
     loop {
         let served = {
-            let mut serve =
-                std::pin::pin!(serve(&access, &settings, &executor, is_draining.clone()));
+            let mut serve = std::pin::pin!(serve(&access, &settings, &executor, drain.clone()));
             loop {
                 tokio::select! {
                     served = &mut serve => break served,
@@ -129,7 +128,7 @@ async fn serve(
     access: &Access,
     settings: &Settings,
     executor: &Arc<dyn Runner>,
-    drain: tokio::sync::watch::Receiver<bool>,
+    drain: watch::Sender<bool>,
 ) -> Result<End, Error> {
     let client = Client::connect(access).await?;
     let lease = Lease::grant(&client, settings.ttl.clamp(2, 60).into()).await?;
@@ -232,8 +231,9 @@ impl Registered {
         mut claims: super::client::Commits,
         mut commands: super::client::Commits,
         mut own: super::client::Commits,
-        mut drain: tokio::sync::watch::Receiver<bool>,
+        drain: watch::Sender<bool>,
     ) -> Result<End, Error> {
+        let mut drained = drain.subscribe();
         let mut beats = tokio::time::interval(Duration::from_secs(1));
         let mut fenced: Option<Instant> = None;
         let mut is_registered = true;
@@ -275,7 +275,7 @@ impl Registered {
                     self.agent.lease_renewed(self.clock.at(ends));
                     self.executor.allow_until(ends - COMMANDS_MARGIN);
                 }
-                _ = drain.changed() => self.say_draining().await,
+                _ = drained.changed() => self.say_draining().await,
                 _ = beats.tick() => self.beat(),
                 () = sleep_until(Instant::now() + timer) => self.agent.tick(self.clock.now()),
                 Some(_) = self.tasks.join_next() => {}
@@ -285,6 +285,10 @@ impl Registered {
                 self.answered(answer);
             }
             self.agent.tick(self.clock.now());
+            if self.agent.is_draining() {
+                // It holds for this process, whatever becomes of its lease.
+                drain.send_if_modified(|is_draining| !std::mem::replace(is_draining, true));
+            }
         }
     }
 
@@ -356,6 +360,9 @@ impl Registered {
 
     /// Tells the leader that this worker takes nothing more.
     async fn say_draining(&mut self) {
+        if self.info.draining {
+            return;
+        }
         let info = WorkerInfo { draining: true, ..self.info.clone() };
         let key = keys::worker(&self.name);
         let value = serde_json::to_vec(&info).unwrap_or_default();

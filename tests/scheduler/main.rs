@@ -57,6 +57,7 @@ on_each_engine![
     a_canceled_run_stops_what_runs,
     what_is_kept_of_runs,
     a_worker_that_is_asked_to_end_finishes_first,
+    a_worker_that_drains_ends_though_its_lease_was_lost,
     the_example_passes_on_a_store_with_users,
     a_run_may_have_very_many_cases,
     a_submit_sees_what_was_written_before,
@@ -326,6 +327,36 @@ async fn a_worker_that_is_asked_to_end_finishes_first(engine: Engine) {
     team.ended(&run).await;
     let results = team.audit(&run, 6).await;
     assert!(results.values().all(|attempts| attempts.len() == 1), "nothing is lost: {results:?}");
+}
+
+async fn a_worker_that_drains_ends_though_its_lease_was_lost(engine: Engine) {
+    let (mut team, service) = team(engine, 1, &[]).await;
+    team.start_worker("w1", 1, &["--ttl", "2"]).await;
+    team.submit(&plan(vec![case(&service, "long", 60_000, json!({}))], 1)).await;
+    eventually("a call", async || if service.calls().is_empty() { Err("".into()) } else { Ok(()) })
+        .await;
+    let (code, ..) = team.says(&["worker", "drain", "w1"]).await;
+    assert_eq!(code, 0);
+    let mut client = team.client().await;
+    let mut worker = async || {
+        let found = client.get(keys::worker("w1"), None).await.map_err(|e| e.to_string())?;
+        Ok::<_, String>(found.kvs().first().map(|kv| kv.value_str().unwrap().to_owned()))
+    };
+    eventually("word that it drains", async || match worker().await? {
+        Some(info) if info.contains("\"draining\":true") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    team.workers.get_mut("w1").unwrap().pause();
+    eventually("the end of its lease", async || match worker().await? {
+        None => Ok(()),
+        Some(info) => Err(info),
+    })
+    .await;
+    let process = team.workers.get_mut("w1").unwrap();
+    process.resume();
+    assert_eq!(process.end().await, cluster::Exit::Code(0));
+    assert_eq!(process.output().matches("registered as a worker").count(), 1);
 }
 
 async fn the_example_passes_on_a_store_with_users(engine: Engine) {

@@ -16,7 +16,7 @@ on_each_engine![
 async fn team(engine: Engine) -> (Team, Service) {
     let mut team = Team::new(Cluster::start(engine, 1).await);
     team.start_scheduler().says("leading the scheduler").await.unwrap();
-    team.start_worker("w1", 1, &["--prefetch", "8", "--ttl", "10"]).await;
+    team.start_worker("w1", 1, &["--prefetch", "8"]).await;
     (team, Service::start().await)
 }
 

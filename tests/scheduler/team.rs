@@ -72,9 +72,6 @@ impl Team {
         let (artifacts, capacity) = (artifacts.to_str().unwrap().to_owned(), capacity.to_string());
         let mut words = vec!["worker", "--name", name, "--capacity", &capacity];
         words.extend(["--allow-loopback", "--artifacts", &artifacts]);
-        if !more.contains(&"--ttl") {
-            words.extend(["--ttl", "2"]);
-        }
         words.extend(more);
         let mut process = self.process(&format!("{name}.log"), &words);
         process.says("registered as a worker").await.unwrap();
