@@ -12,6 +12,7 @@ mod beside;
 mod browser;
 mod commands;
 mod environments;
+mod failures;
 mod full;
 mod hooks;
 mod http;

@@ -181,17 +181,6 @@ impl Coordinator {
         let Some(run) = self.runs.get(name) else { return Default::default() };
         let ended = status.ended.unwrap_or_default();
         let spec = &run.spec;
-        let summary = EndedRun {
-            run: name.to_owned(),
-            name: spec.name.clone(),
-            state: status.state.clone(),
-            totals: status.totals.clone(),
-            started: status.started,
-            ended,
-            queue: spec.queue.clone(),
-            owner: spec.owner.clone(),
-            rerun_of: spec.rerun_of.clone(),
-        };
         let name_of = |lane: u32| {
             let names = self.planner.names(LaneId { run: run.number, lane });
             names.map_or(("", ""), |(case, environment)| (&**case, &**environment))
@@ -212,6 +201,19 @@ impl Coordinator {
             state: status.state.clone(),
             revision: self.revision,
             ..report
+        };
+        let summary = EndedRun {
+            run: name.to_owned(),
+            name: spec.name.clone(),
+            state: status.state.clone(),
+            totals: status.totals.clone(),
+            retries: Some(report.retries),
+            efficiency: report.first_start.map(|_| report.times.efficiency),
+            started: status.started,
+            ended,
+            queue: spec.queue.clone(),
+            owner: spec.owner.clone(),
+            rerun_of: spec.rerun_of.clone(),
         };
         let end = vec![
             Op::put(keys::report(name), &report),
@@ -275,6 +277,7 @@ impl Coordinator {
         RunStatus {
             state: state.to_owned(),
             totals,
+            retries: run.tally.retries(),
             started: run.spec.submitted,
             ended: is_last.then_some(now),
             remaining_ms: remaining.map(|us| us / 1_000),

@@ -173,6 +173,8 @@ pub struct RunStatus {
     /// running, paused, canceling, or how it ended: passed, failed, canceled, incomplete.
     pub state: String,
     pub totals: Totals,
+    /// Attempts so far beyond the first of their tasks.
+    pub retries: u64,
     /// Milliseconds since 1970.
     pub started: u64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -100,6 +100,12 @@ pub struct EndedRun {
     /// passed, failed, canceled, incomplete.
     pub state: String,
     pub totals: Totals,
+    /// Attempts beyond the first of their tasks; none where nobody has counted them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u64>,
+    /// The lower bound as a part of the time it took, from 0 to 1; none where nobody has measured it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub efficiency: Option<f64>,
     /// When it was submitted, in milliseconds since 1970.
     pub started: u64,
     pub ended: u64,

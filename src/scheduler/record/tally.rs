@@ -27,6 +27,8 @@ pub struct Report {
     pub totals: Totals,
     /// Results, those included that were followed by another attempt.
     pub attempts: u64,
+    /// Attempts beyond the first of their tasks.
+    pub retries: u64,
     /// When it was submitted, when its first task started, and when it ended, in milliseconds since
     /// 1970.
     pub started: u64,
@@ -142,6 +144,7 @@ struct LaneWork {
 pub struct Tally {
     lanes: BTreeMap<u32, LaneWork>,
     attempts: u64,
+    retries: u64,
     first_start: Option<u64>,
     repeated_us: u64,
     /// Last attempts that failed, of tasks that were not passed since.
@@ -155,6 +158,7 @@ impl Tally {
     pub fn row(&mut self, row: &Row, worker: &str, is_last: bool) {
         self.attempts += 1;
         if has_run(row.status) {
+            self.retries += u64::from(row.attempt > 1);
             let work = self.lanes.entry(row.lane).or_default();
             work.sum += row.duration;
             work.count += 1;
@@ -189,6 +193,11 @@ impl Tally {
             };
             self.failures.insert(task, failure);
         }
+    }
+
+    /// Attempts so far beyond the first of their tasks.
+    pub fn retries(&self) -> u64 {
+        self.retries
     }
 
     /// What a lane's attempts took together, and the longest of them, in microseconds.
@@ -242,6 +251,7 @@ impl Tally {
         Report {
             totals: totals.clone(),
             attempts: self.attempts,
+            retries: self.retries,
             started,
             first_start: self.first_start,
             ended,
@@ -311,7 +321,7 @@ mod tests {
         let failure = &report.failures[0];
         assert_eq!((failure.case.as_str(), failure.ordinal), ("b", 7));
         assert_eq!(failure.status, "timed out");
-        assert_eq!((report.attempts, report.failures_more), (4, 0));
+        assert_eq!((report.attempts, report.retries, report.failures_more), (4, 1, 0));
         assert_eq!(report.groups.len(), 1, "numbers make no difference: {:?}", report.groups);
         assert_eq!(report.groups[0].count, 2);
         assert_eq!(report.slowest[0].case, "b");

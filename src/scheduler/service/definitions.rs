@@ -4,6 +4,8 @@ use super::Services;
 use super::answer::{Problem, located, ok, stored};
 use super::ask::{Asked, Expected, InPath, Object, Part, check_known, token};
 use super::claims::address_in;
+use super::runs::now_ms;
+use crate::scheduler::analysis::{FlakeRule, FlakeScore, Stats};
 use crate::scheduler::catalog::{self, Definition, Listed};
 use crate::scheduler::checks::Checked;
 use crate::scheduler::client::Client;
@@ -15,6 +17,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use url::Url;
 
 /// A definition that has a place under `/v1/`.
@@ -235,6 +238,8 @@ pub(super) struct EnvironmentFilter {
     next: Option<String>,
     health: Option<String>,
     text: Option<String>,
+    /// With what came of each one's last check.
+    checks: Option<bool>,
 }
 
 pub(super) async fn list_environments(
@@ -250,7 +255,20 @@ pub(super) async fn list_environments(
             && health.is_none_or(|wanted| *wanted == word(found.health))
             && has_text(filter.text.as_deref(), &[&found.id, &found.name])
     });
-    Ok(ok(&show(&found.await?)))
+    let found = found.await?;
+    let mut shown = show(&found);
+    if filter.checks == Some(true)
+        && let Some(items) = shown["items"].as_array_mut()
+    {
+        let client = services.store().await?;
+        let keys: Vec<String> = found.items.iter().map(|one| keys::check(&one.value.id)).collect();
+        let checks = futures_util::future::try_join_all(keys.iter().map(|key| client.get(key)));
+        for (item, check) in items.iter_mut().zip(checks.await?) {
+            let check = check.and_then(|kv| serde_json::from_slice::<Checked>(&kv.value).ok());
+            item["checked"] = serde_json::to_value(check).unwrap_or_default();
+        }
+    }
+    Ok(ok(&shown))
 }
 
 /// Has an environment checked, and tells what came of it.
@@ -304,7 +322,13 @@ pub(super) async fn history(
             (environment, serde_json::from_slice(&kv.value).unwrap_or_default())
         })
         .collect();
-    Ok(ok(&json!({"stats": stats?, "results": results})))
+    let stats = stats?;
+    let score = |(environment, stats): (&String, &Value)| {
+        let stats = serde_json::from_value::<Stats>(stats.clone()).ok()?;
+        Some((environment.clone(), FlakeRule::default().score(&stats, now_ms())))
+    };
+    let scores: BTreeMap<String, FlakeScore> = stats.iter().filter_map(score).collect();
+    Ok(ok(&json!({"stats": stats, "results": results, "scores": scores})))
 }
 
 /// A name as part of a path.

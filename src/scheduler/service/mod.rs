@@ -17,7 +17,9 @@ mod callers;
 mod claims;
 mod definitions;
 mod events;
+mod failures;
 mod flags;
+mod flaky;
 mod guard;
 mod instances;
 mod listen;
@@ -31,6 +33,7 @@ mod remote;
 mod routes;
 mod runs;
 mod settings;
+mod shelf;
 mod station;
 mod views;
 
@@ -78,7 +81,7 @@ struct Inner {
     client: OnceCell<Client>,
     callers: callers::Callers,
     feeds: Feeds,
-    shelf: views::Shelf,
+    shelf: shelf::Shelf,
     stations: remote::Stations,
     /// What services that are registered may be.
     targets: Targets,

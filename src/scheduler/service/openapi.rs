@@ -45,6 +45,7 @@ const ENVIRONMENT_FILTER: &[(&str, &str)] = &[
     PART[1],
     ("health", "unknown, good, bad, looping, maintenance or retired"),
     ("text", "Part of id or name"),
+    ("checks", "true: with `checked`, what came of each one's last check"),
 ];
 
 const RUN_FILTER: &[(&str, &str)] = &[
@@ -63,6 +64,7 @@ const TASK_FILTER: &[(&str, &str)] = &[
     ("case", "Of one case"),
     ("environment", "In one environment"),
     ("flaky", "true: those that passed after a failed attempt"),
+    ("fingerprint", "Those that said what a group of failures said"),
 ];
 
 const fn read(
@@ -125,6 +127,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[404, 409],
     ),
     read("/v1/testcases/{id}/history", C, "What is known of its past", &[], "History"),
+    read(
+        "/v1/flaky",
+        C,
+        "Lists flaky cases, and those that are muted or skipped",
+        &PART,
+        "FlakyList",
+    ),
     read("/v1/environments", E, "Lists environments by id", ENVIRONMENT_FILTER, "EnvironmentList"),
     change(
         ("POST", "/v1/environments"),
@@ -233,6 +242,21 @@ pub(super) const OPERATIONS: &[Operation] = &[
     read("/v1/runs/{run}/timeline", R, "Shows attempts as stretches of time", &[], "Object"),
     read("/v1/runs/{run}/replay", R, "Tells what happened in order", &PART, "List"),
     read("/v1/runs/{run}/audit", R, "Checks its record", &[], "Object"),
+    read("/v1/runs/{run}/failures", R, "Groups failures that are alike", &[], "FailureGroups"),
+    read(
+        "/v1/runs/{run}/compare",
+        R,
+        "Says what differs from an earlier run",
+        &[("with", "The earlier run")],
+        "Difference",
+    ),
+    read(
+        "/v1/runs/{run}/report",
+        R,
+        "Writes its report as a file",
+        &[("form", "html, junit or json")],
+        "ReportFile",
+    ),
     read("/v1/results", S, "Lists latest results by case and environment", &PART, "List"),
     read("/v1/results/{case}", S, "Lists a case's latest results", &PART, "List"),
     read("/v1/results/{case}/{environment}", S, "Reads the latest result", &[], "Result"),
@@ -288,7 +312,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         202,
         &[404],
     ),
-    read("/v1/tags", T, "Lists tags that are held or have a capacity", &[], "TagList"),
+    read(
+        "/v1/tags",
+        T,
+        "Lists tags that are held or have a capacity, the most wanted first",
+        &[],
+        "TagList",
+    ),
     change(
         ("PUT", "/v1/tags/{tag}"),
         T,
@@ -383,6 +413,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
 fn describe(operation: &Operation) -> Value {
     let kind = match operation.answer {
         "Events" => "text/event-stream",
+        "ReportFile" => "*/*",
         _ => "application/json",
     };
     let good = json!({

@@ -166,10 +166,62 @@ fn run() -> Value {
         "status": object(json!({
             "state": text("accepted, running, paused, canceling, passed, failed, canceled, incomplete"),
             "totals": {"type": "object", "description": totals},
+            "retries": number("Attempts beyond the first of their tasks"),
             "started": number("Milliseconds since 1970"),
             "ended": number("Milliseconds since 1970"),
             "version": number("Revision of the last change"),
         })),
+    }))
+}
+
+fn flaky() -> Value {
+    object(json!({
+        "case": text("Its id"),
+        "environment": text("Empty where its runs name none, or it has not run"),
+        "score": {"type": "number", "description": "The share of changes among its last outcomes, newer ones weighing more"},
+        "is_flaky": truth("Whether that is much"),
+        "changes": number("Changes and repeated attempts"),
+        "comparisons": number("Outcomes that were compared"),
+        "clean": number("Passes at the end"),
+        "has_recovered": truth("Whether so many passes mean that it is mended"),
+        "stats": any("What is known of its past"),
+        "state": words(&["enabled", "muted", "skipped"], "Whether it runs and counts"),
+        "is_expired": truth("The time of that is over: it runs and counts"),
+        "reason": text("Why"), "until": text("Until when (RFC 3339)"), "owner": text("Whose it is"),
+        "version": number("Of its definition; 0 where that is deleted"),
+    }))
+}
+
+fn failure_groups() -> Value {
+    let group = object(json!({
+        "fingerprint": text("Of the message, without what changes each time"),
+        "tasks": number("How many"),
+        "statuses": any("The same by status code"),
+        "message": text("Of one of them"),
+        "lanes": {"type": "array", "items": {"type": "object"}, "description": "Cases in environments, the first of them"},
+        "lanes_total": number("How many there are"),
+        "is_flaky": truth("Whether one of the cases passes and fails by turns"),
+        "kind": words(
+            &["product", "test", "infrastructure", "investigate"],
+            "What it looks like: a verdict, one of a flaky case, mostly none, or nothing that prevails",
+        ),
+    }));
+    object(json!({
+        "items": {"type": "array", "items": group},
+        "groups": number("How many there are"),
+        "revision": number("At which the run was read"),
+    }))
+}
+
+fn difference() -> Value {
+    let names = |description: &str| json!({"type": "array", "items": {"type": "object"}, "description": description});
+    object(json!({
+        "run": text("The later run"), "with": text("The earlier one"),
+        "broken": names("Passed in the earlier, failed in the later"),
+        "fixed": names("The other way round"),
+        "slower": names("Passed in both: at least a quarter and 50 ms slower, by the medians"),
+        "quicker": names("The other way round"),
+        "added": names("Only in the later"), "gone": names("Only in the earlier"),
     }))
 }
 
@@ -255,6 +307,25 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
     ]
 }
 
+/// What the past says of cases, and a run of its failures.
+fn of_results() -> [(&'static str, Value); 6] {
+    [
+        (
+            "History",
+            object(json!({
+                "stats": any("By environment: counts, percentiles, last outcomes, since when it fails"),
+                "results": any("By environment: the latest result"),
+                "scores": any("By environment: how flaky it is"),
+            })),
+        ),
+        ("Flaky", flaky()),
+        ("FlakyList", list("Flaky")),
+        ("FailureGroups", failure_groups()),
+        ("Difference", difference()),
+        ("ReportFile", text("HTML, JUnit's XML or JSON, all of it cut at one revision")),
+    ]
+}
+
 /// All schemas by name.
 pub(super) fn values() -> Map<String, Value> {
     let error = object(json!({
@@ -272,13 +343,12 @@ pub(super) fn values() -> Map<String, Value> {
     let anything = json!({"type": "object"});
     let all = [
         ("Error", object(json!({ "error": error }))),
-        ("Object", anything.clone()),
+        ("Object", anything),
         ("List", list("Object")),
         ("Case", case()),
         ("CaseList", list("Case")),
         ("Environment", environment()),
         ("EnvironmentList", list("Environment")),
-        ("History", object(json!({"stats": anything, "results": anything}))),
         ("RunSpec", run_spec()),
         ("Run", run()),
         (
@@ -320,6 +390,6 @@ pub(super) fn values() -> Map<String, Value> {
         ("Queue", queue),
         ("QueueList", list("Queue")),
     ];
-    let all = all.into_iter().chain(of_remote_workers());
+    let all = all.into_iter().chain(of_results()).chain(of_remote_workers());
     all.map(|(name, value)| (name.to_owned(), value)).collect()
 }

@@ -2,8 +2,8 @@
 
 use super::answer::{no_such_method, no_such_path};
 use super::{
-    Shared, claims, definitions, events, guard, instances, login, metrics, openapi, records, runs,
-    settings, views,
+    Shared, claims, definitions, events, failures, flaky, guard, instances, login, metrics,
+    openapi, records, runs, settings, views,
 };
 use crate::scheduler::model::{Environment, TestCase};
 use crate::scheduler::page;
@@ -69,6 +69,7 @@ pub(super) fn calls() -> Routes {
         .patch("/v1/testcases/{id}", definitions::patch::<TestCase>)
         .delete("/v1/testcases/{id}", definitions::delete::<TestCase>)
         .get("/v1/testcases/{id}/history", definitions::history)
+        .get("/v1/flaky", flaky::list)
         .get("/v1/environments", definitions::list_environments)
         .post("/v1/environments", definitions::create::<Environment>)
         .get("/v1/environments/{id}", definitions::get::<Environment>)
@@ -94,7 +95,10 @@ pub(super) fn calls() -> Routes {
         .get("/v1/runs/{run}/bound", views::bound)
         .get("/v1/runs/{run}/timeline", views::timeline)
         .get("/v1/runs/{run}/replay", views::replay)
-        .get("/v1/runs/{run}/audit", views::audit);
+        .get("/v1/runs/{run}/audit", views::audit)
+        .get("/v1/runs/{run}/failures", failures::groups)
+        .get("/v1/runs/{run}/compare", failures::compare)
+        .get("/v1/runs/{run}/report", failures::download);
     routes
         .post("/v1/claims", claims::claim)
         .post("/v1/claims/renew", claims::renew)

@@ -4,11 +4,12 @@ use super::Services;
 use super::answer::{Problem, answer, ok};
 use super::ask::{InPath, Object};
 use super::runs::now_ms;
-use super::views;
+use super::shelf;
 use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::TagHold;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, check_id};
+use crate::scheduler::record::Running;
 use crate::scheduler::steer;
 use crate::scheduler::store::{Kv, Op, Outcome, Txn};
 use crate::scheduler::submit::SubmitError;
@@ -16,6 +17,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 const WEIGHT_MAX: u32 = 1_000_000;
@@ -49,7 +51,7 @@ impl Default for QueueSettings {
     }
 }
 
-/// All tags that are held or have a capacity, with their holders.
+/// All tags that are held or have a capacity, with their holders: those first for which most tasks wait.
 pub(super) async fn list_tags(services: Services) -> Result<Response, Problem> {
     let client = services.store().await?;
     let (held, _) = client.prefix(keys::TAGS, 0).await?;
@@ -61,23 +63,46 @@ pub(super) async fn list_tags(services: Services) -> Result<Response, Problem> {
             tags.insert(tag.to_owned(), (found.capacity, Vec::new()));
         }
     }
+    let running = starts(&client).await?;
+    let found = shelf::contention(&services).await?;
     for kv in &held {
         let Some((tag, unit)) = keys::parse_tag(&kv.key) else { continue };
         let hold: TagHold = serde_json::from_slice(&kv.value).unwrap_or_default();
+        let since_ms = running.get(&(hold.worker.clone(), hold.run.clone(), hold.lane));
+        let case = found.case_of(&hold.run, hold.lane);
         let holder = json!({
-            "unit": unit, "run": hold.run, "worker": hold.worker, "claim": hold.claim,
+            "unit": unit, "run": hold.run, "worker": hold.worker, "claim": hold.claim, "case": case,
             "lane": hold.lane, "draining": hold.draining, "since": kv.create_revision,
+            "since_ms": since_ms,
         });
         tags.entry(tag.to_owned()).or_insert((1, Vec::new())).1.push(holder);
     }
-    let waiters = views::waiters(&services).await?;
+    let mut tags: Vec<_> = tags.into_iter().collect();
+    let wanted = |tag: &str| found.queues.get(tag).map_or(0, |queue| queue.waiting_tasks);
+    tags.sort_by_key(|(tag, (_, holders))| Reverse((wanted(tag), holders.len())));
     let show = |(tag, (capacity, holders)): (String, (u32, Vec<Value>))| {
-        json!({
-            "tag": tag, "capacity": capacity, "held": holders.len(), "holders": holders,
-            "waiters": waiters.get(&tag),
-        })
+        let queue = found.queues.get(&tag).cloned().unwrap_or_default();
+        let mut shown = serde_json::to_value(queue).unwrap_or_default();
+        shown["held"] = holders.len().into();
+        (shown["tag"], shown["capacity"], shown["holders"]) =
+            (tag.into(), capacity.into(), holders.into());
+        shown
     };
     Ok(ok(&json!({"items": tags.into_iter().map(show).collect::<Vec<_>>()})))
+}
+
+/// Since when workers run a task of a lane, in milliseconds since 1970, as they say.
+async fn starts(client: &Client) -> Result<BTreeMap<(String, String, u32), u64>, Problem> {
+    let mut starts = BTreeMap::new();
+    for kv in client.prefix(keys::BEATS, 0).await?.0 {
+        let worker = kv.key.strip_prefix(keys::BEATS).unwrap_or_default();
+        let running: Vec<Running> = serde_json::from_slice(&kv.value).unwrap_or_default();
+        for (run, lane, _, _, since) in running {
+            let start = starts.entry((worker.to_owned(), run, lane)).or_insert(since);
+            *start = since.min(*start);
+        }
+    }
+    Ok(starts)
 }
 
 pub(super) async fn put_tag(

@@ -1,175 +1,25 @@
 //! What lies behind a run's totals: its tasks and lanes page by page, why they wait, the bound and what
 //! was lost against it, the timeline of slots, the audit; and the same again as a new run.
-//!
-//! A run is read as a whole and kept for a while, so that pages of a million tasks are cut from memory.
-//! Reading is done on a thread of its own: calls that need none of it are not held up.
 
 use super::Services;
 use super::answer::{Problem, ok};
 use super::ask::{Asked, InPath, Object, Part, token};
-use super::runs::submit_spec;
-use crate::scheduler::client::Client;
-use crate::scheduler::keys;
+use super::runs::{now_ms, submit_spec};
+use super::shelf::Waiters;
 use crate::scheduler::model::{Refusal, RunSpec, Selected, Status};
-use crate::scheduler::submit::SubmitError;
-use crate::scheduler::view::{Attempt, Filter, Numbers, RunBook, Waiting, numbers, read, story};
+use crate::scheduler::view::{Attempt, Filter, Gap, Pace, RunBook, read, story};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
-/// Runs that are kept: one of a million tasks takes some hundred megabytes.
-const BOOKS_MAX: usize = 4;
-/// How old what is told of an open run may be.
-const FRESH: Duration = Duration::from_secs(1);
-/// Or so many times as long as reading it takes: a long run must not be read all the time.
-const COST_FACTOR: u32 = 5;
-/// But no longer: that a store was slow once must not be seen for minutes.
-const OLDEST: Duration = Duration::from_secs(20);
 /// Attempts in one picture.
 const TIMELINE_MAX: usize = 20_000;
-/// Lanes that are told why they wait.
-const WAITING_MAX: usize = 1_000;
-/// Lanes that are told for one tag.
-const WAITERS_MAX: usize = 20;
+/// Cases that a picture names.
+const CASES_MAX: usize = 1_000;
 /// How far the clocks of workers may be apart.
 const SKEW_MS: u64 = 50;
-
-/// A run as it was read.
-struct Shelved {
-    book: RunBook,
-    numbers: Numbers,
-    waiting: Waiters,
-    read: Instant,
-    /// How long that took.
-    cost: Duration,
-}
-
-impl Shelved {
-    /// Whether it need not be read again: it has ended, or what was read is new beside what reading costs
-    /// and the run goes on.
-    async fn is_fresh(&self, client: &Client, run: &str) -> Result<bool, Problem> {
-        let age = self.read.elapsed();
-        if !self.book.is_open || age < FRESH {
-            return Ok(true);
-        }
-        let is_new = age < (self.cost * COST_FACTOR).min(OLDEST);
-        Ok(is_new && client.get(&keys::open(run)).await.map_err(SubmitError::from)?.is_some())
-    }
-}
-
-/// Runs that somebody has looked at lately. Whoever wants one that is being read waits for it.
-#[derive(Default)]
-pub(super) struct Shelf {
-    runs: Mutex<BTreeMap<String, Arc<Mutex<Option<Arc<Shelved>>>>>>,
-}
-
-impl Shelf {
-    async fn find(&self, client: Client, run: &str) -> Result<Arc<Shelved>, Problem> {
-        let place = self.place(run).await;
-        let mut place = place.lock().await;
-        if let Some(found) = place.as_ref()
-            && found.is_fresh(&client, run).await?
-        {
-            return Ok(found.clone());
-        }
-        let name = run.to_owned();
-        let handle = Handle::current();
-        let reading =
-            tokio::task::spawn_blocking(move || handle.block_on(read_run(&client, &name)));
-        let found = reading.await.map_err(|_| Problem::new(500, "reading the run was cut off"))?;
-        let found = Arc::new(found?);
-        *place = Some(found.clone());
-        Ok(found)
-    }
-
-    /// Where a run is kept; the one that was read longest ago makes room.
-    async fn place(&self, run: &str) -> Arc<Mutex<Option<Arc<Shelved>>>> {
-        let mut runs = self.runs.lock().await;
-        if !runs.contains_key(run) && runs.len() >= BOOKS_MAX {
-            let read = |place: &Arc<Mutex<Option<Arc<Shelved>>>>| {
-                // One that is being read is in use.
-                place
-                    .try_lock()
-                    .map_or(Some(Instant::now()), |found| found.as_ref().map(|f| f.read))
-            };
-            let oldest = runs.iter().min_by_key(|(_, place)| read(place));
-            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
-                runs.remove(&oldest);
-            }
-        }
-        runs.entry(run.to_owned()).or_default().clone()
-    }
-}
-
-async fn read_run(client: &Client, run: &str) -> Result<Shelved, SubmitError> {
-    let begun = Instant::now();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |since| since.as_millis() as u64);
-    let (book, waiting) = read::why(client, run, now).await?;
-    let (numbers, waiting, read) = (numbers(&book), Waiters::new(waiting), Instant::now());
-    Ok(Shelved { book, numbers, waiting, read, cost: read.duration_since(begun) })
-}
-
-/// Lanes that wait: of very many only the first.
-struct Waiters {
-    first: Vec<Waiting>,
-    /// The first of those that wait for a tag.
-    for_tags: Vec<Waiting>,
-    /// All of them.
-    lanes: usize,
-    /// Tasks by reason.
-    tasks: BTreeMap<&'static str, u64>,
-}
-
-impl Waiters {
-    fn new(waiting: Vec<Waiting>) -> Self {
-        let mut tasks: BTreeMap<&str, u64> = BTreeMap::new();
-        for waiting in &waiting {
-            *tasks.entry(waiting.reason).or_default() += waiting.tasks;
-        }
-        let for_tags = waiting.iter().filter(|lane| lane.reason == "tag");
-        let for_tags = for_tags.take(WAITING_MAX).cloned().collect();
-        let (lanes, mut first) = (waiting.len(), waiting);
-        first.truncate(WAITING_MAX);
-        first.shrink_to_fit();
-        Self { first, for_tags, lanes, tasks }
-    }
-}
-
-/// Lanes that wait for tags, by tag: those of the newest open runs, as many as are kept.
-pub(super) async fn waiters(services: &Services) -> Result<BTreeMap<String, Vec<Value>>, Problem> {
-    let client = services.store().await?;
-    let end = keys::range_end(keys::OPEN);
-    let open = client.page(keys::OPEN, &end, BOOKS_MAX as i64, true).await?;
-    let mut waiters: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for kv in open.kvs {
-        let run = kv.key.strip_prefix(keys::OPEN).unwrap_or_default();
-        // A run that has ended meanwhile waits for nothing.
-        let Ok(found) = services.shelved(run).await else { continue };
-        for lane in &found.waiting.for_tags {
-            let Some(holder) = lane.holders.first() else { continue };
-            let of_tag = waiters.entry(holder.tag.clone()).or_default();
-            if of_tag.len() < WAITERS_MAX {
-                of_tag.push(json!({"run": run, "case": lane.case, "tasks": lane.tasks}));
-            }
-        }
-    }
-    Ok(waiters)
-}
-
-impl Services {
-    async fn shelved(&self, run: &str) -> Result<Arc<Shelved>, Problem> {
-        self.check_may_read_all().await?;
-        let client = self.store().await?;
-        self.inner.shelf.find(client, run).await
-    }
-}
 
 /// Which tasks are wanted.
 #[derive(Debug, Default, Deserialize)]
@@ -182,6 +32,8 @@ pub(super) struct TaskFilter {
     case: Option<String>,
     environment: Option<String>,
     flaky: Option<bool>,
+    /// As groups of failures tell it.
+    fingerprint: Option<String>,
 }
 
 fn statuses(asked: &str) -> Result<Vec<Status>, Problem> {
@@ -207,19 +59,19 @@ fn place(text: &str) -> Result<(u32, u32), Problem> {
 }
 
 /// A part of a list that is made as a whole.
-struct Cut {
+pub(super) struct Cut {
     from: usize,
     limit: usize,
 }
 
 impl Cut {
-    fn new(part: &Part) -> Result<Self, Problem> {
+    pub(super) fn new(part: &Part) -> Result<Self, Problem> {
         let limit = part.limit()?;
         let from = part.after()?.as_deref().map_or(Ok((0, 0)), place)?.0 as usize;
         Ok(Self { from, limit })
     }
 
-    fn page<T: Serialize>(&self, all: &[T], revision: i64) -> Value {
+    pub(super) fn page<T: Serialize>(&self, all: &[T], revision: i64) -> Value {
         let shown: Vec<_> = all.iter().skip(self.from).take(self.limit).collect();
         let end = self.from.saturating_add(shown.len());
         let next = (end < all.len()).then(|| token(&format!("{end}-0")));
@@ -240,6 +92,7 @@ pub(super) async fn tasks(
         case: asked.case,
         environment: asked.environment,
         flaky: asked.flaky.unwrap_or_default(),
+        fingerprint: asked.fingerprint,
     };
     let found = services.shelved(&run).await?;
     let page = found.book.tasks(&filter, from, limit);
@@ -297,6 +150,13 @@ pub(super) async fn bound(
     let found = services.shelved(&run).await?;
     let mut shown = serde_json::to_value(&found.numbers).unwrap_or_default();
     shown["running"] = found.book.running().into();
+    shown["assigned"] = found.book.assigned().into();
+    let pace = Pace::of(&found.book, &found.numbers, now_ms());
+    if let (Some(shown), Ok(Value::Object(pace))) =
+        (shown.as_object_mut(), serde_json::to_value(pace))
+    {
+        shown.extend(pace);
+    }
     shown["revision"] = found.book.revision.into();
     Ok(ok(&shown))
 }
@@ -308,6 +168,9 @@ pub(super) async fn timeline(
     InPath(run): InPath<String>,
 ) -> Result<Response, Problem> {
     let found = services.shelved(&run).await?;
+    let looking = found.clone();
+    let gaps = tokio::task::spawn_blocking(move || looking.gaps().to_vec());
+    let gaps = gaps.await.map_err(|_| Problem::new(500, "reading the run was cut off"))?;
     let attempts = &found.book.attempts;
     let left_out = attempts.len().saturating_sub(TIMELINE_MAX);
     let mut workers: BTreeMap<&str, usize> = BTreeMap::new();
@@ -321,11 +184,15 @@ pub(super) async fn timeline(
         json!([worker, row.lane, row.ordinal, row.attempt, row.status, row.start, row.duration])
     };
     let rows: Vec<Value> = attempts.iter().skip(left_out).map(show).collect();
+    let gap = |gap: &Gap| json!([gap.from / 1_000, gap.to.div_ceil(1_000), gap.cause]);
+    let idle: Vec<Value> = gaps.iter().take(TIMELINE_MAX).map(gap).collect();
     let mut names: Vec<(&str, usize)> = workers.iter().map(|(name, at)| (*name, *at)).collect();
     names.sort_by_key(|(_, at)| *at);
     let names: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
-    let lanes: Vec<_> = found.book.plan.lanes.iter().take(WAITING_MAX).map(|l| &*l.case).collect();
-    Ok(ok(&json!({"workers": names, "cases": lanes, "rows": rows, "left_out": left_out})))
+    let lanes: Vec<_> = found.book.plan.lanes.iter().take(CASES_MAX).map(|l| &*l.case).collect();
+    Ok(ok(&json!({
+        "workers": names, "cases": lanes, "rows": rows, "gaps": idle, "left_out": left_out,
+    })))
 }
 
 /// What happened, in order.

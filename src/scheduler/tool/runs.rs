@@ -234,7 +234,8 @@ async fn show(desk: &Desk, run: &str, revision: i64) -> Done {
         revision: i64,
     }
     let failures = book.tasks(&crate::scheduler::view::Filter::failures(), (0, 0), 20).tasks;
-    let (running, lanes, revision) = (book.running(), book.lanes(), book.revision);
+    let running = book.running() + book.assigned();
+    let (lanes, revision) = (book.lanes(), book.revision);
     let shown = Shown { summary: &summary, running, lanes, failures, revision };
     desk.show(&shown, |shown| {
         let mut text = line(&summary) + "\n";

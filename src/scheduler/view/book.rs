@@ -1,5 +1,6 @@
 //! All that the store shows of one run at one revision, booked.
 
+use super::running::{self, RunningTasks};
 use crate::scheduler::coordinator::{Control, LanePack, RunStatus, WorkerInfo, plan_of};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
@@ -57,6 +58,8 @@ pub struct RunBook {
     /// Units of tags that have more than one, by the part of the key behind `tag/`.
     pub capacities: BTreeMap<String, u32>,
     pub revision: i64,
+    /// Of what workers have, what runs.
+    pub(super) running: RunningTasks,
     /// By lane, of those that have any: what ended without an attempt, such as skipped tasks.
     pub(super) unstarted: BTreeMap<u32, LaneCheckpoint>,
     /// Counted from attempts alone, by lane.
@@ -95,6 +98,7 @@ impl RunBook {
             workers: BTreeMap::new(),
             capacities: BTreeMap::new(),
             revision,
+            running: BTreeMap::new(),
             unstarted: BTreeMap::new(),
             counted: Vec::new(),
             index: Vec::new(),
@@ -109,6 +113,8 @@ impl RunBook {
                 book.capacities.extend(capacity.map(|capacity| (tag.to_owned(), capacity)));
             }
         }
+        let slots_of = |lane| book.slots_of(lane);
+        book.running = running::running(run, &book.open, &book.workers, kvs, slots_of);
         book.count(kvs);
         Ok(book)
     }
@@ -228,12 +234,6 @@ impl RunBook {
             totals.merge(&self.lane_totals(lane));
         }
         totals
-    }
-
-    /// How many tasks workers have.
-    pub fn running(&self) -> u64 {
-        let items = self.open.iter().flat_map(|open| &open.items);
-        items.map(|item| u64::from(item.count())).sum()
     }
 
     /// accepted, running, paused, canceling, or how it ended.

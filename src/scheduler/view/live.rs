@@ -206,7 +206,7 @@ impl Live {
 }
 
 /// What a worker says that it runs: a list, alone or as `running`.
-fn beat(kv: &Kv) -> Vec<Running> {
+pub(super) fn beat(kv: &Kv) -> Vec<Running> {
     let value: Value = parse(kv).unwrap_or_default();
     let list = if value.is_array() { value } else { value["running"].clone() };
     serde_json::from_value(list).unwrap_or_default()

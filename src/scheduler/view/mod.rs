@@ -3,16 +3,19 @@
 //! scheduler promises.
 //!
 //! All but `read` is pure: keys in, values out, each cut at one revision. Results are booked by the
-//! planner's own rules, so that a view never differs from what a leader would count. A task that is
-//! with a worker counts as running, though it may still wait for a slot there.
+//! planner's own rules, so that a view never differs from what a leader would count. A task that
+//! a worker has counts as running as far as the worker has slots; what it has beyond them is assigned.
 
 mod audit;
 mod book;
+mod failures;
+mod flaky;
 mod foreign;
 mod idle;
 mod live;
 mod numbers;
 pub mod read;
+mod running;
 mod story;
 mod tasks;
 #[cfg(test)]
@@ -22,9 +25,12 @@ mod waiting;
 
 pub use audit::{Audit, Fault, Rule, audit, replay};
 pub use book::{Attempt, Open, RunBook};
+pub use failures::{FailedLane, FailureGroup, FailureKind};
+pub use flaky::{FlakyCase, flaky};
 pub use idle::{idleness, is_undisturbed};
 pub use live::{End, Live, Runs};
-pub use numbers::{Loss, Numbers, numbers};
+pub use numbers::{Gap, Loss, Numbers, gaps, numbers};
+pub use running::Pace;
 pub use story::{Event, Happening, Step, line, story};
 pub use tasks::{Filter, LaneView, TaskView, TasksPage};
 pub use unstarted::Unstarted;

@@ -56,9 +56,20 @@ pub struct Numbers {
     pub efficiency: Option<f64>,
     /// The least time that what has not ended needs; 0 when all has.
     pub left: u64,
+    /// How long the tasks take that have not ended, one after another.
+    pub left_work: u64,
     /// None where there were too many tasks to look.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
+}
+
+/// A stretch of time in which slots were idle, in microseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Gap {
+    pub from: u64,
+    pub to: u64,
+    /// What most of them were idle for, as a field of `Loss`.
+    pub cause: &'static str,
 }
 
 /// One attempt as a stretch of time.
@@ -79,11 +90,7 @@ pub(super) struct Stretch {
 pub fn numbers(book: &RunBook) -> Numbers {
     let lanes = book.lanes();
     let ended = book.status.ended.filter(|_| !book.is_open);
-    // Of a run that has ended, what its report says is said here too.
-    let slots = match book.status.slots {
-        most if ended.is_some() && most > 0 => most,
-        _ => slots(book).values().sum::<u64>().max(1),
-    };
+    let slots = slots_of_run(book);
     let estimate = |lane: u32| {
         let known = book.plan.lanes.get(lane as usize).and_then(|plan| plan.estimate);
         let of_lane = lanes.get(lane as usize);
@@ -109,8 +116,7 @@ pub fn numbers(book: &RunBook) -> Numbers {
     let left = bound(&book.plan, slots, left_work, capacity);
     let stretches = stretches(book);
     let begin = book.spec.submitted.saturating_mul(1_000);
-    let last = stretches.iter().map(|stretch| stretch.end).max().unwrap_or(begin);
-    let end = ended.map_or(last, |ended| ended.saturating_mul(1_000).max(begin));
+    let (last, end) = ends(book, &stretches);
     let makespan = end.saturating_sub(begin);
     Numbers {
         slots,
@@ -122,9 +128,39 @@ pub fn numbers(book: &RunBook) -> Numbers {
         makespan,
         efficiency: ended.map(|_| efficiency(all.longest(), makespan / 1_000)),
         left: left.longest(),
+        left_work: (0..lanes.len() as u32).map(|lane| left_work(lane).0).sum(),
         // By a worker's clock its last task may have ended after the run.
-        loss: loss(book, &stretches, slots, begin, end.max(last)),
+        loss: loss(book, &stretches, slots, (begin, end.max(last)), &mut |_| {}),
     }
+}
+
+/// When slots were idle and why, in the order of time; nothing where there were too many tasks to look.
+pub fn gaps(book: &RunBook) -> Vec<Gap> {
+    let stretches = stretches(book);
+    let (slots, (last, end)) = (slots_of_run(book), ends(book, &stretches));
+    let span = (book.spec.submitted.saturating_mul(1_000), end.max(last));
+    let mut found: Vec<Gap> = Vec::new();
+    loss(book, &stretches, slots, span, &mut |gap| match found.last_mut() {
+        Some(last) if last.to == gap.from && last.cause == gap.cause => last.to = gap.to,
+        _ => found.push(gap),
+    });
+    found
+}
+
+/// Slots of all workers; of a run that has ended, what its report says is said here too.
+fn slots_of_run(book: &RunBook) -> u64 {
+    match book.status.slots {
+        most if !book.is_open && book.status.ended.is_some() && most > 0 => most,
+        _ => slots(book).values().sum::<u64>().max(1),
+    }
+}
+
+/// The last end of an attempt, and the end of the run; the same while it goes on.
+fn ends(book: &RunBook, stretches: &[Stretch]) -> (u64, u64) {
+    let begin = book.spec.submitted.saturating_mul(1_000);
+    let last = stretches.iter().map(|stretch| stretch.end).max().unwrap_or(begin);
+    let ended = book.status.ended.filter(|_| !book.is_open);
+    (last, ended.map_or(last, |ended| ended.saturating_mul(1_000).max(begin)))
 }
 
 fn ended_by_attempt(book: &RunBook, lane: u32) -> u64 {
@@ -192,8 +228,14 @@ pub(super) fn stretches(book: &RunBook) -> Vec<Stretch> {
     stretches
 }
 
-/// Where the slots' time went that no task used.
-fn loss(book: &RunBook, found: &[Stretch], slots: u64, begin: u64, end: u64) -> Option<Loss> {
+/// Where the slots' time went that no task used; each stretch of it is told.
+fn loss(
+    book: &RunBook,
+    found: &[Stretch],
+    slots: u64,
+    (begin, end): (u64, u64),
+    tell: &mut impl FnMut(Gap),
+) -> Option<Loss> {
     if found.len() as u64 * book.plan.lanes.len() as u64 > STEPS_MAX {
         return None;
     }
@@ -209,9 +251,11 @@ fn loss(book: &RunBook, found: &[Stretch], slots: u64, begin: u64, end: u64) -> 
         if idle == 0 {
             room.since.fill(None);
         } else if next > at && has_begun {
-            room.lose(&mut loss, &state, idle, (at, next));
+            let cause = room.lose(&mut loss, &state, idle, (at, next));
+            tell(Gap { from: at, to: next, cause });
         } else if next > at {
             loss.start += idle * (next - at);
+            tell(Gap { from: at, to: next, cause: "start" });
         }
         at = at.max(next);
         has_begun |= is_start;
@@ -221,9 +265,11 @@ fn loss(book: &RunBook, found: &[Stretch], slots: u64, begin: u64, end: u64) -> 
     debug_assert!(at <= end.max(begin));
     let idle = slots.saturating_sub(state.busy);
     if has_begun && end > at && idle > 0 {
-        room.lose(&mut loss, &state, idle, (at, end));
+        let cause = room.lose(&mut loss, &state, idle, (at, end));
+        tell(Gap { from: at, to: end, cause });
     } else if end > at {
         loss.start += idle * (end - at);
+        tell(Gap { from: at, to: end, cause: "start" });
     }
     Some(loss)
 }
@@ -376,8 +422,14 @@ impl<'b> Room<'b> {
         fit.map(|(slots, busy, _)| slots.saturating_sub(*busy)).sum()
     }
 
-    /// Counts so many slots that were idle for a time, by their cause.
-    fn lose(&mut self, loss: &mut Loss, state: &State<'_>, idle: u64, (from, to): (u64, u64)) {
+    /// Counts so many slots that were idle for a time, by their cause. Returns that of most of them.
+    fn lose(
+        &mut self,
+        loss: &mut Loss,
+        state: &State<'_>,
+        idle: u64,
+        (from, to): (u64, u64),
+    ) -> &'static str {
         let (mut waits_for_tag, mut waits_for_lane, mut waits_for_slot) = (false, false, false);
         let (mut handed, mut known): (u64, Option<(&LanePlan, u64)>) = (0, None);
         for lane in 0..self.since.len() {
@@ -408,11 +460,24 @@ impl<'b> Room<'b> {
             (true, ..) => {
                 loss.hand_over += handed * (to - from);
                 loss.other += (idle - handed) * (to - from);
+                if handed * 2 > idle { "hand_over" } else { "other" }
             }
-            (false, true, _) => loss.tag += all,
-            (false, false, true) => loss.predecessor += all,
-            (false, false, false) if state.again > 0 => loss.other += all,
-            (false, false, false) => loss.tail += all,
+            (false, true, _) => {
+                loss.tag += all;
+                "tag"
+            }
+            (false, false, true) => {
+                loss.predecessor += all;
+                "predecessor"
+            }
+            (false, false, false) if state.again > 0 => {
+                loss.other += all;
+                "other"
+            }
+            (false, false, false) => {
+                loss.tail += all;
+                "tail"
+            }
         }
     }
 }

@@ -37,9 +37,14 @@ async fn keys_of(client: &Client, run: &str, revision: i64) -> Result<(Vec<Kv>, 
     let spec = client.get_at(&keys::run(run), revision).await?;
     kvs.extend(spec);
     kvs.extend(client.get_at(&keys::open(run), revision).await?);
-    for prefix in
-        [&keys::segments(run), keys::WORKERS, keys::CLAIMS, keys::TAGS, keys::TAG_DEFINITIONS]
-    {
+    for prefix in [
+        &keys::segments(run),
+        keys::WORKERS,
+        keys::BEATS,
+        keys::CLAIMS,
+        keys::TAGS,
+        keys::TAG_DEFINITIONS,
+    ] {
         kvs.extend(client.prefix(prefix, revision).await?.0);
     }
     // Of a run that has ended; what is there is not at a key of its own.
@@ -58,10 +63,11 @@ pub async fn why(
     run: &str,
     now: u64,
 ) -> Result<(RunBook, Vec<Waiting>), SubmitError> {
-    let (kvs, revision) = crate::scheduler::leader::read_all(client).await?;
+    let (mut kvs, revision) = crate::scheduler::leader::read_all(client).await?;
     if !kvs.iter().any(|kv| kv.key == keys::open(run)) {
         return Ok((book(client, run).await?, Vec::new()));
     }
+    kvs.extend(client.prefix(keys::BEATS, revision).await?.0);
     let book = RunBook::new(run, &kvs, revision)?;
     let mut found = waiting::waiting(&book, &kvs, now);
     if found.iter().any(Waiting::is_for_slot) && client.is_full().await {

@@ -19,6 +19,9 @@ pub struct TaskView {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub environment: String,
     pub status: Status,
+    /// A worker has it and does not run it yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_assigned: bool,
     /// Passed after a failed attempt.
     pub is_flaky: bool,
     /// Attempts that have ended.
@@ -48,6 +51,8 @@ pub struct Filter {
     pub environment: Option<String>,
     /// Those that passed after a failed attempt.
     pub flaky: bool,
+    /// Those whose last attempt said something with this fingerprint.
+    pub fingerprint: Option<String>,
 }
 
 /// A page of tasks, by lane and ordinal.
@@ -67,8 +72,14 @@ pub struct LaneView {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub environment: String,
     pub totals: crate::scheduler::model::Totals,
-    /// With workers.
     pub running: u32,
+    /// With workers that do not run them yet.
+    pub assigned: u32,
+    /// The parts of its tags' keys behind `tag/`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Attempts beyond the first of their tasks.
+    pub retries: u32,
     /// Of the attempts that came to a verdict, in microseconds; the longest of them.
     pub work: u64,
     pub longest: u64,
@@ -127,15 +138,17 @@ impl RunBook {
         let attempts: Vec<&Attempt> = self.attempts_of(lane, ordinal).collect();
         let holder = open.iter().find(|(item, _)| (item.from..item.to).contains(&ordinal));
         let last = attempts.last();
-        let status = self.status_of(lane, ordinal, &attempts, holder.is_some());
+        let is_running = self.running.contains_key(&(lane, ordinal));
+        let status = self.status_of(lane, ordinal, &attempts, is_running);
+        let holder = holder.filter(|_| !status.is_terminal());
         let failed_before = attempts
             .iter()
             .rev()
             .skip(1)
             .any(|attempt| matches!(attempt.row.status, Status::Failed | Status::TimedOut));
-        let worker = match (status, holder) {
-            (Status::Running, Some((_, open))) => Some(open.worker.to_string()),
-            _ => last.map(|last| last.worker.to_string()),
+        let worker = match holder {
+            Some((_, open)) => Some(open.worker.to_string()),
+            None => last.map(|last| last.worker.to_string()),
         };
         TaskView {
             lane,
@@ -143,6 +156,7 @@ impl RunBook {
             case: plan.case.to_string(),
             environment: plan.environment.to_string(),
             status,
+            is_assigned: holder.is_some() && !is_running,
             is_flaky: status == Status::Passed && failed_before,
             attempts: attempts.len() as u32,
             worker,
@@ -158,7 +172,7 @@ impl RunBook {
         lane: u32,
         ordinal: u32,
         attempts: &[&Attempt],
-        is_out: bool,
+        is_running: bool,
     ) -> Status {
         use crate::scheduler::planner::Verdict;
         let by_attempt = attempts.iter().find_map(|attempt| match attempt.verdict {
@@ -174,7 +188,7 @@ impl RunBook {
             let most = unstarted.totals.by_status.iter().max_by_key(|(_, count)| **count);
             return most.map_or(Status::Skipped, |(status, _)| *status);
         }
-        if is_out { Status::Running } else { Status::Pending }
+        if is_running { Status::Running } else { Status::Pending }
     }
 
     /// What came of each lane that has run, for a comparison with another run.
@@ -214,18 +228,23 @@ impl RunBook {
                 case: plan.case.to_string(),
                 environment: plan.environment.to_string(),
                 totals: self.lane_totals(lane),
-                running: 0,
+                running: self.running_of(lane),
+                assigned: 0,
+                tags: plan.tags.iter().map(|tag| tag.to_string()).collect(),
+                retries: 0,
                 work: 0,
                 longest: 0,
             })
             .collect();
         for (lane, open) in self.out() {
             if let Some(lane) = lanes.get_mut(lane as usize) {
-                lane.running = open.iter().map(|(item, _)| item.count()).sum();
+                let out: u32 = open.iter().map(|(item, _)| item.count()).sum();
+                lane.assigned = out.saturating_sub(lane.running);
             }
         }
         for attempt in self.attempts.iter().filter(|attempt| has_run(attempt.row.status)) {
             if let Some(lane) = lanes.get_mut(attempt.row.lane as usize) {
+                lane.retries += u32::from(attempt.row.attempt > 1);
                 lane.work += attempt.row.duration;
                 lane.longest = lane.longest.max(attempt.row.duration);
             }
@@ -244,5 +263,9 @@ impl Filter {
     fn takes(&self, task: &TaskView) -> bool {
         (self.statuses.is_empty() || self.statuses.contains(&task.status))
             && (!self.flaky || task.is_flaky)
+            && self
+                .fingerprint
+                .as_ref()
+                .is_none_or(|wanted| fingerprint(message(task.detail.as_ref())) == *wanted)
     }
 }

@@ -1,8 +1,8 @@
 //! Views of runs whose keys are made up here, so that what they show is known.
 
 use super::{
-    Filter, Rule, RunBook, audit, foreign::foreign, idleness, is_undisturbed, line, numbers,
-    replay, story, waiting,
+    Filter, Pace, Rule, RunBook, audit, foreign::foreign, gaps, idleness, is_undisturbed, line,
+    numbers, replay, story, waiting,
 };
 use crate::scheduler::coordinator::{LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
@@ -131,6 +131,93 @@ fn tasks_are_pending_running_or_ended() {
     assert_eq!(page.tasks[3].worker.as_deref(), Some("w2"));
     assert_eq!((book.totals().ended(), book.running(), book.totals().flaky), (2, 2, 1));
     assert_eq!(book.state(), "accepted");
+}
+
+#[test]
+fn what_a_worker_has_and_does_not_run_is_assigned() {
+    let mut store = Store::with_run(json!([command("a"), command("b")]), 5);
+    store
+        .worker_that_says("w1", &WorkerInfo { max_task_num: 2, prefetch: 2, ..Default::default() });
+    store.claim("w1", vec![Item { lane: 1, from: 0, to: 4, attempt: 1 }], &[]);
+    // It runs as many as it has slots.
+    assert_eq!((store.book().running(), store.book().assigned()), (2, 2));
+    // What it said of another run takes a slot; of what it has no more, none.
+    let beat = json!([[RUN, 1, 2, 1, 1_500], ["other", 1, 3, 1, 1_500], [RUN, 1, 4, 1, 1_500]]);
+    store.put(keys::beat("w1"), &beat);
+    let book = store.book();
+    assert_eq!((book.running(), book.assigned()), (1, 3));
+    let lane = &book.lanes()[1];
+    assert_eq!((lane.running, lane.assigned), (1, 3));
+    let task = |ordinal| {
+        let task = book.find_task(1, ordinal).unwrap();
+        (task.status, task.is_assigned, task.worker.is_some())
+    };
+    assert_eq!(task(0), (Status::Pending, true, true));
+    store.kvs.retain(|kv| !kv.key.starts_with(keys::BEATS));
+    store.put(keys::beat("w1"), &json!([[RUN, 1, 2, 1, 1_500], [RUN, 1, 4, 1, 1_500]]));
+    assert_eq!((store.book().running(), store.book().assigned()), (2, 2), "0 has begun since");
+    assert_eq!(task(2), (Status::Running, false, true));
+    assert_eq!(task(4), (Status::Pending, false, false));
+    let running = Filter { statuses: vec![Status::Running], ..Default::default() };
+    assert_eq!(book.tasks(&running, (0, 0), 9).tasks.len(), 1);
+    // Tasks of a claim with tags go one by one.
+    let mut store = Store::with_run(json!([command("a")]), 5);
+    store.worker("w1", 4);
+    store.claim("w1", vec![Item { lane: 0, from: 0, to: 3, attempt: 1 }], &["printer/0"]);
+    assert_eq!((store.book().running(), store.book().assigned()), (1, 2));
+}
+
+#[test]
+fn a_run_is_as_fast_as_it_was_of_late() {
+    let mut store = Store::with_run(json!([command("a")]), 4);
+    store.worker("w1", 1);
+    let pace = |store: &Store, now| {
+        let book = store.book();
+        Pace::of(&book, &numbers(&book), now)
+    };
+    assert_eq!(pace(&store, 2_000), Pace::default(), "nothing has run");
+    let passed = |ordinal, at| row(0, ordinal, 1, Status::Passed, at, 1_000);
+    store.results("w1", &[passed(0, 0), passed(1, 1_000)]);
+    store.claim("w1", vec![Item { lane: 0, from: 2, to: 3, attempt: 1 }], &[]);
+    store.put(keys::beat("w1"), &json!([[RUN, 0, 2, 1, 3_000]]));
+    // Two tasks in three seconds; one slot was busy, and two tasks of a second are left.
+    let found = pace(&store, 4_000);
+    assert!((found.rate.unwrap() - 2.0 / 3.0).abs() < 1e-9, "{found:?}");
+    assert_eq!(found.ends, Some(6_000));
+    // What nobody works at has no end.
+    store.kvs.retain(|kv| !kv.key.starts_with(keys::CLAIMS));
+    assert_eq!(pace(&store, 4_000).ends, None);
+    store.results("w1", &[passed(2, 2_000), passed(3, 3_000)]);
+    store.ended("passed");
+    assert_eq!(pace(&store, 99_000), Pace { rate: Some(1.0), ends: None });
+}
+
+#[test]
+fn failures_are_grouped_by_what_they_said() {
+    let mut store = Store::with_run(json!([command("a"), command("b")]), 3);
+    let failed = |lane, ordinal, status, text: &str| Row {
+        detail: Some(json!({ "message": text })),
+        ..row(lane, ordinal, 1, status, 0, 1)
+    };
+    store.results(
+        "w1",
+        &[
+            failed(0, 0, Status::Failed, "got 503 of 10.0.0.1"),
+            failed(0, 1, Status::TimedOut, "too slow"),
+            failed(1, 0, Status::Failed, "got 500 of 10.0.0.2"),
+            row(1, 1, 1, Status::Passed, 0, 1),
+        ],
+    );
+    let book = store.book();
+    let groups = book.failure_groups();
+    let shown: Vec<_> = groups.iter().map(|group| (group.tasks, group.lanes.len())).collect();
+    assert_eq!(shown, [(2, 2), (1, 1)], "{groups:?}");
+    assert_eq!(groups[0].message, "got 503 of 10.0.0.1");
+    assert_eq!(groups[1].by_status, [(Status::TimedOut, 1)].into());
+    let alike = Filter { fingerprint: Some(groups[0].fingerprint.clone()), ..Filter::failures() };
+    let found = book.tasks(&alike, (0, 0), 9).tasks;
+    let found: Vec<_> = found.iter().map(|task| (task.lane, task.ordinal)).collect();
+    assert_eq!(found, [(0, 0), (1, 0)]);
 }
 
 #[test]
@@ -287,6 +374,17 @@ fn a_run_is_measured_against_its_bound() {
     assert_eq!((found.slots, found.work, found.makespan), (2, 600_000, 550_000));
     assert_eq!((found.bound_work, found.bound_tag, found.bound_chain), (300_000, 0, 400_000));
     assert!((found.efficiency.unwrap() - 400.0 / 550.0).abs() < 1e-9);
+    let idle: Vec<_> = gaps(&store.book())
+        .iter()
+        .map(|gap| (gap.from / 1_000, gap.to / 1_000, gap.cause))
+        .collect();
+    let causes = [
+        (1_000, 1_100, "start"),
+        (1_200, 1_300, "predecessor"),
+        (1_300, 1_350, "hand_over"),
+        (1_450, 1_550, "tail"),
+    ];
+    assert_eq!(idle, causes);
     let loss = found.loss.unwrap();
     assert_eq!(
         (loss.start, loss.predecessor, loss.hand_over, loss.tail),

@@ -34,6 +34,9 @@ pub struct Waiting {
     pub environment: String,
     /// How many of its tasks wait.
     pub tasks: u64,
+    /// Since when, in milliseconds since 1970: the submit, or the last end of one of its tasks or of a
+    /// predecessor's.
+    pub since: u64,
     /// One word: predecessor, tag, environment, queue, label, slot, turn, rest, verdict, store, paused,
     /// stopped.
     pub reason: &'static str,
@@ -64,10 +67,12 @@ pub fn waiting(book: &RunBook, kvs: &[Kv], now: u64) -> Vec<Waiting> {
     let leader = Coordinator::load(now, Settings::default(), nobody, kvs, book.revision);
     let Some(run) = leader.run_number(&book.spec.id) else { return Vec::new() };
     let holders = holders(book, kvs);
+    let ends = last_ends(book);
     let mut found = Vec::new();
     for view in book.lanes() {
         let ended = view.totals.ended();
-        let tasks = view.totals.total.saturating_sub(ended).saturating_sub(view.running.into());
+        let out = u64::from(view.running + view.assigned);
+        let tasks = view.totals.total.saturating_sub(ended + out);
         let why = leader.planner().why(LaneId { run, lane: view.lane });
         let why = why.filter(|why| !matches!(why, Why::Ended | Why::Out));
         let is_manual = book.plan.lanes.get(view.lane as usize).is_some_and(|lane| lane.is_manual);
@@ -82,11 +87,30 @@ pub fn waiting(book: &RunBook, kvs: &[Kv], now: u64) -> Vec<Waiting> {
             };
             let (reason, text) = words(book, view.lane, &why, &held);
             let (case, environment) = (view.case.clone(), view.environment.clone());
-            let lane = view.lane;
-            found.push(Waiting { lane, case, environment, tasks, reason, text, holders: held });
+            let (lane, since) = (view.lane, since(book, &ends, view.lane));
+            let holders = held;
+            found.push(Waiting { lane, case, environment, tasks, since, reason, text, holders });
         }
     }
     found
+}
+
+/// By lane: when one of its tasks ended last, in milliseconds since 1970.
+fn last_ends(book: &RunBook) -> Vec<u64> {
+    let mut ends = vec![book.spec.submitted; book.plan.lanes.len()];
+    for attempt in &book.attempts {
+        if let Some(end) = ends.get_mut(attempt.row.lane as usize) {
+            *end = (*end).max(attempt.row.start + attempt.row.duration / 1_000);
+        }
+    }
+    ends
+}
+
+fn since(book: &RunBook, ends: &[u64], lane: u32) -> u64 {
+    let plan = book.plan.lanes.get(lane as usize);
+    let befores = plan.into_iter().flat_map(|plan| &plan.predecessors).map(|before| before.lane);
+    let known = befores.chain([lane]).filter_map(|lane| ends.get(lane as usize));
+    known.copied().max().unwrap_or(book.spec.submitted)
 }
 
 /// Who holds which tags, in all runs.

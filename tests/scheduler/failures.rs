@@ -1,0 +1,231 @@
+//! What the services tell of failures, of cases that come and go, of tags that are wanted, and of checks.
+
+use crate::cluster::{Cluster, Engine, eventually};
+use crate::http::Caller;
+use crate::on_each_engine;
+use crate::service::Service;
+use crate::team::Team;
+use quoin::scheduler::analysis::{Ended, Stats, Verdict};
+use quoin::scheduler::keys;
+use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+on_each_engine![
+    failures_are_grouped_compared_and_saved,
+    flaky_cases_are_listed_and_set_apart,
+    tags_are_told_with_who_waits_and_environments_with_their_checks,
+];
+
+async fn serving(engine: Engine) -> (Team, Caller, Service) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    let caller = Caller::new(&team.service_url(0).await);
+    (team, caller, Service::start().await)
+}
+
+async fn add(caller: &Caller, service: &Service, id: &str, ms: u64, more: Value) {
+    let mut case = json!({"id": id, "url": service.url(id, ms), "output": "ok"});
+    case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
+}
+
+async fn submit(caller: &Caller, spec: Value) -> String {
+    let made = caller.call("POST", "/v1/runs", spec).await;
+    made.body["run"].as_str().unwrap_or_else(|| panic!("{}", made.body)).to_owned()
+}
+
+async fn failures_are_grouped_compared_and_saved(engine: Engine) {
+    let (mut team, caller, service) = serving(engine).await;
+    add(&caller, &service, "bad", 1, json!({"retries": {"test": 1, "backoff_ms": 1}})).await;
+    add(&caller, &service, "good", 1, json!({})).await;
+    team.start_worker("w1", 2, &[]).await;
+    let both = json!([{"case": "bad"}, {"case": "good"}]);
+    let first = submit(&caller, json!({"cases": both, "repeats": 3})).await;
+    team.ended(&first).await;
+    let groups = caller.get(&format!("/v1/runs/{first}/failures")).await.body;
+    let group = &groups["items"][0];
+    assert_eq!(
+        (&groups["groups"], &group["tasks"], &group["kind"]),
+        (&json!(1), &json!(3), &json!("product"))
+    );
+    assert_eq!(group["lanes"], json!([{"lane": 0, "case": "bad"}]));
+    let alike =
+        url::form_urlencoded::byte_serialize(group["fingerprint"].as_str().unwrap().as_bytes());
+    let alike: String = alike.collect();
+    let tasks = format!("/v1/runs/{first}/tasks?status=failures&fingerprint=");
+    let found = caller.get(&format!("{tasks}{alike}")).await.body;
+    assert_eq!(found["items"].as_array().unwrap().len(), 3, "{found}");
+    let none = caller.get(&format!("{tasks}other")).await.body;
+    assert_eq!(none["items"], json!([]));
+
+    // Attempts beyond the first are told at every level, and how well the slots were used.
+    let listed = caller.get("/v1/runs").await.body["items"][0].clone();
+    assert_eq!((&listed["run"], &listed["retries"]), (&json!(first), &json!(3)), "{listed}");
+    let efficiency = listed["efficiency"].as_f64().unwrap();
+    assert!(efficiency > 0.0 && efficiency <= 1.0, "{listed}");
+    let status = caller.get(&format!("/v1/runs/{first}")).await.body["status"].clone();
+    assert_eq!(status["retries"], 3, "{status}");
+    let lanes = caller.get(&format!("/v1/runs/{first}/lanes")).await.body;
+    assert_eq!(
+        (&lanes["items"][0]["retries"], &lanes["items"][1]["retries"]),
+        (&json!(3), &json!(0))
+    );
+    let bound = caller.get(&format!("/v1/runs/{first}/bound")).await.body;
+    let (running, rate) = (&bound["running"], bound["rate"].as_f64().unwrap());
+    assert_eq!((running, &bound["assigned"], &bound["ends"]), (&json!(0), &json!(0), &Value::Null));
+    assert!(rate > 0.0, "{bound}");
+
+    // Put right, it is told as fixed.
+    let right = json!({"url": service.url("well", 1)});
+    assert_eq!(caller.call("PATCH", "/v1/testcases/bad", right).await.status, 200);
+    let second = submit(&caller, json!({"cases": [{"case": "bad"}]})).await;
+    team.ended(&second).await;
+    let found = caller.get(&format!("/v1/runs/{second}/compare?with={first}")).await.body;
+    assert_eq!(found["fixed"], json!([{"case": "bad", "environment": ""}]), "{found}");
+    assert_eq!(found["gone"], json!([{"case": "good", "environment": ""}]));
+    let back = caller.get(&format!("/v1/runs/{first}/compare?with={second}")).await.body;
+    assert_eq!(back["broken"], json!([{"case": "bad", "environment": ""}]));
+    let unknown = caller.get(&format!("/v1/runs/{first}/compare?with=x")).await;
+    assert_eq!((unknown.status, unknown.message()), (404, "unknown run x"));
+
+    for (form, kind, begin) in [
+        ("html", "text/html; charset=utf-8", "<!doctype html>"),
+        ("junit", "application/xml", "<?xml"),
+    ] {
+        let saved = caller.get(&format!("/v1/runs/{first}/report?form={form}")).await;
+        assert_eq!((saved.status, &*saved.headers["content-type"]), (200, kind));
+        let file = &saved.headers["content-disposition"];
+        assert!(file.starts_with(&format!("attachment; filename=\"run-{first}.")), "{file}");
+        let text = saved.body.as_str().unwrap().to_lowercase();
+        assert!(text.starts_with(begin), "{text}");
+    }
+    let saved = caller.get(&format!("/v1/runs/{first}/report?form=json")).await;
+    assert_eq!(saved.body["failures"].as_array().unwrap().len(), 3);
+    let unknown = caller.get(&format!("/v1/runs/{first}/report?form=pdf")).await;
+    assert_eq!(unknown.status, 400);
+    // Where slots were idle is told with the cause.
+    let timeline = caller.get(&format!("/v1/runs/{first}/timeline")).await.body;
+    assert_eq!(timeline["gaps"][0][2], "start", "{timeline}");
+}
+
+async fn flaky_cases_are_listed_and_set_apart(engine: Engine) {
+    let (team, caller, service) = serving(engine).await;
+    for id in ["calm", "shaky"] {
+        add(&caller, &service, id, 1, json!({"owner": "Ann"})).await;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let mut client = team.client().await;
+    for (id, letters) in [("calm", "PPPPPP"), ("shaky", "PFPFPF")] {
+        let mut stats = Stats::default();
+        for letter in letters.chars() {
+            let verdict = if letter == 'P' { Verdict::Passed } else { Verdict::Failed };
+            stats.add(&Ended { verdict, run: "r", at: now, duration_ms: 1, fingerprint: "" });
+        }
+        let value = serde_json::to_vec(&stats).unwrap();
+        client.put(keys::stats(id, ""), value, None).await.unwrap();
+    }
+    let listed = async || {
+        let found = caller.get("/v1/flaky").await.body["items"].as_array().unwrap().clone();
+        let show = |case: &Value| {
+            format!("{} {}", case["case"].as_str().unwrap(), case["state"].as_str().unwrap())
+        };
+        found.iter().map(show).collect::<Vec<_>>()
+    };
+    assert_eq!(listed().await, ["shaky enabled"]);
+    let one = caller.get("/v1/flaky").await.body["items"][0].clone();
+    assert_eq!(
+        (&one["is_flaky"], &one["owner"], &one["environment"]),
+        (&json!(true), &json!("Ann"), &json!(""))
+    );
+    let history = caller.get("/v1/testcases/shaky/history").await.body;
+    assert_eq!(history["scores"]["-"]["is_flaky"], true, "{history}");
+
+    // Muted from the version that was seen, once.
+    let mute = json!({
+        "state": "muted", "state_reason": "it shakes", "state_until": "2099-01-01T00:00:00Z",
+        "version": one["version"],
+    });
+    assert_eq!(caller.call("PATCH", "/v1/testcases/shaky", mute.clone()).await.status, 200);
+    let late = caller.call("PATCH", "/v1/testcases/shaky", mute).await;
+    assert_eq!(late.status, 409, "{}", late.body);
+    let skip = json!({"state": "skipped", "state_until": "2001-01-01T00:00:00Z"});
+    assert_eq!(caller.call("PATCH", "/v1/testcases/calm", skip).await.status, 200);
+    assert_eq!(listed().await, ["shaky muted", "calm skipped"]);
+    let found = caller.get("/v1/flaky?limit=1").await.body;
+    assert_eq!(
+        (&found["items"][0]["reason"], &found["items"][0]["until"]),
+        (&json!("it shakes"), &json!("2099-01-01T00:00:00Z"))
+    );
+    let next = format!("/v1/flaky?limit=1&next={}", found["next"].as_str().unwrap());
+    let found = caller.get(&next).await.body;
+    assert_eq!((&found["items"][0]["is_expired"], &found["next"]), (&json!(true), &Value::Null));
+    for id in ["calm", "shaky"] {
+        let enable = json!({"state": "enabled", "state_reason": null, "state_until": null});
+        assert_eq!(caller.call("PATCH", &format!("/v1/testcases/{id}"), enable).await.status, 200);
+    }
+    assert_eq!(listed().await, ["shaky enabled"]);
+}
+
+async fn tags_are_told_with_who_waits_and_environments_with_their_checks(engine: Engine) {
+    let (mut team, caller, service) = serving(engine).await;
+    for (id, tag) in [("one", "busy"), ("two", "busy"), ("three", "calm")] {
+        add(&caller, &service, id, 20_000, json!({"mutual_tag": tag})).await;
+    }
+    let spec =
+        json!({"cases": [{"case": "one"}, {"case": "two"}, {"case": "three"}], "repeats": 2});
+    team.start_worker("w1", 4, &[]).await;
+    let run = submit(&caller, spec).await;
+    let tags = eventually("holders and waiters", async || {
+        let tags = caller.get("/v1/tags").await.body["items"].clone();
+        let is_there =
+            tags[0]["waiting_tasks"] == 3 && !tags[0]["holders"][0]["since_ms"].is_null();
+        if is_there { Ok(tags) } else { Err(tags.to_string()) }
+    })
+    .await;
+    // Most tasks wait for the first.
+    assert_eq!((&tags[0]["tag"], &tags[1]["tag"]), (&json!("busy"), &json!("calm")), "{tags}");
+    assert_eq!((&tags[0]["waiting_lanes"], &tags[1]["waiting_tasks"]), (&json!(2), &json!(1)));
+    let holder = &tags[0]["holders"][0];
+    assert!(["one", "two"].contains(&holder["case"].as_str().unwrap()), "{tags}");
+    let spec = caller.get(&format!("/v1/runs/{run}")).await.body["spec"].clone();
+    assert_eq!(tags[0]["waits_since"], spec["submitted"]);
+    assert!(holder["since_ms"].as_u64() >= spec["submitted"].as_u64(), "{tags}");
+    // Two run; the rest is with nobody, since a tag is held by one.
+    eventually("what runs", async || {
+        let bound = caller.get(&format!("/v1/runs/{run}/bound")).await.body;
+        let is_so = (&bound["running"], &bound["assigned"]) == (&json!(2), &json!(0));
+        if is_so { Ok(()) } else { Err(bound.to_string()) }
+    })
+    .await;
+    assert_eq!(caller.call("POST", &format!("/v1/runs/{run}/cancel"), json!({})).await.status, 202);
+    team.ended(&run).await;
+
+    let check = json!({"url": service.url("lab", 1), "every": 3_600});
+    for lab in [json!({"id": "lab", "check": check}), json!({"id": "plain"})] {
+        assert_eq!(caller.call("POST", "/v1/environments", lab).await.status, 201);
+    }
+    eventually("a check", async || {
+        let found = caller.get("/v1/environments?checks=true").await.body["items"].clone();
+        let times = ["checked", "next"].map(|name| found[0]["checked"][name].as_u64());
+        match times {
+            [Some(checked), Some(next)] if next == checked + 3_600_000 => Ok(()),
+            _ => Err(found.to_string()),
+        }
+    })
+    .await;
+    let plain = caller.get("/v1/environments").await.body["items"].clone();
+    assert_eq!((&plain[0]["checked"], &plain[1]["id"]), (&Value::Null, &json!("plain")));
+    let version = |body: &Value| format!("\"{}\"", body["version"]);
+    let stale = version(&plain[1]);
+    let close = json!({"health": "maintenance", "health_reason": "new disks", "version": plain[1]["version"]});
+    let closed = caller.call("PATCH", "/v1/environments/plain", close).await;
+    assert_eq!(
+        (&closed.body["health"], &closed.body["health_reason"]),
+        (&json!("maintenance"), &json!("new disks"))
+    );
+    let gone = caller.raw("DELETE", "/v1/environments/plain", &[("if-match", &stale)], "").await;
+    assert_eq!(gone.status, 409, "{}", gone.body);
+    let seen = version(&closed.body);
+    let gone = caller.raw("DELETE", "/v1/environments/plain", &[("if-match", &seen)], "").await;
+    assert_eq!((gone.status, &gone.body["isDelete"]), (200, &json!(true)));
+}
