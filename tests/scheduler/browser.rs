@@ -147,7 +147,20 @@ impl Browser {
 
     pub async fn key(&self, key: &str) {
         let text = if key == "Enter" { "\r" } else { key };
+        // What a control of the browser itself does with a key follows from its number.
+        let number = match key {
+            "End" => 35,
+            "Home" => 36,
+            "ArrowLeft" => 37,
+            "ArrowUp" => 38,
+            "ArrowRight" => 39,
+            "ArrowDown" => 40,
+            _ => 0,
+        };
         let mut down = json!({"type": "keyDown", "key": key});
+        if number > 0 {
+            down["windowsVirtualKeyCode"] = number.into();
+        }
         if text.chars().count() == 1 {
             down["text"] = text.into();
         }

@@ -9,7 +9,10 @@ use crate::service::Service;
 use crate::team::Team;
 use serde_json::json;
 
-on_each_engine![the_page_submits_follows_reruns_and_cancels];
+on_each_engine![
+    the_page_submits_follows_reruns_and_cancels,
+    the_page_shows_failures_slots_tags_and_what_is_set_apart,
+];
 
 const STATE: &str = "document.querySelector('.head .pill')?.textContent";
 /// A name that would run if the page took it for markup.
@@ -74,9 +77,11 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.until("document.body.innerText.includes('Efficiency')").await;
     browser.picture("run").await;
     browser.press_button("Failures").await;
-    browser.click("document.querySelector('details.failure summary')").await;
-    let output =
-        browser.until("document.querySelector('details.failure[open] pre')?.textContent").await;
+    browser.click("document.querySelector('details.group summary')").await;
+    browser.click("document.querySelector('details.group details.failure summary')").await;
+    let output = browser
+        .until("document.querySelector('details.group details.failure[open] pre')?.textContent")
+        .await;
     assert!(output.as_str().unwrap().contains("expected"), "{output}");
     browser.picture("failures").await;
     browser.press_button("Slots").await;
@@ -158,5 +163,242 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.until(told).await;
     browser.until("document.querySelector('tbody .pill')?.textContent === 'bad'").await;
     browser.picture("environments").await;
+    assert_eq!(browser.problems(), [""; 0]);
+}
+
+/// Whether nothing but tables, within their own box, is wider than the window.
+const FITS: &str = "document.documentElement.scrollWidth <= document.documentElement.clientWidth \
+    && [...document.querySelectorAll('main *, dialog[open] *')].every(e => \
+       e.closest('.wide, .tabs, pre') || e.getBoundingClientRect().right <= innerWidth + 1)";
+
+/// Gives what is typed into the field of a dialog that has this name.
+fn typed(field: &str, text: &str) -> String {
+    format!(
+        "(() => {{ const e = document.querySelector('dialog[open] {field}'); if (!e) return false; \
+         e.value = {text:?}; e.dispatchEvent(new Event('input')); return true }})()"
+    )
+}
+
+fn says(text: &str) -> String {
+    format!("document.querySelector('main').innerText.includes({text:?})")
+}
+
+async fn the_page_shows_failures_slots_tags_and_what_is_set_apart(engine: Engine) {
+    let folder = Folder::new();
+    let Some(browser) = Browser::start(folder.path()).await else {
+        eprintln!("skipped: the page in a browser, since there is no chromium");
+        return;
+    };
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    let url = team.service_url(0).await;
+    let (caller, service) = (Caller::new(&url), Service::start().await);
+    let retries = json!({"retries": {"test": 1, "backoff_ms": 1}});
+    for (id, ms, more) in [
+        ("bad", 5, retries),
+        ("good", 5, json!({"owner": "Ann"})),
+        ("long", 20_000, json!({"mutual_tag": "printer"})),
+    ] {
+        let mut case = json!({"id": id, "url": service.url(id, ms), "output": "ok"});
+        case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
+    }
+    let worker = "a-worker-whose-name-is-much-longer-than-the-place-for-it.example.org";
+    team.start_worker(worker, 2, &[]).await;
+    let submit = async |spec| {
+        let made = caller.call("POST", "/v1/runs", spec).await;
+        made.body["run"].as_str().unwrap().to_owned()
+    };
+    let both = json!([{"case": "bad"}, {"case": "good"}]);
+    let first = submit(json!({"cases": both, "repeats": 4, "name": "nightly"})).await;
+    team.ended(&first).await;
+    let good = json!({"url": service.url("well", 5)});
+    assert_eq!(caller.call("PATCH", "/v1/testcases/bad", good).await.status, 200);
+    let second = submit(json!({"cases": both, "repeats": 4, "name": "nightly"})).await;
+    team.ended(&second).await;
+
+    // The list tells retries and efficiency, and a run how fast it was.
+    browser.open(&format!("{url}/#/runs")).await;
+    let cells = format!(
+        "[...document.querySelectorAll('tbody tr')].find(r => r.innerText.includes({first:?}))\
+         ?.innerText.split(/[\\n\\t]+/).join('|')"
+    );
+    let row = browser.until(&cells).await.as_str().unwrap().to_owned();
+    assert!(row.contains("8 of 8|4|") && row.contains(" %|"), "{row}");
+    browser.open(&format!("{url}/#/runs/{first}")).await;
+    browser.until(&says("Tasks a second")).await;
+    browser.until(&says("Retries")).await;
+
+    // Failures that are alike are one group; another run shows what was mended; the report is there.
+    browser.press_button("Failures").await;
+    let group = browser.until("document.querySelector('details.group summary')?.innerText").await;
+    let group = group.as_str().unwrap();
+    assert!(group.contains('4') && group.contains("product") && group.contains("bad"), "{group}");
+    let choose = |select: &str, value: &str| {
+        format!(
+            "(() => {{ const s = document.querySelector('{select}'); \
+             if (![...s?.options || []].some(o => o.value === {value:?})) return false; \
+             s.value = {value:?}; s.dispatchEvent(new Event('change')); return true }})()"
+        )
+    };
+    browser.until(&choose("select[aria-label=\"Compare with\"]", &second)).await;
+    browser.until(&says("newly failing 1")).await;
+    browser.picture("compared").await;
+    for form in ["html", "junit", "json"] {
+        browser
+            .until(&format!(
+                "!!document.querySelector('a[download][href$=\"report?form={form}\"]')"
+            ))
+            .await;
+    }
+
+    // Slots, by keyboard: what is reached is told, with the worker's whole name.
+    browser.press_button("Slots").await;
+    browser.until("document.querySelector('canvas')?.width > 300").await;
+    browser.until("(document.querySelector('canvas').focus(), true)").await;
+    let tip = "document.querySelector('.tip').innerText";
+    browser.key("End").await;
+    browser.until(&format!("{tip}.includes({worker:?}) && {tip}.includes('Repeat')")).await;
+    browser.until(&choose("select[aria-label=\"Colours\"]", "gap")).await;
+    browser.until(&says("first start")).await;
+    browser.until("(document.querySelector('canvas').focus(), true)").await;
+    browser.key("Home").await;
+    browser.until(&format!("{tip}.includes('idle: first start')")).await;
+    // An attempt comes soon, perhaps after one more gap.
+    let mut steps = 0;
+    while browser.value(&format!("{tip}.includes('Repeat')")).await != Ok(json!(true)) {
+        browser.key("ArrowRight").await;
+        steps += 1;
+        assert!(steps < 10, "no attempt within ten steps");
+    }
+    browser.picture("slots-gaps").await;
+
+    // The run is told again, step by step.
+    browser.press_button("Replay").await;
+    browser.until(&says("the run ends: failed")).await;
+    browser.until("(document.querySelector('.slider').focus(), true)").await;
+    browser.key("Home").await;
+    browser.until(&says("submitted: 8 tasks")).await;
+    browser.key("ArrowRight").await;
+    browser.until(&says("Running then 1")).await;
+    browser.until(&says(&format!("{worker} starts"))).await;
+    browser.picture("replay").await;
+
+    // Tags: who holds one since when, who waits, and how it is taken.
+    let long = submit(json!({"cases": [{"case": "long"}], "repeats": 3})).await;
+    browser.open(&format!("{url}/#/tags")).await;
+    browser.until(&says("2 tasks")).await;
+    browser.until(&says(" ago")).await;
+    browser.picture("tags").await;
+    let holder = "document.querySelector('tbody tr td:nth-child(3)').innerText.split(' ago')[0]";
+    let held = caller.get("/v1/tags").await.body["items"][0]["holders"][0]["claim"].clone();
+    assert!(browser.value(holder).await.unwrap().as_str().unwrap().contains("long"));
+    browser.press_button("Release").await;
+    browser.until(&typed("input[name=reason]", "it hangs")).await;
+    browser.press_button("Release").await;
+    crate::cluster::eventually("another holder", async || {
+        let tags = caller.get("/v1/tags").await.body;
+        let next = &tags["items"][0]["holders"][0]["claim"];
+        if next.is_null() || *next == held { Err(tags.to_string()) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(
+        caller.call("POST", &format!("/v1/runs/{long}/cancel"), json!({})).await.status,
+        202
+    );
+    team.ended(&long).await;
+
+    // A case is muted with a reason for some days, once; then it is on the list of such cases.
+    browser.open(&format!("{url}/#/cases/good")).await;
+    browser.until(&says("Owner: Ann")).await;
+    browser.press_button("Mute").await;
+    browser.until(&typed("input[name=reason]", "it shakes")).await;
+    browser.until(&typed("input[type=number]", "7")).await;
+    browser.press_button("Mute").await;
+    browser.until(&says("it shakes · until 20")).await;
+    let muted = caller.get("/v1/testcases/good").await.body;
+    assert_eq!((&muted["state"], &muted["state_reason"]), (&json!("muted"), &json!("it shakes")));
+    browser.key("g").await;
+    browser.key("f").await;
+    browser.until(&format!("location.hash === '#/flaky' && {}", says("it shakes"))).await;
+    browser.picture("flaky").await;
+    // Somebody else changes it meanwhile: his change is not lost.
+    let other = json!({"owner": "Bob"});
+    assert_eq!(caller.call("PATCH", "/v1/testcases/good", other).await.status, 200);
+    let of_good = |word: &str| {
+        format!(
+            "[...document.querySelectorAll('tbody tr')].find(r => r.innerText.startsWith('good'))\
+             ?.querySelectorAll('button').values().find(b => b.textContent === {word:?})"
+        )
+    };
+    browser.click(&of_good("Skip")).await;
+    browser.until(&typed("input[name=reason]", "no use")).await;
+    browser.press_button("Skip").await;
+    browser
+        .until("document.querySelector('dialog .problem').innerText.includes('has version')")
+        .await;
+    browser.press_button("Close").await;
+    browser.until(&says("Bob")).await;
+    browser.click(&of_good("Enable")).await;
+    browser.until(&format!("!{}", says("good"))).await;
+
+    // An environment is set apart with a reason, and deleted.
+    assert_eq!(caller.call("POST", "/v1/environments", json!({"id": "lab"})).await.status, 201);
+    browser.open(&format!("{url}/#/environments")).await;
+    browser.until(&says("lab")).await;
+    browser.press_button("Maintenance").await;
+    browser.until(&typed("input[name=reason]", "new disks")).await;
+    browser.press_button("Maintenance").await;
+    browser.until(&says("new disks")).await;
+    browser.press_button("Delete").await;
+    browser.press_button("Delete").await;
+    browser.until(&says("No environments")).await;
+
+    // What is nowhere is told in plain words, and what the service says in the user's language.
+    browser.open(&format!("{url}/#/runs/{first}/x/y")).await;
+    browser.until(&says("There is no such page")).await;
+    browser.until(&says("Back to the run")).await;
+    browser.key("l").await;
+    browser.until(&says("没有这个页面")).await;
+    browser.open(&format!("{url}/#/runs/nobody")).await;
+    browser.until(&says("没有运行 nobody")).await;
+    browser.key("l").await;
+
+    // A narrow window: only tables are wider, in a box of their own.
+    let narrow = json!({"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": false});
+    browser.call("Emulation.setDeviceMetricsOverride", narrow).await;
+    for hash in
+        ["runs", "cases", "cases/good", "flaky", "environments", "workers", "tags", "queues"]
+    {
+        browser.open(&format!("{url}/#/{hash}")).await;
+        browser.until(&format!("!!document.querySelector('h1') && {FITS}")).await;
+    }
+    browser.open(&format!("{url}/#/runs/{first}")).await;
+    for tab in ["Overview", "Waiting", "Tasks", "Failures", "Slots", "Replay"] {
+        browser.press_button(tab).await;
+        browser.until(FITS).await;
+    }
+    browser.press_button("Overview").await;
+    browser.key("n").await;
+    browser.until(&format!("!!document.querySelector('dialog[open] .pick label') && {FITS}")).await;
+    browser.picture("submit-narrow").await;
+    browser.press_button("Close").await;
+    browser.press_button("Log in").await;
+    browser
+        .until(&format!(
+            "!!document.querySelector('dialog[open] input[autocomplete=username]') && {FITS}"
+        ))
+        .await;
+    browser.press_button("Close").await;
+    let report = caller.get(&format!("/v1/runs/{first}/report?form=html")).await;
+    let file = folder.path().join("report.html");
+    std::fs::write(&file, report.body.as_str().unwrap()).unwrap();
+    browser.open(&format!("file://{}", file.display())).await;
+    browser
+        .until(
+            "!!document.querySelector('svg') && document.documentElement.scrollWidth <= innerWidth",
+        )
+        .await;
+    browser.picture("report-narrow").await;
     assert_eq!(browser.problems(), [""; 0]);
 }

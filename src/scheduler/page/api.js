@@ -1,5 +1,6 @@
 // Calls of the services, and runs followed live.
 
+import { told } from "./told.js";
 import { t } from "./words.js";
 
 // Kept for this window alone, and gone with it. A password is never kept.
@@ -17,8 +18,12 @@ export function onLogin(ask) {
 export const user = () => sessionStorage.getItem("user") || "";
 export const isKnown = () => token !== "";
 
+/** The last name that somebody logged in with here, for the next time. */
+export const lastUser = () => localStorage.getItem("last_user") || "";
+
 function remember(name, found) {
   token = found;
+  if (name) localStorage.setItem("last_user", name);
   sessionStorage.setItem("user", name);
   sessionStorage.setItem("token", found);
   declined = false;
@@ -59,7 +64,7 @@ export function logInAs(why = "") {
 
 export class Problem extends Error {
   constructor(status, message) {
-    super(message);
+    super(told(message));
     this.status = status;
   }
 
@@ -84,7 +89,7 @@ async function call(method, path, body, { signal, ...more } = {}) {
     if (answer.status === 401) {
       // Another call may have had it renewed meanwhile.
       if (shown !== token) continue;
-      const why = token ? (await answer.clone().json().catch(() => ({}))).error?.message : "";
+      const why = token ? told((await answer.clone().json().catch(() => ({}))).error?.message) : "";
       // What is asked again and again must not ask the user so.
       if (!declined && (await logInAs(why))) continue;
     }
@@ -99,7 +104,21 @@ async function json(answer) {
 }
 
 export const get = async (path) => json(await call("GET", path));
-export const send = async (method, path, body = {}) => json(await call(method, path, body));
+/** Changes something; `version` is the one that was seen, where the body does not name it. */
+export const send = async (method, path, body = {}, version = null) => json(await call(method, path, body, version === null ? {} : { "if-match": `"${version}"` }));
+
+/** Saves an answer as a file. */
+export async function download(path, name) {
+  const answer = await call("GET", path);
+  if (!answer.ok) await json(answer);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await answer.blob());
+  link.download = name;
+  link.click();
+  // By then the browser has taken it.
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 export const part = encodeURIComponent;
 
 /** A path with those of the values that are set. */

@@ -2,7 +2,8 @@
 
 import { get, part, query, send } from "./api.js";
 import { openSubmit } from "./submit.js";
-import { closeDialog, dialog, h, labels, moment, number, paged, pill, say, span, statusPill, strip, sure, table, trying } from "./parts.js";
+import { scored, standing, stateButtons } from "./flaky.js";
+import { ago, ask, closeDialog, dialog, h, labels, moment, number, paged, pill, say, span, statusPill, strip, sure, table, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const link = (found) => `#/cases/${part(found.id)}`;
@@ -27,18 +28,18 @@ export function list(view) {
   view.show(h("div", { class: "head" }, h("h1", {}, t("cases")), h("span", { class: "grow" }), search, choose, create, h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"))), cases.place);
 }
 
+const isOver = (until) => Boolean(until) && Date.parse(until) <= Date.now();
+
+/** The run since which a case fails, and when that was. */
+function failsSince(stats) {
+  if (!stats?.failing_run) return "";
+  return [h("a", { class: "mono", href: `#/runs/${part(stats.failing_run)}` }, stats.failing_run), h("div", { class: "soft" }, moment(stats.failing_since))];
+}
+
 export async function one(view, id) {
   const path = `/v1/testcases/${part(id)}`;
   const [found, past] = await Promise.all([get(path), get(`${path}/history`)]);
   const again = () => one(view, id);
-  const mute = async () => {
-    try {
-      await send("PATCH", path, { state: found.state === "enabled" ? "muted" : "enabled", version: found.version });
-    } finally {
-      // Also if somebody else has changed it: then it is shown as it is now.
-      again();
-    }
-  };
   const remove = async () => {
     if (!await sure(t("sure", id), t("delete"))) return;
     await send("DELETE", path);
@@ -47,6 +48,8 @@ export async function one(view, id) {
   const places = [...new Set([...Object.keys(past.stats), ...Object.keys(past.results)])];
   const columns = [
     { word: "environment", show: (place) => (place === "-" ? t("none") : place) }, { word: "history", show: (place) => strip(past.stats[place]) },
+    { word: "score", show: (place) => scored(past.scores?.[place]), isNumber: true },
+    { word: "fails_since", show: (place) => failsSince(past.stats[place]) },
     { word: "result", show: (place) => past.results[place]?.code && statusPill(past.results[place].code) },
     { word: "run", show: (place) => past.results[place]?.run && h("a", { class: "mono", href: `#/runs/${part(past.results[place].run)}` }, past.results[place].run) },
     { word: "started", show: (place) => moment(past.results[place]?.start) },
@@ -56,8 +59,9 @@ export async function one(view, id) {
   ];
   const { version, ...definition } = found;
   view.show(
-    h("div", { class: "head" }, h("h1", {}, id), pill(found.state), found.state_reason && h("span", { class: "soft" }, found.state_reason), h("span", { class: "grow" }),
-      h("button", { type: "button", click: () => edit("edit", path, found, again, true) }, t("edit")), h("button", { type: "button", click: trying(mute) }, t(found.state === "enabled" ? "mute" : "unmute")),
+    h("div", { class: "head" }, h("h1", {}, id), h("span", {}, standing({ state: found.state, reason: found.state_reason, until: found.state_until, is_expired: isOver(found.state_until) })),
+      found.owner && h("span", { class: "soft" }, `${t("owner")}: ${found.owner}`), h("span", { class: "grow" }),
+      h("button", { type: "button", click: () => edit("edit", path, found, again, true) }, t("edit")), stateButtons(found, again),
       h("button", { type: "button", class: "danger", click: trying(remove) }, t("delete")), h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit([id]) }, t("submit"))),
     h("h2", {}, t("history")), h("div", { class: "paper" }, table(columns, places, { empty: t("nothing_ran") })),
     h("h2", {}, t("definition"), h("span", { class: "soft" }, ` · ${t("version")} ${version}`)), h("pre", {}, JSON.stringify(definition, null, 2)));
@@ -66,7 +70,9 @@ export async function one(view, id) {
 /** A definition as JSON; what the service says of it stands below. */
 function edit(word, path, found, done, isThere = false) {
   const text = h("textarea", { class: "mono", spellcheck: "false", "aria-label": t("definition") });
-  text.value = JSON.stringify(found, null, 2);
+  // What came of its last check is no part of it.
+  const { checked, ...definition } = found;
+  text.value = JSON.stringify(definition, null, 2);
   const error = h("div", { class: "problem", role: "alert" });
   const save = async () => {
     error.textContent = "";
@@ -85,17 +91,27 @@ export function environments(view) {
   const columns = [
     { word: "id", show: (found) => [found.id, found.name && h("div", { class: "soft" }, found.name)] },
     { word: "health", show: (found) => [pill(found.health), found.state === "reserved" && h("div", {}, pill("paused", t("reserved"))), found.health_reason && h("div", { class: "soft" }, found.health_reason)] },
+    { word: "last_check", show: (found) => (found.check ? (found.checked ? [ago(found.checked.checked), h("div", { class: "soft" }, span(found.checked.duration_ms))] : t("never")) : "") },
+    { word: "next_check", show: (found) => (found.check ? moment(found.checked?.next) : "") },
     { word: "capacity", show: (found) => found.capacity ?? "", isNumber: true }, { word: "labels", show: (found) => labels(found.labels) },
     { word: "config", show: (found) => h("span", { class: "mono soft" }, JSON.stringify(found.config)) },
-    { word: "edit", show: (found) => {
+    { word: "actions", show: (found) => {
       const path = `/v1/environments/${part(found.id)}`;
+      const patch = async (fields) => { try { await send("PATCH", path, { ...fields, version: found.version }); } finally { list.refresh(); } };
+      const close = () => ask(t("sure_maintenance", found.id), t("start_maintenance"), (reason) => patch({ health: "maintenance", health_reason: reason }));
+      const reopen = trying(() => patch({ health: "unknown", health_reason: null }));
       const isMaintained = found.health === "maintenance";
-      const toggle = async () => { await send("PATCH", path, { health: isMaintained ? "unknown" : "maintenance", version: found.version }); list.refresh(); };
       const check = async () => { say((await send("POST", `${path}/check`)).message || t("checked")); list.refresh(); };
-      return [found.check && [h("button", { type: "button", click: trying(check) }, t("check_now")), " "], h("button", { type: "button", click: () => edit("edit", path, found, list.refresh, true) }, t("edit")), " ", h("button", { type: "button", click: trying(toggle) }, t(isMaintained ? "end_maintenance" : "start_maintenance"))];
+      const remove = async () => {
+        if (!await sure(t("sure_delete_environment", found.id), t("delete"))) return;
+        try { await send("DELETE", path, {}, found.version); } finally { list.refresh(); }
+      };
+      const button = (word, click, kind) => h("button", { type: "button", class: kind, click }, t(word));
+      return h("div", { class: "row" }, found.check && button("check_now", trying(check)), button("edit", () => edit("edit", path, found, list.refresh, true)),
+        isMaintained ? button("end_maintenance", reopen) : button("start_maintenance", close), button("delete", trying(remove), "danger"));
     } },
   ];
-  const list = paged((next) => get(query("/v1/environments", { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_environments") }));
+  const list = paged((next) => get(query("/v1/environments", { checks: true, next, limit: 100 })), (items) => table(columns, items, { empty: t("no_environments") }));
   const fresh = { id: "", config: { base: "http://" } };
   const create = h("button", { type: "button", class: "main", click: () => edit("new_environment", "/v1/environments", fresh, list.refresh) }, t("new_environment"));
   view.show(h("div", { class: "head" }, h("h1", {}, t("environments")), h("span", { class: "grow" }), create), list.place);

@@ -1,14 +1,20 @@
 // The page's frame: what address shows what, keys, language, colours, who looks.
 
-import { isKnown, logInAs, logOut, onLogin, user } from "./api.js";
+import { isKnown, lastUser, logInAs, logOut, onLogin, user } from "./api.js";
 import * as cases from "./cases.js";
 import * as places from "./places.js";
+import { flakyCases } from "./flaky.js";
+import { one as oneRun } from "./run.js";
 import * as runs from "./runs.js";
 import { openSubmit } from "./submit.js";
+import { task } from "./task.js";
 import { closeDialog, debounce, dialog, h, problem } from "./parts.js";
 import { language, speak, t } from "./words.js";
 
-const AREAS = ["runs", "cases", "environments", "workers", "tags", "queues"];
+const AREAS = ["runs", "cases", "flaky", "environments", "workers", "tags", "queues"];
+/** Words of areas whose names are words already. */
+const AREA_WORDS = { flaky: "flaky_cases" };
+const areaWord = (area) => t(AREA_WORDS[area] || area);
 const main = document.getElementById("main");
 
 /** What is on the screen now: its timers and calls end when it goes. */
@@ -58,27 +64,41 @@ async function route() {
   view = new View();
   const [area, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   const shown = AREAS.includes(area) ? area : "runs";
+  const isTask = shown === "runs" && rest.length === 3 && rest.slice(1).every((place) => /^\d{1,9}$/.test(place));
+  const parts = rest.at(-1) === "" ? rest.slice(0, -1) : rest;
+  const isThere = (area === shown || area === "") && (isTask || parts.length <= (["runs", "cases"].includes(shown) ? 1 : 0));
   frame(shown);
-  document.title = `${rest[0] || t(shown)} · Quoin`;
+  document.title = `${rest[0] || areaWord(shown)} · Quoin`;
   try {
-    if (shown === "runs" && rest.length === 3) await runs.task(view, ...rest);
-    else if (shown === "runs" && rest[0]) await runs.one(view, rest[0]);
+    if (!isThere) noPage(shown, parts);
+    else if (isTask) await task(view, ...rest);
+    else if (shown === "runs" && rest[0]) await oneRun(view, rest[0]);
     else if (shown === "runs") runs.list(view);
     else if (shown === "cases" && rest[0]) await cases.one(view, rest[0]);
     else if (shown === "cases") cases.list(view);
+    else if (shown === "flaky") flakyCases(view);
     else if (shown === "environments") cases.environments(view);
     else places[shown](view);
   } catch (error) {
-    view.show(h("div", { class: "paper" }, problem(error)));
+    view.show(h("div", { class: "paper" }, problem(error), isTask && h("p", { class: "empty" }, h("a", { href: `#/runs/${encodeURIComponent(rest[0])}` }, t("back_to_run")))));
     const shows = view;
     if (error.isPassing) setTimeout(() => { if (view === shows) route(); }, 3000);
   }
 }
 
+/** Where the address names nothing: says so, and where one can go on. */
+function noPage(shown, parts) {
+  const back = shown === "runs" && parts[0] ? [`#/runs/${encodeURIComponent(parts[0])}`, t("back_to_run")] : [`#/${shown}`, areaWord(shown)];
+  view.show(h("div", { class: "head" }, h("h1", {}, t("no_page"))),
+    h("div", { class: "paper pad" }, h("p", {}, t("no_page_text", decoded(location.hash))), h("a", { href: back[0] }, back[1])));
+}
+
 function frame(shown) {
   document.querySelectorAll("[data-word]").forEach((element) => { element.textContent = t(element.dataset.word); });
-  const links = AREAS.map((area) => h("a", { href: `#/${area}`, "aria-current": area === shown ? "page" : null }, t(area)));
+  const links = AREAS.map((area) => h("a", { href: `#/${area}`, "aria-current": area === shown ? "page" : null }, areaWord(area)));
   document.getElementById("nav").replaceChildren(...links);
+  // On a narrow screen not all of them are seen at once.
+  links.find((link) => link.hasAttribute("aria-current"))?.scrollIntoView({ block: "nearest", inline: "nearest" });
   document.getElementById("language").textContent = t("language");
   const isDark = document.documentElement.dataset.theme === "dark";
   const theme = document.getElementById("theme");
@@ -109,13 +129,13 @@ function toggleLanguage() {
 }
 
 function help() {
-  const keys = [["g r, g c, g e, g w, g t, g q", "key_go"], ["j, k", "key_move"], ["Enter", "key_open"], ["/", "key_search"], ["n", "key_submit"], ["d", "key_theme"], ["l", "key_language"], ["Esc", "key_back"]];
+  const keys = [["g r, g c, g f, g e, g w, g t, g q", "key_go"], ["j, k", "key_move"], ["Enter", "key_open"], ["/", "key_search"], ["n", "key_submit"], ["d", "key_theme"], ["l", "key_language"], ["Esc", "key_back"]];
   dialog(t("help"), h("div", { class: "keys" }, keys.flatMap(([key, word]) => [h("span", {}, key.split(", ").flatMap((one, at) => [at > 0 && " ", h("kbd", {}, one)])), h("span", {}, t(word))])),
     h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("close"))));
 }
 
 function move(step) {
-  const rows = [...main.querySelectorAll("tbody tr[tabindex], details.failure > summary")];
+  const rows = [...main.querySelectorAll("tbody tr[tabindex], details.failure > summary")].filter((row) => row.checkVisibility());
   if (rows.length === 0) return;
   const at = rows.indexOf(document.activeElement);
   rows[Math.max(0, Math.min(rows.length - 1, at < 0 ? 0 : at + step))].focus();
@@ -125,7 +145,7 @@ let isGoing = false;
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, textarea, select") || document.getElementById("dialog").open) return;
-  const areas = { r: "runs", c: "cases", e: "environments", w: "workers", t: "tags", q: "queues" };
+  const areas = { r: "runs", c: "cases", f: "flaky", e: "environments", w: "workers", t: "tags", q: "queues" };
   if (isGoing) {
     isGoing = false;
     if (areas[event.key]) { location.hash = `#/${areas[event.key]}`; event.preventDefault(); }
@@ -138,20 +158,24 @@ document.addEventListener("keydown", (event) => {
   if (work) { event.preventDefault(); work(); }
 });
 
+let typed = "";
 onLogin((why) => new Promise((answer) => {
   let who = null;
-  const name = h("input", { autocomplete: "username", "aria-label": t("user_label") });
-  const secret = h("input", { type: "password", autocomplete: "off", "aria-label": t("secret_label") });
-  const form = h("form", { submit: (event) => {
+  const name = h("input", { name: "username", autocomplete: "username", autocapitalize: "none", spellcheck: "false", value: typed || lastUser() });
+  // The token or password is nobody's to keep: not the page's, and it need not be the browser's.
+  const secret = h("input", { name: "secret", type: "password", autocomplete: "off" });
+  const form = h("form", { class: "inner bare", submit: (event) => {
     event.preventDefault();
+    // Asked again, he need not type his name again.
+    typed = name.value.trim();
     if (secret.value) who = { name: name.value.trim(), secret: name.value.trim() ? secret.value : secret.value.trim() };
     closeDialog();
   } },
     why && h("p", { class: "problem", role: "alert" }, why),
-    h("div", { class: "fields" }, h("label", {}, t("user_label"), name), h("label", {}, t("secret_label"), secret)),
+    h("div", { class: "fields two" }, h("label", { class: "field" }, h("span", {}, t("user_label")), name), h("label", { class: "field" }, h("span", {}, t("secret_label")), secret)),
     h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("close")), h("button", { type: "submit", class: "main" }, t("go"))));
   dialog(t("login"), form).then(() => answer(who));
-  name.focus();
+  (name.value ? secret : name).focus();
 }));
 
 document.getElementById("who").addEventListener("click", async () => {

@@ -25,33 +25,44 @@ export const statusPill = (code) => pill(code, t(`s${code}`));
 
 export const ended = (totals = {}) => STATUSES.reduce((sum, code) => sum + (totals[code] || 0), 0);
 
-/** How far a run is, as one line of colours. */
-export function bar(totals = {}, running = 0, isTall = false) {
-  const total = totals.total || 0;
+const codeWord = (code) => t(/^\d/.test(code) ? `s${code}` : code);
+
+/**
+ * Tasks by what became of them so far. `out` says what workers have: {running, assigned}; without it what has not
+ * ended is only that, since nobody has said what of it runs.
+ */
+function counted(totals, out) {
+  const flaky = totals.flaky || 0;
   const counts = STATUSES.map((code) => [code, totals[code] || 0]);
-  counts.splice(1, 0, ["flaky", totals.flaky || 0]);
-  counts[0][1] = Math.max(0, counts[0][1] - (totals.flaky || 0));
-  const out = Math.min(running, total - ended(totals));
-  counts.push(["01", out], ["00", Math.max(0, total - ended(totals) - out)]);
-  const shown = counts.filter(([, count]) => count > 0);
-  const words = shown.map(([code, count]) => `${code === "flaky" ? t("flaky") : t(`s${code}`)} ${number(count)}`);
+  counts[0][1] = Math.max(0, counts[0][1] - flaky);
+  counts.splice(1, 0, ["flaky", flaky]);
+  const left = Math.max(0, (totals.total || 0) - ended(totals));
+  if (!out) return [...counts, ["rest", left]];
+  const running = Math.min(out.running || 0, left);
+  const assigned = Math.min(out.assigned || 0, left - running);
+  return [...counts, ["01", running], ["assigned", assigned], ["00", left - running - assigned]];
+}
+
+/** How far a run is, as one line of colours. */
+export function bar(totals = {}, out = null, isTall = false) {
+  const shown = counted(totals, out).filter(([, count]) => count > 0);
+  const words = shown.map(([code, count]) => `${codeWord(code)} ${number(count)}`);
   const parts = shown.map(([code, count]) => h("i", { class: `s-${code}`, grow: count }));
   return h("div", { class: isTall ? "bar tall" : "bar", role: "img", "aria-label": words.join(", "), title: words.join(", ") }, parts);
 }
 
-export function legend(totals = {}, running = 0) {
-  const total = totals.total || 0;
-  const waiting = Math.max(0, total - ended(totals) - running);
-  const counts = [...STATUSES.map((code) => [code, totals[code] || 0]), ["01", running], ["00", waiting]];
-  const shown = counts.filter(([code, count]) => count > 0 || code === "02");
-  const flaky = totals.flaky || 0;
-  const parts = shown.map(([code, count]) => pill(code, `${t(`s${code}`)} ${number(code === "02" ? count - flaky : count)}`));
-  if (totals.flaky) parts.push(pill("flaky", `${t("flaky")} ${number(totals.flaky)}`));
-  return h("div", { class: "legend" }, parts);
+export function legend(totals = {}, out = null) {
+  const shown = counted(totals, out).filter(([code, count]) => count > 0 || code === "02");
+  return h("div", { class: "legend" }, shown.map(([code, count]) => pill(code, `${codeWord(code)} ${number(count)}`)));
 }
 
 export const number = (value) => Number(value || 0).toLocaleString(language);
 export const percent = (value) => `${(value * 100).toFixed(value >= 0.9995 || value < 0.1 ? 2 : 1)} %`;
+
+/** So many in a second. */
+export const rate = (value) => `${value.toLocaleString(language, { maximumFractionDigits: value < 10 ? 2 : 0 })} /s`;
+export const took = (run) => span((run.ended || Date.now()) - run.started);
+export const runLink = (run) => `#/runs/${encodeURIComponent(run.run)}`;
 
 /** Milliseconds in a form that is short at every length. */
 export function span(ms) {
@@ -73,6 +84,9 @@ export function moment(ms) {
   return h("time", { datetime: at.toISOString(), title: at.toLocaleString(language) }, text);
 }
 
+/** How long ago a moment was. */
+export const ago = (ms) => (ms ? h("time", { datetime: new Date(ms).toISOString(), title: new Date(ms).toLocaleString(language) }, t("ago", span(Math.max(0, Date.now() - ms)))) : "");
+
 export const labels = (found = {}) => Object.entries(found).map(([name, value]) => `${name}=${value}`).join(", ");
 
 /** The last outcomes of a case, the oldest first. */
@@ -88,7 +102,7 @@ const mark = (found) => MARKS[String(found)[0]] || "00";
 const markWord = (code) => (code === "flaky" ? t(code) : t(`s${code}`));
 
 /**
- * A table. Columns are {word, show, isNumber}; `open` gives the address of a row.
+ * A table. Columns are {word, show, isNumber, isLong}; `open` gives the address of a row.
  */
 export function table(columns, rows, { empty, open } = {}) {
   if (rows.length === 0) return h("div", { class: "empty" }, empty);
@@ -96,7 +110,7 @@ export function table(columns, rows, { empty, open } = {}) {
   const line = (row) => {
     const target = open?.(row);
     const go = () => { location.hash = target; };
-    const cells = columns.map((column) => h("td", { class: column.isNumber ? "num" : null }, column.show(row)));
+    const cells = columns.map((column) => h("td", { class: column.isNumber ? "num" : column.isLong ? "long" : null }, column.show(row)));
     if (!target) return h("tr", {}, cells);
     const press = (event) => { if (event.key === "Enter" && event.target === event.currentTarget) go(); };
     const click = (event) => { if (!event.target.closest("button, a, input, label")) go(); };
@@ -164,6 +178,25 @@ export function dialog(title, ...content) {
   place.replaceChildren(h("div", { class: "inner" }, h("h1", {}, title), content));
   if (!place.open) place.showModal();
   return new Promise((closed) => place.addEventListener("close", closed, { once: true }));
+}
+
+/** Asks for a reason, and what `fields` ask besides; `save` is given the reason, and its error stands in the form. */
+export function ask(title, word, save, ...fields) {
+  const reason = h("input", { name: "reason", required: true, "aria-label": t("reason_label") });
+  const error = h("div", { class: "problem", role: "alert" });
+  const form = h("form", { class: "inner bare", submit: async (event) => {
+    event.preventDefault();
+    error.textContent = "";
+    try {
+      await save(reason.value.trim());
+      closeDialog();
+    } catch (problem) { error.textContent = problem.message; }
+  } },
+    h("label", { class: "field" }, h("span", {}, t("reason_label")), reason), fields, error,
+    h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("close")), h("button", { type: "submit", class: "main" }, word)));
+  const closed = dialog(title, form);
+  reason.focus();
+  return closed;
 }
 
 export const closeDialog = () => document.getElementById("dialog").close();

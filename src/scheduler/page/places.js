@@ -1,7 +1,7 @@
 // Workers, tags with their holders, and queues.
 
 import { get, part, query, send } from "./api.js";
-import { h, labels, number, paged, pill, say, sure, table, trying } from "./parts.js";
+import { ago, ask, h, labels, number, paged, pill, say, span, sure, table, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const toRun = (run) => h("a", { class: "mono", href: `#/runs/${part(run)}` }, run);
@@ -16,7 +16,7 @@ export function workers(view) {
   const columns = [
     { word: "worker", show: (found) => [h("b", {}, found.name), found.url !== found.name && h("div", { class: "soft mono" }, found.url || "")] },
     { word: "state", show: (found) => (found.draining ? pill("paused", t("draining")) : found.task_num > 0 ? pill("running") : pill("good", t("deadline"))) },
-    { word: "tasks", show: (found) => number(found.task_num), isNumber: true }, { word: "slots", show: (found) => number(found.max_task_num), isNumber: true },
+    { word: "has_tasks", show: (found) => number(found.task_num), isNumber: true }, { word: "slots", show: (found) => number(found.max_task_num), isNumber: true },
     { word: "labels", show: (found) => labels(found.labels) },
     { word: "runs", show: (found) => [...new Set(found.claims.map((claim) => claim.run))].map((run) => h("div", {}, toRun(run))) },
     { word: "tags", show: (found) => [...new Set(found.claims.flatMap((claim) => claim.tags || []))].join(", ") },
@@ -27,11 +27,30 @@ export function workers(view) {
   view.every(2000, () => (!document.hidden && !list.place.contains(document.activeElement) ? list.refresh() : null));
 }
 
+/** A tag as it was named, with its scope. */
+function named(tag) {
+  const [name, scope, of] = tag.split("/");
+  if (!scope) return h("b", {}, name);
+  return [h("b", {}, name), h("div", { class: "soft" }, scope === "env" ? of : h("span", {}, `${t("run")} `, toRun(of || scope)))];
+}
+
 export function tags(view) {
+  const release = (found) => ask(t("sure_release", found.tag), t("release"), async (reason) => {
+    await send("POST", `/v1/tags/${part(found.tag)}/release`, { reason });
+    say(t("asked"));
+    list.refresh();
+  });
   const columns = [
-    { word: "tag", show: (found) => h("b", {}, found.tag) }, { word: "slots", show: (found) => t("of", found.held, found.capacity), isNumber: true },
-    { word: "holders", show: (found) => found.holders.map((held) => h("div", {}, held.worker, " ", toRun(held.run), held.case && ` ${held.case}`, held.draining && [" ", pill("08", t("s08"))])) },
-    { word: "waiters", show: (found) => (found.waiters || []).map((waiting) => h("div", {}, toRun(waiting.run), ` ${waiting.case} · ${t("tasks_wait", number(waiting.tasks))}`)) },
+    { word: "tag", show: (found) => named(found.tag) },
+    { word: "held", show: (found) => t("of", number(found.held), number(found.capacity)), isNumber: true },
+    { word: "holders", show: (found) => found.holders.map((held) => h("div", {}, held.worker, " ", held.case || "", " ", toRun(held.run), h("span", { class: "soft" }, " ", held.since_ms ? ago(held.since_ms) : t("revision", held.since)), held.draining && [" ", pill("08", t("s08"))])) },
+    { word: "waiters", show: (found) => [
+      found.waiting_lanes > 0 && h("div", {}, h("b", {}, t("tasks_wait", number(found.waiting_tasks)))),
+      found.waiters.slice(0, 5).map((waiting) => h("div", {}, `${waiting.case} · ${t("tasks_wait", number(waiting.tasks))} `, toRun(waiting.run), h("span", { class: "soft" }, " ", ago(waiting.since)))),
+      found.waiting_lanes > 5 && h("div", { class: "soft" }, t("lanes_more", number(found.waiting_lanes - 5))),
+    ] },
+    { word: "longest_wait", show: (found) => (found.waits_since ? span(Date.now() - found.waits_since) : ""), isNumber: true },
+    { word: "actions", show: (found) => found.held > 0 && h("button", { type: "button", class: "danger", click: () => release(found) }, t("release")) },
   ];
   const list = paged(() => get("/v1/tags"), (items) => table(columns, items, { empty: t("no_tags") }));
   view.show(h("div", { class: "head" }, h("h1", {}, t("tags"))), list.place);

@@ -1,27 +1,25 @@
-// Runs: the list, and one run with its tasks, what waits, failures and slots.
+// Runs: the list.
 
-import { follow, get, part, query, send } from "./api.js";
+import { get, query } from "./api.js";
 import { openSubmit } from "./submit.js";
-import { timeline } from "./timeline.js";
-import { bar, ended, h, labels, legend, moment, number, paged, percent, pill, problem, say, span, statusPill, sure, table, trying } from "./parts.js";
+import { bar, ended, h, moment, number, paged, percent, pill, runLink, table, took } from "./parts.js";
 import { t } from "./words.js";
-
-const took = (run) => span((run.ended || Date.now()) - run.started);
-const link = (run) => `#/runs/${part(run.run)}`;
 
 export function list(view) {
   const filter = { state: "", text: "" };
   const columns = [
-    { word: "run", show: (run) => [h("a", { href: link(run), class: "mono" }, run.run), run.name && h("div", { class: "soft" }, run.name)] },
+    { word: "run", show: (run) => [h("a", { href: runLink(run), class: "mono" }, run.run), run.name && h("div", { class: "soft" }, run.name)] },
     { word: "state", show: (run) => pill(run.state) },
     { word: "progress", show: (run) => bar(run.totals) },
     { word: "tasks", show: (run) => (run.totals ? t("of", number(ended(run.totals)), number(run.totals.total)) : ""), isNumber: true },
+    { word: "retries", show: (run) => (run.retries === undefined ? "" : number(run.retries)), isNumber: true },
+    { word: "efficiency", show: (run) => (run.efficiency === undefined ? "" : percent(run.efficiency)), isNumber: true },
     { word: "started", show: (run) => moment(run.started) },
     { word: "time", show: took, isNumber: true },
     { word: "queue", show: (run) => run.queue },
     { word: "owner", show: (run) => run.owner || "" },
   ];
-  const runs = paged((next) => get(query("/v1/runs", { ...filter, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_runs"), open: link }));
+  const runs = paged((next) => get(query("/v1/runs", { ...filter, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_runs"), open: runLink }));
   const states = ["", "open", "passed", "failed", "canceled", "incomplete"];
   const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.state = event.target.value; runs.refresh(); } }, states.map((state) => h("option", { value: state }, t(state || "all"))));
   const search = h("input", { type: "search", "aria-label": t("search"), placeholder: t("search"), "data-search": true, input: view.debounce((event) => { filter.text = event.target.value; runs.refresh(); }) });
@@ -29,261 +27,4 @@ export function list(view) {
   view.show(h("div", { class: "head" }, h("h1", {}, t("runs")), h("span", { class: "grow" }), search, choose, submit), runs.place);
   // A longer list is not pulled from under its reader.
   view.every(2000, () => (!document.hidden && !runs.place.contains(document.activeElement) && runs.place.querySelectorAll("tbody tr").length <= 50 ? runs.refresh() : null));
-}
-
-export async function one(view, run) {
-  const path = `/v1/runs/${part(run)}`;
-  let found = await get(path);
-  let running = 0;
-  let measured = null;
-  const head = h("div");
-  const progress = h("div", { class: "paper pad" });
-  const facts = h("div", { class: "facts" });
-  const body = h("div");
-  const tabs = h("div", { class: "tabs", role: "tablist" });
-  let chosen = "overview";
-
-  // Nothing is written of a run in its first second.
-  const state = () => (found.status.state === "accepted" && running > 0 ? "running" : found.status.state);
-  let drawn = "";
-  const isOver = () => Boolean(found.status.ended);
-  const act = (word, call, isMain) => h("button", { type: "button", class: isMain ? "main" : null, click: trying(call) }, t(word));
-  const control = (verb) => async () => { await send("POST", `${path}/${verb}`); say(t("asked")); };
-  const again = (which) => async () => {
-    const made = await send("POST", `${path}/rerun`, { which });
-    location.hash = link(made);
-  };
-
-  const unstarted = () => (found.status.totals?.["05"] || 0) + (found.status.totals?.["06"] || 0);
-
-  const drawHead = () => {
-    drawn = state();
-    const buttons = isOver()
-      ? [found.status.totals?.failures > 0 && act("rerun_failed", again("failed"), true), unstarted() > 0 && act("rerun_unstarted", again("unstarted")), act("rerun_all", again("all"))]
-      : [state() === "paused" ? act("resume", control("resume")) : act("pause", control("pause")),
-        h("button", { type: "button", class: "danger", click: trying(async () => { if (await sure(t("sure_cancel"), t("yes_cancel"))) await control("cancel")(); }) }, t("cancel_run"))];
-    const before = found.spec.rerun_of;
-    head.replaceChildren(h("div", { class: "head" },
-      h("h1", {}, found.spec.name || t("run"), " ", h("span", { class: "mono soft" }, run)), pill(state()),
-      before && h("a", { href: `#/runs/${part(before)}` }, t("rerun_of", before)),
-      h("span", { class: "grow" }), buttons));
-  };
-  const fact = (word, value, more) => h("div", { class: "paper fact" }, h("b", {}, value), h("span", {}, t(word), more && ` · ${more}`));
-  const drawProgress = () => {
-    const totals = found.status.totals || {};
-    const out = isOver() ? 0 : running;
-    progress.replaceChildren(bar(totals, out, true), legend(totals, out));
-    const us = (value) => span(value / 1000);
-    const shown = [fact("tasks", t("of", number(ended(totals)), number(totals.total))), fact("time", took({ ...found.status, started: found.status.started || found.spec.submitted }))];
-    if (measured?.bound) {
-      const causes = ["work", "tag", "chain"];
-      const cause = causes.reduce((best, name) => (measured[`bound_${name}`] > measured[`bound_${best}`] ? name : best));
-      shown.push(fact("bound", us(measured.bound), t(`bound_${cause}`)));
-      shown.push(fact("slots", number(measured.slots)));
-      if (isOver() && measured.efficiency) shown.push(fact("efficiency", percent(measured.efficiency)));
-      else if (measured.left) shown.push(fact("left", us(measured.left)));
-    }
-    facts.replaceChildren(...shown);
-  };
-
-  const panels = { overview, waiting, tasks, failures, timeline: slots };
-  function drawTabs() {
-    const totals = found.status.totals || {};
-    const counts = { failures: totals.failures };
-    const isHere = tabs.contains(document.activeElement);
-    tabs.replaceChildren(...Object.keys(panels).map((name) => h("button", {
-      type: "button", role: "tab", "aria-selected": String(name === chosen), tabindex: name === chosen ? "0" : "-1",
-      click: () => choose(name), keydown: (event) => {
-        const names = Object.keys(panels);
-        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-        if (step) { choose(names[(names.indexOf(name) + step + names.length) % names.length]); tabs.querySelector("[aria-selected=true]").focus(); }
-      },
-    }, t(name), counts[name] > 0 && h("span", { class: "count" }, number(counts[name])))));
-    if (isHere) tabs.querySelector("[aria-selected=true]").focus();
-  }
-  let refresh = () => {};
-  // A longer list is not pulled from under its reader, nor what he stands on or has opened.
-  const renew = (list, rows) => {
-    const isUsed = list.place.contains(document.activeElement) || list.place.querySelector("details[open]");
-    return isUsed || list.place.querySelectorAll("tbody tr, details").length > rows ? null : list.refresh();
-  };
-  function choose(name) {
-    chosen = name;
-    drawTabs();
-    refresh = panels[name](body) || (() => {});
-  }
-
-  function overview(place) {
-    const columns = [
-      { word: "case", show: (lane) => h("a", { href: `#/cases/${part(lane.case)}` }, lane.case) },
-      { word: "environment", show: (lane) => lane.environment || "" },
-      { word: "progress", show: (lane) => bar(lane.totals, lane.running) },
-      { word: "tasks", show: (lane) => t("of", number(ended(lane.totals)), number(lane.totals.total)), isNumber: true },
-      { word: "typical", show: (lane) => (ended(lane.totals) ? span(lane.work / 1000 / Math.max(1, ended(lane.totals))) : ""), isNumber: true },
-    ];
-    const lanes = paged((next) => get(query(`${path}/lanes`, { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks") }));
-    const losses = h("div");
-    const drawLoss = () => {
-      if (!measured?.loss) return;
-      const shown = Object.entries(measured.loss).filter(([, us]) => us > 0);
-      if (shown.length > 0 && isOver()) losses.replaceChildren(h("h2", {}, t("loss")), h("div", { class: "facts" }, shown.map(([name, us]) => fact(`loss_${name}`, span(us / 1000)))));
-    };
-    const check = h("div", { class: "head" }, h("button", { type: "button", click: trying(async () => {
-      const audit = await get(`${path}/audit`);
-      check.replaceChildren(audit.is_clean ? pill("passed", t("clean")) : h("pre", {}, audit.faults.map((fault) => fault.text).join("\n")));
-    }) }, t("audit")));
-    place.replaceChildren(lanes.place, losses, h("h2"), check);
-    drawLoss();
-    return () => { drawLoss(); return renew(lanes, 100); };
-  }
-
-  function waiting(place) {
-    const columns = [
-      { word: "case", show: (lane) => lane.case }, { word: "environment", show: (lane) => lane.environment || "" },
-      { word: "tasks", show: (lane) => number(lane.tasks), isNumber: true }, { word: "reason", show: (lane) => lane.text },
-    ];
-    const draw = async () => {
-      try {
-        const found = await get(`${path}/waiting`);
-        const counts = Object.entries(found.tasks).map(([reason, count]) => pill("00", `${t(`why_${reason}`)} ${number(count)}`));
-        place.replaceChildren(h("div", { class: "legend" }, counts), h("h2"), h("div", { class: "paper" }, table(columns, found.items, { empty: t("nothing_waits") })));
-      } catch (error) { place.replaceChildren(problem(error)); }
-    };
-    draw();
-    return draw;
-  }
-
-  function tasks(place) {
-    const filter = { status: "", case: "" };
-    const columns = [
-      { word: "case", show: (task) => task.case }, { word: "environment", show: (task) => task.environment || "" },
-      { word: "repeat", show: (task) => number(task.ordinal + 1), isNumber: true },
-      { word: "state", show: (task) => [statusPill(task.status), task.is_flaky && [" ", pill("flaky")]] },
-      { word: "attempts", show: (task) => number(task.attempts), isNumber: true }, { word: "worker", show: (task) => task.worker || "" },
-      { word: "started", show: (task) => moment(task.start) }, { word: "time", show: (task) => (task.duration === undefined ? "" : span(task.duration / 1000)), isNumber: true },
-    ];
-    const open = (task) => `#/runs/${part(run)}/${task.lane}/${task.ordinal}`;
-    const found = paged((next) => get(query(`${path}/tasks`, { ...filter, next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks"), open }));
-    const codes = ["", "00", "01", "02", "failures", "05", "06"];
-    const word = (code) => (code === "" ? t("all") : code === "failures" ? t("failures") : t(`s${code}`));
-    const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.status = event.target.value; found.refresh(); } }, codes.map((code) => h("option", { value: code }, word(code))));
-    const of = h("input", { type: "search", placeholder: t("case"), "aria-label": t("case"), "data-search": true, input: view.debounce((event) => { filter.case = event.target.value; found.refresh(); }) });
-    place.replaceChildren(h("div", { class: "head" }, choose, of), found.place);
-    return () => renew(found, 100);
-  }
-
-  // What was known of a failure before is in the report, which is there at the end.
-  const pasts = new Map();
-  const learn = async () => {
-    if (!isOver() || !found.status.totals?.failures) return;
-    const report = await get(`/v1/reports/${part(run)}`).catch(() => null);
-    for (const { lane, ordinal, past } of report?.failures || []) pasts.set(`${lane}/${ordinal}`, past);
-  };
-
-  function failures(place) {
-    const found = paged((next) => get(query(`${path}/tasks`, { status: "failures", next, limit: 50 })), (items) => (items.length === 0 ? h("div", { class: "empty" }, t("no_failures")) : h("div", {}, items.map((item) => failure(item, pasts.get(`${item.lane}/${item.ordinal}`))))));
-    place.replaceChildren(found.place);
-    return () => renew(found, 50);
-  }
-
-  function slots(place) {
-    const draw = async () => {
-      try { place.replaceChildren(timeline(await get(`${path}/timeline`))); } catch (error) { place.replaceChildren(problem(error)); }
-    };
-    draw();
-    return isOver() ? null : draw;
-  }
-
-  const measure = async () => {
-    measured = await get(`${path}/bound`).catch(() => measured);
-    running = measured?.running || 0;
-    if (drawn !== state()) drawHead();
-    drawProgress();
-  };
-  drawHead(); drawProgress(); choose("overview");
-  view.show(head, progress, facts, tabs, body);
-  Promise.all([measure(), learn()]).then(() => refresh());
-  if (isOver()) return;
-  follow(run, (status) => {
-    const before = state();
-    const failed = found.status.totals?.failures;
-    found = { ...found, status };
-    if (before !== state() || isOver()) drawHead();
-    if (failed !== found.status.totals?.failures) drawTabs();
-    drawProgress();
-    // What is told of an open run may be a second old.
-    if (isOver()) { view.stop(); setTimeout(() => Promise.all([measure(), learn()]).then(() => refresh()), 1200); }
-  }, view.signal);
-  view.every(2000, () => { if (!document.hidden && !isOver()) return Promise.all([measure(), refresh()]); return null; });
-}
-
-/** What was known of it before: a word, or the run since which it fails. */
-function pastPill(past) {
-  if (!past) return null;
-  return past.known ? h("a", { class: "soft", href: `#/runs/${part(past.known)}` }, t("known_since", past.known)) : pill(past === "new" ? "failed" : "flaky", t(past));
-}
-
-function failure(task, past) {
-  const detail = task.detail || {};
-  const title = h("summary", {}, statusPill(task.status), h("b", {}, task.case), pastPill(past), task.environment && h("span", { class: "soft" }, task.environment),
-    h("span", { class: "soft" }, `${t("repeat")} ${task.ordinal + 1}`), task.attempts > 1 && h("span", { class: "soft" }, `${t("attempts")} ${task.attempts}`),
-    h("span", { class: "message" }, detail.message || ""), h("span", { class: "soft" }, task.worker || ""));
-  return h("details", { class: "failure" }, title, h("div", {}, outputs(detail, task.worker)));
-}
-
-/** Opens the whole of an output at the worker that has it. */
-async function openArtifact(worker, digest) {
-  const found = await get(`/v1/instances/${part(worker)}`);
-  if (!found.artifacts) throw new Error(t("not_served", worker));
-  location.assign(`${found.artifacts}/${part(digest)}`);
-}
-
-/** A field of what an attempt said, in words where they are known. */
-function fieldWord(name) {
-  const word = t(`field_${name}`);
-  return word === `field_${name}` ? name : word;
-}
-
-/** What an attempt said; `worker` serves what was too long for its record. */
-function outputs(detail, worker) {
-  const shown = [];
-  for (const [name, value] of Object.entries(detail || {})) {
-    if (value === null || value === "") continue;
-    if (name.endsWith("_artifact") && worker) {
-      shown.push(h("button", { type: "button", click: trying(() => openArtifact(worker, value)) }, t("whole", fieldWord(name.replace("_artifact", "")))));
-      continue;
-    }
-    const text = typeof value === "string" ? value : JSON.stringify(value, null, 1);
-    shown.push(h("div", {}, h("div", { class: "soft" }, fieldWord(name)), h("pre", {}, text)));
-  }
-  return shown.length > 0 ? shown : [h("div", { class: "soft" }, t("none"))];
-}
-
-export async function task(view, run, lane, ordinal) {
-  const found = await get(`/v1/runs/${part(run)}/tasks/${lane}/${ordinal}`);
-  const attempts = found.attempts.map((attempt) => h("div", { class: "paper pad" },
-    h("div", { class: "head" }, statusPill(attempt.status), h("b", {}, t("attempt", attempt.attempt, attempt.worker)), h("span", { class: "grow" }),
-      h("span", { class: "soft" }, moment(attempt.start), " · ", span(attempt.duration / 1000))),
-    outputs(attempt.detail, attempt.worker)));
-  const definition = found.case || {};
-  const isAsked = definition.kind === "manual" && ["00", "01"].includes(found.task.status);
-  view.show(
-    h("div", { class: "head" }, h("h1", {}, found.task.case, " ", h("span", { class: "soft" }, `${t("repeat")} ${found.task.ordinal + 1}`)), statusPill(found.task.status),
-      h("span", { class: "grow" }), h("a", { href: `#/runs/${part(run)}`, class: "mono" }, run)),
-    isAsked && [verdict(`/v1/runs/${part(run)}/tasks/${lane}/${ordinal}/verdict`, () => task(view, run, lane, ordinal)), h("h2")],
-    attempts.length > 0 ? attempts.flatMap((attempt) => [attempt, h("h2")]) : h("div", { class: "paper empty" }, t("nothing_ran")),
-    h("h2", {}, t("definition")), h("pre", {}, JSON.stringify(definition, null, 2)),
-    labels(definition.requires) && h("div", { class: "soft" }, labels(definition.requires)));
-}
-
-/** What a person says of a task of a manual case. */
-function verdict(path, again) {
-  const message = h("input", { type: "text", class: "grow", "aria-label": t("seen"), placeholder: t("seen") });
-  const judge = (word) => h("button", { type: "button", class: word === "passed" ? "main" : null, click: trying(async () => {
-    await send("POST", path, { verdict: word, message: message.value });
-    say(t("saved"));
-    // What is told of an open run may be a second old.
-    setTimeout(again, 1200);
-  }) }, t(word));
-  return h("div", { class: "paper pad" }, h("div", { class: "head" }, h("b", {}, t("your_verdict")), message, judge("passed"), judge("failed"), judge("error")));
 }

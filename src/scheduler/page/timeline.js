@@ -1,91 +1,203 @@
-// Slots as a timeline: a row for each worker's slot, attempts in the colour of their outcome, gaps left empty.
+// Slots as a timeline: a row for each worker's slot. Attempts have the colour of their outcome or case; or gaps have
+// that of what kept the slot idle. Arrow keys go from one to the next, and what is reached is told in words.
 
-import { h, legend, moment, number, span, statusPill } from "./parts.js";
+import { h, moment, number, pill, span, statusPill } from "./parts.js";
 import { t } from "./words.js";
 
 const ROW = 14;
 const ROWS_MAX = 200;
-const LEFT = 110;
+const LEFT_MAX = 130;
 const TOP = 22;
+const CASES_NAMED = 12;
+/** A gap that is shorter is a hand-over that nobody sees. */
+const GAP_MS_MIN = 1;
+const OUTCOMES = { "02": "--passed", "03": "--failed", "04": "--error", "05": "--canceled", "06": "--skipped", "07": "--timed", "08": "--lost" };
+const CAUSES = { start: "--pending", predecessor: "--running", tag: "--flaky", hand_over: "--lost", other: "--timed", tail: "--skipped" };
+const MODES = { outcome: "by_outcome", case: "by_case", gap: "by_gap" };
+
+/** Kept while a run is drawn again and again. */
+let mode = "outcome";
+
+// Neighbours in the list of cases are far apart on the wheel.
+const hue = (lane) => `hsl(${(lane * 137) % 360} 55% 55%)`;
 
 /** Puts each attempt into the first slot of its worker that is free at its start. */
-function rows(found) {
-  const slots = new Map();
+function rowsOf(found) {
+  const workers = new Map();
   const attempts = found.rows.map(([worker, lane, ordinal, attempt, status, start, duration]) => ({ worker, lane, ordinal, attempt, status, start, end: start + duration / 1000 }));
   attempts.sort((a, b) => a.start - b.start);
   for (const attempt of attempts) {
-    const of = slots.get(attempt.worker) || slots.set(attempt.worker, []).get(attempt.worker);
+    const slots = workers.get(attempt.worker) || workers.set(attempt.worker, []).get(attempt.worker);
     // Starts are whole milliseconds: one that seems to begin a little early belongs there all the same.
-    let at = of.findIndex((end) => end <= attempt.start + 1);
-    if (at < 0) at = of.push(0) - 1;
-    of[at] = attempt.end;
-    attempt.slot = at;
+    const free = slots.find((slot) => slot.at(-1).end <= attempt.start + 1);
+    if (free) free.push(attempt);
+    else slots.push([attempt]);
   }
-  const places = new Map();
-  const names = [];
-  for (const worker of [...slots.keys()].sort((a, b) => found.workers[a].localeCompare(found.workers[b]))) {
-    slots.get(worker).forEach((_, slot) => {
-      places.set(`${worker}/${slot}`, names.length);
-      names.push(`${found.workers[worker]} ${slot + 1}`);
-    });
-  }
-  return { attempts, places, names };
+  const names = [...workers.keys()].sort((a, b) => found.workers[a].localeCompare(found.workers[b]));
+  return names.flatMap((worker) => workers.get(worker).map((items, slot) => ({ worker: found.workers[worker], slot: slot + 1, attempts: items })));
 }
 
-export function timeline(found) {
+/** Stretches of a row in which nothing ran, each with its cause. */
+function idleOf(row, gaps, end) {
+  const idle = [];
+  let from = gaps[0]?.[0] ?? 0;
+  let at = 0;
+  for (const next of [...row.attempts, { start: end, end }]) {
+    while (at < gaps.length && gaps[at][1] <= from) at += 1;
+    for (let gap = at; gap < gaps.length && gaps[gap][0] < next.start; gap += 1) {
+      const [start, stop, cause] = gaps[gap];
+      const one = { start: Math.max(start, from), end: Math.min(stop, next.start), cause };
+      if (one.end - one.start >= GAP_MS_MIN) idle.push(one);
+    }
+    from = Math.max(from, next.end);
+  }
+  return idle;
+}
+
+export function timeline(found, run) {
   if (found.rows.length === 0) return h("div", { class: "paper empty" }, t("nothing_ran"));
-  const { attempts, places, names } = rows(found);
-  const shown = Math.min(names.length, ROWS_MAX);
-  const from = Math.min(...attempts.map((attempt) => attempt.start));
-  const to = Math.max(...attempts.map((attempt) => attempt.end), from + 1);
-  const canvas = h("canvas", { role: "img", "aria-label": t("timeline") });
-  const tip = h("div", { class: "soft" }, " ");
-  const totals = { total: attempts.length };
-  for (const { status } of attempts) totals[status] = (totals[status] || 0) + 1;
+  const rows = rowsOf(found);
+  const shown = rows.slice(0, ROWS_MAX);
+  const all = rows.flatMap((row) => row.attempts);
+  const gaps = found.gaps || [];
+  const from = Math.min(gaps[0]?.[0] ?? Infinity, ...shown.map((row) => row.attempts[0].start));
+  const to = rows.reduce((last, row) => Math.max(last, row.attempts.at(-1).end), from + 1);
+  for (const row of shown) {
+    row.idle = idleOf(row, gaps, to);
+    row.both = [...row.attempts, ...row.idle].sort((a, b) => a.start - b.start);
+  }
+  const itemsOf = (row) => (mode === "gap" ? row.both : row.attempts);
+  const canvas = h("canvas", { role: "application", tabindex: "0", "aria-label": t("timeline"), "aria-describedby": "timeline-keys" });
+  const tip = h("div", { class: "tip", role: "status", "aria-live": "polite" }, " ");
+  const legend = h("div", { class: "legend" });
+  let chosen = null;
+
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const left = () => Math.min(LEFT_MAX, (canvas.clientWidth || 1000) * 0.28);
+  const x = (at) => left() + ((at - from) / (to - from)) * ((canvas.clientWidth || 1000) - left() - 8);
+
+  /** A name that does not fit is cut; the whole of it is told where somebody points or stands. */
+  const fitted = (pen, name, tail, room) => {
+    if (pen.measureText(name + tail).width <= room) return name + tail;
+    let cut = name;
+    while (cut && pen.measureText(`${cut}…${tail}`).width > room) cut = cut.slice(0, -1);
+    return `${cut}…${tail}`;
+  };
+
+  const fillOf = (item) => {
+    if (item.cause) return color(CAUSES[item.cause] || "--pending");
+    if (mode === "gap") return color("--line");
+    return mode === "case" ? hue(item.lane) : color(OUTCOMES[item.status] || "--running");
+  };
 
   const draw = () => {
     const width = canvas.clientWidth || 1000;
-    const height = TOP + shown * ROW + 4;
+    const height = TOP + shown.length * ROW + 4;
     const scale = devicePixelRatio || 1;
     canvas.width = width * scale;
     canvas.height = height * scale;
     canvas.style.height = `${height}px`;
-    const style = getComputedStyle(document.documentElement);
-    const color = (name) => style.getPropertyValue(name).trim();
-    const colors = { "02": "--passed", "03": "--failed", "04": "--error", "05": "--canceled", "06": "--skipped", "07": "--timed", "08": "--lost" };
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
     pen.font = "11px system-ui, sans-serif";
-    const x = (at) => LEFT + ((at - from) / (to - from)) * (width - LEFT - 8);
     pen.fillStyle = color("--soft");
-    names.slice(0, shown).forEach((name, row) => pen.fillText(name, 4, TOP + row * ROW + 10, LEFT - 10));
-    for (let step = 0; step <= 5; step += 1) {
-      const at = from + ((to - from) * step) / 5;
+    shown.forEach((row, at) => pen.fillText(fitted(pen, row.worker, ` ${row.slot}`, left() - 10), 4, TOP + at * ROW + 10));
+    const steps = width < 500 ? 2 : 5;
+    for (let step = 0; step <= steps; step += 1) {
+      const at = from + ((to - from) * step) / steps;
       pen.fillStyle = color("--line");
-      pen.fillRect(x(at), TOP - 4, 1, shown * ROW + 4);
+      pen.fillRect(x(at), TOP - 4, 1, shown.length * ROW + 4);
       pen.fillStyle = color("--soft");
-      pen.textAlign = step === 5 ? "right" : step === 0 ? "left" : "center";
+      pen.textAlign = step === steps ? "right" : step === 0 ? "left" : "center";
       pen.fillText(step === 0 ? "0" : span(at - from), x(at), 12);
     }
     pen.textAlign = "left";
-    pen.fillStyle = color("--sunk");
-    for (let row = 0; row < shown; row += 1) pen.fillRect(LEFT, TOP + row * ROW + 1, width - LEFT - 8, ROW - 3);
-    for (const attempt of attempts) {
-      const row = places.get(`${attempt.worker}/${attempt.slot}`);
-      if (row >= shown) continue;
-      pen.fillStyle = color(colors[attempt.status] || "--running");
-      const left = x(attempt.start);
-      const long = Math.max(1, x(attempt.end) - left);
-      pen.fillRect(left, TOP + row * ROW + 1, long > 3 ? long - 0.75 : long, ROW - 3);
+    const fills = new Map();
+    shown.forEach((row, at) => {
+      const top = TOP + at * ROW + 1;
+      pen.fillStyle = color("--sunk");
+      pen.fillRect(left(), top, width - left() - 8, ROW - 3);
+      for (const item of itemsOf(row)) {
+        const key = item.cause || (mode === "case" ? item.lane : item.status);
+        if (!fills.has(key)) fills.set(key, fillOf(item));
+        pen.fillStyle = fills.get(key);
+        const begin = x(item.start);
+        const long = Math.max(item.cause ? 0.5 : 1, x(item.end) - begin);
+        pen.fillRect(begin, top, long > 3 && !item.cause ? long - 0.75 : long, ROW - 3);
+      }
+    });
+    if (chosen) {
+      const item = itemsOf(shown[chosen.row])[chosen.at];
+      pen.strokeStyle = color("--text");
+      pen.lineWidth = 2;
+      pen.strokeRect(x(item.start) - 1, TOP + chosen.row * ROW, Math.max(3, x(item.end) - x(item.start) + 1), ROW - 1);
     }
   };
+
+  const drawLegend = () => {
+    const mark = (fill, word) => { const one = pill("", word); one.style.setProperty("--c", fill); return one; };
+    let marks;
+    if (mode === "gap") {
+      const lost = {};
+      for (const gap of shown.flatMap((row) => row.idle)) lost[gap.cause] = (lost[gap.cause] || 0) + gap.end - gap.start;
+      marks = Object.keys(CAUSES).filter((cause) => lost[cause]).map((cause) => mark(color(CAUSES[cause]), `${t(`loss_${cause}`)} ${span(lost[cause])}`));
+    } else if (mode === "case") {
+      const lanes = [...new Set(all.map((attempt) => attempt.lane))].sort((a, b) => a - b);
+      marks = lanes.slice(0, CASES_NAMED).map((lane) => mark(hue(lane), found.cases[lane] || String(lane)));
+      if (lanes.length > CASES_NAMED) marks.push(h("span", { class: "soft" }, t("lanes_more", number(lanes.length - CASES_NAMED))));
+    } else {
+      const counts = {};
+      for (const { status } of all) counts[status] = (counts[status] || 0) + 1;
+      marks = Object.entries(counts).sort().map(([code, count]) => pill(code, `${t(`s${code}`)} ${number(count)}`));
+    }
+    legend.replaceChildren(...marks);
+  };
+
+  const tell = (row, item) => {
+    const place = [h("b", {}, row.worker), ` ${t("slot", row.slot)} · `];
+    if (!item) tip.replaceChildren(...place.slice(0, 1), ` ${t("slot", row.slot)}`);
+    else if (item.cause) tip.replaceChildren(...place, `${t("gap")}: ${t(`loss_${item.cause}`)} · ${span(item.end - item.start)}`);
+    else tip.replaceChildren(...place, statusPill(item.status), ` ${found.cases[item.lane] || item.lane} · ${t("repeat")} ${item.ordinal + 1} · `, item.attempt > 1 ? `${t("attempts")} ${item.attempt} · ` : "", moment(item.start), ` · ${span(item.end - item.start)}`);
+  };
+
+  const choose = (row, at) => {
+    const items = itemsOf(shown[row]);
+    chosen = items.length > 0 ? { row, at: Math.max(0, Math.min(items.length - 1, at)) } : null;
+    if (chosen) tell(shown[row], items[chosen.at]);
+    draw();
+  };
+  /** What is next to a moment in another row. */
+  const beside = (row, moment_) => {
+    const items = itemsOf(shown[row]);
+    const at = items.findIndex((item) => item.end > moment_);
+    return at < 0 ? items.length - 1 : at;
+  };
+  canvas.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const here = chosen || { row: 0, at: -1 };
+    const item = chosen && itemsOf(shown[chosen.row])[chosen.at];
+    const middle = item ? (item.start + item.end) / 2 : from;
+    const go = {
+      ArrowRight: () => choose(here.row, here.at + 1), ArrowLeft: () => choose(here.row, here.at - 1),
+      ArrowDown: () => { const row = Math.min(shown.length - 1, here.row + 1); choose(row, beside(row, middle)); },
+      ArrowUp: () => { const row = Math.max(0, here.row - 1); choose(row, beside(row, middle)); },
+      Home: () => choose(here.row, 0), End: () => choose(here.row, Infinity),
+      Enter: () => { if (item && !item.cause) location.hash = `#/runs/${encodeURIComponent(run)}/${item.lane}/${item.ordinal}`; },
+    }[event.key];
+    if (go) { event.preventDefault(); go(); }
+  });
+  canvas.addEventListener("focus", () => { if (!chosen && canvas.matches(":focus-visible")) choose(0, 0); });
   canvas.addEventListener("mousemove", (event) => {
     const box = canvas.getBoundingClientRect();
-    const row = Math.floor((event.clientY - box.top - TOP) / ROW);
-    const at = from + ((event.clientX - box.left - LEFT) / (box.width - LEFT - 8)) * (to - from);
-    const hit = attempts.find((attempt) => places.get(`${attempt.worker}/${attempt.slot}`) === row && attempt.start <= at && at <= attempt.end);
-    tip.replaceChildren(...(hit ? [statusPill(hit.status), ` ${found.cases[hit.lane] || hit.lane} · ${t("repeat")} ${hit.ordinal + 1} · `, moment(hit.start), ` · ${span(hit.end - hit.start)}`] : [" "]));
+    const row = shown[Math.floor((event.clientY - box.top - TOP) / ROW)];
+    if (!row) return;
+    const at = from + ((event.clientX - box.left - left()) / (box.width - left() - 8)) * (to - from);
+    tell(row, event.clientX - box.left < left() ? null : itemsOf(row).find((item) => item.start <= at && at <= item.end));
   });
+  const select = h("select", { "aria-label": t("colour_by"), change: (event) => { mode = event.target.value; chosen = null; drawLegend(); draw(); } },
+    Object.entries(MODES).map(([name, word]) => h("option", { value: name, selected: name === mode }, t(word))));
   new ResizeObserver(draw).observe(canvas);
-  return h("div", { class: "paper pad" }, legend(totals), h("h2"), canvas, tip, found.left_out > 0 && h("p", { class: "soft" }, t("left_out", number(found.left_out))));
+  drawLegend();
+  return h("div", { class: "paper pad" }, h("div", { class: "head" }, h("label", {}, h("span", { class: "soft" }, t("colour_by"), " "), select), legend), canvas, tip,
+    h("p", { class: "soft", id: "timeline-keys" }, t("timeline_keys")), found.left_out > 0 && h("p", { class: "soft" }, t("left_out", number(found.left_out))));
 }

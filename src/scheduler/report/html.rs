@@ -15,10 +15,11 @@ body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;paddin
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin-top:2rem}\
 .bar{display:flex;height:1.2rem;border-radius:.3rem;overflow:hidden;background:var(--line)}.bar i{display:block}\
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line)}\
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--line);padding:.6rem;border-radius:.3rem;max-height:24rem;overflow:auto}\
 summary{cursor:pointer}.passed{color:var(--pass)}.failed{color:var(--fail)}.flaky{color:var(--flaky)}\
-svg{width:100%;height:auto}.muted{opacity:.75}";
+svg{width:100%;height:auto}.muted{opacity:.75}\
+h1,summary,p{overflow-wrap:anywhere}@media(max-width:50rem){table{display:block;overflow-x:auto}}";
 
 /// Makes the report.
 pub fn html(book: &RunBook) -> String {

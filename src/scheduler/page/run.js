@@ -1,0 +1,199 @@
+// One run: how far it is, its cases, tasks, what waits, failures and slots.
+
+import { follow, get, part, query, send } from "./api.js";
+import { failures as failuresOf } from "./failures.js";
+import { replay } from "./replay.js";
+import { timeline } from "./timeline.js";
+import { ago, bar, ended, h, legend, moment, number, paged, percent, pill, problem, rate, runLink, say, span, statusPill, sure, table, took, trying } from "./parts.js";
+import { told } from "./told.js";
+import { t } from "./words.js";
+
+export async function one(view, run) {
+  const path = `/v1/runs/${part(run)}`;
+  let found = await get(path);
+  let measured = null;
+  const head = h("div");
+  const progress = h("div", { class: "paper pad" });
+  const facts = h("div", { class: "facts" });
+  const body = h("div");
+  const tabs = h("div", { class: "tabs", role: "tablist" });
+  let chosen = "overview";
+
+  // Nothing is written of a run in its first second.
+  const state = () => (found.status.state === "accepted" && measured?.running > 0 ? "running" : found.status.state);
+  let drawn = "";
+  const isOver = () => Boolean(found.status.ended);
+  const act = (word, call, isMain) => h("button", { type: "button", class: isMain ? "main" : null, click: trying(call) }, t(word));
+  const control = (verb) => async () => { await send("POST", `${path}/${verb}`); say(t("asked")); };
+  const again = (which) => async () => {
+    const made = await send("POST", `${path}/rerun`, { which });
+    location.hash = runLink(made);
+  };
+
+  const unstarted = () => (found.status.totals?.["05"] || 0) + (found.status.totals?.["06"] || 0);
+
+  const drawHead = () => {
+    drawn = state();
+    const buttons = isOver()
+      ? [found.status.totals?.failures > 0 && act("rerun_failed", again("failed"), true), unstarted() > 0 && act("rerun_unstarted", again("unstarted")), act("rerun_all", again("all"))]
+      : [state() === "paused" ? act("resume", control("resume")) : act("pause", control("pause")),
+        h("button", { type: "button", class: "danger", click: trying(async () => { if (await sure(t("sure_cancel"), t("yes_cancel"))) await control("cancel")(); }) }, t("cancel_run"))];
+    const before = found.spec.rerun_of;
+    head.replaceChildren(h("div", { class: "head" },
+      h("h1", {}, found.spec.name || t("run"), " ", h("span", { class: "mono soft" }, run)), pill(state()),
+      before && h("a", { href: `#/runs/${part(before)}` }, t("rerun_of", before)),
+      h("span", { class: "grow" }), buttons));
+  };
+  const fact = (word, value, more) => h("div", { class: "paper fact" }, h("b", {}, value), h("span", {}, t(word), more && ` · ${more}`));
+  const drawProgress = () => {
+    const totals = found.status.totals || {};
+    const out = { running: 0, assigned: 0, ...(isOver() ? {} : measured) };
+    progress.replaceChildren(bar(totals, out, true), legend(totals, out));
+    const us = (value) => span(value / 1000);
+    const { retries } = found.status;
+    const shown = [
+      fact("tasks", t("of", number(ended(totals)), number(totals.total))),
+      fact("time", took({ ...found.status, started: found.status.started || found.spec.submitted })),
+      retries > 0 && fact("retries", number(retries)),
+      measured?.rate !== undefined && fact("rate", rate(measured.rate)),
+    ];
+    if (!isOver() && measured?.ends) shown.push(fact("ends", moment(measured.ends), span(Math.max(0, measured.ends - Date.now()))));
+    if (measured?.bound) {
+      const causes = ["work", "tag", "chain"];
+      const cause = causes.reduce((best, name) => (measured[`bound_${name}`] > measured[`bound_${best}`] ? name : best));
+      shown.push(fact("bound", us(measured.bound), t(`bound_${cause}`)), fact("slots", number(measured.slots)));
+      if (isOver() && measured.efficiency) shown.push(fact("efficiency", percent(measured.efficiency)));
+      else if (measured.left) shown.push(fact("left", us(measured.left)));
+    }
+    facts.replaceChildren(...shown.filter(Boolean));
+  };
+
+  const panels = { overview, waiting, tasks, failures, timeline: slots, replay: (place) => replay(view, place, run) };
+  function drawTabs() {
+    const totals = found.status.totals || {};
+    const counts = { failures: totals.failures };
+    const isHere = tabs.contains(document.activeElement);
+    tabs.replaceChildren(...Object.keys(panels).map((name) => h("button", {
+      type: "button", role: "tab", "aria-selected": String(name === chosen), tabindex: name === chosen ? "0" : "-1",
+      click: () => choose(name), keydown: (event) => {
+        const names = Object.keys(panels);
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (step) { choose(names[(names.indexOf(name) + step + names.length) % names.length]); tabs.querySelector("[aria-selected=true]").focus(); }
+      },
+    }, t(name), counts[name] > 0 && h("span", { class: "count" }, number(counts[name])))));
+    if (isHere) tabs.querySelector("[aria-selected=true]").focus();
+  }
+  let refresh = () => {};
+  // A longer list is not pulled from under its reader, nor what he stands on or has opened.
+  const renew = (list, rows) => {
+    const isUsed = list.place.contains(document.activeElement) || list.place.querySelector("details[open]");
+    return isUsed || list.place.querySelectorAll("tbody tr, details").length > rows ? null : list.refresh();
+  };
+  function choose(name) {
+    chosen = name;
+    drawTabs();
+    refresh = panels[name](body) || (() => {});
+  }
+
+  function overview(place) {
+    const columns = [
+      { word: "case", show: (lane) => h("a", { href: `#/cases/${part(lane.case)}` }, lane.case) },
+      { word: "environment", show: (lane) => lane.environment || "" },
+      { word: "progress", show: (lane) => bar(lane.totals, lane) },
+      { word: "tasks", show: (lane) => t("of", number(ended(lane.totals)), number(lane.totals.total)), isNumber: true },
+      { word: "retries", show: (lane) => (lane.retries ? number(lane.retries) : ""), isNumber: true },
+      { word: "typical", show: (lane) => (ended(lane.totals) ? span(lane.work / 1000 / Math.max(1, ended(lane.totals))) : ""), isNumber: true },
+    ];
+    const lanes = paged((next) => get(query(`${path}/lanes`, { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks") }));
+    const losses = h("div");
+    const drawLoss = () => {
+      if (!measured?.loss) return;
+      const shown = Object.entries(measured.loss).filter(([, us]) => us > 0);
+      if (shown.length > 0 && isOver()) losses.replaceChildren(h("h2", {}, t("loss")), h("div", { class: "facts" }, shown.map(([name, us]) => fact(`loss_${name}`, span(us / 1000)))));
+    };
+    const check = h("div", { class: "head" }, h("button", { type: "button", click: trying(async () => {
+      const audit = await get(`${path}/audit`);
+      check.replaceChildren(audit.is_clean ? pill("passed", t("clean")) : h("pre", {}, audit.faults.map((fault) => fault.text).join("\n")));
+    }) }, t("audit")));
+    place.replaceChildren(lanes.place, losses, h("h2"), check);
+    drawLoss();
+    return () => { drawLoss(); return renew(lanes, 100); };
+  }
+
+  function waiting(place) {
+    const columns = [
+      { word: "case", show: (lane) => lane.case }, { word: "environment", show: (lane) => lane.environment || "" },
+      { word: "tasks", show: (lane) => number(lane.tasks), isNumber: true }, { word: "since", show: (lane) => ago(lane.since) }, { word: "reason", show: (lane) => told(lane.text) },
+    ];
+    const draw = async () => {
+      try {
+        const found = await get(`${path}/waiting`);
+        const counts = Object.entries(found.tasks).map(([reason, count]) => pill("00", `${t(`why_${reason}`)} ${number(count)}`));
+        place.replaceChildren(h("div", { class: "legend" }, counts), h("h2"), h("div", { class: "paper" }, table(columns, found.items, { empty: t("nothing_waits") })));
+      } catch (error) { place.replaceChildren(problem(error)); }
+    };
+    draw();
+    return draw;
+  }
+
+  function tasks(place) {
+    const filter = { status: "", case: "" };
+    const columns = [
+      { word: "case", show: (task) => task.case }, { word: "environment", show: (task) => task.environment || "" },
+      { word: "repeat", show: (task) => number(task.ordinal + 1), isNumber: true },
+      { word: "state", show: (task) => [task.is_assigned ? pill("assigned") : statusPill(task.status), task.is_flaky && [" ", pill("flaky")]] },
+      { word: "attempts", show: (task) => number(task.attempts), isNumber: true }, { word: "worker", show: (task) => task.worker || "", isLong: true },
+      { word: "started", show: (task) => moment(task.start) }, { word: "time", show: (task) => (task.duration === undefined ? "" : span(task.duration / 1000)), isNumber: true },
+    ];
+    const open = (task) => `#/runs/${part(run)}/${task.lane}/${task.ordinal}`;
+    const found = paged((next) => get(query(`${path}/tasks`, { ...filter, next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks"), open }));
+    const codes = ["", "00", "01", "02", "failures", "05", "06"];
+    const word = (code) => (code === "" ? t("all") : code === "failures" ? t("failures") : t(`s${code}`));
+    const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.status = event.target.value; found.refresh(); } }, codes.map((code) => h("option", { value: code }, word(code))));
+    const of = h("input", { type: "search", placeholder: t("case"), "aria-label": t("case"), "data-search": true, input: view.debounce((event) => { filter.case = event.target.value; found.refresh(); }) });
+    place.replaceChildren(h("div", { class: "head" }, choose, of), found.place);
+    return () => renew(found, 100);
+  }
+
+  // What was known of a failure before is in the report, which is there at the end.
+  const pasts = new Map();
+  const learn = async () => {
+    if (!isOver() || !found.status.totals?.failures) return;
+    const report = await get(`/v1/reports/${part(run)}`).catch(() => null);
+    for (const { lane, ordinal, past } of report?.failures || []) pasts.set(`${lane}/${ordinal}`, past);
+  };
+
+  function failures(place) {
+    return failuresOf(place, found, pasts);
+  }
+
+  function slots(place) {
+    const draw = async () => {
+      if (place.contains(document.activeElement)) return;
+      try { place.replaceChildren(timeline(await get(`${path}/timeline`), run)); } catch (error) { place.replaceChildren(problem(error)); }
+    };
+    draw();
+    return isOver() ? null : draw;
+  }
+
+  const measure = async () => {
+    measured = await get(`${path}/bound`).catch(() => measured);
+    if (drawn !== state()) drawHead();
+    drawProgress();
+  };
+  drawHead(); drawProgress(); choose("overview");
+  view.show(head, progress, facts, tabs, body);
+  Promise.all([measure(), learn()]).then(() => refresh());
+  if (isOver()) return;
+  follow(run, (status) => {
+    const before = state();
+    const failed = found.status.totals?.failures;
+    found = { ...found, status };
+    if (before !== state() || isOver()) drawHead();
+    if (failed !== found.status.totals?.failures) drawTabs();
+    drawProgress();
+    // What is told of an open run may be a second old.
+    if (isOver()) { view.stop(); setTimeout(() => Promise.all([measure(), learn()]).then(() => refresh()), 1200); }
+  }, view.signal);
+  view.every(2000, () => { if (!document.hidden && !isOver()) return Promise.all([measure(), refresh()]); return null; });
+}
