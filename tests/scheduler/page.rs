@@ -168,8 +168,8 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
 
 /// Whether nothing but tables, within their own box, is wider than the window.
 const FITS: &str = "document.documentElement.scrollWidth <= document.documentElement.clientWidth \
-    && [...document.querySelectorAll('main *, dialog[open] *')].every(e => \
-       e.closest('.wide, .tabs, pre') || e.getBoundingClientRect().right <= innerWidth + 1)";
+    && [...document.querySelectorAll('header *, main *, dialog[open] *')].every(e => \
+       e.closest('.wide, pre') || e.getBoundingClientRect().right <= innerWidth + 1)";
 
 /// Gives what is typed into the field of a dialog that has this name.
 fn typed(field: &str, text: &str) -> String {

@@ -97,8 +97,6 @@ function frame(shown) {
   document.querySelectorAll("[data-word]").forEach((element) => { element.textContent = t(element.dataset.word); });
   const links = AREAS.map((area) => h("a", { href: `#/${area}`, "aria-current": area === shown ? "page" : null }, areaWord(area)));
   document.getElementById("nav").replaceChildren(...links);
-  // On a narrow screen not all of them are seen at once.
-  links.find((link) => link.hasAttribute("aria-current"))?.scrollIntoView({ block: "nearest", inline: "nearest" });
   document.getElementById("language").textContent = t("language");
   const isDark = document.documentElement.dataset.theme === "dark";
   const theme = document.getElementById("theme");

@@ -63,7 +63,7 @@ export async function one(view, run) {
       const cause = causes.reduce((best, name) => (measured[`bound_${name}`] > measured[`bound_${best}`] ? name : best));
       shown.push(fact("bound", us(measured.bound), t(`bound_${cause}`)), fact("slots", number(measured.slots)));
       if (isOver() && measured.efficiency) shown.push(fact("efficiency", percent(measured.efficiency)));
-      else if (measured.left) shown.push(fact("left", us(measured.left)));
+      else if (!isOver() && measured.left) shown.push(fact("left", us(measured.left)));
     }
     facts.replaceChildren(...shown.filter(Boolean));
   };
