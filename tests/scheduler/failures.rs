@@ -58,6 +58,13 @@ async fn failures_are_grouped_compared_and_saved(engine: Engine) {
     let none = caller.get(&format!("{tasks}other")).await.body;
     assert_eq!(none["items"], json!([]));
 
+    // The case is known to fail since then.
+    let past = caller.get("/v1/testcases/bad/history").await.body["stats"]["-"].clone();
+    assert_eq!(past["failing_run"], json!(first), "{past}");
+    let task = caller.get(&format!("/v1/runs/{first}/tasks/0/0")).await.body;
+    let recorded = task["attempts"][1]["revision"].as_i64().unwrap();
+    assert!((1..=recorded).contains(&past["failing_revision"].as_i64().unwrap()), "{past} {task}");
+
     // Attempts beyond the first are told at every level, and how well the slots were used.
     let listed = caller.get("/v1/runs").await.body["items"][0].clone();
     assert_eq!((&listed["run"], &listed["retries"]), (&json!(first), &json!(3)), "{listed}");
@@ -119,7 +126,14 @@ async fn flaky_cases_are_listed_and_set_apart(engine: Engine) {
         let mut stats = Stats::default();
         for letter in letters.chars() {
             let verdict = if letter == 'P' { Verdict::Passed } else { Verdict::Failed };
-            stats.add(&Ended { verdict, run: "r", at: now, duration_ms: 1, fingerprint: "" });
+            stats.add(&Ended {
+                verdict,
+                run: "r",
+                at: now,
+                duration_ms: 1,
+                revision: 1,
+                fingerprint: "",
+            });
         }
         let value = serde_json::to_vec(&stats).unwrap();
         client.put(keys::stats(id, ""), value, None).await.unwrap();

@@ -212,6 +212,9 @@ async fn the_page_shows_failures_slots_tags_and_what_is_set_apart(engine: Engine
     let both = json!([{"case": "bad"}, {"case": "good"}]);
     let first = submit(json!({"cases": both, "repeats": 4, "name": "nightly"})).await;
     team.ended(&first).await;
+    browser.open(&format!("{url}/#/cases/bad")).await;
+    browser.until(&says("Fails since")).await;
+    browser.until(&format!("{} && {}", says(&first), says("revision "))).await;
     let good = json!({"url": service.url("well", 5)});
     assert_eq!(caller.call("PATCH", "/v1/testcases/bad", good).await.status, 200);
     let second = submit(json!({"cases": both, "repeats": 4, "name": "nightly"})).await;

@@ -113,7 +113,14 @@ mod tests {
                 _ => Verdict::Error,
             };
             let at = (1_000 + hour as u64) * HOUR_MS;
-            stats.add(&Ended { verdict, run: "r", at, duration_ms: 1, fingerprint: "" });
+            stats.add(&Ended {
+                verdict,
+                run: "r",
+                at,
+                duration_ms: 1,
+                revision: 1,
+                fingerprint: "",
+            });
         }
         rule.score(&stats, (1_000 + letters.len() as u64 - 1 + later_hours) * HOUR_MS)
     }

@@ -126,6 +126,9 @@ pub struct Stats {
     /// The run in which that began.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub failing_run: String,
+    /// The revision at which its first failure was recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_revision: Option<i64>,
 }
 
 /// The end of a task as it enters the history.
@@ -136,6 +139,8 @@ pub struct Ended<'a> {
     /// Milliseconds since 1970.
     pub at: u64,
     pub duration_ms: u64,
+    /// At which it was recorded.
+    pub revision: i64,
     /// Of the failure, if it is one.
     pub fingerprint: &'a str,
 }
@@ -154,12 +159,14 @@ impl Stats {
             self.pass += 1;
             self.failing_since = None;
             self.failing_run.clear();
+            self.failing_revision = None;
         } else {
             self.fail += 1;
             self.failure = ended.fingerprint.to_owned();
             if self.failing_since.is_none() {
                 self.failing_since = Some(ended.at);
                 self.failing_run = ended.run.to_owned();
+                self.failing_revision = Some(ended.revision);
             }
         }
         let hour = u32::try_from(ended.at / HOUR_MS).unwrap_or(u32::MAX);
@@ -214,7 +221,7 @@ mod tests {
     use super::*;
 
     fn ended(verdict: Verdict, at: u64, duration_ms: u64) -> Ended<'static> {
-        Ended { verdict, run: "r", at, duration_ms, fingerprint: "" }
+        Ended { verdict, run: "r", at, duration_ms, revision: at as i64, fingerprint: "" }
     }
 
     fn played(letters: &str) -> Stats {
@@ -290,8 +297,10 @@ mod tests {
         stats.add(&Ended { run: "r3", fingerprint: "a", ..ended(Verdict::Failed, 3, 1) });
         stats.add(&Ended { run: "r4", fingerprint: "b", ..ended(Verdict::Error, 4, 1) });
         assert_eq!((stats.failing_since, stats.failing_run.as_str()), (Some(3), "r3"));
+        assert_eq!(stats.failing_revision, Some(3));
         assert_eq!(stats.failure, "b");
         stats.add(&ended(Verdict::Passed, 5, 1));
         assert_eq!((stats.failing_since, stats.failing_run.as_str()), (None, ""));
+        assert_eq!(stats.failing_revision, None);
     }
 }

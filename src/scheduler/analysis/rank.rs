@@ -222,7 +222,14 @@ mod tests {
         let mut stats = Stats::default();
         for (at, letter) in letters.chars().enumerate() {
             let verdict = if letter == 'P' { Verdict::Passed } else { Verdict::Failed };
-            stats.add(&Ended { verdict, run: "r", at: at as u64, duration_ms: 100, fingerprint });
+            stats.add(&Ended {
+                verdict,
+                run: "r",
+                at: at as u64,
+                duration_ms: 100,
+                revision: 1,
+                fingerprint,
+            });
         }
         stats
     }

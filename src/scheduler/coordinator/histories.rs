@@ -75,6 +75,7 @@ impl Coordinator {
             run: of.run,
             at: row.start + row.duration / 1_000,
             duration_ms: row.duration / 1_000,
+            revision: of.revision,
             fingerprint: &fingerprint,
         });
         // A new leader reads one run after the other.

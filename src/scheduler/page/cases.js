@@ -30,10 +30,10 @@ export function list(view) {
 
 const isOver = (until) => Boolean(until) && Date.parse(until) <= Date.now();
 
-/** The run since which a case fails, and when that was. */
+/** The run since which a case fails, when that was, and the revision of its first failure. */
 function failsSince(stats) {
   if (!stats?.failing_run) return "";
-  return [h("a", { class: "mono", href: `#/runs/${part(stats.failing_run)}` }, stats.failing_run), h("div", { class: "soft" }, moment(stats.failing_since))];
+  return [h("a", { class: "mono", href: `#/runs/${part(stats.failing_run)}` }, stats.failing_run), h("div", { class: "soft" }, moment(stats.failing_since), stats.failing_revision && ` · ${t("revision", stats.failing_revision)}`)];
 }
 
 export async function one(view, id) {

@@ -101,7 +101,14 @@ mod tests {
         let history = |verdicts: [Verdict; 6]| {
             let mut stats = Stats::default();
             for verdict in verdicts {
-                stats.add(&Ended { verdict, run: "r", at: 1, duration_ms: 1, fingerprint: "" });
+                stats.add(&Ended {
+                    verdict,
+                    run: "r",
+                    at: 1,
+                    duration_ms: 1,
+                    revision: 1,
+                    fingerprint: "",
+                });
             }
             stats
         };
