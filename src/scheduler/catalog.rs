@@ -9,7 +9,7 @@ use super::keys;
 use super::model::{Environment, Refusal, TestCase, find_circle};
 use super::plan_file::Given;
 use super::store::{Compare, Kv, Op, Outcome, Txn};
-use super::submit::SubmitError;
+use super::submit::{SubmitError, check_room};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -241,6 +241,7 @@ pub async fn put_all<T: Definition>(
     let (mut written, mut rest) = (Vec::with_capacity(values.len()), values);
     while !rest.is_empty() {
         let (together, others) = rest.split_at(fitting(rest));
+        check_room(client).await?;
         let version = put_together(client, together).await?;
         let ids = together.iter().map(|given| given.value.id().to_owned());
         written.extend(ids.map(|id| Written { id, version }));

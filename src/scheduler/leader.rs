@@ -111,7 +111,11 @@ async fn serve(
     let value = serde_json::to_vec(&json!({ "id": id })).unwrap_or_default();
     let put = Op::Put { key: key.clone(), value, lease: lease.id() };
     let txn = Txn { then: vec![put.clone()], ..Default::default() };
-    let Outcome::Committed { revision: created } = client.txn(&txn).await else { return Ok(()) };
+    let created = match client.txn(&txn).await {
+        Outcome::Committed { revision } => revision,
+        Outcome::Failed(text) => return Err(Error::InvalidArgs(text)),
+        Outcome::Refused { .. } | Outcome::Unknown => return Ok(()),
+    };
     loop {
         tokio::select! {
             () = lease.lost() => return Ok(()),

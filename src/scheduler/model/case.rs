@@ -1,12 +1,14 @@
 //! A test case: what is done, what is expected, and what must hold before and beside it.
 
 use super::{Labels, Refusal};
+use http::{HeaderName, HeaderValue, Method};
 use regex::{Regex, RegexBuilder};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::UNIX_EPOCH;
+use url::Url;
 
 const ID_BYTES_MAX: usize = 256;
 /// A tag is part of a key, and a claim of several tags one transaction.
@@ -18,7 +20,7 @@ const RETRIES_MAX: u32 = 100;
 const SLOTS_MAX: u32 = 1_024;
 const PRIORITY_MAX: i32 = 1_000;
 /// A week: longer is a mistake of units.
-const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3_600_000;
+pub(super) const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3_600_000;
 
 /// A pattern that compiles to more is a mistake or an attack.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
@@ -341,10 +343,14 @@ impl TestCase {
                 if self.output.is_none() && self.matching() == OutputMatch::Exact {
                     return Err("match is exact, but there is no output to compare with".into());
                 }
+                self.check_request()?;
                 self.check_output()
             }
             Kind::Command if self.command.first().is_none_or(String::is_empty) => {
                 Err("kind is command, but there is no command".into())
+            }
+            Kind::Command if self.command.iter().any(|word| word.contains('\0')) => {
+                Err("a word of the command has a NUL".into())
             }
             Kind::Manual if self.steps.is_null() && self.name.is_empty() => {
                 Err("kind is manual, but there are neither steps nor a name".into())
@@ -352,6 +358,26 @@ impl TestCase {
             Kind::Command => self.check_output(),
             Kind::Manual => Ok(()),
         }
+    }
+
+    /// Whether it can be sent. Values of the environment are seen when they are known.
+    fn check_request(&self) -> Result<(), String> {
+        let is_known = |text: &str| !text.contains("{{");
+        if is_known(&self.url) {
+            Url::parse(&self.url).map_err(|error| format!("url {:?}: {error}", self.url))?;
+        }
+        if let Some(method) = &self.method
+            && Method::from_bytes(method.as_bytes()).is_err()
+        {
+            return Err(format!("method {method:?} is none"));
+        }
+        for (name, value) in &self.headers {
+            let is_value = !is_known(value) || HeaderValue::from_str(value).is_ok();
+            if HeaderName::from_bytes(name.as_bytes()).is_err() || !is_value {
+                return Err(format!("header {name:?} cannot be sent"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether what is expected is something that can be compared with.
@@ -389,6 +415,13 @@ impl TestCase {
         if !(1..=TIMEOUT_MS_MAX).contains(&self.timeout_ms) {
             let timeout = self.timeout_ms;
             return Err(format!("timeout_ms {timeout} is not between 1 and {TIMEOUT_MS_MAX}"));
+        }
+        for (name, value) in
+            [("est_ms", self.est_ms.unwrap_or(0)), ("backoff_ms", self.retries.backoff_ms)]
+        {
+            if value > TIMEOUT_MS_MAX {
+                return Err(format!("{name} {value} is more than {TIMEOUT_MS_MAX}"));
+            }
         }
         Ok(())
     }
@@ -510,6 +543,8 @@ mod tests {
         for (field, value, text) in [
             ("id", json!(""), "case without an id"),
             ("id", json!("a/b"), "case id \"a/b\" has a slash or control character"),
+            ("method", json!("GE T"), "case c: method \"GE T\" is none"),
+            ("headers", json!({"x": "a\nb"}), "case c: header \"x\" cannot be sent"),
             ("id", json!(".."), "case id \"..\" is none that a path can have"),
             ("match", json!("status"), "case c: output \"ok\" is no status to compare with"),
             ("url", json!("ftp://x"), "case c: url \"ftp://x\" is not http or https"),

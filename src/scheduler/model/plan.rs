@@ -1,6 +1,7 @@
 //! From a submit to lanes: what a run is made of once definitions, predecessors and environments
 //! are looked up and found to fit together.
 
+use super::case::TIMEOUT_MS_MAX;
 use super::run::TASKS_MAX;
 use super::{
     CaseState, Environment, Health, Kind, Labels, Missing, OnLost, Outline, Policy, Predecessor,
@@ -69,7 +70,8 @@ pub struct Survey<'a> {
 /// # Errors
 ///
 /// 404 for an unknown case or environment; 400 for a circle of predecessors, with its path, and for
-/// too many tasks; 422 for a predecessor that is not selected, and for a retired environment.
+/// too many tasks; 422 for a predecessor that is not selected, for a retired environment, and for labels
+/// that no worker can have.
 pub fn survey<'a>(
     spec: &RunSpec,
     find: impl Fn(&str) -> Option<&'a Outline>,
@@ -100,6 +102,7 @@ pub fn survey_of<'a>(
     if let Some(path) = find_circle(order) {
         return Err(Refusal::malformed(format!("cases wait for each other: {path}")));
     }
+    survey.check_labels()?;
     let tasks = survey.tasks();
     if tasks > TASKS_MAX {
         return Err(Refusal::malformed(format!("{tasks} tasks are more than {TASKS_MAX}")));
@@ -123,6 +126,28 @@ impl Survey<'_> {
     pub fn tasks(&self) -> u64 {
         let repeats: u64 = self.cases.iter().map(|(_, repeats)| u64::from(*repeats)).sum();
         repeats.saturating_mul(self.places.len() as u64)
+    }
+
+    /// Both a case's labels and its environment's must be a worker's: none can have two values of one.
+    fn check_labels(&self) -> Result<(), Refusal> {
+        for environment in self.places.iter().flatten().filter(|place| !place.labels.is_empty()) {
+            for (case, _) in &self.cases {
+                let mut wanted = case.requires.iter();
+                let other = wanted.find_map(|(name, value)| {
+                    let other = environment.labels.get(name).filter(|other| *other != value)?;
+                    Some((name, value, other))
+                });
+                if let Some((name, value, other)) = other {
+                    let (case, place) = (&case.id, &environment.id);
+                    let text = format!(
+                        "case {case} requires {name}={value}, and environment {place} {name}={other}: \
+                         no worker has both"
+                    );
+                    return Err(Refusal::new(422, text));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// How many lanes there are.
@@ -282,7 +307,7 @@ fn lane(spec: &RunSpec, case: &Outline, total: u32, environment: Option<&Environ
         retries: case.retries,
         on_lost: case.on_lost,
         timeout_ms: case.timeout_ms,
-        estimate: case.est_ms.map(|estimate| estimate.saturating_mul(1_000)),
+        estimate: case.est_ms.map(|estimate| estimate.min(TIMEOUT_MS_MAX) * 1_000),
         is_manual: case.kind == Kind::Manual,
         is_muted: case.state == CaseState::Muted,
         is_skipped: case.state == CaseState::Skipped,

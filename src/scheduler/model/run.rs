@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// More is a mistake, or several runs.
 pub(super) const TASKS_MAX: u64 = 10_000_000;
+/// A year: longer is a mistake of units.
+const SPAN_MS_MAX: u64 = 365 * 24 * 3_600_000;
 const PRIORITY_MAX: i32 = 1_000;
 
 /// What somebody asks to run, as it is kept under `run/{id}`.
@@ -120,8 +122,13 @@ impl RunSpec {
                 return Err(Refusal::malformed(format!("case {}: 0 repeats", selected.case)));
             }
         }
-        if self.deadline_ms == Some(0) {
-            return Err(Refusal::malformed("deadline_ms 0 leaves no time"));
+        for (name, value) in
+            [("deadline_ms", self.deadline_ms), ("no_worker_timeout_ms", self.no_worker_timeout_ms)]
+        {
+            if let Some(value) = value.filter(|value| !(1..=SPAN_MS_MAX).contains(value)) {
+                let text = format!("{name} {value} is not between 1 and {SPAN_MS_MAX}");
+                return Err(Refusal::malformed(text));
+            }
         }
         if self.failures_max == Some(0) {
             return Err(Refusal::malformed("failures_max 0 lets nothing start"));

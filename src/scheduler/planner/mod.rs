@@ -288,7 +288,7 @@ impl Planner {
             self.timers.insert((deadline, Timer::Deadline(number)));
         }
         if let Some(timeout) = setup.no_worker_timeout {
-            self.timers.insert((now + timeout, Timer::NoWorker(number)));
+            self.timers.insert((now.saturating_add(timeout), Timer::NoWorker(number)));
         }
         let key = RunKey::new(now, setup.priority, 0, u64::from(number));
         self.ready.add_run(number, queue, key);

@@ -72,7 +72,7 @@ impl Planner {
         let key = LaneKey::new(lane.traits.priority, rank);
         lane.place = Place::Ready(key);
         lane.counted_work = lane.work();
-        self.ready_work += lane.counted_work;
+        self.ready_work = self.ready_work.saturating_add(lane.counted_work);
         let class = lane.traits.class;
         self.ready.insert(class, id, key);
         if !self.workers.serves(class) {

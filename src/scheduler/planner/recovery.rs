@@ -96,7 +96,8 @@ impl Planner {
                 unmet.push(id);
             }
             for lock in locks.iter() {
-                self.locks.get_mut(*lock).backlog += work;
+                let lock = self.locks.get_mut(*lock);
+                lock.backlog = lock.backlog.saturating_add(work);
             }
         }
         self.settle_repeats(now, number);

@@ -36,12 +36,12 @@ impl Planner {
         let Some(run) = self.runs.get(number) else { return };
         let Some(timeout) = run.no_worker_timeout else { return };
         let mut overdue = Vec::new();
-        let mut next = now + timeout;
+        let mut next = now.saturating_add(timeout);
         for (class, id, _) in self.ready.lanes_of(number) {
             let Some(lane) = self.lane(id).filter(|_| !self.workers.serves(class)) else {
                 continue;
             };
-            match lane.since + timeout {
+            match lane.since.saturating_add(timeout) {
                 at if at <= now => overdue.push(id),
                 at => next = next.min(at),
             }
@@ -50,7 +50,8 @@ impl Planner {
             self.skip(now, id);
         }
         if self.runs.get(number).is_some() {
-            self.timers.insert((next, Timer::NoWorker(number)));
+            // Never at once again, whatever the run says.
+            self.timers.insert((next.max(now.saturating_add(1)), Timer::NoWorker(number)));
         }
     }
 }

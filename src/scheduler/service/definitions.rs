@@ -13,6 +13,7 @@ use crate::scheduler::execute::{Reach, reach};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Environment, Kind, Refusal, TestCase};
 use crate::scheduler::steer;
+use crate::scheduler::submit::check_room;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -32,7 +33,9 @@ impl Served for TestCase {
     const PATH: &'static str = "/v1/testcases/";
 
     async fn check_beside(&self, services: &Services) -> Result<(), Problem> {
-        check_target(services, self)?;
+        if self.kind == Kind::Http {
+            check_target(services, &format!("case {}", self.id), &self.url)?;
+        }
         Ok(catalog::check_order(&services.store().await?, std::slice::from_ref(self)).await?)
     }
 }
@@ -40,21 +43,23 @@ impl Served for TestCase {
 impl Served for Environment {
     const PATH: &'static str = "/v1/environments/";
 
-    async fn check_beside(&self, _: &Services) -> Result<(), Problem> {
-        Ok(())
+    async fn check_beside(&self, services: &Services) -> Result<(), Problem> {
+        match &self.check {
+            Some(check) => check_target(services, &format!("environment {}", self.id), &check.url),
+            None => Ok(()),
+        }
     }
 }
 
 /// Refuses urls that no worker calls unless its operator lists them one by one. What else may be
 /// called depends on where a worker stands.
-fn check_target(services: &Services, case: &TestCase) -> Result<(), Problem> {
-    let url = Url::parse(&case.url).ok().filter(|_| case.kind == Kind::Http);
-    let Some(address) = url.as_ref().and_then(address_in) else { return Ok(()) };
+fn check_target(services: &Services, what: &str, url: &str) -> Result<(), Problem> {
+    let Some(address) = Url::parse(url).ok().as_ref().and_then(address_in) else { return Ok(()) };
     if !matches!(reach(address), Reach::LinkLocal | Reach::Special) {
         return Ok(());
     }
     let allowed = services.inner.targets.check(&address.to_string(), address);
-    allowed.map_err(|why| Problem::new(403, format!("case {}: {why}", case.id)))
+    allowed.map_err(|why| Problem::new(403, format!("{what}: {why}")))
 }
 
 /// The definition that a body holds; the name in the path counts if there is one.
@@ -81,6 +86,7 @@ pub(super) async fn create<T: Served>(
     body.take_version()?;
     let value: T = parse(body, None)?;
     value.check_beside(&services).await?;
+    check_room(&services.store().await?).await?;
     let made = catalog::create(&services.store().await?, value).await?;
     let path = format!("{}{}", T::PATH, urlencoded(made.value.id()));
     Ok(located(stored(StatusCode::CREATED, &made), &path))
@@ -102,6 +108,7 @@ pub(super) async fn put<T: Served>(
     let expected = expected.or(body.take_version()?)?;
     let value: T = parse(body, Some(&id))?;
     value.check_beside(&services).await?;
+    check_room(&services.store().await?).await?;
     let written = catalog::put(&services.store().await?, value, expected).await?;
     Ok(stored(StatusCode::OK, &written))
 }
@@ -126,6 +133,7 @@ pub(super) async fn patch<T: Served>(
     let client = services.store().await?;
     let before = catalog::get::<T>(&client, &id).await?;
     merged(Some(&before.value))?.check_beside(&services).await?;
+    check_room(&client).await?;
     let written = catalog::change(&client, &id, expected, merged).await?;
     Ok(stored(StatusCode::OK, &written))
 }

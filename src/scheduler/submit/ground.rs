@@ -96,7 +96,7 @@ fn limit(kv: &Kv) -> Option<usize> {
 }
 
 /// Refuses what needs room of which the last is kept for results of runs that are there.
-pub(super) async fn check_room(client: &Client) -> Result<(), SubmitError> {
+pub(in crate::scheduler) async fn check_room(client: &Client) -> Result<(), SubmitError> {
     match client.room().await {
         Some(Room { used, quota }) if used >= quota - quota / RESERVED => {
             let text = format!(

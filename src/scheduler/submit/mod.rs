@@ -14,6 +14,7 @@ use chosen::Chosen;
 use etcd_client::Error;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ground::Ground;
+pub(in crate::scheduler) use ground::check_room;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;

@@ -105,11 +105,11 @@ pub fn numbers(book: &RunBook) -> Numbers {
     let work_of = |lane: u32| {
         let (left, view) = (left_of(lane), &lanes[lane as usize]);
         let each = if left > 0 { estimate(lane) } else { 0 };
-        (view.work + left * each, view.longest.max(each))
+        (view.work.saturating_add(left.saturating_mul(each)), view.longest.max(each))
     };
     let left_work = |lane: u32| match left_of(lane) {
         0 => (0, 0),
-        left => (left * estimate(lane), estimate(lane)),
+        left => (left.saturating_mul(estimate(lane)), estimate(lane)),
     };
     let capacity = |tag: &str| u64::from(book.capacities.get(tag).copied().unwrap_or(1));
     let all: Bound = bound(&book.plan, slots, work_of, capacity);
