@@ -213,7 +213,7 @@ async fn probe(caller: &Caller, environment: &Environment) -> Result<(), String>
     match timeout(PATIENCE, caller.get(&url)).await {
         Ok(Ok(200..=299)) => Ok(()),
         Ok(Ok(status)) => Err(format!("{} answered {status}", check.url)),
-        Ok(Err(error)) => Err(format!("{}: {error}", check.url)),
+        Ok(Err(error)) => Err(format!("{}: {}", check.url, error.text)),
         Err(_) => Err(format!("{} did not answer within {} s", check.url, PATIENCE.as_secs())),
     }
 }

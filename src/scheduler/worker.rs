@@ -70,6 +70,8 @@ enum End {
 enum Answer {
     Txn(TxnNo, Outcome),
     Ended(Task, Row),
+    /// It could not be begun.
+    GivenBack(Task),
 }
 
 /// Serves until `stop` is done, and then ends what it has begun, taking nothing more. Errors of the
@@ -306,6 +308,10 @@ impl Registered {
                 self.cancels.remove(&task);
                 self.agent.finished(now, &task, row);
             }
+            Answer::GivenBack(task) => {
+                self.cancels.remove(&task);
+                self.agent.given_back(&task);
+            }
         }
     }
 
@@ -332,7 +338,7 @@ impl Registered {
                             let of = (&*run, &task, attempt, fence);
                             execute(&*executor, &definition, of, start, canceled).await
                         }
-                        Err(error) => Row {
+                        Err(error) => Some(Row {
                             lane: task.lane,
                             ordinal: task.ordinal,
                             attempt,
@@ -340,9 +346,12 @@ impl Registered {
                             start,
                             duration: 0,
                             detail: Some(json!({ "message": format!("no definition: {error}") })),
-                        },
+                        }),
                     };
-                    let _over = answers.send(Answer::Ended(task, row));
+                    let _over = answers.send(match row {
+                        Some(row) => Answer::Ended(task, row),
+                        None => Answer::GivenBack(task),
+                    });
                 });
             }
             agent::Request::Late { key, value } => {
@@ -413,14 +422,14 @@ async fn keep_late(
     let _kept = client.txn(&Txn { then: vec![put], ..Default::default() }).await;
 }
 
-/// Runs an attempt and makes a row of what came of it.
+/// Runs an attempt and makes a row of what came of it, if it could be begun.
 async fn execute(
     executor: &dyn Runner,
     definition: &Definition,
     (run, task, attempt, fence): (&str, &Task, u32, i64),
     start: u64,
     canceled: oneshot::Receiver<()>,
-) -> Row {
+) -> Option<Row> {
     let timeout = Duration::from_millis(definition.case.timeout_ms);
     let tried = Attempt {
         case: &definition.case,
@@ -438,8 +447,8 @@ async fn execute(
             std::future::pending::<()>().await;
         }
     };
-    let outcome = executor.run(tried, Box::pin(cancel)).await;
-    Row {
+    let outcome = executor.run(tried, Box::pin(cancel)).await?;
+    Some(Row {
         lane: task.lane,
         ordinal: task.ordinal,
         attempt,
@@ -447,5 +456,5 @@ async fn execute(
         start,
         duration: outcome.duration.as_micros() as u64,
         detail: outcome.detail,
-    }
+    })
 }

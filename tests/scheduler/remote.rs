@@ -24,6 +24,9 @@ on_each_engine![
     a_service_is_told_that_its_task_is_canceled,
     a_client_is_told_that_its_task_is_canceled,
     a_client_gets_commands_only_if_it_wants_them,
+    services_that_take_nothing_keep_nothing_from_others,
+    a_service_that_is_registered_no_more_loses_nothing,
+    what_a_client_has_no_more_is_given_to_others,
     a_client_is_told_that_the_store_is_away,
 ];
 
@@ -308,4 +311,136 @@ async fn a_client_is_told_that_the_store_is_away(engine: Engine) {
     let refused = ask().await;
     assert_eq!(refused.status, 503, "{}", refused.body);
     assert!(refused.message().contains("the store does not answer"), "{}", refused.body);
+}
+
+/// Serves `POST /submit` with this.
+async fn service(answer: impl Fn(Value) -> StatusCode + Clone + Send + Sync + 'static) -> String {
+    let submit = post(async move |Json(order): Json<Value>| answer(order));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = Router::new().route("/submit", submit);
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    url
+}
+
+async fn register(caller: &Caller, name: &str, url: &str) {
+    let instance = json!({"name": name, "url": url, "max_task_num": 2});
+    let made = caller.call("POST", "/v1/instances", instance).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+}
+
+async fn serves(caller: &Caller, name: &str) {
+    eventually("the service as a worker", async || {
+        match caller.get(&format!("/v1/instances/{name}")).await.status {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+}
+
+/// One that is full, and one that goes away behind its registration: no attempt fails by them.
+async fn services_that_take_nothing_keep_nothing_from_others(engine: Engine) {
+    let (mut team, caller) = serving(engine).await;
+    let full = service(|_| StatusCode::SERVICE_UNAVAILABLE).await;
+    register(&caller, "full", &full).await;
+    // Somebody is there when it is registered, and nobody when it gets a task.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    register(&caller, "gone", &url).await;
+    let greeting = tokio::spawn(async move {
+        axum::serve(listener, Router::new()).await.unwrap();
+    });
+    serves(&caller, "full").await;
+    serves(&caller, "gone").await;
+    greeting.abort();
+    let service = crate::service::Service::start().await;
+    let case = crate::service::case(&service, "short", 20, json!({"timeout_ms": 1_500}));
+    let plan = json!({"cases": [case], "run": {"cases": [{"case": "short"}], "repeats": 30}});
+    team.start_worker("w1", 1, &[]).await;
+    let run = team.submit(&plan).await;
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Passed), 30, "{status:?}");
+    for attempts in team.audit(&run, 30).await.values() {
+        assert_eq!(
+            attempts,
+            &[(1, Status::Passed, "w1".to_owned())],
+            "no attempt of others counts"
+        );
+    }
+}
+
+async fn a_service_that_is_registered_no_more_loses_nothing(engine: Engine) {
+    let (mut team, caller) = serving(engine).await;
+    let orders = Arc::new(Mutex::new(Vec::new()));
+    let seen = orders.clone();
+    let url = service(move |order| {
+        seen.lock().unwrap().push(order);
+        StatusCode::OK
+    })
+    .await;
+    register(&caller, "plain", &url).await;
+    let case =
+        json!({"id": "once", "url": "http://tested.lab/x", "output": "ok", "on_lost": "never"});
+    assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
+    let spec = json!({"cases": [{"case": "once"}], "repeats": 4});
+    let made = caller.call("POST", "/v1/runs", spec).await;
+    let run = made.body["run"].as_str().unwrap().to_owned();
+    let has = async |count: usize| {
+        eventually("orders", async || {
+            let orders = orders.lock().unwrap().clone();
+            if orders.len() >= count { Ok(orders) } else { Err(format!("{orders:?}")) }
+        })
+        .await
+    };
+    let given = has(2).await;
+    assert_eq!(caller.call("DELETE", "/v1/instances/plain", json!({})).await.status, 200);
+    eventually("that it drains", async || {
+        let shown = caller.get("/v1/instances/plain").await.body;
+        if shown["draining"] == true { Ok(()) } else { Err(shown.to_string()) }
+    })
+    .await;
+    for order in &given {
+        let said = json!({"recordId": order["recordId"], "status": "passed"});
+        assert_eq!(caller.call("POST", "/v1/claims/results", said).await.status, 202);
+    }
+    eventually("its end", async || match caller.get("/v1/instances/plain").await.status {
+        404 => Ok(()),
+        other => Err(other.to_string()),
+    })
+    .await;
+    assert_eq!(orders.lock().unwrap().len(), 2, "it got nothing more");
+    team.start_worker("w1", 2, &["--allow-target", "tested.lab"]).await;
+    let status = team.ended(&run).await;
+    assert_eq!(status.totals.get(Status::Passed), 2, "{status:?}");
+    assert_eq!(status.totals.get(Status::Lost), 0, "{status:?}");
+}
+
+async fn what_a_client_has_no_more_is_given_to_others(engine: Engine) {
+    let (team, caller) = serving(engine).await;
+    let case = json!({"id": "long", "url": "http://tested.lab/x", "output": "ok"});
+    assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
+    let made = caller.call("POST", "/v1/runs", json!({"cases": [{"case": "long"}]})).await;
+    let run = made.body["run"].as_str().unwrap().to_owned();
+    let ask = async |asking: Value| caller.call("POST", "/v1/claims?wait=3", asking).await;
+    eventually("a task", async || {
+        let given = ask(json!({"worker": "restarts"})).await.body;
+        if given["tasks"].as_array().unwrap().is_empty() { Err(given.to_string()) } else { Ok(()) }
+    })
+    .await;
+    let other = ask(json!({"worker": "restarts", "max_task_num": 4})).await;
+    assert_eq!(other.status, 409, "{}", other.body);
+    // It has begun anew, and knows of nothing.
+    let again = eventually("the task again", async || {
+        let given = ask(json!({"worker": "restarts", "records": []})).await.body;
+        given["tasks"].get(0).cloned().ok_or(given.to_string())
+    })
+    .await;
+    assert_eq!(again["attempt"], 2, "{again}");
+    let said = json!({"recordId": again["recordId"], "status": "passed"});
+    assert_eq!(caller.call("POST", "/v1/claims/results", said).await.status, 202);
+    assert_eq!(team.ended(&run).await.state, "passed");
+    let attempts: Vec<Status> =
+        team.audit(&run, 1).await[&(0, 0)].iter().map(|(_, status, _)| *status).collect();
+    assert_eq!(attempts, [Status::Lost, Status::Passed]);
 }

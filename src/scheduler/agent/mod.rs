@@ -105,6 +105,8 @@ struct Held {
     mod_revision: i64,
     fence: i64,
     rows: Vec<Row>,
+    /// Tasks that could not be begun, by lane and ordinal: others may have them.
+    given_back: Vec<(u32, u32)>,
     /// When the first of the rows came.
     since: u64,
     running: u32,
@@ -198,6 +200,7 @@ impl Agent {
             mod_revision: kv.mod_revision,
             fence: kv.create_revision,
             rows: Vec::new(),
+            given_back: Vec::new(),
             since: 0,
             running: 0,
             delivery: None,
@@ -283,6 +286,15 @@ impl Agent {
             held.since = now;
         }
         held.rows.push(row);
+    }
+
+    /// A task that was started could not be begun: it goes back, and this was no attempt.
+    pub fn given_back(&mut self, task: &Task) {
+        let Some(started) = self.running.remove(task) else { return };
+        self.busy = self.busy.saturating_sub(started.slots);
+        let Some(held) = self.claims.get_mut(&task.claim) else { return };
+        held.running -= 1;
+        held.given_back.push((task.lane, task.ordinal));
     }
 
     /// What became of a transaction.
@@ -414,16 +426,21 @@ impl Agent {
     fn maybe_deliver(&mut self, now: u64, key: &Arc<str>, is_idle: bool) {
         let Some(held) = self.claims.get_mut(key) else { return };
         let is_due = held.claim.urgent
+            || !held.given_back.is_empty()
             || self.is_fenced
             || is_idle
             || held.rows.len() >= self.settings.flush_rows
             || now >= held.since + self.settings.flush_ms;
-        if held.rows.is_empty() || held.delivery.is_some() || !is_due {
+        let has_news = !held.rows.is_empty() || !held.given_back.is_empty();
+        if !has_news || held.delivery.is_some() || !is_due {
             return;
         }
+        // A segment without rows shows, as any does, that this has happened.
         let rows = take_rows(&mut held.rows, self.settings.flush_bytes);
         held.since = now;
-        let left = without(&held.claim.items, &rows);
+        let mut gone = std::mem::take(&mut held.given_back);
+        gone.extend(rows.iter().map(|row| (row.lane, row.ordinal)));
+        let left = without(&held.claim.items, &gone);
         let name = key.rsplit('/').next().unwrap_or_default();
         let segment_key = keys::segment(&held.run, &self.name, name, held.parts);
         held.parts += 1;

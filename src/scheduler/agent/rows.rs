@@ -42,14 +42,14 @@ pub(super) fn take_rows(rows: &mut Vec<Row>, bytes_max: usize) -> Vec<Row> {
     rows.drain(..count).collect()
 }
 
-/// What is left of items when these have ended.
-pub(super) fn without(items: &[Item], rows: &[Row]) -> Vec<Item> {
+/// What is left of items without these tasks, each a lane and an ordinal.
+pub(super) fn without(items: &[Item], gone: &[(u32, u32)]) -> Vec<Item> {
     let mut left = Vec::new();
     for item in items {
         let mut ordinals = Ordinals::new();
         ordinals.insert_range(item.from, item.to);
-        for row in rows.iter().filter(|row| row.lane == item.lane) {
-            ordinals.remove(row.ordinal);
+        for (_, ordinal) in gone.iter().filter(|(lane, _)| *lane == item.lane) {
+            ordinals.remove(*ordinal);
         }
         left.extend(ordinals.intervals().map(|(from, to)| Item { from, to, ..*item }));
     }

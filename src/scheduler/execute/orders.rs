@@ -26,12 +26,13 @@ pub type Cancel = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What runs attempts for a worker: this process, or somebody for whom it stands.
 pub trait Runner: Send + Sync {
-    /// Runs an attempt to its end, or until it is to end early.
+    /// Runs an attempt to its end, or until it is to end early. None if it could not be begun here: it is
+    /// no attempt then, and others may have the task.
     fn run<'a>(
         &'a self,
         attempt: Attempt<'a>,
         cancel: Cancel,
-    ) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Option<Outcome>> + Send + 'a>>;
 
     /// Nothing that was begun may go on behind this moment, unless a later one is said before: others
     /// may have it then.
@@ -43,8 +44,8 @@ impl Runner for super::Executor {
         &'a self,
         attempt: Attempt<'a>,
         cancel: Cancel,
-    ) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>> {
-        Box::pin(super::Executor::run(self, attempt, cancel))
+    ) -> Pin<Box<dyn Future<Output = Option<Outcome>> + Send + 'a>> {
+        Box::pin(async move { Some(super::Executor::run(self, attempt, cancel).await) })
     }
 
     fn allow_until(&self, moment: Instant) {
@@ -84,6 +85,33 @@ impl Attempt<'_> {
     }
 }
 
+/// Why a call brought no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallError {
+    /// Nobody there, or nobody that may be called; in words.
+    pub text: String,
+    /// Whoever was called has heard nothing of it.
+    pub is_unsent: bool,
+}
+
+impl From<CallError> for String {
+    fn from(error: CallError) -> Self {
+        error.text
+    }
+}
+
+impl CallError {
+    fn unsent(text: String) -> Self {
+        Self { text, is_unsent: true }
+    }
+}
+
+impl From<legacy::Error> for CallError {
+    fn from(error: legacy::Error) -> Self {
+        Self { text: tls::reason(&error), is_unsent: error.is_connect() }
+    }
+}
+
 /// Calls services, within the bounds that cases have.
 pub struct Caller {
     client: legacy::Client<Connector, Full<Bytes>>,
@@ -102,42 +130,45 @@ impl Caller {
     /// Gets what is at a url, without reading it. Returns the status.
     ///
     /// # Errors
-    /// In words: nobody there, or nobody that may be called.
-    pub async fn get(&self, url: &str) -> Result<u16, String> {
+    /// When there is no answer.
+    pub async fn get(&self, url: &str) -> Result<u16, CallError> {
         let mut request = Request::new(Full::new(Bytes::new()));
-        *request.uri_mut() = url.parse::<Uri>().map_err(|error| format!("not a url: {error}"))?;
-        let answer = self.client.request(request).await;
-        Ok(answer.map_err(|error| tls::reason(&error))?.status().as_u16())
+        let uri = url.parse::<Uri>();
+        *request.uri_mut() =
+            uri.map_err(|error| CallError::unsent(format!("not a url: {error}")))?;
+        Ok(self.client.request(request).await?.status().as_u16())
     }
 
     /// Posts JSON. Returns the status, and the text of the answer as far as it is short.
     ///
     /// # Errors
-    /// In words: nobody there, or nobody that may be called.
-    pub async fn post(&self, url: &str, body: &Value) -> Result<(u16, String), String> {
+    /// When there is no answer.
+    pub async fn post(&self, url: &str, body: &Value) -> Result<(u16, String), CallError> {
         self.send(url, &[], body.to_string()).await
     }
 
     /// The same with further headers, and a text that is JSON.
     ///
     /// # Errors
-    /// In words: nobody there, nobody that may be called, or a header that is none.
+    /// When there is no answer, or a header is none.
     pub async fn send(
         &self,
         url: &str,
         headers: &[(&'static str, String)],
         body: String,
-    ) -> Result<(u16, String), String> {
+    ) -> Result<(u16, String), CallError> {
         let mut request = Request::new(Full::new(Bytes::from(body)));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = url.parse::<Uri>().map_err(|error| format!("url {url}: {error}"))?;
+        let unsent = CallError::unsent;
+        let uri = url.parse::<Uri>();
+        *request.uri_mut() = uri.map_err(|error| unsent(format!("url {url}: {error}")))?;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, value) in headers {
-            let value = HeaderValue::from_str(value).map_err(|error| format!("{name}: {error}"))?;
+            let value = HeaderValue::from_str(value);
+            let value = value.map_err(|error| unsent(format!("{name}: {error}")))?;
             request.headers_mut().insert(*name, value);
         }
-        let answer = self.client.request(request).await;
-        let answer = answer.map_err(|error| tls::reason(&error))?;
+        let answer = self.client.request(request).await?;
         let status = answer.status().as_u16();
         let text = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         let text = text.map(|text| text.to_bytes()).unwrap_or_default();

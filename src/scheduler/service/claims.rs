@@ -102,7 +102,10 @@ pub(super) async fn unregister(
     let txn = Txn { compares, then: vec![Op::Delete(key)], ..Default::default() };
     match services.store().await?.txn(&txn).await {
         Outcome::Refused { .. } => Err(Problem::new(404, format!("{name} is not registered"))),
-        Outcome::Committed { .. } => Ok(ok(&json!({ "name": name }))),
+        Outcome::Committed { .. } => {
+            services.inner.stations.leave(&name);
+            Ok(ok(&json!({ "name": name })))
+        }
         Outcome::Failed(text) => Err(SubmitError::Answer(text).into()),
         Outcome::Unknown => Err(SubmitError::unknown().into()),
     }
@@ -134,6 +137,8 @@ struct Asking {
     labels: Labels,
     /// It carries out command cases as well.
     commands: bool,
+    /// All that it has already; what it was given and does not name is lost.
+    records: Option<Vec<String>>,
 }
 
 /// Gives tasks to a client that asks, at most `want`; waits for the first if there is none.
@@ -159,7 +164,8 @@ pub(super) async fn claim(
     let until = Instant::now() + Duration::from_secs(wait);
     let kind = Talents { labels: asking.labels, capacity, commands: asking.commands };
     let mut stop = services.inner.stop.clone();
-    let taken = services.inner.stations.claim(&asking.worker, kind, want, until);
+    let records = asking.records.as_deref();
+    let taken = services.inner.stations.claim(&asking.worker, kind, records, (want, until));
     let given = tokio::select! {
         given = timeout(Duration::from_secs(wait + 1), taken) => given.unwrap_or_else(|_| Ok(Given::default()))?,
         _ = stop.wait_for(|stop| *stop) => return Ok(ok(&Given::default())),

@@ -264,6 +264,7 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
                 "max_task_num": number("Tasks at once; as many as are wanted unless said"),
                 "labels": texts("What it is"),
                 "commands": truth("It carries out cases of kind command as well"),
+                "records": names("All that it has; what it was given and does not name is lost"),
             })),
         ),
         (

@@ -11,25 +11,30 @@
 //! something or the grace is over; what they say counts for nothing then.
 
 use super::answer::Problem;
-use super::station::{Asking, Given, Renewed, Station, Way};
+use super::station::{Asking, Given, Renewed, Said, Station, Way};
 use crate::scheduler::client::{Access, Client};
 use crate::scheduler::execute::Caller;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Labels, Status};
 use crate::scheduler::worker;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How often it is looked whether a service has no worker.
 const LOOK: Duration = Duration::from_secs(2);
 const TTL_S: u32 = 5;
+/// A service that could not be reached, or was full for long, gets nothing for so long at least.
+const REST: Duration = Duration::from_secs(5);
+/// For whoever looks whether somebody is at a url.
+const PROBE_MAX: Duration = Duration::from_secs(1);
 /// Bytes of an output that is recorded.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
 
@@ -48,7 +53,7 @@ pub(super) struct Instance {
 }
 
 /// What somebody that speaks HTTP can do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Talents {
     pub(super) labels: Labels,
     /// Slots.
@@ -115,6 +120,8 @@ impl Drop for Manned {
 /// All stations of this process.
 pub(super) struct Stations {
     manned: Mutex<BTreeMap<String, Manned>>,
+    /// Services that took no tasks, until when they get none.
+    resting: Mutex<BTreeMap<String, Instant>>,
     access: Access,
     caller: Arc<Caller>,
     own_url: String,
@@ -122,7 +129,13 @@ pub(super) struct Stations {
 
 impl Stations {
     pub(super) fn new(access: Access, caller: Caller, own_url: String) -> Self {
-        Self { manned: Mutex::default(), access, caller: Arc::new(caller), own_url }
+        Self {
+            manned: Mutex::default(),
+            resting: Mutex::default(),
+            access,
+            caller: Arc::new(caller),
+            own_url,
+        }
     }
 
     fn man(&self, name: &str, address: String, station: Station, instance: Option<Instance>) {
@@ -136,9 +149,13 @@ impl Stations {
             no_commands: !station.talents.commands,
             ttl: TTL_S,
         };
+        let mut leaving = station.leaving.subscribe();
+        let left = async move {
+            // The station holds the other end.
+            let _left = leaving.wait_for(|leaving| *leaving).await;
+        };
         let station = Arc::new(station);
-        let work =
-            worker::run(self.access.clone(), settings, station.clone(), std::future::pending());
+        let work = worker::run(self.access.clone(), settings, station.clone(), left);
         let worker = tokio::spawn(work).abort_handle();
         self.manned.lock().insert(name.to_owned(), Manned { station, instance, worker });
     }
@@ -150,6 +167,15 @@ impl Stations {
             talents,
             inner: Mutex::default(),
             news: Notify::new(),
+            leaving: watch::Sender::new(false),
+        }
+    }
+
+    /// A service gets nothing more: it is registered no longer.
+    pub(super) fn leave(&self, name: &str) {
+        let manned = self.manned.lock();
+        if let Some(manned) = manned.get(name).filter(|manned| manned.instance.is_some()) {
+            manned.station.leaving.send_replace(true);
         }
     }
 
@@ -175,13 +201,33 @@ impl Stations {
             .filter_map(|kv| serde_json::from_slice::<Instance>(&kv.value).ok())
             .map(|instance| (instance.name.clone(), instance))
             .collect();
+        let now = Instant::now();
         self.manned.lock().retain(|name, manned| match &manned.instance {
-            Some(instance) => registered.get(name) == Some(instance),
+            Some(instance) => {
+                if registered.get(name) != Some(instance) {
+                    manned.station.leaving.send_replace(true);
+                }
+                let has_left = manned.worker.is_finished();
+                if has_left {
+                    self.resting.lock().insert(name.clone(), now + REST);
+                }
+                !has_left
+            }
             None => !manned.station.is_silent(),
         });
-        for (name, instance) in registered {
-            let is_manned = self.manned.lock().contains_key(&name);
-            if !is_manned && client.get(&keys::worker(&name)).await?.is_none() {
+        self.resting.lock().retain(|_, until| *until > now);
+        let mut new = Vec::new();
+        for instance in registered.into_values() {
+            let name = &instance.name;
+            let is_manned = self.manned.lock().contains_key(name);
+            let is_resting = self.resting.lock().contains_key(name);
+            if !is_manned && !is_resting && client.get(&keys::worker(name)).await?.is_none() {
+                new.push(instance);
+            }
+        }
+        let reachable = join_all(new.iter().map(|instance| self.is_reachable(instance))).await;
+        for (instance, is_reachable) in new.into_iter().zip(reachable) {
+            if is_reachable {
                 let way = Way::Push { url: instance.url.clone(), caller: self.caller.clone() };
                 let talents = Talents {
                     labels: instance.labels.clone(),
@@ -189,10 +235,19 @@ impl Stations {
                     commands: instance.commands,
                 };
                 let station = self.station(way, talents);
-                self.man(&name, instance.url.clone(), station, Some(instance));
+                self.man(&instance.name.clone(), instance.url.clone(), station, Some(instance));
             }
         }
         Ok(())
+    }
+
+    /// Whether anybody is at a service's url; what he says does not matter.
+    async fn is_reachable(&self, instance: &Instance) -> bool {
+        match timeout(PROBE_MAX, self.caller.get(&instance.url)).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => !error.is_unsent,
+            Err(_) => false,
+        }
     }
 
     /// Tasks for a client, which is a worker from its first call on. Waits for the first until a time.
@@ -200,8 +255,8 @@ impl Stations {
         &self,
         name: &str,
         talents: Talents,
-        want: usize,
-        until: Instant,
+        records: Option<&[String]>,
+        (want, until): (usize, Instant),
     ) -> Result<Given, Problem> {
         let station = {
             let known =
@@ -209,7 +264,13 @@ impl Stations {
                     (manned.station.clone(), matches!(manned.station.way, Way::Pull))
                 });
             match known {
-                Some((station, true)) => station,
+                Some((station, true)) if station.talents == talents => station,
+                Some((_, true)) => {
+                    let text = format!(
+                        "worker {name} has other labels or max_task_num: ask as before, or under another name"
+                    );
+                    return Err(Problem::new(409, text));
+                }
                 Some((_, false)) => {
                     return Err(Problem::new(
                         409,
@@ -226,6 +287,9 @@ impl Stations {
                 }
             }
         };
+        if let Some(records) = records {
+            station.has_only(records);
+        }
         let _asking = Asking::new(&station);
         Ok(station.take(want, until).await)
     }
@@ -236,6 +300,7 @@ impl Stations {
         let Some(station) = manned.get(name).map(|manned| &manned.station) else {
             return Renewed { gone: records.to_vec(), ..Default::default() };
         };
+        station.has_only(records);
         let canceled = station.canceled();
         let mut desk = station.inner.lock();
         desk.seen = Some(Instant::now());
@@ -269,7 +334,7 @@ impl Stations {
                 desk.seen = Some(Instant::now());
                 let record = verdict.record.clone();
                 drop(desk);
-                return sender.send(verdict).map_err(|_| late(&record));
+                return sender.send(Said::Verdict(verdict)).map_err(|_| late(&record));
             }
         }
         Err(late(&verdict.record))

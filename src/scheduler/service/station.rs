@@ -10,13 +10,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// A client that has not asked for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Before a service that is full is asked again.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
+/// One that is full for so long gets nothing for a while.
+const FULL_MAX: Duration = Duration::from_secs(2);
+/// A task that no client has taken for so long may go to others.
+const UNTAKEN_MAX: Duration = Duration::from_secs(10);
+/// So long after it was given a task a client may not know of it.
+const UNKNOWN_MAX: Duration = Duration::from_secs(5);
 /// How long somebody who was told that a task is canceled may take to end it.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
 
@@ -34,19 +40,33 @@ pub(super) struct Station {
     pub(super) inner: Mutex<Desk>,
     /// There is something to take.
     pub(super) news: Notify,
+    /// It takes nothing more, and goes when it has nothing left.
+    pub(super) leaving: watch::Sender<bool>,
 }
 
 #[derive(Default)]
 pub(super) struct Desk {
-    /// Orders that nobody has taken yet.
-    orders: VecDeque<Value>,
+    /// Orders that nobody has taken yet, and who is told when somebody does.
+    orders: VecDeque<(Value, oneshot::Sender<()>)>,
     /// Who waits for a verdict, by record.
-    pub(super) waiting: BTreeMap<String, oneshot::Sender<Verdict>>,
+    pub(super) waiting: BTreeMap<String, oneshot::Sender<Said>>,
+    /// Since when a client has records.
+    taken: BTreeMap<String, Instant>,
     /// Records that shall end; whether a client that asks has been told.
     pub(super) canceled: BTreeMap<String, bool>,
     pub(super) seen: Option<Instant>,
     asking: u32,
 }
+
+/// What is said of a task.
+pub(super) enum Said {
+    Verdict(Verdict),
+    /// Its client has it no more.
+    Lost,
+}
+
+/// How the end of a task is recorded.
+type End = (Status, Option<Value>);
 
 /// Forgets a task when its attempt is over, however that came.
 struct Expected<'s> {
@@ -58,8 +78,9 @@ impl Drop for Expected<'_> {
     fn drop(&mut self) {
         let mut desk = self.station.inner.lock();
         desk.waiting.remove(&self.record);
+        desk.taken.remove(&self.record);
         desk.canceled.remove(&self.record);
-        desk.orders.retain(|order| order["recordId"] != self.record);
+        desk.orders.retain(|(order, _)| order["recordId"] != self.record);
     }
 }
 
@@ -68,76 +89,106 @@ impl Runner for Station {
         &'a self,
         attempt: Attempt<'a>,
         cancel: Cancel,
-    ) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Option<Outcome>> + Send + 'a>> {
         Box::pin(async move {
             let start = Instant::now();
-            let (status, detail) = self.try_out(&attempt, cancel).await;
-            Outcome { status, duration: start.elapsed(), detail }
+            let (status, detail) = self.try_out(&attempt, cancel).await?;
+            Some(Outcome { status, duration: start.elapsed(), detail })
         })
     }
 }
 
+fn failed(message: String) -> End {
+    (Status::Error, Some(json!({ "message": message })))
+}
+
+fn end_of(said: Result<Said, oneshot::error::RecvError>) -> End {
+    match said {
+        Ok(Said::Verdict(verdict)) => (verdict.status().unwrap_or(Status::Error), verdict.detail()),
+        Ok(Said::Lost) => {
+            (Status::Lost, Some(json!({"message": "its client says that it has it no more"})))
+        }
+        Err(_) => failed("nobody will say".to_owned()),
+    }
+}
+
 impl Station {
-    async fn try_out(&self, attempt: &Attempt<'_>, cancel: Cancel) -> (Status, Option<Value>) {
+    /// None if nobody has taken the task.
+    async fn try_out(&self, attempt: &Attempt<'_>, mut cancel: Cancel) -> Option<End> {
         let Attempt { run, lane, ordinal, .. } = attempt;
         let record = format!("{run}-{lane}-{ordinal}-{}-{}", attempt.attempt, attempt.fence);
-        let failed = |message: String| (Status::Error, Some(json!({ "message": message })));
         let mut order = match attempt.order(&record) {
             Ok(order) => order,
-            Err(message) => return failed(message),
+            Err(message) => return Some(failed(message)),
         };
         order["callback"] = format!("{}/v1/claims/results", self.own_url).into();
-        let (sender, mut verdict) = oneshot::channel();
+        let (sender, mut said) = oneshot::channel();
         self.inner.lock().waiting.insert(record.clone(), sender);
         let _expected = Expected { station: self, record: record.clone() };
-        let work = async {
-            match &self.way {
-                Way::Push { url, caller } => tokio::select! {
-                    // A service may say how it went before it says that it has taken the task.
-                    biased;
-                    said = &mut verdict => return said.map_err(|_| "nobody will say".to_owned()),
-                    pushed = push(caller, url, &order) => pushed?,
-                },
-                Way::Pull => {
-                    self.inner.lock().orders.push_back(order);
-                    self.news.notify_one();
-                }
-            }
-            (&mut verdict).await.map_err(|_| "nobody will say".to_owned())
-        };
-        let (status, detail) = tokio::select! {
-            found = work => return match found {
-                Ok(verdict) => {
-                    (verdict.status().unwrap_or(Status::Error), verdict.detail())
-                }
-                Err(message) => failed(message),
+        tokio::select! {
+            // A service may say how it went before it says that it has taken the task.
+            biased;
+            said = &mut said => return Some(end_of(said)),
+            taken = self.hand_over(order) => if let Some(end) = taken? {
+                return Some(end);
             },
+            () = &mut cancel => return Some((Status::Canceled, None)),
+        }
+        // It may take its whole time from here on, not from when it was first offered.
+        let timeout = Duration::from_millis(attempt.case.timeout_ms);
+        let (status, detail) = tokio::select! {
+            said = &mut said => return Some(end_of(said)),
             () = cancel => (Status::Canceled, None),
-            () = sleep_until(attempt.deadline) => {
+            () = sleep(timeout) => {
                 let message = format!("no verdict within {} ms", attempt.case.timeout_ms);
                 (Status::TimedOut, Some(json!({ "message": message })))
             }
         };
-        self.take_back(&record, verdict).await;
-        (status, detail)
+        self.take_back(&record, said).await;
+        Some((status, detail))
+    }
+
+    /// Done when somebody has the task, with its end if he will not do it. None if he cannot be reached,
+    /// has no room, or does not come: the task goes back, and this station rests.
+    async fn hand_over(&self, order: Value) -> Option<Option<End>> {
+        match &self.way {
+            Way::Push { url, caller } => match push(caller, url, &order).await {
+                Pushed::Taken => Some(None),
+                Pushed::Refused(message) => Some(Some(failed(message))),
+                Pushed::NotNow(why) => {
+                    if !self.leaving.send_replace(true) {
+                        tracing::warn!(
+                            url,
+                            why,
+                            "a service takes no tasks now: it gets none for a while"
+                        );
+                    }
+                    None
+                }
+            },
+            Way::Pull => {
+                let (tell, taken) = oneshot::channel();
+                self.inner.lock().orders.push_back((order, tell));
+                self.news.notify_one();
+                timeout(UNTAKEN_MAX, taken).await.ok()?.ok()?;
+                Some(None)
+            }
+        }
     }
 
     /// Tells whoever has a task that it shall end, and waits until he says something or the grace is
     /// over.
-    async fn take_back(&self, record: &str, verdict: oneshot::Receiver<Verdict>) {
-        {
-            let mut desk = self.inner.lock();
-            if desk.orders.iter().any(|order| order["recordId"] == record) {
-                return;
-            }
-            desk.canceled.insert(record.to_owned(), false);
-        }
+    async fn take_back(&self, record: &str, said: oneshot::Receiver<Said>) {
+        self.inner.lock().canceled.insert(record.to_owned(), false);
         let tell = async {
             match &self.way {
                 Way::Push { url, caller } => {
                     let url = format!("{}/cancel", url.trim_end_matches('/'));
                     if let Err(error) = caller.post(&url, &json!({ "recordId": record })).await {
-                        tracing::debug!(error, "cannot tell a service that a task is canceled");
+                        tracing::debug!(
+                            error = error.text,
+                            "cannot tell a service that a task is canceled"
+                        );
                     }
                 }
                 Way::Pull => self.news.notify_one(),
@@ -147,7 +198,7 @@ impl Station {
         };
         tokio::select! {
             () = tell => {}
-            _ = verdict => {}
+            _ = said => {}
             () = sleep(CANCEL_GRACE) => {}
         }
     }
@@ -164,12 +215,36 @@ impl Station {
             let (taken, has_news) = {
                 let mut desk = self.inner.lock();
                 let count = want.min(desk.orders.len());
-                let taken: Vec<Value> = desk.orders.drain(..count).collect();
+                let orders: Vec<_> = desk.orders.drain(..count).collect();
+                let taken: Vec<Value> = orders
+                    .into_iter()
+                    // Nobody listens if it was given back meanwhile.
+                    .filter_map(|(order, tell)| tell.send(()).is_ok().then_some(order))
+                    .collect();
+                let records = taken.iter().filter_map(|order| order["recordId"].as_str());
+                let records: Vec<String> = records.map(str::to_owned).collect();
+                desk.taken.extend(records.into_iter().map(|record| (record, Instant::now())));
                 (taken, desk.canceled.values().any(|is_told| !is_told))
             };
             let is_done = !taken.is_empty() || has_news;
             if is_done || timeout_at(until, self.news.notified()).await.is_err() {
                 return Given { tasks: taken, canceled: self.canceled() };
+            }
+        }
+    }
+
+    /// A client tells all that it has: what it was given and has no more is lost. What it was given just
+    /// now it may not know of yet.
+    pub(super) fn has_only(&self, records: &[String]) {
+        let mut desk = self.inner.lock();
+        let is_lost = |(record, since): &(&String, &Instant)| {
+            since.elapsed() > UNKNOWN_MAX && !records.contains(record)
+        };
+        let lost = desk.taken.iter().filter(is_lost).map(|(record, _)| record.clone());
+        for record in lost.collect::<Vec<_>>() {
+            if let Some(waiting) = desk.waiting.remove(&record) {
+                // Its time may be over.
+                let _ended = waiting.send(Said::Lost);
             }
         }
     }
@@ -206,17 +281,31 @@ pub(super) struct Renewed {
     pub(super) gone: Vec<String>,
 }
 
-/// Hands an order over. A service that is full is asked again.
-async fn push(caller: &Caller, url: &str, order: &Value) -> Result<(), String> {
+/// What a service does with an order.
+enum Pushed {
+    Taken,
+    /// It says that it will not do it, or broke off.
+    Refused(String),
+    /// It cannot be reached, or has been full for long.
+    NotNow(String),
+}
+
+/// Hands an order over. A service that is full is asked again for a while.
+async fn push(caller: &Caller, url: &str, order: &Value) -> Pushed {
     let url = format!("{}/submit", url.trim_end_matches('/'));
+    let begun = Instant::now();
     loop {
-        match caller.post(&url, order).await? {
-            (200..=299, _) => return Ok(()),
-            (429 | 503, _) => sleep(FULL_PAUSE).await,
-            (status, text) => {
+        match caller.post(&url, order).await {
+            Ok((200..=299, _)) => return Pushed::Taken,
+            Ok((429 | 503, _)) if begun.elapsed() < FULL_MAX => sleep(FULL_PAUSE).await,
+            Ok((status @ (429 | 503), _)) => return Pushed::NotNow(format!("it answers {status}")),
+            Ok((status, text)) => {
                 let text: String = text.chars().take(500).collect();
-                return Err(format!("{url} answered {status}: {text}"));
+                return Pushed::Refused(format!("{url} answered {status}: {text}"));
             }
+            Err(error) if error.is_unsent => return Pushed::NotNow(error.text),
+            // It may have the task: that is an attempt.
+            Err(error) => return Pushed::Refused(error.text),
         }
     }
 }
