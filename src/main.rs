@@ -65,7 +65,7 @@ enum Tool {
     Ctl(ctl::Action),
     /// Makes, looks at and restores backups
     Snapshot(quoin::snapshot_tool::SnapshotArgs),
-    /// Measures a server that speaks etcd's API
+    /// Measures a server that speaks etcd's API, or a test scheduler with its workers
     Bench(quoin::bench::BenchArgs),
     /// Passes connections on to a cluster
     Gateway(quoin::gateway::GatewayArgs),

@@ -90,6 +90,11 @@ pub fn control(run: &str) -> String {
     format!("{RUNS}{run}/control")
 }
 
+/// Why a claim of a run was canceled by force.
+pub fn forced(run: &str, worker: &str, claim: &str) -> String {
+    format!("{RUNS}{run}/forced/{worker}/{claim}")
+}
+
 pub fn status(run: &str) -> String {
     format!("{RUNS}{run}/status")
 }

@@ -10,6 +10,7 @@ use super::model::{Claim, Environment, Refusal, Row, Status};
 use super::record::verdict;
 use super::store::{Change, Compare, Kv, Op, Outcome, Txn};
 use super::submit::SubmitError;
+use super::view::Forced;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -129,7 +130,7 @@ pub struct Released {
 
 /// Takes a tag from its holders by force. A living one is asked to cancel what it runs under the tag,
 /// and gives it back with the result; a unit without a claim is deleted. Nothing is taken from under a
-/// task that goes on. The reason is for the worker's log and whoever looks at the store; `now` is in
+/// task that goes on. The reason, and who has it, are for whoever looks at what was canceled; `now` is in
 /// milliseconds since 1970.
 ///
 /// # Errors
@@ -138,7 +139,7 @@ pub struct Released {
 pub async fn release(
     client: &Client,
     tag: &str,
-    reason: &str,
+    (reason, by): (&str, &str),
     now: u64,
 ) -> Result<Vec<Released>, SubmitError> {
     let (held, revision) = client.prefix(&format!("{}{tag}/", keys::TAGS), 0).await?;
@@ -152,7 +153,7 @@ pub async fn release(
         let hold: TagHold = serde_json::from_slice(&kv.value).unwrap_or_default();
         let claim_key = format!("{}{}", keys::claims(&hold.worker), hold.claim);
         let is_alive = client.get_at(&claim_key, revision).await?.is_some();
-        let op = match is_alive {
+        let then = match is_alive {
             true => {
                 let key = keys::command(&hold.worker, &format!("release-{now:x}"));
                 let mut command =
@@ -162,12 +163,15 @@ pub async fn release(
                 {
                     cancel.insert("reason".into(), reason.into());
                 }
-                Op::put(key, &command.unwrap_or_default())
+                let command = Op::put(key, &command.unwrap_or_default());
+                let note = keys::forced(&hold.run, &hold.worker, &hold.claim);
+                let [tag, reason, by] = [tag, reason, by].map(str::to_owned);
+                vec![command, Op::put(note, &Forced { tag, reason, by })]
             }
-            false => Op::Delete(kv.key.clone()),
+            false => vec![Op::Delete(kv.key.clone())],
         };
         let compares = vec![Compare::ChangedAt(kv.key.clone(), kv.mod_revision)];
-        match client.txn(&Txn { compares, then: vec![op], ..Default::default() }).await {
+        match client.txn(&Txn { compares, then, ..Default::default() }).await {
             Outcome::Committed { revision } => {
                 released.push(Released { unit, hold, is_free: !is_alive, revision });
             }

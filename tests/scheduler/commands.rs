@@ -4,6 +4,7 @@ use crate::cluster::{self, Cluster, Engine};
 use crate::on_each_engine;
 use crate::service::Service;
 use crate::team::Team;
+use quoin::scheduler::keys;
 use serde_json::{Value, json};
 
 on_each_engine![
@@ -161,6 +162,16 @@ async fn a_run_is_looked_at_from_all_sides(engine: Engine) {
         (&report["run"]["state"], report["failures"].as_array().unwrap().len()),
         (&json!("failed"), 2)
     );
+
+    // What the leader wrote of it is the same.
+    let kept = team.client().await.get(keys::report(run), None).await.unwrap();
+    let kept: Value = serde_json::from_slice(kept.kvs()[0].value()).unwrap();
+    let (numbers, times) = (&report["numbers"], &kept["times"]);
+    assert_eq!(numbers["slots"], times["slots"]);
+    let makespan_ms = numbers["makespan"].as_u64().unwrap() / 1_000;
+    assert_eq!(times["makespan_ms"], makespan_ms);
+    let [one, other] = [numbers, times].map(|found| found["efficiency"].as_f64().unwrap());
+    assert!((one - other).abs() < 1e-9 && one > 0.0, "{numbers} and {times}");
 
     let bound = team.json(&["run", "bound", run]).await;
     assert_eq!(bound["slots"], 4);

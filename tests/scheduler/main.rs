@@ -126,6 +126,14 @@ async fn what_a_killed_worker_had_is_run_by_another(engine: Engine) {
     let lost = results.values().flatten().filter(|(_, status, _)| *status == Status::Lost);
     let lost: Vec<_> = lost.collect();
     assert!(lost.iter().all(|(.., worker)| worker == "w1") && !lost.is_empty(), "{lost:?}");
+    let ((lane, ordinal), _) =
+        results.iter().find(|(_, attempts)| attempts[0].1 == Status::Lost).unwrap();
+    let name = format!("{}#{ordinal}", ["plain", "tagged"][*lane as usize]);
+    let (_, said, _) = team.says(&["result", "get", &run, &name]).await;
+    assert!(said.contains("message: worker w1 lost its lease; whether this had begun"), "{said}");
+    let told = team.json(&["run", "replay", &run]).await;
+    let running = told.as_array().unwrap().iter().map(|told| told["running"].as_u64().unwrap());
+    assert!(running.max() <= Some(8), "{told}");
     let again = results.values().filter(|attempts| attempts.len() > 1);
     assert!(again.clone().all(|attempts| attempts.last().unwrap().2 == "w2"));
 }

@@ -131,11 +131,20 @@ async fn who_holds_a_tag_is_told_with_its_tasks(engine: Engine) {
     let (_, table, _) = team.says(&["tag", "holders"]).await;
     assert!(table.contains("printer") && table.contains("#0"), "{table}");
     assert_eq!(team.json(&["tag", "holders", "print"]).await, json!([]));
-    let told = team.json(&["tag", "release", "printer", "--reason", "it hangs"]).await;
+    let release = ["tag", "release", "printer", "--reason", "it hangs", "--by", "ann"];
+    let told = team.json(&release).await;
     assert_eq!(
         (&told["reason"], &told["released"][0]["worker"], &told["released"][0]["is_free"]),
         (&json!("it hangs"), &json!("w1"), &json!(false))
     );
+    let said = async || team.says(&["result", "get", &run, "first#0"]).await.1;
+    eventually("the reason", async || match said().await {
+        text if text.contains("message: forced by ann, tag printer was released: it hangs\n") => {
+            Ok(())
+        }
+        text => Err(text),
+    })
+    .await;
     let told = team.json(&["run", "cancel", &run]).await;
     assert_eq!(told, json!({"run": run, "control": "canceled"}));
     worker.kill();

@@ -145,7 +145,7 @@ pub(super) async fn release_tag(
     if reason.trim().is_empty() {
         return Err(Problem::new(400, "a release needs a reason"));
     }
-    steer::release(&services.store().await?, &tag, &reason, now_ms()).await?;
+    steer::release(&services.store().await?, &tag, (&reason, ""), now_ms()).await?;
     Ok(answer(StatusCode::ACCEPTED, &json!({"tag": tag, "reason": reason})))
 }
 

@@ -36,6 +36,7 @@ pub enum CaseAction {
         /// Those with a label: name=value
         #[arg(long = "label", value_parser = super::submits::assignment)]
         labels: Vec<(String, String)>,
+        /// Whose they are
         #[arg(long)]
         owner: Option<String>,
         /// At most so many
@@ -81,8 +82,10 @@ junit                    a report; with --command each test becomes a command, e
         /// junit has the latest results
         #[arg(value_parser = ["yaml", "json", "csv", "urls", "junit"])]
         form: String,
+        /// Those whose id begins so
         #[arg(long, default_value = "")]
         prefix: String,
+        /// A file; standard output if none is named
         #[arg(long, short)]
         output: Option<PathBuf>,
     },

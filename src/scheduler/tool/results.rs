@@ -20,10 +20,13 @@ pub enum ResultAction {
         /// pending, running, passed, failed, error, canceled, skipped, "timed out", lost, flaky, failures
         #[arg(long, value_parser = status)]
         status: Vec<String>,
+        /// Of this case
         #[arg(long)]
         case: Option<String>,
+        /// In this environment
         #[arg(long)]
         env: Option<String>,
+        /// At most so many
         #[arg(long, default_value_t = 100)]
         limit: usize,
         /// Where to go on: lane,number, as the page before says
@@ -147,7 +150,7 @@ async fn get(desk: &Desk, run: &str, task: &str) -> Result<(), Trouble> {
             let row = &attempt.row;
             json!({
                 "attempt": row.attempt, "status": row.status, "worker": *attempt.worker,
-                "start": row.start, "duration": row.duration, "fence": attempt.claim,
+                "start": attempt.start(), "duration": row.duration, "fence": attempt.claim,
                 "revision": attempt.revision, "detail": row.detail,
             })
         })
@@ -157,14 +160,17 @@ async fn get(desk: &Desk, run: &str, task: &str) -> Result<(), Trouble> {
         let mut text = format!("{}: {}{reason}\n", task_name(&found), found.status.word());
         for attempt in attempts {
             let row = &attempt.row;
+            let (took, began) = (duration(row.duration), time(row.start));
+            let when = match attempt.start() {
+                Some(_) => format!("in {took}, started {began}"),
+                None => format!("which was noticed {began}"),
+            };
             let _infallible = writeln!(
                 text,
-                "attempt {} on {}: {} in {}, started {}, fence {}",
+                "attempt {} on {}: {} {when}, fence {}",
                 row.attempt,
                 attempt.worker,
                 row.status.word(),
-                duration(row.duration),
-                time(row.start),
                 attempt.claim,
             );
             for (name, said) in report::sayings(row.detail.as_ref()) {

@@ -23,9 +23,10 @@ pub enum RunAction {
         /// Those in this state
         #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(view::STATES))]
         state: Option<String>,
-        /// Those before this one
+        /// Those that were submitted before this one
         #[arg(long)]
         before: Option<String>,
+        /// At most so many
         #[arg(long, default_value_t = 20)]
         limit: usize,
     },
@@ -39,8 +40,12 @@ pub enum RunAction {
     },
     /// Shows a run live until its end, and exits as it went
     Watch { run: String },
-    /// Says why tasks wait: all of a run, those of a case, or one (case@environment#number)
-    Why { run: String, task: Option<String> },
+    /// Says why tasks wait: all of a run, those of a case, or one
+    Why {
+        run: String,
+        /// case, case@environment or case@environment#number
+        task: Option<String>,
+    },
     /// Measures a run against the least time in which it could be done
     Bound { run: String },
     /// Checks a run's record against all that the scheduler promises
@@ -65,9 +70,10 @@ pub enum RunAction {
         #[command(flatten)]
         then: Then,
     },
-    /// Records a person's verdict on a task of a manual case (case#number)
+    /// Records a person's verdict on a task of a manual case
     Verdict {
         run: String,
+        /// case@environment#number
         task: String,
         verdict: Opinion,
         /// What was seen

@@ -50,9 +50,12 @@ pub enum TagAction {
     /// Takes a tag from its holder by force: what runs under it is canceled
     Release {
         tag: String,
-        /// Why, for the worker's log and whoever looks at the store
+        /// Why, for whoever looks at what was canceled
         #[arg(long)]
         reason: String,
+        /// Who says so
+        #[arg(long, env = "USER", default_value = "")]
+        by: String,
     },
 }
 
@@ -277,9 +280,9 @@ pub(super) async fn tag(action: TagAction, desk: &Desk) -> Done {
             let key = keys::tag_definition(&tag);
             change(desk, key, "capacity", tasks.into(), ("tag", &tag)).await?;
         }
-        TagAction::Release { tag, reason } => {
-            let released = steer::release(&desk.client, &tag, &reason, now_ms()).await?;
-            desk.tell(&json!({"tag": tag, "reason": reason, "released": released}));
+        TagAction::Release { tag, reason, by } => {
+            let released = steer::release(&desk.client, &tag, (&reason, &by), now_ms()).await?;
+            desk.tell(&json!({"tag": tag, "reason": reason, "by": by, "released": released}));
         }
     }
     Ok(0)

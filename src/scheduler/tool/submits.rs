@@ -24,11 +24,13 @@ pub struct SubmitArgs {
     /// How often each case runs
     #[arg(long, visible_alias = "repeats")]
     repeat: Option<u32>,
-    /// An environment to run in
+    /// An environment to run in; may be named several times
     #[arg(long = "env")]
     environments: Vec<String>,
+    /// What it is called in lists and reports
     #[arg(long)]
     name: Option<String>,
+    /// The queue that it waits in, if not the one named default
     #[arg(long)]
     queue: Option<String>,
     /// Within the queue; higher first
@@ -37,6 +39,7 @@ pub struct SubmitArgs {
     /// Submits with one request id are one run
     #[arg(long)]
     request_id: Option<String>,
+    /// Whose it is
     #[arg(long)]
     owner: Option<String>,
     /// Run predecessors that are not selected too

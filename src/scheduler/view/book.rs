@@ -11,6 +11,8 @@ use crate::scheduler::planner::{LaneId, Planner, RunNo, RunSetup, Verdict};
 use crate::scheduler::record::Block;
 use crate::scheduler::store::Kv;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,6 +27,25 @@ pub struct Attempt {
     pub claim: i64,
     /// What it meant for its task.
     pub verdict: Verdict,
+}
+
+impl Attempt {
+    /// When it began, in milliseconds since 1970; not known of what was lost with its worker, which may not have
+    /// begun at all: its row has the time at which that was noticed.
+    pub fn start(&self) -> Option<u64> {
+        let is_lost = self.row.status == Status::Lost && self.row.duration == 0;
+        (!is_lost).then_some(self.row.start)
+    }
+}
+
+/// Why a claim was canceled by force: the value of `run/{run}/forced/{worker}/{claim}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Forced {
+    pub tag: String,
+    pub reason: String,
+    /// Who did it; may be empty.
+    pub by: String,
 }
 
 /// Tasks that a worker has.
@@ -123,7 +144,15 @@ impl RunBook {
     fn count(&mut self, kvs: &[Kv]) {
         let mut planner = Planner::new();
         let run = planner.add_run(0, RunSetup { plan: self.plan.clone(), ..Default::default() });
-        for mut attempt in attempts(&self.spec.id, kvs) {
+        let forced = forced(&self.spec.id, kvs);
+        for (mut attempt, claim) in attempts(&self.spec.id, kvs) {
+            let force = match attempt.row.status {
+                Status::Canceled if !forced.is_empty() => {
+                    forced.get(&(attempt.worker.to_string(), claim.to_string()))
+                }
+                _ => None,
+            };
+            explain(&mut attempt.row, &attempt.worker, force.map(String::as_str));
             attempt.verdict = planner.restore_row(run, &attempt.row, &attempt.worker);
             self.attempts.push(attempt);
         }
@@ -286,33 +315,61 @@ fn counted(planner: &Planner, run: RunNo, lanes: u32) -> Vec<LaneCheckpoint> {
     (0..lanes).map(known).collect()
 }
 
-/// All attempts that segments and blocks of segments hold, in the order of revisions, not yet booked.
-fn attempts(run: &str, kvs: &[Kv]) -> Vec<Attempt> {
+/// What is to be said of an attempt for which nobody was left to say it; `force` is why its claim was canceled.
+pub(super) fn explain(row: &mut Row, worker: &str, force: Option<&str>) {
+    let text = match (row.status, force) {
+        (Status::Lost, _) if row.duration == 0 => {
+            format!("worker {worker} lost its lease; whether this had begun there is not known")
+        }
+        (Status::Canceled, Some(force)) => force.to_owned(),
+        _ => return,
+    };
+    let detail = row.detail.get_or_insert_with(|| json!({}));
+    if let Some(detail) = detail.as_object_mut() {
+        detail.entry("message").or_insert_with(|| text.into());
+    }
+}
+
+/// Why claims of a run were canceled by force, by their worker and name.
+fn forced(run: &str, kvs: &[Kv]) -> BTreeMap<(String, String), String> {
+    let prefix = format!("{}forced/", keys::run_parts(run));
+    let found = kvs.iter().filter_map(|kv| {
+        let (worker, claim) = kv.key.strip_prefix(&prefix)?.rsplit_once('/')?;
+        let Forced { tag, reason, by } = parse(kv)?;
+        let who = if by.is_empty() { String::new() } else { format!(" by {by}") };
+        let text = format!("forced{who}, tag {tag} was released: {reason}");
+        Some(((worker.to_owned(), claim.to_owned()), text))
+    });
+    found.collect()
+}
+
+/// All attempts that segments and blocks of segments hold, in the order of revisions, not yet booked; each with
+/// the name of its claim.
+fn attempts(run: &str, kvs: &[Kv]) -> Vec<(Attempt, Arc<str>)> {
     let prefix = keys::segments(run);
     let mut attempts = Vec::new();
-    let mut take = |worker: &str, revision: i64, claim: i64, rows: Vec<Row>| {
-        let worker: Arc<str> = worker.into();
-        attempts.extend(rows.into_iter().map(|row| Attempt {
-            row,
-            worker: worker.clone(),
-            revision,
-            claim,
-            verdict: Verdict::Refused,
+    let mut take = |(worker, name): (&str, &str), revision: i64, claim: i64, rows: Vec<Row>| {
+        let (worker, name): (Arc<str>, Arc<str>) = (worker.into(), name.into());
+        attempts.extend(rows.into_iter().map(|row| {
+            let (worker, verdict) = (worker.clone(), Verdict::Refused);
+            (Attempt { row, worker, revision, claim, verdict }, name.clone())
         }));
     };
     for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
-        let Some((_, worker, _)) = keys::parse_segment(&kv.key) else { continue };
+        let Some((_, worker, name)) = keys::parse_segment(&kv.key) else { continue };
         let Some(segment) = parse::<Segment>(kv) else { continue };
-        take(worker, kv.mod_revision, segment.claim, segment.rows);
+        take((worker, name), kv.mod_revision, segment.claim, segment.rows);
     }
     let prefix = keys::blocks(run);
     for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
         for rolled in parse::<Block>(kv).unwrap_or_default().segments {
+            let key = format!("{}{}", keys::segments(run), rolled.name);
+            let Some((.., name)) = keys::parse_segment(&key) else { continue };
             let worker = rolled.worker().to_owned();
-            take(&worker, rolled.revision, rolled.claim, rolled.rows);
+            take((&worker, name), rolled.revision, rolled.claim, rolled.rows);
         }
     }
-    attempts.sort_by_key(|attempt| attempt.revision);
+    attempts.sort_by_key(|(attempt, _)| attempt.revision);
     attempts
 }
 

@@ -2,7 +2,7 @@
 //! looks at a run's record is told.
 
 use super::audit::{Audit, Rule};
-use super::book::parse;
+use super::book::{Forced, parse};
 use crate::scheduler::coordinator::{Control, LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Claim, Segment};
@@ -33,6 +33,7 @@ fn is_own(run: &str, kv: &Kv) -> Option<bool> {
             None if part == "control" => parse::<Control>(kv).is_some(),
             None if part == "status" => parse::<RunStatus>(kv).is_some(),
             Some(("def", first)) => is_number(first),
+            Some(("forced", _)) => parse::<Forced>(kv).is_some(),
             Some(("lane", pack)) => is_number(pack) && parse::<LanePack>(kv).is_some(),
             _ => false,
         });

@@ -1,6 +1,6 @@
 //! A run as it goes on, commit by commit: for whoever watches it.
 
-use super::book::{RunBook, parse};
+use super::book::{RunBook, explain, parse};
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Claim, Row, RunPlan, Segment, Status, Totals};
@@ -125,7 +125,8 @@ impl Live {
         }
     }
 
-    fn row(&mut self, row: Row, worker: &Arc<str>) {
+    fn row(&mut self, mut row: Row, worker: &Arc<str>) {
+        explain(&mut row, worker, None);
         let verdict = self.planner.restore_row(self.number, &row, worker);
         let Some(plan) = self.plan.lanes.get(row.lane as usize) else { return };
         let ended = match verdict {

@@ -24,7 +24,7 @@ mod unstarted;
 mod waiting;
 
 pub use audit::{Audit, Fault, Rule, audit, replay};
-pub use book::{Attempt, Open, RunBook};
+pub use book::{Attempt, Forced, Open, RunBook};
 pub use failures::{FailedLane, FailureGroup, FailureKind};
 pub use flaky::{FlakyCase, flaky};
 pub use idle::{idleness, is_undisturbed};

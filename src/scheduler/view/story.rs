@@ -3,9 +3,10 @@
 //!
 //! Times are those that workers reported, starts to the millisecond: what follows within less, or by
 //! another worker's clock, may be told in another order than it was. What was never given to a worker,
-//! such as skipped tasks, is in no record of its own; the totals at the end count it.
+//! such as skipped tasks, is in no record of its own; the totals at the end count it. Of what was lost with
+//! its worker nobody knows whether it had started: its end alone is told.
 
-use super::book::RunBook;
+use super::book::{Attempt, RunBook};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Status, Totals};
 use crate::scheduler::planner::Verdict;
@@ -70,28 +71,33 @@ pub struct Happening {
 }
 
 /// What comes first of what happened in the same microsecond: ends before starts, but not before their
-/// own.
+/// own, behind which those come that took no time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     End,
     Start,
-    EndAtOnce,
 }
+
+/// A start is known to the millisecond only: what ends within so many microseconds of it may have made room.
+const START_US: u64 = 999;
 
 /// Tells a run from its submit on. Attempts that go on are not known before their end.
 pub fn story(book: &RunBook) -> Vec<Happening> {
-    let mut order: Vec<(u64, Kind, usize)> = Vec::with_capacity(book.attempts.len() * 2);
+    // By when they count as having happened, and then as they are told: the kind, the attempt, and whether it
+    // is its end.
+    let mut order: Vec<(u64, Kind, usize, bool)> = Vec::with_capacity(book.attempts.len() * 2);
     for (at, attempt) in book.attempts.iter().enumerate() {
         let start = attempt.row.start.saturating_mul(1_000);
-        // A person's verdict is all that is known of what he did.
-        if attempt.row.duration == 0 {
-            if &*attempt.worker != keys::PEOPLE {
-                order.push((start, Kind::Start, at));
+        if has_known_start(attempt) {
+            order.push((start, Kind::Start, at, false));
+        }
+        match attempt.row.duration {
+            0 => order.push((start, Kind::Start, at, true)),
+            // Not before its own start.
+            took => {
+                let end = start.saturating_add(took);
+                order.push((end.saturating_sub(START_US).max(start + 1), Kind::End, at, true));
             }
-            order.push((start, Kind::EndAtOnce, at));
-        } else {
-            order.push((start, Kind::Start, at));
-            order.push((start.saturating_add(attempt.row.duration), Kind::End, at));
         }
     }
     order.sort_unstable();
@@ -101,10 +107,12 @@ pub fn story(book: &RunBook) -> Vec<Happening> {
     let first = Event::Submitted { tasks, lanes };
     let mut told = Vec::with_capacity(order.len() + 2);
     told.push(Happening { at_us: submitted, running: 0, ended: 0, event: first });
-    let (mut running, mut ended) = (0_u64, 0);
-    for (at_us, kind, place) in order {
+    let (mut running, mut ended, mut at_us) = (0_u64, 0, 0);
+    for (_, _, place, is_end) in order {
         let attempt = &book.attempts[place];
         let row = &attempt.row;
+        let took = if is_end { row.duration } else { 0 };
+        at_us = row.start.saturating_mul(1_000).saturating_add(took).max(at_us);
         let plan = book.plan.lanes.get(row.lane as usize);
         let step = Step {
             case: plan.map_or_else(|| "?".into(), |plan| plan.case.clone()),
@@ -115,13 +123,13 @@ pub fn story(book: &RunBook) -> Vec<Happening> {
             worker: attempt.worker.clone(),
             fence: attempt.claim,
         };
-        let event = match kind {
-            Kind::Start => {
+        let event = match is_end {
+            false => {
                 running += 1;
                 Event::Start(step)
             }
-            Kind::End | Kind::EndAtOnce => {
-                running = running.saturating_sub(1);
+            true => {
+                running -= u64::from(has_known_start(attempt));
                 let again = matches!(attempt.verdict, Verdict::Again(_));
                 let is_last = matches!(attempt.verdict, Verdict::Ended(..) | Verdict::GivenUp(_));
                 ended += u64::from(is_last);
@@ -136,6 +144,11 @@ pub fn story(book: &RunBook) -> Vec<Happening> {
         told.push(Happening { at_us, running, ended, event: Event::Over { state, totals } });
     }
     told
+}
+
+/// A person's verdict, and the loss of a worker, are all that is known of what they end.
+fn has_known_start(attempt: &Attempt) -> bool {
+    &*attempt.worker != keys::PEOPLE && attempt.start().is_some()
 }
 
 /// One line for people: seconds since the submit, what goes on and has ended, and what happened.

@@ -29,7 +29,7 @@ pub struct TaskView {
     /// Who has it, or ran it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
-    /// Of the last attempt, in milliseconds since 1970.
+    /// Of the last attempt, in milliseconds since 1970; not known of one that was lost with its worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<u64>,
     /// Of the last attempt, in microseconds.
@@ -160,8 +160,8 @@ impl RunBook {
             is_flaky: status == Status::Passed && failed_before,
             attempts: attempts.len() as u32,
             worker,
-            start: last.map(|last| last.row.start),
-            duration: last.map(|last| last.row.duration),
+            start: last.and_then(|last| last.start()),
+            duration: last.and_then(|last| last.start().map(|_| last.row.duration)),
             detail: last.and_then(|last| last.row.detail.clone()),
             reason: None,
         }

@@ -628,6 +628,51 @@ fn only_a_run_that_had_the_workers_for_itself_is_asked_for_idleness() {
 }
 
 #[test]
+fn what_was_lost_or_forced_says_why() {
+    let mut store = Store::with_run(json!([command("a")]), 6);
+    let lost = |ordinal| Row { duration: 0, ..row(0, ordinal, 1, Status::Lost, 700, 0) };
+    let canceled = |ordinal| row(0, ordinal, 1, Status::Canceled, 700, 10);
+    store.results("w1", &[row(0, 0, 1, Status::Passed, 0, 500), lost(1), lost(2), lost(3)]);
+    store.results("w2", &[canceled(4), canceled(5)]);
+    let claim =
+        store.kvs.iter().find_map(|kv| keys::parse_segment(&kv.key).filter(|k| k.1 == "w2"));
+    let claim = claim.unwrap().2.to_owned();
+    let force = |reason: &str| json!({"tag": "t", "reason": reason, "by": "ann"});
+    store.put(keys::forced(RUN, "w2", &claim), &force("it hangs"));
+    store.put(keys::forced(RUN, "w1", &claim), &force("not this one"));
+    assert!(foreign(RUN, &store.kvs).is_clean());
+    let book = store.book();
+    let said = |ordinal| {
+        let task = book.find_task(0, ordinal).unwrap();
+        let message = task.detail.map(|detail| detail["message"].as_str().unwrap().to_owned());
+        (message, task.start.is_some(), task.duration.is_some())
+    };
+    assert_eq!(said(0), (None, true, true));
+    let text = "worker w1 lost its lease; whether this had begun there is not known";
+    assert_eq!(said(2), (Some(text.to_owned()), false, false));
+    let text = "forced by ann, tag t was released: it hangs";
+    assert_eq!(said(5), (Some(text.to_owned()), true, true));
+    // Nobody knows of the lost that they ran.
+    assert_eq!(story(&book).iter().map(|told| told.running).max(), Some(2));
+}
+
+#[test]
+fn no_more_are_told_to_run_than_a_worker_has_slots() {
+    let mut store = Store::with_run(json!([command("a")]), 9);
+    store.worker("w1", 2);
+    // Each ends within the millisecond in which the next one starts, and some take no time.
+    let at =
+        |ordinal, start, duration| Row { duration, ..row(0, ordinal, 1, Status::Passed, start, 0) };
+    store.results("w1", &[at(0, 0, 10_700), at(1, 0, 20_900), at(2, 10, 10_100), at(3, 20, 300)]);
+    store.results("w1", &[at(4, 20, 0), at(5, 20, 0), at(6, 20, 0), at(7, 20, 0), at(8, 20, 9)]);
+    store.ended("passed");
+    let told = story(&store.book());
+    assert_eq!(told.iter().map(|told| told.running).max(), Some(2), "{told:#?}");
+    assert_eq!(told.last().map(|told| (told.running, told.ended)), Some((0, 9)));
+    assert!(told.is_sorted_by_key(|told| told.at_us));
+}
+
+#[test]
 fn a_story_is_told_in_order_from_the_record() {
     let mut store = Store::with_run(
         json!([{"id": "a", "kind": "command", "command": ["a"], "retries": {"test": 1}}]),
