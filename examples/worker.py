@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """A worker of the test scheduler that knows nothing but PyPI's etcd3: commands, one at a time. HOST:PORT NAME"""
-import json, os, signal, subprocess, sys, threading, time
-import etcd3
+import etcd3, json, os, signal, subprocess, sys, threading, time
 
 (host, port), name, T = sys.argv[1].split("//")[-1].rsplit(":", 1), sys.argv[2], "/tcss/v1/"
 store, canceled, children = etcd3.client(host, port), set(), {}
@@ -27,30 +26,37 @@ def stay_alive(alive):
 def obey(event):
     order = json.loads(event.value) if isinstance(event, etcd3.events.PutEvent) else {}
     if "cancel" in order:
-        canceled.add(claims + order["cancel"]["claim"])
-        kill(claims + order["cancel"]["claim"])
+        canceled.add(claims + order["cancel"]["claim"]), kill(claims + order["cancel"]["claim"])
+    elif order == "drain":
+        threading.Thread(target=leave).start()
+
+def leave():  # takes nothing more, and goes when it has nothing left
+    store.put(own, json.dumps({**info, "draining": True}), lease)
+    while list(store.get_prefix(claims)):
+        time.sleep(0.1)
+    lease.revoke(), os._exit(0)
 
 def attempt(run, claim, fence, lane, ordinal, number):
     start, status, detail = time.time(), "04", {}
-    packs = [json.loads(value) for value, _ in store.get_prefix(f"{T}run/{run}/def/")]
+    packs = (json.loads(value) for value, _ in store.get_prefix(f"{T}run/{run}/def/"))
     cases = [{**pack.get("base", {}), **case} for pack in packs for case in pack["cases"]]
-    case = cases[lane % len(cases)]
+    case, fence = cases[lane % len(cases)], str(fence)
     try:
+        if case.get("kind") != "command" or "{{" in json.dumps(case):
+            raise OSError("this worker runs commands only, and fills nothing in")
         if claim not in canceled:
-            children[claim] = child = subprocess.Popen(case["command"], cwd=case.get("folder"), text=True,
-                env={**os.environ, **(case.get("variables") or {}), "TCSS_FENCE": str(fence)}, start_new_session=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            children[claim] = child = subprocess.Popen(case["command"], -1, None, *[subprocess.PIPE] * 3, text=True,
+                errors="replace", start_new_session=True, cwd=case.get("folder"),
+                env={**os.environ, **(case.get("variables") or {}), "TCSS_FENCE": fence})
             output, errors = child.communicate(case.get("input"), timeout=case["timeout_ms"] / 1000)
-            status = "02" if child.returncode == 0 and case.get("output") in (None, output) else "03"
-            detail = {"output": output[-4000:], "stderr": errors[-4000:]}
+            is_good = child.returncode == 0 and case.get("output") in (None, output)
+            status, detail = "02" if is_good else "03", {"output": output[-4000:], "stderr": errors[-4000:]}
     except subprocess.TimeoutExpired:
-        status, detail = "07", {"message": "it took too long"}
-        kill(claim)
+        status, detail, _ = "07", {"message": "it took too long"}, kill(claim)
     except OSError as error:
         detail = {"message": str(error)}
     children.pop(claim, None)
-    status = "05" if claim in canceled else status
-    return [lane, ordinal, number, status, int(start * 1e3), int((time.time() - start) * 1e6), detail]
+    return [lane, ordinal, number, "05" if claim in canceled else status, int(start * 1e3), int((time.time() - start) * 1e6), detail]
 
 threading.Thread(target=stay_alive, args=[time.monotonic()], daemon=True).start()
 store.add_watch_prefix_callback(orders, lambda answer: [obey(event) for event in answer.events])

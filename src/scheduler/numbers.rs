@@ -50,7 +50,7 @@ impl Numbers {
             Histogram::with_opts(opts).expect(DISTINCT)
         };
         let leading = opts("leading", "1 for the scheduler that gives tasks out, 0 for others.");
-        let wanted = "Slots that tasks could use which wait for nothing else, at least; by what they require of a worker.";
+        let wanted = "Slots that tasks could use which wait for nothing else, by what they require of a worker.";
         let numbers = Self {
             registry: Registry::new(),
             leading: IntGauge::with_opts(leading).expect(DISTINCT),

@@ -88,9 +88,12 @@ async fn an_environment_that_is_found_bad_takes_nothing_until_it_is_good(engine:
     // Targets are those of services; and what cannot be checked says so.
     let far = json!({"id": "far", "check": {"url": "http://169.254.169.254/", "every": 60}});
     let plain = json!({"id": "plain"});
-    for environment in [far, plain] {
-        assert_eq!(caller.call("POST", "/v1/environments", environment).await.status, 201);
-    }
+    assert_eq!(caller.call("POST", "/v1/environments", plain).await.status, 201);
+    let refused = caller.call("POST", "/v1/environments", far.clone()).await;
+    assert_eq!(refused.status, 403, "{}", refused.body);
+    let file = team.file("far.json");
+    std::fs::write(&file, json!([far]).to_string()).unwrap();
+    team.json(&["env", "put", &file]).await;
     let found = team.json(&["env", "get", "far"]).await;
     assert_eq!(found["id"], "far");
     let checked = caller.call("POST", "/v1/environments/far/check", json!({})).await.body;

@@ -257,12 +257,8 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         (("POST", "/v1/tags/t/release"), json!({"reason": " "}), 400, "a release needs a reason"),
         (("POST", "/v1/tags/t/release"), json!({"reason": "x"}), 404, "nobody holds tag t"),
         (verdict, json!({"verdict": "perhaps"}), 400, "a verdict is passed, failed or error"),
-        (
-            verdict,
-            json!({"verdict": "passed"}),
-            409,
-            "task 0/0 of run x does not wait for a verdict",
-        ),
+        (verdict, json!({"verdict": "passed"}), 404, "unknown run x"),
+        (("GET", "/v1/testcases/nobody/history"), json!({}), 404, "unknown case nobody"),
     ] {
         let answer = match method {
             "GET" => caller.get(path).await,

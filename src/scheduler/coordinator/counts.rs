@@ -19,11 +19,11 @@ pub struct Counts {
     pub runs: Vec<(String, f64)>,
 }
 
-/// Lanes that could start at once but for a free slot of a worker that has what they require.
+/// Tasks that could start at once but for a free slot of a worker that has what they require.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WantedSlots {
     pub requires: Arc<Labels>,
-    /// At least: each of the lanes may have more than one task.
+    /// That they could use.
     pub slots: u64,
 }
 

@@ -100,9 +100,10 @@ impl Artifacts {
         std::fs::create_dir_all(folder)?;
         let lock = File::create(folder.join("lock"))?;
         take(&lock).map_err(|error| match error {
-            TryLockError::WouldBlock => {
-                io::Error::other(format!("{} belongs to another process", folder.display()))
-            }
+            TryLockError::WouldBlock => io::Error::other(format!(
+                "{} belongs to another process: is there a worker of this name already?",
+                folder.display()
+            )),
             TryLockError::Error(error) => error,
         })?;
         let mut found: Vec<(SystemTime, String, u64)> = Vec::new();
@@ -356,6 +357,6 @@ mod tests {
         let _artifacts = Artifacts::open(folder.path(), 10).unwrap();
         assert_eq!(names(&folder), ["notes.txt"], "what is not ours stays");
         let error = Artifacts::open(folder.path(), 10).unwrap_err().to_string();
-        assert!(error.ends_with("belongs to another process"), "{error}");
+        assert!(error.contains("belongs to another process"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! A test case: what is done, what is expected, and what must hold before and beside it.
 
+use super::names::{check_id, check_labels, check_tag};
 use super::{Labels, Refusal};
 use http::{HeaderName, HeaderValue, Method};
 use regex::{Regex, RegexBuilder};
@@ -10,9 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::UNIX_EPOCH;
 use url::Url;
 
-const ID_BYTES_MAX: usize = 256;
-/// A tag is part of a key, and a claim of several tags one transaction.
-const TAG_BYTES_MAX: usize = 128;
+/// A claim of several tags is one transaction.
 const TAGS_MAX: usize = 16;
 const LABELS_MAX: usize = 32;
 const PREDECESSORS_MAX: usize = 1_000;
@@ -458,46 +457,6 @@ pub fn pattern(output: &str) -> Result<Regex, String> {
         let reason = error.lines().last().unwrap_or_default().trim();
         format!("output is no pattern: {}", reason.trim_start_matches("error: "))
     })
-}
-
-/// Refuses names that cannot be part of a key and of a path.
-pub fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
-    if id.is_empty() {
-        return Err(Refusal::malformed(format!("{what} without an id")));
-    }
-    if id.len() > ID_BYTES_MAX {
-        return Err(Refusal::malformed(format!("{what} id is longer than {ID_BYTES_MAX} bytes")));
-    }
-    if matches!(id, "." | "..") {
-        return Err(Refusal::malformed(format!("{what} id {id:?} is none that a path can have")));
-    }
-    if id.contains('/') || id.chars().any(char::is_control) {
-        return Err(Refusal::malformed(format!(
-            "{what} id {id:?} has a slash or control character"
-        )));
-    }
-    Ok(())
-}
-
-/// Labels that workers have or must have: names that begin with an at sign are the scheduler's own.
-pub fn check_labels(labels: &Labels) -> Result<(), String> {
-    match labels.keys().find(|name| name.starts_with('@')) {
-        Some(name) => Err(format!("label {name:?} begins with @")),
-        None => Ok(()),
-    }
-}
-
-pub(super) fn check_tag(tag: &str) -> Result<(), Refusal> {
-    if tag.is_empty() {
-        return Err(Refusal::malformed("a tag is empty"));
-    }
-    if tag.len() > TAG_BYTES_MAX {
-        return Err(Refusal::malformed(format!("a tag is longer than {TAG_BYTES_MAX} bytes")));
-    }
-    if tag.contains('/') || tag.chars().any(char::is_control) {
-        return Err(Refusal::malformed(format!("tag {tag:?} has a slash or control character")));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

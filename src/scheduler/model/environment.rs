@@ -1,6 +1,6 @@
 //! Where cases run: a named configuration with a health of its own.
 
-use super::case::{check_id, check_labels};
+use super::names::{check_id, check_labels};
 use super::{Labels, Refusal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -5,6 +5,7 @@ mod case;
 mod copies;
 mod definitions;
 mod environment;
+mod names;
 mod ordinals;
 mod outline;
 mod plan;
@@ -15,11 +16,12 @@ mod status;
 
 pub use case::{
     CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
-    TestCase, check_id, check_labels, pattern,
+    TestCase, pattern,
 };
 pub use copies::{CaseCopy, Copier, Pack, Packs};
 pub use definitions::{Definitions, Unread, count};
 pub use environment::{Environment, Health, Occupancy};
+pub use names::{check_id, check_labels};
 pub use ordinals::Ordinals;
 pub use outline::{Outline, Rules};
 pub use plan::{

@@ -238,7 +238,10 @@ fn select<'a>(
                 Missing::Ignore => {}
                 Missing::Include => {
                     let pulled = find(before).filter(|case| !case.is_deleted);
-                    let pulled = pulled.ok_or_else(|| unknown(before))?;
+                    let pulled = pulled.ok_or_else(|| {
+                        let text = format!("unknown case {before}, for which {} waits", case.id);
+                        Refusal::new(404, text)
+                    })?;
                     index.insert(&pulled.id, cases.len());
                     cases.push((pulled, spec.repeats));
                 }

@@ -1,7 +1,7 @@
 //! A run: one submit of cases times environments times repeats, with its policies.
 
 use super::Refusal;
-use super::case::check_id;
+use super::names::check_id;
 use serde::{Deserialize, Serialize};
 
 /// More is a mistake, or several runs.

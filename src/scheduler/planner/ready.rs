@@ -212,6 +212,14 @@ impl Ready {
         self.classes.get(class as usize).map_or(0, |ready| ready.lanes)
     }
 
+    /// Its ready lanes.
+    pub(super) fn all_of(&self, class: ClassNo) -> impl Iterator<Item = LaneId> {
+        let runs = self.classes.get(class as usize).into_iter().flat_map(|of| of.lanes_of.iter());
+        runs.flat_map(|(run, of_run)| {
+            of_run.lanes.iter().map(move |(_, lane)| LaneId { run, lane: *lane })
+        })
+    }
+
     /// Whether any lane of the class is ready.
     pub(super) fn has(&self, class: ClassNo) -> bool {
         self.classes.get(class as usize).is_some_and(|ready| ready.lanes > 0)

@@ -7,14 +7,21 @@ use super::{LaneId, LockName, Planner, RunNo};
 use crate::scheduler::model::Labels;
 use std::sync::Arc;
 
+/// Of each class, when it is counted what they could use.
+const LANES_LOOKED_AT: usize = 4_096;
+
 impl Planner {
-    /// Of lanes that could start at once but for a free slot: what they require of a worker, and how many
-    /// slots they could use at least.
+    /// Of tasks that could start at once but for a free slot: what they require of a worker, and how many
+    /// slots they could use. Of very many lanes that are alike in this, those behind the first thousands count
+    /// as one task each.
     pub fn ready_classes(&self) -> impl Iterator<Item = (&Arc<Labels>, u64)> {
         let filled = (0..self.ready.filled()).filter_map(|place| self.ready.class(place));
         filled.filter_map(|class| {
             let (requires, slots) = self.workers.want_of(class)?;
-            Some((requires, u64::from(self.ready.lanes_in(class)) * u64::from(slots)))
+            let looked_at = self.ready.all_of(class).take(LANES_LOOKED_AT);
+            let tasks = looked_at.filter_map(|id| Some(u64::from(self.lane(id)?.claimable())));
+            let others = (self.ready.lanes_in(class) as usize).saturating_sub(LANES_LOOKED_AT);
+            Some((requires, (tasks.sum::<u64>() + others as u64) * u64::from(slots)))
         })
     }
 

@@ -322,6 +322,9 @@ pub(super) async fn history(
     let client = services.store().await?;
     let prefix = format!("{}{case}/", keys::RESULTS);
     let (stats, results) = tokio::join!(stats_of(&client, &case), client.prefix(&prefix, 0));
+    if client.get(&format!("{}{case}", keys::CASES)).await?.is_none() {
+        return Err(Problem::unknown("case", &case));
+    }
     let results: Map<String, Value> = results?
         .0
         .into_iter()

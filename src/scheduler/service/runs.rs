@@ -288,7 +288,11 @@ pub(super) async fn verdict(
     let detail = Some(json!({"message": opinion.message, "by": opinion.by}));
     let start = now_ms();
     let row = Row { lane, ordinal, attempt: 0, status, start, duration: 0, detail };
-    steer::verdict(&services.store().await?, &run, &row).await?;
+    let client = services.store().await?;
+    if client.get(&keys::run(&run)).await?.is_none() {
+        return Err(Problem::unknown("run", &run));
+    }
+    steer::verdict(&client, &run, &row).await?;
     Ok(answer(StatusCode::ACCEPTED, &json!({"run": run, "lane": lane, "ordinal": ordinal})))
 }
 

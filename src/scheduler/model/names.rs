@@ -1,0 +1,47 @@
+//! Which names cases, environments, tags and labels may have.
+
+use super::{Labels, Refusal};
+
+const ID_BYTES_MAX: usize = 256;
+/// A tag is part of a key.
+const TAG_BYTES_MAX: usize = 128;
+
+/// Refuses names that cannot be part of a key and of a path.
+pub fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
+    if id.is_empty() {
+        return Err(Refusal::malformed(format!("{what} without an id")));
+    }
+    if id.len() > ID_BYTES_MAX {
+        return Err(Refusal::malformed(format!("{what} id is longer than {ID_BYTES_MAX} bytes")));
+    }
+    if matches!(id, "." | "..") {
+        return Err(Refusal::malformed(format!("{what} id {id:?} is none that a path can have")));
+    }
+    if id.contains('/') || id.chars().any(char::is_control) {
+        return Err(Refusal::malformed(format!(
+            "{what} id {id:?} has a slash or control character"
+        )));
+    }
+    Ok(())
+}
+
+/// Labels that workers have or must have: names that begin with an at sign are the scheduler's own.
+pub fn check_labels(labels: &Labels) -> Result<(), String> {
+    match labels.keys().find(|name| name.starts_with('@')) {
+        Some(name) => Err(format!("label {name:?} begins with @")),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn check_tag(tag: &str) -> Result<(), Refusal> {
+    if tag.is_empty() {
+        return Err(Refusal::malformed("a tag is empty"));
+    }
+    if tag.len() > TAG_BYTES_MAX {
+        return Err(Refusal::malformed(format!("a tag is longer than {TAG_BYTES_MAX} bytes")));
+    }
+    if tag.contains('/') || tag.chars().any(char::is_control) {
+        return Err(Refusal::malformed(format!("tag {tag:?} has a slash or control character")));
+    }
+    Ok(())
+}
