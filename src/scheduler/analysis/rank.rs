@@ -47,26 +47,23 @@ pub struct Trial {
     pub failed: u64,
     /// Median, in milliseconds.
     pub median_ms: u64,
-    /// Of one of its failures.
-    pub fingerprint: String,
 }
 
 impl Trial {
-    /// From the ends of its tasks: verdict, duration in milliseconds, and fingerprint of a failure.
-    pub fn of<'t>(
+    /// From the ends of its tasks: verdict, and duration in milliseconds.
+    pub fn of(
         case: &str,
         environment: &str,
-        ends: impl IntoIterator<Item = (Verdict, u64, &'t str)>,
+        ends: impl IntoIterator<Item = (Verdict, u64)>,
     ) -> Self {
         let mut trial =
             Self { case: case.into(), environment: environment.into(), ..Self::default() };
         let mut durations = Vec::new();
-        for (verdict, duration, fingerprint) in ends {
+        for (verdict, duration) in ends {
             if verdict.is_pass() {
                 trial.passed += 1;
             } else {
                 trial.failed += 1;
-                trial.fingerprint = fingerprint.to_owned();
             }
             durations.push(duration);
         }
@@ -214,8 +211,7 @@ mod tests {
     use super::*;
 
     fn trial(case: &str, passed: u64, failed: u64, median_ms: u64) -> Trial {
-        let (case, environment, fingerprint) = (case.into(), "e".into(), "why #".into());
-        Trial { case, environment, passed, failed, median_ms, fingerprint }
+        Trial { case: case.into(), environment: "e".into(), passed, failed, median_ms }
     }
 
     fn history(letters: &str, fingerprint: &str) -> Stats {
@@ -236,10 +232,9 @@ mod tests {
 
     #[test]
     fn a_trial_counts_its_tasks() {
-        let ends = [(Verdict::Passed, 30, ""), (Verdict::Lost, 10, "x"), (Verdict::Flaky, 20, "")];
+        let ends = [(Verdict::Passed, 30), (Verdict::Lost, 10), (Verdict::Flaky, 20)];
         let trial = Trial::of("a", "e", ends);
         assert_eq!((trial.passed, trial.failed, trial.median_ms), (2, 1, 20));
-        assert_eq!(trial.fingerprint, "x");
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl RunBook {
 
     /// What came of each lane that has run, for a comparison with another run.
     pub fn trials(&self) -> Vec<Trial> {
-        let mut ends: BTreeMap<u32, Vec<(analysis::Verdict, u64, String)>> = BTreeMap::new();
+        let mut ends: BTreeMap<u32, Vec<(analysis::Verdict, u64)>> = BTreeMap::new();
         for attempt in &self.attempts {
             let row = &attempt.row;
             let failed = match attempt.verdict {
@@ -202,15 +202,10 @@ impl RunBook {
                 Verdict::Again(_) | Verdict::Refused => continue,
             };
             let Some(verdict) = analysis::Verdict::of(row.status, failed) else { continue };
-            let print = match verdict.is_pass() {
-                true => String::new(),
-                false => fingerprint(message(row.detail.as_ref())),
-            };
-            ends.entry(row.lane).or_default().push((verdict, row.duration / 1_000, print));
+            ends.entry(row.lane).or_default().push((verdict, row.duration / 1_000));
         }
-        let lanes = ends.iter().filter_map(|(lane, ends)| {
-            let plan = self.plan.lanes.get(*lane as usize)?;
-            let ends = ends.iter().map(|(verdict, ms, print)| (*verdict, *ms, print.as_str()));
+        let lanes = ends.into_iter().filter_map(|(lane, ends)| {
+            let plan = self.plan.lanes.get(lane as usize)?;
             Some(Trial::of(&plan.case, &plan.environment, ends))
         });
         lanes.collect()
