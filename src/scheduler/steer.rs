@@ -156,8 +156,10 @@ pub async fn release(
         let then = match is_alive {
             true => {
                 let key = keys::command(&hold.worker, &format!("release-{now:x}"));
-                let mut command =
-                    serde_json::to_value(Command::Cancel { claim: hold.claim.clone() });
+                let mut command = serde_json::to_value(Command::Cancel {
+                    claim: hold.claim.clone(),
+                    overdue: false,
+                });
                 if let Ok(Value::Object(command)) = &mut command
                     && let Some(Value::Object(cancel)) = command.get_mut("cancel")
                 {

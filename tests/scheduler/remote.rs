@@ -27,6 +27,7 @@ on_each_engine![
     services_that_take_nothing_keep_nothing_from_others,
     a_service_that_is_registered_no_more_loses_nothing,
     what_a_client_has_no_more_is_given_to_others,
+    a_service_that_does_not_say_whether_it_takes_a_task_may_have_it,
     a_client_is_told_that_the_store_is_away,
 ];
 
@@ -443,4 +444,36 @@ async fn what_a_client_has_no_more_is_given_to_others(engine: Engine) {
     let attempts: Vec<Status> =
         team.audit(&run, 1).await[&(0, 0)].iter().map(|(_, status, _)| *status).collect();
     assert_eq!(attempts, [Status::Lost, Status::Passed]);
+}
+
+async fn a_service_that_does_not_say_whether_it_takes_a_task_may_have_it(engine: Engine) {
+    let (team, caller) = serving(engine).await;
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let note = |word: &'static str, is_silent: bool| {
+        let calls = calls.clone();
+        post(async move |Json(_): Json<Value>| {
+            calls.lock().unwrap().push(word);
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
+        })
+    };
+    let router = Router::new().route("/submit", note("submit", true));
+    let router = router.route("/cancel", note("cancel", false));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    register(&caller, "silent", &url).await;
+    let case = json!({
+        "id": "long", "url": "http://tested.lab/x", "output": "ok", "timeout_ms": 1_000,
+        "mutual_tag": "desk",
+    });
+    assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
+    let spec = json!({"cases": [{"case": "long"}], "repeats": 2});
+    let made = caller.call("POST", "/v1/runs", spec).await;
+    let run = made.body["run"].as_str().unwrap().to_owned();
+    let status = team.ended(&run).await;
+    assert_eq!((&*status.state, status.totals.get(Status::TimedOut)), ("failed", 2), "{status:?}");
+    let calls = calls.lock().unwrap().clone();
+    assert_eq!(calls, ["submit", "cancel", "submit", "cancel"], "one after the other");
 }

@@ -13,6 +13,8 @@ on_each_engine![
     what_was_done_is_told_as_json,
     a_queue_takes_so_many_runs,
     who_holds_a_tag_is_told_with_its_tasks,
+    a_tag_that_a_person_holds_is_released_by_force,
+    muted_failures_are_none_in_reports,
     what_each_attempt_said_is_printed,
     a_key_that_holds_another_case_says_so,
     what_was_skipped_says_why,
@@ -340,4 +342,33 @@ async fn a_report_of_ours_comes_back_as_the_same_cases(engine: Engine) {
         let after = team.json(&["case", "ls"]).await;
         assert_eq!((&after[0], after.as_array().unwrap().len()), (&before[0], 2), "{after}");
     }
+}
+
+async fn a_tag_that_a_person_holds_is_released_by_force(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    let case = json!({"id": "look", "kind": "manual", "steps": ["look"], "mutual_tag": "desk"});
+    let run = team.submit(&json!({"cases": [case], "run": {"cases": [{"case": "look"}]}})).await;
+    team.waits_for_people(&run).await;
+    let (code, ..) = team.says(&["tag", "release", "desk", "--reason", "stuck"]).await;
+    assert_eq!(code, 0);
+    let status = team.ended(&run).await;
+    // Nobody canceled the run, and it has not passed.
+    assert_eq!((&*status.state, status.totals.get(Status::Canceled)), ("incomplete", 1));
+    team.audit(&run, 1).await;
+    let (code, ..) = team.says(&["run", "watch", &run]).await;
+    assert_eq!(code, 1);
+}
+
+async fn muted_failures_are_none_in_reports(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    team.start_worker("w1", 1, &["--allow-command"]).await;
+    let case = json!({"id": "known", "kind": "command", "command": ["false"], "state": "muted"});
+    let run = team.submit(&json!({"cases": [case], "run": {"cases": [{"case": "known"}]}})).await;
+    assert_eq!(team.ended(&run).await.state, "passed");
+    let (code, report, said) = team.says(&["report", "junit", &run]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(report.contains("failures=\"0\"") && report.contains("skipped=\"1\""), "{report}");
+    assert!(report.contains("muted, failed: exit code 1"), "{report}");
 }

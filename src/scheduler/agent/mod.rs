@@ -107,6 +107,8 @@ struct Held {
     rows: Vec<Row>,
     /// Tasks that could not be begun, by lane and ordinal: others may have them.
     given_back: Vec<(u32, u32)>,
+    /// Its tasks are to be stopped because they took too long.
+    is_overdue: bool,
     /// When the first of the rows came.
     since: u64,
     running: u32,
@@ -201,6 +203,7 @@ impl Agent {
             fence: kv.create_revision,
             rows: Vec::new(),
             given_back: Vec::new(),
+            is_overdue: false,
             since: 0,
             running: 0,
             delivery: None,
@@ -235,15 +238,18 @@ impl Agent {
         let Ok(command) = serde_json::from_slice::<Command>(&kv.value) else { return };
         match command {
             Command::Drain => self.is_draining = true,
-            Command::Cancel { claim } => {
+            Command::Cancel { claim, overdue } => {
                 let key: Arc<str> = format!("{}{claim}", keys::claims(&self.name)).into();
-                self.end_unstarted(now, &key, Status::Canceled);
+                self.end_unstarted(now, &key, if overdue { None } else { Some(Status::Canceled) });
+                if let Some(held) = self.claims.get_mut(&key) {
+                    held.is_overdue = overdue;
+                }
                 let running = self.running.keys().filter(|task| task.claim == key);
                 self.requests.extend(running.map(|task| Request::Stop { task: task.clone() }));
             }
             Command::Skip { claim } => {
                 let key: Arc<str> = format!("{}{claim}", keys::claims(&self.name)).into();
-                self.end_unstarted(now, &key, Status::Skipped);
+                self.end_unstarted(now, &key, Some(Status::Skipped));
             }
         }
         self.next_txn += 1;
@@ -251,7 +257,8 @@ impl Agent {
         self.requests.push(Request::Try(self.next_txn, txn));
     }
 
-    fn end_unstarted(&mut self, now: u64, key: &Arc<str>, status: Status) {
+    /// What has not started ends with a status, or goes back.
+    fn end_unstarted(&mut self, now: u64, key: &Arc<str>, status: Option<Status>) {
         let mut ended = Vec::new();
         for queue in [&mut self.tagged, &mut self.plain] {
             queue.retain(|(task, attempt)| {
@@ -265,6 +272,10 @@ impl Agent {
         let Some(held) = self.claims.get_mut(key) else { return };
         held.claim.urgent = true;
         held.since = now;
+        let Some(status) = status else {
+            held.given_back.extend(ended.iter().map(|(task, _)| (task.lane, task.ordinal)));
+            return;
+        };
         held.rows.extend(ended.into_iter().map(|(task, attempt)| Row {
             lane: task.lane,
             ordinal: task.ordinal,
@@ -277,11 +288,14 @@ impl Agent {
     }
 
     /// A task that was started has ended as the row says.
-    pub fn finished(&mut self, now: u64, task: &Task, row: Row) {
+    pub fn finished(&mut self, now: u64, task: &Task, mut row: Row) {
         let Some(started) = self.running.remove(task) else { return };
         self.busy = self.busy.saturating_sub(started.slots);
         let Some(held) = self.claims.get_mut(&task.claim) else { return };
         held.running -= 1;
+        if held.is_overdue && row.status == Status::Canceled {
+            row.status = Status::TimedOut;
+        }
         if held.rows.is_empty() {
             held.since = now;
         }

@@ -5,7 +5,7 @@ use crate::planted::{self, Bug};
 use crate::scheduler::keys;
 use crate::scheduler::model::{self, Item, Row, Segment, Status};
 use crate::scheduler::planner::{Assignment, LaneId, RunNo, Tags};
-use crate::scheduler::store::{Compare, Op, Txn};
+use crate::scheduler::store::{Compare, Kv, Op, Txn};
 use std::sync::Arc;
 
 impl Coordinator {
@@ -186,7 +186,7 @@ impl Coordinator {
             return;
         }
         if claim.canceled.is_none() {
-            self.cancel(now, key);
+            self.end_claim(now, key, true);
         } else if let Some(worker) = self.workers.get(&claim.worker)
             && worker.registration == claim.registration
         {
@@ -196,6 +196,10 @@ impl Coordinator {
 
     /// Asks a worker to end the tasks of a claim.
     pub(super) fn cancel(&mut self, now: u64, key: &str) {
+        self.end_claim(now, key, false);
+    }
+
+    fn end_claim(&mut self, now: u64, key: &str, overdue: bool) {
         let Some(claim) = self.claims.get_mut(key) else { return };
         if claim.worker == keys::PEOPLE {
             return self.end_manual(now, key, Status::Canceled);
@@ -203,7 +207,7 @@ impl Coordinator {
         if claim.canceled.is_some() {
             return;
         }
-        let command = Command::Cancel { claim: super::last_part(key).to_owned() };
+        let command = Command::Cancel { claim: super::last_part(key).to_owned(), overdue };
         if self.command(key, &command)
             && let Some(claim) = self.claims.get_mut(key)
         {
@@ -257,6 +261,16 @@ impl Coordinator {
         let txn = Txn { compares: vec![registered], then: vec![put], otherwise: Vec::new() };
         self.send(Sent::Other, txn);
         true
+    }
+
+    /// People have no process that heeds commands: a claim of theirs is canceled here.
+    pub(super) fn command_to_people(&mut self, now: u64, kv: &Kv) {
+        if let Ok(Command::Cancel { claim, .. }) = serde_json::from_slice(&kv.value) {
+            let key = format!("{}{claim}", keys::claims(keys::PEOPLE));
+            self.end_manual(now, &key, Status::Canceled);
+        }
+        let then = vec![Op::Delete(kv.key.clone())];
+        self.send(Sent::Other, Txn { then, ..Default::default() });
     }
 
     /// Nobody waits for a verdict any more: what no person has given one for ends.

@@ -158,8 +158,13 @@ pub enum Control {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Command {
-    /// Ends the tasks of a claim as canceled; `claim` is its name.
-    Cancel { claim: String },
+    /// Ends the tasks of a claim as canceled; `claim` is its name. Those of one that is overdue have timed
+    /// out, and what of it has not started goes back.
+    Cancel {
+        claim: String,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        overdue: bool,
+    },
     /// Ends those tasks of a claim as skipped that have not started.
     Skip { claim: String },
     /// Takes nothing more and leaves when it is done.
@@ -438,7 +443,8 @@ fn verdict(totals: &Totals, control: Control) -> &'static str {
         "canceled"
     } else if totals.failures > 0 {
         "failed"
-    } else if totals.get(Status::Skipped) > 0 {
+    } else if totals.get(Status::Skipped) + totals.get(Status::Canceled) > 0 {
+        // Somebody may have canceled tasks by taking their tag.
         "incomplete"
     } else {
         "passed"

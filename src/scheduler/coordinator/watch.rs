@@ -144,6 +144,8 @@ impl Coordinator {
             self.run_ended(key);
         } else if let Some(run) = key.strip_prefix(keys::ROLLS) {
             self.schedule_roll(run);
+        } else if key.starts_with(&keys::commands(keys::PEOPLE)) {
+            self.command_to_people(now, kv);
         } else if key.starts_with(keys::LATE) {
             self.counts.late += 1;
         } else {

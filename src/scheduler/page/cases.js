@@ -16,7 +16,7 @@ export function list(view) {
     { word: "id", show: (found) => [h("a", { href: link(found) }, found.id), found.name && h("div", { class: "soft" }, found.name)] },
     { word: "kind", show: (found) => t(found.kind) }, { word: "state", show: (found) => pill(found.state) },
     { word: "history", show: (found) => pasts(found).slice(0, 2).map((stats) => h("div", {}, strip(stats))) },
-    { word: "typical", show: (found) => (pasts(found)[0]?.n ? span(pasts(found)[0].p50) : ""), isNumber: true },
+    { word: "typical", show: (found) => (pasts(found)[0]?.p50 > 0 ? span(pasts(found)[0].p50) : ""), isNumber: true },
     { word: "tags", show: tags }, { word: "owner", show: (found) => found.owner || "" },
   ];
   const cases = paged((next) => get(query("/v1/testcases", { ...filter, history: true, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_cases"), open: link }));
@@ -55,7 +55,7 @@ export async function one(view, id) {
     { word: "started", show: (place) => moment(past.results[place]?.start) },
     { word: "tasks", show: (place) => number(past.stats[place]?.n), isNumber: true }, { word: "passed", show: (place) => number(past.stats[place]?.pass), isNumber: true },
     { word: "failed", show: (place) => number(past.stats[place]?.fail), isNumber: true },
-    { word: "p50", show: (place) => span(past.stats[place]?.p50), isNumber: true }, { word: "p90", show: (place) => span(past.stats[place]?.p90), isNumber: true },
+    { word: "p50", show: (place) => (past.stats[place]?.p50 > 0 ? span(past.stats[place].p50) : ""), isNumber: true }, { word: "p90", show: (place) => (past.stats[place]?.p90 > 0 ? span(past.stats[place].p90) : ""), isNumber: true },
   ];
   const { version, ...definition } = found;
   view.show(

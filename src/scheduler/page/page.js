@@ -184,7 +184,10 @@ document.getElementById("who").addEventListener("click", async () => {
 document.getElementById("language").addEventListener("click", toggleLanguage);
 document.getElementById("theme").addEventListener("click", toggleTheme);
 document.getElementById("help").addEventListener("click", help);
-document.getElementById("dialog").addEventListener("click", (event) => { if (event.target.id === "dialog") closeDialog(); });
+// A selection of text may end beside the dialog.
+let pressed = null;
+document.getElementById("dialog").addEventListener("pointerdown", (event) => { pressed = event.target; });
+document.getElementById("dialog").addEventListener("click", (event) => { if (event.target.id === "dialog" && pressed === event.target) closeDialog(); });
 window.addEventListener("who", who);
 window.addEventListener("hashchange", () => { document.getElementById("dialog").close(); route(); });
 const dark = matchMedia("(prefers-color-scheme: dark)");

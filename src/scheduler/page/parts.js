@@ -182,7 +182,7 @@ export function dialog(title, ...content) {
 
 /** Asks for a reason, and what `fields` ask besides; `save` is given the reason, and its error stands in the form. */
 export function ask(title, word, save, ...fields) {
-  const reason = h("input", { name: "reason", required: true, "aria-label": t("reason_label") });
+  const reason = h("input", { name: "reason", required: true, pattern: ".*\\S.*", "aria-label": t("reason_label") });
   const error = h("div", { class: "problem", role: "alert" });
   const form = h("form", { class: "inner bare", submit: async (event) => {
     event.preventDefault();

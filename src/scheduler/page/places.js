@@ -19,7 +19,7 @@ export function workers(view) {
     { word: "has_tasks", show: (found) => number(found.task_num), isNumber: true }, { word: "slots", show: (found) => number(found.max_task_num), isNumber: true },
     { word: "labels", show: (found) => labels(found.labels) },
     { word: "runs", show: (found) => [...new Set(found.claims.map((claim) => claim.run))].map((run) => h("div", {}, toRun(run))) },
-    { word: "tags", show: (found) => [...new Set(found.claims.flatMap((claim) => claim.tags || []))].join(", ") },
+    { word: "tags", show: (found) => [...new Set(found.claims.flatMap((claim) => (claim.tags || []).map((tag) => tag.replace(/\/\d+$/, ""))))].join(", ") },
     { word: "drain", show: (found) => !found.draining && h("button", { type: "button", click: drain(found) }, t("drain")) },
   ];
   const list = paged((next) => get(query("/v1/instances", { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_workers") }));

@@ -10,7 +10,7 @@ const STEPS_MAX = 20_000;
 const PLAY_MS = 120;
 const RUNNING_MAX = 60;
 
-const nameOf = (event) => `${event.case}${event.environment ? ` @ ${event.environment}` : ""} #${event.ordinal + 1}${event.attempt > 1 ? ` (${event.attempt})` : ""}`;
+const nameOf = (event) => `${event.case}${event.environment ? ` @ ${event.environment}` : ""} #${event.ordinal}${event.attempt > 1 ? ` (${event.attempt})` : ""}`;
 
 function textOf(event) {
   if (event.event === "submitted") return t("event_submitted", number(event.tasks));

@@ -92,7 +92,10 @@ export async function one(view, run) {
   function choose(name) {
     chosen = name;
     drawTabs();
-    refresh = panels[name](body) || (() => {});
+    // Each has a place of its own: what comes late for another tab is not shown.
+    const place = h("div", {}, h("p", { class: "soft pad" }, t("loading")));
+    body.replaceChildren(place);
+    refresh = panels[name](place) || (() => {});
   }
 
   function overview(place) {
@@ -140,7 +143,7 @@ export async function one(view, run) {
     const filter = { status: "", case: "" };
     const columns = [
       { word: "case", show: (task) => task.case }, { word: "environment", show: (task) => task.environment || "" },
-      { word: "repeat", show: (task) => number(task.ordinal + 1), isNumber: true },
+      { word: "repeat", show: (task) => `#${task.ordinal}`, isNumber: true },
       { word: "state", show: (task) => [task.is_assigned ? pill("assigned") : statusPill(task.status), task.is_flaky && [" ", pill("flaky")]] },
       { word: "attempts", show: (task) => number(task.attempts), isNumber: true }, { word: "worker", show: (task) => task.worker || "", isLong: true },
       { word: "started", show: (task) => moment(task.start) }, { word: "time", show: (task) => (task.duration === undefined ? "" : span(task.duration / 1000)), isNumber: true },

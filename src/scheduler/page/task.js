@@ -13,7 +13,7 @@ function pastPill(past) {
 export function failure(task, past) {
   const detail = task.detail || {};
   const title = h("summary", {}, statusPill(task.status), h("b", {}, task.case), pastPill(past), task.environment && h("span", { class: "soft" }, task.environment),
-    h("span", { class: "soft" }, `${t("repeat")} ${task.ordinal + 1}`), task.attempts > 1 && h("span", { class: "soft" }, `${t("attempts")} ${task.attempts}`),
+    h("span", { class: "soft" }, `${t("repeat")} #${task.ordinal}`), task.attempts > 1 && h("span", { class: "soft" }, `${t("attempts")} ${task.attempts}`),
     h("span", { class: "message" }, detail.message || ""), h("span", { class: "soft" }, task.worker || ""));
   return h("details", { class: "failure" }, title, h("div", {}, outputs(detail, task.worker)));
 }
@@ -55,7 +55,7 @@ export async function task(view, run, lane, ordinal) {
   const definition = found.case || {};
   const isAsked = definition.kind === "manual" && ["00", "01"].includes(found.task.status);
   view.show(
-    h("div", { class: "head" }, h("h1", {}, found.task.case, " ", h("span", { class: "soft" }, `${t("repeat")} ${found.task.ordinal + 1}`)), statusPill(found.task.status),
+    h("div", { class: "head" }, h("h1", {}, found.task.case, " ", h("span", { class: "soft" }, `${t("repeat")} #${found.task.ordinal}`)), statusPill(found.task.status),
       h("span", { class: "grow" }), h("a", { href: `#/runs/${part(run)}`, class: "mono" }, run)),
     isAsked && [verdict(`/v1/runs/${part(run)}/tasks/${lane}/${ordinal}/verdict`, () => task(view, run, lane, ordinal)), h("h2")],
     attempts.length > 0 ? attempts.flatMap((attempt) => [attempt, h("h2")]) : h("div", { class: "paper empty" }, t("nothing_ran")),

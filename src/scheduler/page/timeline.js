@@ -157,7 +157,7 @@ export function timeline(found, run) {
     const place = [h("b", {}, row.worker), ` ${t("slot", row.slot)} · `];
     if (!item) tip.replaceChildren(...place.slice(0, 1), ` ${t("slot", row.slot)}`);
     else if (item.cause) tip.replaceChildren(...place, `${t("gap")}: ${t(`loss_${item.cause}`)} · ${span(item.end - item.start)}`);
-    else tip.replaceChildren(...place, statusPill(item.status), ` ${found.cases[item.lane] || item.lane} · ${t("repeat")} ${item.ordinal + 1} · `, item.attempt > 1 ? `${t("attempts")} ${item.attempt} · ` : "", moment(item.start), ` · ${span(item.end - item.start)}`);
+    else tip.replaceChildren(...place, statusPill(item.status), ` ${found.cases[item.lane] || item.lane} · ${t("repeat")} #${item.ordinal} · `, item.attempt > 1 ? `${t("attempts")} ${item.attempt} · ` : "", moment(item.start), ` · ${span(item.end - item.start)}`);
   };
 
   const choose = (row, at) => {
@@ -182,18 +182,23 @@ export function timeline(found, run) {
       ArrowDown: () => { const row = Math.min(shown.length - 1, here.row + 1); choose(row, beside(row, middle)); },
       ArrowUp: () => { const row = Math.max(0, here.row - 1); choose(row, beside(row, middle)); },
       Home: () => choose(here.row, 0), End: () => choose(here.row, Infinity),
-      Enter: () => { if (item && !item.cause) location.hash = `#/runs/${encodeURIComponent(run)}/${item.lane}/${item.ordinal}`; },
+      Enter: () => openTask(item),
     }[event.key];
     if (go) { event.preventDefault(); go(); }
   });
+  let under = null;
+  const openTask = (item) => { if (item && !item.cause) location.hash = `#/runs/${encodeURIComponent(run)}/${item.lane}/${item.ordinal}`; };
   canvas.addEventListener("focus", () => { if (!chosen && canvas.matches(":focus-visible")) choose(0, 0); });
   canvas.addEventListener("mousemove", (event) => {
     const box = canvas.getBoundingClientRect();
     const row = shown[Math.floor((event.clientY - box.top - TOP) / ROW)];
+    under = null;
     if (!row) return;
     const at = from + ((event.clientX - box.left - left()) / (box.width - left() - 8)) * (to - from);
-    tell(row, event.clientX - box.left < left() ? null : itemsOf(row).find((item) => item.start <= at && at <= item.end));
+    under = event.clientX - box.left < left() ? null : itemsOf(row).find((item) => item.start <= at && at <= item.end);
+    tell(row, under);
   });
+  canvas.addEventListener("click", () => openTask(under));
   const select = h("select", { "aria-label": t("colour_by"), change: (event) => { mode = event.target.value; chosen = null; drawLegend(); draw(); } },
     Object.entries(MODES).map(([name, word]) => h("option", { value: name, selected: name === mode }, t(word))));
   new ResizeObserver(draw).observe(canvas);

@@ -1,7 +1,7 @@
 // Words of the page in English and Chinese.
 
 const WORDS = {
-  skip: ["Skip to content", "跳到正文"],
+  skip: ["Skip to content", "跳到正文"], loading: ["Asking ...", "读取中……"],
   runs: ["Runs", "运行"], cases: ["Cases", "用例"], environments: ["Environments", "环境"], workers: ["Workers", "执行机"],
   tags: ["Tags", "互斥标签"], queues: ["Queues", "队列"],
   run: ["Run", "运行"], state: ["State", "状态"], progress: ["Progress", "进度"], tasks: ["Tasks", "任务"], started: ["Started", "开始"],

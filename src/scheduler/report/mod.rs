@@ -100,6 +100,11 @@ fn test(book: &RunBook, lane: u32, ordinal: u32) -> junit::Case {
     if let Some(reason) = task.and_then(|task| task.reason) {
         case.reason.message = reason;
     }
+    if plan.is_muted && status.fails_run() {
+        // It fails no run, and no reader of the report.
+        case.status = Status::Skipped;
+        case.reason.message = format!("muted, {}: {}", status.word(), case.reason.message);
+    }
     case.earlier = earlier.iter().map(|attempt| reason(&attempt.row)).collect();
     case.output = said(&last.row, "output").to_owned();
     case.stderr = said(&last.row, "stderr").to_owned();

@@ -11,7 +11,7 @@
 //! something or the grace is over; what they say counts for nothing then.
 
 use super::answer::Problem;
-use super::station::{Asking, Given, Renewed, Said, Station, Way};
+use super::station::{Asking, Given, Renewed, Said, Station, UNKNOWN_MAX, Way};
 use crate::scheduler::client::{Access, Client};
 use crate::scheduler::execute::Caller;
 use crate::scheduler::keys;
@@ -33,6 +33,7 @@ const LOOK: Duration = Duration::from_secs(2);
 const TTL_S: u32 = 5;
 /// A service that could not be reached, or was full for long, gets nothing for so long at least.
 const REST: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// For whoever looks whether somebody is at a url.
 const PROBE_MAX: Duration = Duration::from_secs(1);
 /// Bytes of an output that is recorded.
@@ -287,10 +288,17 @@ impl Stations {
                 }
             }
         };
+        let _asking = Asking::new(&station);
         if let Some(records) = records {
             station.has_only(records);
+            let known = Instant::now() + UNKNOWN_MAX + LOOK_AGAIN;
+            let given = station.take(want, until.min(known)).await;
+            if !given.is_nothing() || until <= known {
+                return Ok(given);
+            }
+            // Nothing was given meanwhile: what it was given before it has had time to hear of.
+            station.has_only(records);
         }
-        let _asking = Asking::new(&station);
         Ok(station.take(want, until).await)
     }
 

@@ -22,7 +22,7 @@ const FULL_MAX: Duration = Duration::from_secs(2);
 /// A task that no client has taken for so long may go to others.
 const UNTAKEN_MAX: Duration = Duration::from_secs(10);
 /// So long after it was given a task a client may not know of it.
-const UNKNOWN_MAX: Duration = Duration::from_secs(5);
+pub(super) const UNKNOWN_MAX: Duration = Duration::from_secs(5);
 /// How long somebody who was told that a task is canceled may take to end it.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
 
@@ -102,6 +102,11 @@ fn failed(message: String) -> End {
     (Status::Error, Some(json!({ "message": message })))
 }
 
+fn timed_out(attempt: &Attempt<'_>) -> End {
+    let message = format!("no verdict within {} ms", attempt.case.timeout_ms);
+    (Status::TimedOut, Some(json!({ "message": message })))
+}
+
 fn end_of(said: Result<Said, oneshot::error::RecvError>) -> End {
     match said {
         Ok(Said::Verdict(verdict)) => (verdict.status().unwrap_or(Status::Error), verdict.detail()),
@@ -125,54 +130,66 @@ impl Station {
         let (sender, mut said) = oneshot::channel();
         self.inner.lock().waiting.insert(record.clone(), sender);
         let _expected = Expected { station: self, record: record.clone() };
-        tokio::select! {
+        let timeout = Duration::from_millis(attempt.case.timeout_ms);
+        let pushed = tokio::select! {
             // A service may say how it went before it says that it has taken the task.
             biased;
             said = &mut said => return Some(end_of(said)),
-            taken = self.hand_over(order) => if let Some(end) = taken? {
-                return Some(end);
-            },
-            () = &mut cancel => return Some((Status::Canceled, None)),
+            pushed = self.hand_over(order, timeout) => pushed,
+            () = &mut cancel => return Some(self.give_up(&record, said, (Status::Canceled, None)).await),
+        };
+        match pushed {
+            Pushed::Taken => {}
+            Pushed::Refused(message) => return Some(failed(message)),
+            Pushed::Unanswered => {
+                return Some(self.give_up(&record, said, timed_out(attempt)).await);
+            }
+            Pushed::NotNow(why) => {
+                self.rest(&why);
+                return None;
+            }
         }
         // It may take its whole time from here on, not from when it was first offered.
-        let timeout = Duration::from_millis(attempt.case.timeout_ms);
-        let (status, detail) = tokio::select! {
+        let end = tokio::select! {
             said = &mut said => return Some(end_of(said)),
             () = cancel => (Status::Canceled, None),
-            () = sleep(timeout) => {
-                let message = format!("no verdict within {} ms", attempt.case.timeout_ms);
-                (Status::TimedOut, Some(json!({ "message": message })))
-            }
+            () = sleep(timeout) => timed_out(attempt),
         };
-        self.take_back(&record, said).await;
-        Some((status, detail))
+        Some(self.give_up(&record, said, end).await)
     }
 
-    /// Done when somebody has the task, with its end if he will not do it. None if he cannot be reached,
-    /// has no room, or does not come: the task goes back, and this station rests.
-    async fn hand_over(&self, order: Value) -> Option<Option<End>> {
+    /// Takes a task back, unless nobody has it yet.
+    async fn give_up(&self, record: &str, said: oneshot::Receiver<Said>, end: End) -> End {
+        let is_untaken =
+            self.inner.lock().orders.iter().any(|(order, _)| order["recordId"] == record);
+        if !is_untaken {
+            self.take_back(record, said).await;
+        }
+        end
+    }
+
+    /// Done when it is known whether somebody has the task.
+    async fn hand_over(&self, order: Value, patience: Duration) -> Pushed {
         match &self.way {
-            Way::Push { url, caller } => match push(caller, url, &order).await {
-                Pushed::Taken => Some(None),
-                Pushed::Refused(message) => Some(Some(failed(message))),
-                Pushed::NotNow(why) => {
-                    if !self.leaving.send_replace(true) {
-                        tracing::warn!(
-                            url,
-                            why,
-                            "a service takes no tasks now: it gets none for a while"
-                        );
-                    }
-                    None
-                }
-            },
+            Way::Push { url, caller } => push(caller, url, &order, patience).await,
             Way::Pull => {
                 let (tell, taken) = oneshot::channel();
                 self.inner.lock().orders.push_back((order, tell));
                 self.news.notify_one();
-                timeout(UNTAKEN_MAX, taken).await.ok()?.ok()?;
-                Some(None)
+                match timeout(UNTAKEN_MAX, taken).await {
+                    Ok(Ok(())) => Pushed::Taken,
+                    _ => Pushed::NotNow("nobody asks".into()),
+                }
             }
+        }
+    }
+
+    /// The task goes back; a service gets nothing more for a while.
+    fn rest(&self, why: &str) {
+        if let Way::Push { url, .. } = &self.way
+            && !self.leaving.send_replace(true)
+        {
+            tracing::warn!(url, why, "a service takes no tasks now: it gets none for a while");
         }
     }
 
@@ -286,16 +303,21 @@ enum Pushed {
     Taken,
     /// It says that it will not do it, or broke off.
     Refused(String),
-    /// It cannot be reached, or has been full for long.
+    /// It does not say whether it has the task.
+    Unanswered,
+    /// It cannot be reached, or has been full for long, or does not ask.
     NotNow(String),
 }
 
 /// Hands an order over. A service that is full is asked again for a while.
-async fn push(caller: &Caller, url: &str, order: &Value) -> Pushed {
+async fn push(caller: &Caller, url: &str, order: &Value, patience: Duration) -> Pushed {
     let url = format!("{}/submit", url.trim_end_matches('/'));
     let begun = Instant::now();
     loop {
-        match caller.post(&url, order).await {
+        let Ok(answer) = timeout(patience, caller.post(&url, order)).await else {
+            return Pushed::Unanswered;
+        };
+        match answer {
             Ok((200..=299, _)) => return Pushed::Taken,
             Ok((429 | 503, _)) if begun.elapsed() < FULL_MAX => sleep(FULL_PAUSE).await,
             Ok((status @ (429 | 503), _)) => return Pushed::NotNow(format!("it answers {status}")),
