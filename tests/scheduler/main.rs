@@ -22,6 +22,7 @@ mod page;
 mod refusals;
 mod remote;
 mod roles;
+mod running;
 mod service;
 mod stopped;
 mod submits;

@@ -250,7 +250,10 @@ async fn what_is_asked_for_by_unknown_words_is_refused(engine: Engine) {
     let mut team = Team::new(Cluster::start(engine, 1).await);
     team.start_scheduler().says("leading the scheduler").await.unwrap();
     for (words, known) in [
-        (["run", "ls", "--state", "bogus"], "accepted, running, paused, canceling, passed"),
+        (
+            ["run", "ls", "--state", "bogus"],
+            "accepted, waiting, running, paused, canceling, passed",
+        ),
         (["result", "ls", "r", "--status=bogus"], "pending, running, passed, failed, error"),
         (["case", "export", "bogus", "--prefix=x"], "yaml, json, csv, urls, junit"),
     ] {

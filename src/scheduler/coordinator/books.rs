@@ -100,11 +100,12 @@ impl Coordinator {
             let next = (now + self.settings.checkpoint, Timer::Books);
             self.timers.retain(|(_, timer)| *timer != Timer::Books);
             self.timers.insert(next);
+            self.look_who_is_busy();
         }
         let mut groups = Groups::default();
         for name in self.runs.keys().cloned().collect::<Vec<_>>() {
             let is_meant = self.runs.get(&name).is_some_and(|run| {
-                let is_behind = !run.dirty.is_empty() || !run.is_shown;
+                let is_behind = !run.dirty.is_empty() || run.shown != run.state();
                 due == Due::All && is_behind || run.is_over && !run.is_closing
             });
             if is_meant && !self.write_run(now, &name, &mut groups) {
@@ -115,6 +116,16 @@ impl Coordinator {
         }
         self.books.waiting = groups.finish();
         self.send_books();
+    }
+
+    /// Between two looks a run may have had nothing for an instant, as from one task to its successor: it
+    /// is busy if anything was given out meanwhile.
+    fn look_who_is_busy(&mut self) {
+        let held: BTreeSet<&str> = self.claims.values().map(|claim| &*claim.run).collect();
+        for (name, run) in &mut self.runs {
+            let was_given = std::mem::take(&mut run.was_given);
+            run.is_busy = was_given || held.contains(&**name);
+        }
     }
 
     /// Adds what changed of a run to a batch; the end of a run comes after all its lanes. Whether
@@ -144,7 +155,7 @@ impl Coordinator {
         let Some(run) = self.runs.get_mut(name) else { return true };
         let is_last = run.is_over && run.dirty.is_empty();
         run.is_closing = is_last;
-        run.is_shown = true;
+        run.shown = run.state();
         let status = self.run_status(now, name, is_last);
         let mut group = vec![Op::put(keys::status(name), &status)];
         if is_last {
@@ -259,7 +270,7 @@ impl Coordinator {
         }
         for run in self.runs.values_mut() {
             run.is_closing = false;
-            run.is_shown = false;
+            run.shown = "";
         }
     }
 
@@ -267,12 +278,7 @@ impl Coordinator {
     pub fn run_status(&self, now: u64, name: &str, is_last: bool) -> RunStatus {
         let Some(run) = self.runs.get(name) else { return RunStatus::default() };
         let totals = self.planner.totals(run.number).unwrap_or_default();
-        let state = match run.control {
-            _ if is_last => verdict(&totals, run.control),
-            Control::Running => "running",
-            Control::Paused => "paused",
-            Control::Canceled => "canceling",
-        };
+        let state = if is_last { verdict(&totals, run.control) } else { run.state() };
         let remaining = self.planner.remaining(run.number).filter(|_| !is_last);
         RunStatus {
             state: state.to_owned(),
@@ -287,6 +293,18 @@ impl Coordinator {
     }
 }
 
+impl super::Run {
+    /// What it is called while it is open.
+    fn state(&self) -> &'static str {
+        match self.control {
+            Control::Running if self.is_busy => "running",
+            Control::Running => "waiting",
+            Control::Paused => "paused",
+            Control::Canceled => "canceling",
+        }
+    }
+}
+
 /// Lanes that have changed since they were written, by their pack.
 pub(super) type Dirty = BTreeMap<u32, BTreeSet<u32>>;
 
@@ -295,7 +313,7 @@ mod tests {
     use super::super::{Request, Settings};
     use super::*;
     use crate::scheduler::model::{Definitions, TestCase};
-    use crate::scheduler::store::{Kv, Outcome};
+    use crate::scheduler::store::{Change, Commit, Kv, Outcome};
     use serde_json::{Value, json};
 
     fn kv(key: String, value: &Value) -> Kv {
@@ -332,16 +350,44 @@ mod tests {
         let mut coordinator = Coordinator::load(1_000, Settings::default(), leader, &kvs, 7);
         assert_eq!(written(&mut coordinator, 1_000), None, "its first tasks go first");
         let (number, status) = written(&mut coordinator, 2_000).unwrap();
-        assert_eq!((status.state.as_str(), status.totals.total), ("running", 3));
+        // There is no worker.
+        assert_eq!((status.state.as_str(), status.totals.total), ("waiting", 3));
         // What did not happen is tried again, what happened is not.
-        let leader = Kv { mod_revision: 7, ..kv(keys::leader(1), &json!("")) };
-        let refused = Outcome::Refused { revision: 8, found: vec![Some(leader)] };
-        coordinator.outcome(2_000, number, &refused);
+        coordinator.outcome(2_000, number, &refused_by_leader(8));
         let (number, _) = written(&mut coordinator, 3_000).unwrap();
         coordinator.outcome(3_000, number, &Outcome::Committed { revision: 9 });
         assert_eq!(written(&mut coordinator, 4_000), None);
         coordinator.control(4_000, "r", Control::Paused);
-        let (_, status) = written(&mut coordinator, 5_000).unwrap();
+        let (number, status) = written(&mut coordinator, 5_000).unwrap();
         assert_eq!(status.state, "paused");
+        coordinator.outcome(5_000, number, &Outcome::Committed { revision: 10 });
+        coordinator.control(5_000, "r", Control::Running);
+        // A worker comes and is given something.
+        let worker = Kv { lease: 5, ..kv(keys::worker("w"), &json!({"max_task_num": 1})) };
+        let commit = |revision, change| Commit { revision, changes: vec![change] };
+        coordinator.commit(5_000, &commit(11, Change::Put(worker)));
+        let given = coordinator.work(5_000).into_iter().find_map(|request| match request {
+            Request::Try(number, txn) => {
+                let is_claim =
+                    |op: &&Op| matches!(op, Op::Put { key, .. } if key.starts_with(keys::CLAIMS));
+                txn.then.iter().any(|op| is_claim(&op)).then_some(number)
+            }
+            _ => None,
+        });
+        let (number, status) = written(&mut coordinator, 6_000).unwrap();
+        assert_eq!(status.state, "running");
+        coordinator.outcome(6_000, number, &Outcome::Committed { revision: 12 });
+        // It was not: another second goes by in which nothing is given out before that is believed.
+        coordinator.commit(6_000, &commit(13, Change::Delete { key: keys::worker("w") }));
+        coordinator.outcome(6_000, given.unwrap(), &refused_by_leader(13));
+        assert_eq!(written(&mut coordinator, 6_500), None);
+        let (_, status) = written(&mut coordinator, 7_000).unwrap();
+        assert_eq!(status.state, "waiting");
+    }
+
+    /// What a transaction compared was otherwise, though the leader leads.
+    fn refused_by_leader(revision: i64) -> Outcome {
+        let leader = Kv { mod_revision: 7, ..kv(keys::leader(1), &json!("")) };
+        Outcome::Refused { revision, found: vec![Some(leader)] }
     }
 }

@@ -24,6 +24,9 @@ impl Coordinator {
             return;
         };
         let (run, mod_revision) = (run.clone(), found.mod_revision);
+        if let Some(run) = self.runs.get_mut(&run) {
+            run.was_given = true;
+        }
         self.next_claim += 1;
         let key = keys::claim(&worker, self.leader.1, self.next_claim);
         let deadline = self.deadline(now, &worker, &made);

@@ -175,7 +175,8 @@ pub enum Command {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunStatus {
-    /// running, paused, canceling, or how it ended: passed, failed, canceled, incomplete.
+    /// running; waiting, while no worker has anything of it; paused, canceling; or how it ended: passed,
+    /// failed, canceled, incomplete.
     pub state: String,
     pub totals: Totals,
     /// Attempts so far beyond the first of their tasks.
@@ -200,8 +201,12 @@ struct Run {
     /// Without its cases.
     spec: RunSpec,
     dirty: Dirty,
-    /// Its status has been written since it was taken or somebody steered it.
-    is_shown: bool,
+    /// The state that its status was written with last; empty when it is to be written again.
+    shown: &'static str,
+    /// Something of it was given out since its state was looked at last.
+    was_given: bool,
+    /// Workers have something of it, or had of late.
+    is_busy: bool,
     is_over: bool,
     /// Its end is being written.
     is_closing: bool,

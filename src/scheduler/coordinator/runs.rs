@@ -177,7 +177,9 @@ impl Coordinator {
             control: find(keys::control(name)).and_then(parse).unwrap_or_default(),
             spec,
             dirty: Default::default(),
-            is_shown: false,
+            shown: "",
+            was_given: false,
+            is_busy: false,
             is_over: false,
             is_closing: false,
             end: None,
@@ -237,7 +239,7 @@ impl Coordinator {
         // There is no way back from canceled.
         if found.control != Control::Canceled {
             found.control = control;
-            found.is_shown = false;
+            found.shown = "";
             self.apply_control(now, run);
         }
     }

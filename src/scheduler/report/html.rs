@@ -193,7 +193,7 @@ fn failure_group(page: &mut Page, book: &RunBook, tasks: &[&TaskView]) {
 
 fn one(page: &mut Page, book: &RunBook, task: &TaskView, class: &str) {
     page.raw(&format!("<details><summary><span class=\"{class}\">"));
-    page.text(task.status.word());
+    page.text(&task.word());
     page.raw("</span> ");
     let place = if task.environment.is_empty() { "" } else { "@" };
     page.text(&format!("{}{place}{}#{}", task.case, task.environment, task.ordinal));

@@ -127,7 +127,7 @@ fn last_put(commits: Vec<Commit>) -> Option<Kv> {
 }
 
 fn see(run: &str, status: Option<&Kv>, control: Option<&Kv>) -> Seen {
-    let mut fields = status_of(status, control);
+    let mut fields = status_of(status, control, None);
     fields.insert("run".into(), run.into());
     let is_over = fields.get("ended").is_some_and(|ended| !ended.is_null());
     let revision = fields.get("version").and_then(Value::as_i64).unwrap_or(0);

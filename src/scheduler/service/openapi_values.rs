@@ -164,7 +164,7 @@ fn run() -> Value {
         "run": text("Its id"),
         "spec": {"$ref": "#/components/schemas/RunSpec"},
         "status": object(json!({
-            "state": text("accepted, running, paused, canceling, passed, failed, canceled, incomplete"),
+            "state": text("accepted; waiting, while no worker has anything of it; running, paused, canceling, passed, failed, canceled, incomplete"),
             "totals": {"type": "object", "description": totals},
             "retries": number("Attempts beyond the first of their tasks"),
             "started": number("Milliseconds since 1970"),

@@ -9,13 +9,14 @@ use crate::scheduler::coordinator::Control;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, Row, RunSpec, Status};
 use crate::scheduler::store::Kv;
-use crate::scheduler::view::STATES;
+use crate::scheduler::view::{STATES, read, state_of};
 use crate::scheduler::{steer, submit};
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Reads of the store for one page of a list; with a filter few runs may fit.
@@ -95,11 +96,12 @@ pub(super) async fn list(
     let (limit, after) = (part.limit()?, part.after()?);
     check_known("state", filter.state.as_deref(), &[&["open", "ended"], &STATES[..]].concat())?;
     let client = services.store().await?;
+    let held = read::held(&client, 0).await?;
     let mut items = Vec::new();
     let mut after = after.unwrap_or_else(|| keys::OPEN.to_owned());
     let (with_open, with_ended) = match filter.state.as_deref() {
         None => (true, true),
-        Some("open" | "running" | "paused" | "accepted" | "canceling") => (true, false),
+        Some("open" | "accepted" | "waiting" | "running" | "paused" | "canceling") => (true, false),
         Some(_) => (false, true),
     };
     if !after.starts_with(keys::OPEN) && !after.starts_with(keys::ENDED) {
@@ -112,7 +114,10 @@ pub(super) async fn list(
         let is_open = after.starts_with(keys::OPEN);
         let (page, prefix) = read_page(&client, &after, limit - items.len()).await?;
         let shown: Vec<_> = match is_open {
-            true => try_join_all(page.kvs.iter().map(|kv| show_open(&client, kv))).await?,
+            true => {
+                try_join_all(page.kvs.iter().map(|kv| show_open(&client, kv, held.as_ref())))
+                    .await?
+            }
             false => page.kvs.iter().map(show_ended).collect(),
         };
         items.extend(shown.into_iter().flatten().filter(|run| filter.fits(run)));
@@ -149,6 +154,7 @@ async fn read_page(
 async fn show_open(
     client: &Client,
     kv: &Kv,
+    held: Option<&BTreeSet<String>>,
 ) -> Result<Option<Map<String, Value>>, etcd_client::Error> {
     let run = kv.key.strip_prefix(keys::OPEN).unwrap_or_default();
     let (spec_key, status_key) = (keys::run(run), keys::status(run));
@@ -157,7 +163,8 @@ async fn show_open(
         tokio::join!(client.get(&spec_key), client.get(&status_key), client.get(&control_key));
     let Some(spec) = spec? else { return Ok(None) };
     let spec: RunSpec = serde_json::from_slice(&spec.value).unwrap_or_default();
-    let mut shown = status_of(status?.as_ref(), control?.as_ref());
+    let is_held = held.map(|held| held.contains(run));
+    let mut shown = status_of(status?.as_ref(), control?.as_ref(), is_held);
     for (name, value) in
         [("run", run), ("name", &spec.name), ("queue", &spec.queue), ("owner", &spec.owner)]
     {
@@ -187,36 +194,34 @@ pub(super) async fn get(
     let client = services.store().await?;
     let (spec_key, status_key) = (keys::run(&run), keys::status(&run));
     let control_key = keys::control(&run);
+    let held = read::held(&client, 0).await?;
     let (spec, status, control) =
         tokio::join!(client.get(&spec_key), client.get(&status_key), client.get(&control_key));
     let spec = spec?.ok_or_else(|| Problem::unknown("run", &run))?;
     let spec: Value = serde_json::from_slice(&spec.value)
         .map_err(|error| Problem::new(422, format!("{spec_key} holds no run: {error}")))?;
-    Ok(ok(
-        &json!({"run": run, "spec": spec, "status": status_of(status?.as_ref(), control?.as_ref())}),
-    ))
+    let is_held = held.map(|held| held.contains(&run));
+    let status = status_of(status?.as_ref(), control?.as_ref(), is_held);
+    Ok(ok(&json!({"run": run, "spec": spec, "status": status})))
 }
 
 /// What the leader has written of a run, with the version of that and of what is wanted since: the
 /// leader writes when results change, and what was asked for is told at once. A run of which nothing
-/// was written is accepted.
-pub(super) fn status_of(status: Option<&Kv>, control: Option<&Kv>) -> Map<String, Value> {
+/// was written is accepted. `is_held` tells whether workers have something of it, where that is known.
+pub(super) fn status_of(
+    status: Option<&Kv>,
+    control: Option<&Kv>,
+    is_held: Option<bool>,
+) -> Map<String, Value> {
     let fields = status.and_then(|kv| match serde_json::from_slice(&kv.value) {
         Ok(Value::Object(fields)) => Some(fields),
         _ => None,
     });
-    let mut fields =
-        fields.unwrap_or_else(|| Map::from_iter([("state".to_owned(), "accepted".into())]));
+    let mut fields = fields.unwrap_or_default();
     let wanted = control.and_then(|kv| serde_json::from_slice(&kv.value).ok()).unwrap_or_default();
-    let state = match (fields.get("state").and_then(Value::as_str), wanted) {
-        (Some("accepted" | "running"), Control::Paused) => Some("paused"),
-        (Some("accepted" | "running" | "paused"), Control::Canceled) => Some("canceling"),
-        (Some("paused"), Control::Running) => Some("running"),
-        _ => None,
-    };
-    if let Some(state) = state {
-        fields.insert("state".into(), state.into());
-    }
+    let written = fields.get("state").and_then(Value::as_str).unwrap_or_default();
+    let state = state_of(written, wanted, is_held).to_owned();
+    fields.insert("state".into(), state.into());
     let versions = [status, control].into_iter().flatten().map(|kv| kv.mod_revision);
     fields.insert("version".into(), versions.max().unwrap_or(0).into());
     fields

@@ -7,7 +7,7 @@ use super::ask::{Asked, InPath, Object, Part, token};
 use super::runs::{now_ms, submit_spec};
 use super::shelf::Waiters;
 use crate::scheduler::model::{Refusal, RunSpec, Selected, Status};
-use crate::scheduler::view::{Attempt, Filter, Gap, Pace, RunBook, read, story};
+use crate::scheduler::view::{Attempt, Filter, Gap, Pace, RunBook, read, slots, story};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -149,6 +149,7 @@ pub(super) async fn bound(
 ) -> Result<Response, Problem> {
     let found = services.shelved(&run).await?;
     let mut shown = serde_json::to_value(&found.numbers).unwrap_or_default();
+    shown["state"] = found.book.state().into();
     shown["running"] = found.book.running().into();
     shown["assigned"] = found.book.assigned().into();
     let pace = Pace::of(&found.book, &found.numbers, now_ms());
@@ -162,7 +163,7 @@ pub(super) async fn bound(
 }
 
 /// Attempts as stretches of time: worker, lane, ordinal, attempt, status, start, duration. The last
-/// ones, where there are too many for a picture.
+/// ones, where there are too many for a picture. What runs has no end: worker, lane, ordinal, attempt, since.
 pub(super) async fn timeline(
     services: Services,
     InPath(run): InPath<String>,
@@ -186,12 +187,28 @@ pub(super) async fn timeline(
     let rows: Vec<Value> = attempts.iter().skip(left_out).map(show).collect();
     let gap = |gap: &Gap| json!([gap.from / 1_000, gap.to.div_ceil(1_000), gap.cause]);
     let idle: Vec<Value> = gaps.iter().take(TIMELINE_MAX).map(gap).collect();
+    let of_workers = slots(&found.book);
+    // Those that had nothing of it take part in the picture, too.
+    for worker in of_workers.keys() {
+        let next = workers.len();
+        workers.entry(worker).or_insert(next);
+    }
+    let running: Vec<Value> = found
+        .book
+        .running_tasks()
+        .map(|(lane, ordinal, worker, since)| {
+            let attempt = found.book.attempts_of(lane, ordinal).count() + 1;
+            json!([workers.get(worker), lane, ordinal, attempt, since])
+        })
+        .collect();
     let mut names: Vec<(&str, usize)> = workers.iter().map(|(name, at)| (*name, *at)).collect();
     names.sort_by_key(|(_, at)| *at);
     let names: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
+    let slots: Vec<Option<&u64>> = names.iter().map(|name| of_workers.get(name)).collect();
     let lanes: Vec<_> = found.book.plan.lanes.iter().take(CASES_MAX).map(|l| &*l.case).collect();
     Ok(ok(&json!({
-        "workers": names, "cases": lanes, "rows": rows, "gaps": idle, "left_out": left_out,
+        "workers": names, "slots": slots, "cases": lanes, "rows": rows, "running": running,
+        "gaps": idle, "left_out": left_out,
     })))
 }
 

@@ -183,7 +183,11 @@ fn told(end: &End) -> Option<String> {
     }
     let place = if end.environment.is_empty() { "" } else { "@" };
     let task = format!("{}{place}{}#{}", end.case, end.environment, end.row.ordinal);
-    let again = if end.ended.is_none() { ", again" } else { "" };
+    let again = match end.ended {
+        None => ", again",
+        Some(_) if end.is_muted => ", muted",
+        Some(_) => "",
+    };
     let (word, took) = (status.word(), duration(end.row.duration));
     let mut text = format!("{word} {task} on {} after {took}{again}\n", end.worker);
     for (name, said) in crate::scheduler::report::sayings(end.row.detail.as_ref()) {
@@ -379,6 +383,7 @@ mod tests {
             worker: "w1".into(),
             ended: None,
             is_flaky: false,
+            is_muted: true,
         };
         let told_text = told(&end).unwrap();
         assert_eq!(

@@ -113,7 +113,7 @@ fn narrow(filter: &mut Filter, word: &str) -> Result<(), String> {
 
 fn list(page: &TasksPage) -> String {
     let rows = page.tasks.iter().map(|task| {
-        let mut status = task.status.word().to_owned();
+        let mut status = task.word();
         if task.is_flaky {
             status += ", flaky";
         }
@@ -124,7 +124,7 @@ fn list(page: &TasksPage) -> String {
             status,
             task.attempts.to_string(),
             task.worker.clone().unwrap_or_default(),
-            task.start.map(time).unwrap_or_default(),
+            task.since.or(task.start).map(time).unwrap_or_default(),
             task.duration.map(duration).unwrap_or_default(),
             cell(said.unwrap_or_default(), 60),
         ]
@@ -157,7 +157,7 @@ async fn get(desk: &Desk, run: &str, task: &str) -> Result<(), Trouble> {
         .collect();
     desk.show(&json!({"task": found, "attempts": values}), |_| {
         let reason = found.reason.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default();
-        let mut text = format!("{}: {}{reason}\n", task_name(&found), found.status.word());
+        let mut text = format!("{}: {}{reason}\n", task_name(&found), found.word());
         for attempt in attempts {
             let row = &attempt.row;
             let (took, began) = (duration(row.duration), time(row.start));

@@ -286,7 +286,7 @@ fn lanes_table(lanes: &[crate::scheduler::view::LaneView]) -> String {
 
 /// A task and what its last attempt said, in one line.
 pub(super) fn failure(task: &TaskView) -> String {
-    let mut line = format!("{} {}", task.status.word(), task_name(task));
+    let mut line = format!("{} {}", task.word(), task_name(task));
     if task.attempts > 1 {
         let _infallible = write!(line, " after {} attempts", task.attempts);
     }

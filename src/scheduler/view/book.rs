@@ -58,6 +58,8 @@ pub struct Open {
     pub fence: i64,
     pub items: Vec<Item>,
     pub tags: Vec<String>,
+    /// The worker is there as it was when it was given these. What a lost one had waits to be taken back.
+    pub is_held: bool,
 }
 
 /// One run at one revision.
@@ -75,6 +77,8 @@ pub struct RunBook {
     /// In the order of revisions.
     pub attempts: Vec<Attempt>,
     pub open: Vec<Open>,
+    /// A scheduler leads.
+    has_leader: bool,
     pub workers: BTreeMap<String, WorkerInfo>,
     /// Units of tags that have more than one, by the part of the key behind `tag/`.
     pub capacities: BTreeMap<String, u32>,
@@ -95,8 +99,8 @@ pub(super) fn parse<T: DeserializeOwned>(kv: &Kv) -> Option<T> {
 }
 
 impl RunBook {
-    /// From all keys of the run (`run/{run}`, its parts and its segments), and those of claims, workers
-    /// and definitions of tags; more does no harm.
+    /// From all keys of the run (`run/{run}`, its parts and its segments), and those of claims, workers,
+    /// leaders and definitions of tags; more does no harm.
     ///
     /// # Errors
     ///
@@ -116,6 +120,7 @@ impl RunBook {
             is_open: find(&keys::open(run)).is_some(),
             attempts: Vec::new(),
             open: open_claims(run, kvs),
+            has_leader: kvs.iter().any(|kv| kv.key.starts_with(keys::LEADERS)),
             workers: BTreeMap::new(),
             capacities: BTreeMap::new(),
             revision,
@@ -265,15 +270,12 @@ impl RunBook {
         totals
     }
 
-    /// accepted, running, paused, canceling, or how it ended.
+    /// accepted, waiting, running, paused, canceling, or how it ended. A leader writes down that a run waits
+    /// when that has lasted, not between one task and the next; where none leads, nobody does.
     pub fn state(&self) -> &str {
-        match (self.status.state.as_str(), self.control) {
-            ("", _) => "accepted",
-            ("running", Control::Paused) => "paused",
-            ("running" | "paused", Control::Canceled) => "canceling",
-            ("paused", Control::Running) => "running",
-            (state, _) => state,
-        }
+        let is_held = self.open.iter().any(|open| open.is_held);
+        let is_held = (is_held || !self.has_leader).then_some(is_held);
+        super::state_of(&self.status.state, self.control, is_held)
     }
 
     /// All attempts of a task, the first first.
@@ -373,8 +375,25 @@ fn attempts(run: &str, kvs: &[Kv]) -> Vec<(Attempt, Arc<str>)> {
     attempts
 }
 
+/// Workers that are there, each with the create revision of its key.
+pub(super) struct Registered<'k>(BTreeMap<&'k str, i64>);
+
+impl<'k> Registered<'k> {
+    pub(super) fn new(kvs: impl IntoIterator<Item = &'k Kv>) -> Self {
+        let worker = |kv: &'k Kv| Some((kv.key.strip_prefix(keys::WORKERS)?, kv.create_revision));
+        Self(kvs.into_iter().filter_map(worker).collect())
+    }
+
+    /// Whether a worker has a claim: it is the one that it was made for. People are always there.
+    pub(super) fn holds(&self, worker: &str, claim: &Claim) -> bool {
+        let registration = self.0.get(worker).copied().unwrap_or_default();
+        claim.registration == 0 || claim.registration == registration
+    }
+}
+
 fn open_claims(run: &str, kvs: &[Kv]) -> Vec<Open> {
     let mut open = Vec::new();
+    let registered = Registered::new(kvs);
     for kv in kvs.iter().filter(|kv| kv.key.starts_with(keys::CLAIMS)) {
         let Some((worker, _)) = keys::parse_claim(&kv.key) else { continue };
         let Some(claim) = parse::<Claim>(kv).filter(|claim| claim.run == run) else { continue };
@@ -382,6 +401,7 @@ fn open_claims(run: &str, kvs: &[Kv]) -> Vec<Open> {
             worker: worker.into(),
             claim: kv.key.clone(),
             fence: kv.create_revision,
+            is_held: registered.holds(worker, &claim),
             items: claim.items,
             tags: claim.tags,
         });

@@ -18,6 +18,9 @@ pub struct FailureGroup {
     pub fingerprint: String,
     /// How many tasks.
     pub tasks: u64,
+    /// Of these, so many of muted cases: no run fails by them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub muted: u64,
     #[serde(rename = "statuses")]
     pub by_status: BTreeMap<Status, u64>,
     /// Begin of the message of the first of them.
@@ -27,6 +30,10 @@ pub struct FailureGroup {
     pub lanes_total: usize,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// A case in an environment whose tasks failed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FailedLane {
@@ -34,6 +41,8 @@ pub struct FailedLane {
     pub case: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub environment: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_muted: bool,
 }
 
 /// What failures look like, from how they ended and from the past of their cases. Nobody has looked at
@@ -66,7 +75,7 @@ impl FailureKind {
 }
 
 impl RunBook {
-    /// Tasks that make the run fail, by what they said; the largest group first.
+    /// Tasks that failed, by what they said; the largest group first.
     pub fn failure_groups(&self) -> Vec<FailureGroup> {
         let failures = self.attempts.iter().filter_map(|attempt| {
             let status = match attempt.verdict {
@@ -79,9 +88,11 @@ impl RunBook {
         let groups = group(failures).into_iter().map(|(fingerprint, failures)| {
             let mut by_status = BTreeMap::new();
             let mut lanes = BTreeSet::new();
+            let mut muted = 0;
             for (lane, status, _) in &failures {
                 *by_status.entry(*status).or_default() += 1;
                 lanes.insert(*lane);
+                muted += u64::from(self.is_muted(*lane));
             }
             let message = failures.first().map_or("", |(.., text)| *text);
             let end = (0..=MESSAGE_BYTES_MAX.min(message.len()))
@@ -90,6 +101,7 @@ impl RunBook {
             FailureGroup {
                 fingerprint,
                 tasks: failures.len() as u64,
+                muted,
                 by_status,
                 message: message[..end.unwrap_or_default()].to_owned(),
                 lanes_total: lanes.len(),
@@ -106,7 +118,11 @@ impl RunBook {
     fn named(&self, lane: u32) -> Option<FailedLane> {
         let plan = self.plan.lanes.get(lane as usize)?;
         let (case, environment) = (plan.case.to_string(), plan.environment.to_string());
-        Some(FailedLane { lane, case, environment })
+        Some(FailedLane { lane, case, environment, is_muted: plan.is_muted })
+    }
+
+    fn is_muted(&self, lane: u32) -> bool {
+        self.plan.lanes.get(lane as usize).is_some_and(|plan| plan.is_muted)
     }
 }
 

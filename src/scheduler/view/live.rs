@@ -22,6 +22,8 @@ pub struct End {
     pub ended: Option<Status>,
     /// It passed after a failed attempt.
     pub is_flaky: bool,
+    /// Its case is muted: no run fails by it.
+    pub is_muted: bool,
 }
 
 /// A task that runs.
@@ -141,7 +143,8 @@ impl Live {
         let is_flaky = flaky > self.flaky;
         self.flaky = flaky;
         let (case, environment) = (plan.case.clone(), plan.environment.clone());
-        self.ends.push(End { case, environment, row, worker: worker.clone(), ended, is_flaky });
+        let (is_muted, worker) = (plan.is_muted, worker.clone());
+        self.ends.push(End { case, environment, row, worker, ended, is_flaky, is_muted });
     }
 
     /// All ends of attempts since it was last asked, in order.

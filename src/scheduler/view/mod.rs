@@ -29,26 +29,52 @@ pub use failures::{FailedLane, FailureGroup, FailureKind};
 pub use flaky::{FlakyCase, flaky};
 pub use idle::{idleness, is_undisturbed};
 pub use live::{End, Live, Runs};
-pub use numbers::{Gap, Loss, Numbers, gaps, numbers};
+pub use numbers::{Gap, Loss, Numbers, gaps, numbers, slots};
 pub use running::Pace;
 pub use story::{Event, Happening, Step, line, story};
 pub use tasks::{Filter, LaneView, TaskView, TasksPage};
 pub use unstarted::Unstarted;
 pub use waiting::{Holder, Waiting, waiting};
 
+use super::coordinator::Control;
 use super::model::{RunSpec, Status, Totals};
 use serde::Serialize;
 
 /// What a run may be called while it is open, and when it has ended.
-pub const STATES: [&str; 8] =
-    ["accepted", "running", "paused", "canceling", "passed", "failed", "canceled", "incomplete"];
+pub const STATES: [&str; 9] = [
+    "accepted",
+    "waiting",
+    "running",
+    "paused",
+    "canceling",
+    "passed",
+    "failed",
+    "canceled",
+    "incomplete",
+];
+
+/// What a run is called: as the leader wrote it last, and what is known besides. `wanted` may be newer than
+/// that, and so may be whether workers have anything of it, where that is known.
+pub fn state_of(written: &str, wanted: Control, is_held: Option<bool>) -> &str {
+    let is_open = matches!(written, "" | "accepted" | "waiting" | "running" | "paused");
+    match (wanted, is_held) {
+        _ if !is_open => written,
+        (Control::Paused, _) => "paused",
+        (Control::Canceled, _) => "canceling",
+        (Control::Running, Some(true)) => "running",
+        (Control::Running, _) if matches!(written, "" | "accepted") => "accepted",
+        (Control::Running, Some(false)) => "waiting",
+        (Control::Running, None) if written == "paused" => "waiting",
+        (Control::Running, None) => written,
+    }
+}
 
 /// One run among others.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RunSummary {
     pub id: String,
     pub name: String,
-    /// accepted, running, paused, canceling, passed, failed, canceled, incomplete.
+    /// accepted, waiting, running, paused, canceling, passed, failed, canceled, incomplete.
     pub state: String,
     pub totals: Totals,
     /// Milliseconds since 1970.

@@ -169,7 +169,7 @@ fn ended_by_attempt(book: &RunBook, lane: u32) -> u64 {
 
 /// Slots of the workers that took part: what they say of themselves, or for those that are gone the
 /// most that they ran at once. While the run goes on, those of all workers.
-fn slots(book: &RunBook) -> BTreeMap<&str, u64> {
+pub fn slots(book: &RunBook) -> BTreeMap<&str, u64> {
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for (worker, peak) in peaks(book) {
         let known = book.workers.get(worker).map(|info| u64::from(info.max_task_num));

@@ -1,12 +1,12 @@
 //! Reads from the store what views are made of, each at one revision.
 
-use super::book::RunBook;
+use super::book::{Registered, RunBook};
 use super::foreign::foreign;
 use super::{Audit, RunSummary, Waiting, audit, idleness, is_undisturbed, replay, waiting};
 use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
-use crate::scheduler::model::{Refusal, RunSpec};
+use crate::scheduler::model::{Claim, Refusal, RunSpec};
 use crate::scheduler::record;
 use crate::scheduler::store::{Commit, Kv};
 use crate::scheduler::submit::SubmitError;
@@ -44,6 +44,7 @@ async fn keys_of(client: &Client, run: &str, revision: i64) -> Result<(Vec<Kv>, 
         keys::CLAIMS,
         keys::TAGS,
         keys::TAG_DEFINITIONS,
+        keys::LEADERS,
     ] {
         kvs.extend(client.prefix(prefix, revision).await?.0);
     }
@@ -67,7 +68,9 @@ pub async fn why(
     if !kvs.iter().any(|kv| kv.key == keys::open(run)) {
         return Ok((book(client, run).await?, Vec::new()));
     }
-    kvs.extend(client.prefix(keys::BEATS, revision).await?.0);
+    for prefix in [keys::BEATS, keys::LEADERS] {
+        kvs.extend(client.prefix(prefix, revision).await?.0);
+    }
     let book = RunBook::new(run, &kvs, revision)?;
     let mut found = waiting::waiting(&book, &kvs, now);
     if found.iter().any(Waiting::is_for_slot) && client.is_full().await {
@@ -124,9 +127,12 @@ pub async fn runs(
     let (names, revision) = client.keys(keys::RUNS, 0).await?;
     let ids = names.iter().filter_map(|key| key.strip_prefix(keys::RUNS));
     let ids: BTreeSet<&str> = ids.filter(|id| !id.contains('/')).collect();
+    let held = held(client, revision).await?;
     let mut found = Vec::new();
     for id in ids.into_iter().rev().filter(|id| before.is_none_or(|before| *id < before)) {
-        let Some(summary) = summary_at(client, id, revision).await? else { continue };
+        let Some(summary) = summary_at(client, id, revision, held.as_ref()).await? else {
+            continue;
+        };
         if state.is_some_and(|state| state != summary.state) {
             continue;
         }
@@ -145,7 +151,8 @@ pub async fn runs(
 ///
 /// 404 for an unknown run; when the store does not answer.
 pub async fn summary(client: &Client, run: &str, revision: i64) -> Result<RunSummary, SubmitError> {
-    let found = summary_at(client, run, revision).await?;
+    let held = held(client, revision).await?;
+    let found = summary_at(client, run, revision, held.as_ref()).await?;
     found.ok_or_else(|| Refusal::new(404, format!("unknown run {run}")).into())
 }
 
@@ -153,11 +160,39 @@ async fn summary_at(
     client: &Client,
     run: &str,
     revision: i64,
+    held: Option<&BTreeSet<String>>,
 ) -> Result<Option<RunSummary>, SubmitError> {
     let spec = client.get_at(&keys::run(run), revision).await?;
     let Some(spec) = spec.as_ref().and_then(super::book::parse::<RunSpec>) else { return Ok(None) };
     let status = client.get_at(&keys::status(run), revision).await?;
-    let accepted = || RunStatus { state: "accepted".into(), ..Default::default() };
-    let status = status.as_ref().and_then(super::book::parse).unwrap_or_else(accepted);
+    let mut status: RunStatus = status.as_ref().and_then(super::book::parse).unwrap_or_default();
+    let control = client.get_at(&keys::control(run), revision).await?;
+    let wanted = control.as_ref().and_then(super::book::parse).unwrap_or_default();
+    let is_held = held.map(|held| held.contains(run));
+    status.state = super::state_of(&status.state, wanted, is_held).to_owned();
     Ok(Some(RunSummary::new(&spec, &status)))
+}
+
+/// Runs of which workers have something, at a revision: where none leads, nobody writes down that a run
+/// waits. None where one does.
+///
+/// # Errors
+///
+/// When the store does not answer.
+pub async fn held(
+    client: &Client,
+    revision: i64,
+) -> Result<Option<BTreeSet<String>>, etcd_client::Error> {
+    if !client.prefix(keys::LEADERS, revision).await?.0.is_empty() {
+        return Ok(None);
+    }
+    let workers = client.prefix(keys::WORKERS, revision).await?.0;
+    let registered = Registered::new(&workers);
+    let claims = client.prefix(keys::CLAIMS, revision).await?.0;
+    let held = claims.iter().filter_map(|kv| {
+        let (worker, _) = keys::parse_claim(&kv.key)?;
+        let claim = super::book::parse::<Claim>(kv)?;
+        registered.holds(worker, &claim).then_some(claim.run)
+    });
+    Ok(Some(held.collect()))
 }

@@ -3,7 +3,7 @@
 use super::book::{Open, RunBook};
 use super::live::beat;
 use super::numbers::Numbers;
-use crate::scheduler::coordinator::WorkerInfo;
+use crate::scheduler::coordinator::{Control, WorkerInfo};
 use crate::scheduler::keys;
 use crate::scheduler::model::Item;
 use crate::scheduler::planner::Verdict;
@@ -37,7 +37,8 @@ pub(super) fn running(
     for kv in kvs {
         let Some(worker) = kv.key.strip_prefix(keys::BEATS) else { continue };
         for (of, lane, ordinal, _, since) in beat(kv) {
-            let has = |open: &Open| &*open.worker == worker && has(open, lane, ordinal);
+            let has =
+                |open: &Open| open.is_held && &*open.worker == worker && has(open, lane, ordinal);
             let is_here = of == run && open.iter().any(has);
             // What other runs have of it is not known any better.
             let slots = if of == run { slots_of(lane) } else { 1 };
@@ -49,7 +50,7 @@ pub(super) fn running(
             }
         }
     }
-    for open in open {
+    for open in open.iter().filter(|open| open.is_held) {
         let free = free.entry(&open.worker).or_insert(u32::MAX);
         let is_one_by_one = !open.tags.is_empty();
         let known = found.keys().any(|(lane, ordinal)| has(open, *lane, *ordinal));
@@ -85,7 +86,8 @@ pub struct Pace {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
     /// When it should have ended, in milliseconds since 1970: what is left, by as many slots as were
-    /// busy of late, but not before tags and predecessors let it. None while nothing runs.
+    /// busy of late, but not before tags and predecessors let it. None while nothing runs, or it is paused, or
+    /// waits for people, who take their time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ends: Option<u64>,
 }
@@ -123,7 +125,8 @@ impl Pace {
         let slots = busy_ms as f64 / window as f64;
         let by_pace = (slots > 0.0).then(|| (numbers.left_work as f64 / slots) as u64);
         let left_ms = by_pace.map(|by_pace| by_pace.max(numbers.left) / 1_000);
-        let left_ms = left_ms.filter(|_| !book.running.is_empty());
+        let is_known = !book.running.is_empty() && book.control == Control::Running;
+        let left_ms = left_ms.filter(|_| is_known && !book.waits_for_people());
         Self {
             rate: Some(ended as f64 * 1_000.0 / window as f64),
             ends: left_ms.map(|left| now.saturating_add(left)),
@@ -142,6 +145,22 @@ impl RunBook {
         let items = self.open.iter().flat_map(|open| &open.items);
         let out: u64 = items.map(|item| u64::from(item.count())).sum();
         out.saturating_sub(self.running())
+    }
+
+    /// What runs: lane, ordinal, the worker, and since when, in milliseconds since 1970, where that is known.
+    pub fn running_tasks(&self) -> impl Iterator<Item = (u32, u32, &str, Option<u64>)> {
+        let out = self.out();
+        self.running.iter().filter_map(move |((lane, ordinal), since)| {
+            let of_lane = out.get(lane)?;
+            let found = of_lane.iter().find(|(item, _)| (item.from..item.to).contains(ordinal))?;
+            Some((*lane, *ordinal, &*found.1.worker, (*since > 0).then_some(*since)))
+        })
+    }
+
+    /// Whether tasks of manual cases have not ended.
+    fn waits_for_people(&self) -> bool {
+        let manual = (0..).zip(&self.plan.lanes).filter(|(_, plan)| plan.is_manual);
+        manual.map(|(lane, _)| self.lane_totals(lane)).any(|totals| totals.ended() < totals.total)
     }
 
     /// Of a lane's tasks, how many run.

@@ -24,15 +24,22 @@ pub struct TaskView {
     pub is_assigned: bool,
     /// Passed after a failed attempt.
     pub is_flaky: bool,
+    /// Its case is muted: however it ends, its run does not fail by it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_muted: bool,
     /// Attempts that have ended.
     pub attempts: u32,
     /// Who has it, or ran it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
-    /// Of the last attempt, in milliseconds since 1970; not known of one that was lost with its worker.
+    /// Since when it runs, in milliseconds since 1970, as its worker says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Of the last attempt that has ended, in milliseconds since 1970; not known of one that was lost with its
+    /// worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<u64>,
-    /// Of the last attempt, in microseconds.
+    /// Of that attempt, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<u64>,
     /// What the last attempt said.
@@ -138,7 +145,8 @@ impl RunBook {
         let attempts: Vec<&Attempt> = self.attempts_of(lane, ordinal).collect();
         let holder = open.iter().find(|(item, _)| (item.from..item.to).contains(&ordinal));
         let last = attempts.last();
-        let is_running = self.running.contains_key(&(lane, ordinal));
+        let since = self.running.get(&(lane, ordinal)).copied();
+        let is_running = since.is_some();
         let status = self.status_of(lane, ordinal, &attempts, is_running);
         let holder = holder.filter(|_| !status.is_terminal());
         let failed_before = attempts
@@ -158,8 +166,10 @@ impl RunBook {
             status,
             is_assigned: holder.is_some() && !is_running,
             is_flaky: status == Status::Passed && failed_before,
+            is_muted: plan.is_muted,
             attempts: attempts.len() as u32,
             worker,
+            since: since.filter(|since| *since > 0 && status == Status::Running),
             start: last.and_then(|last| last.start()),
             duration: last.and_then(|last| last.start().map(|_| last.row.duration)),
             detail: last.and_then(|last| last.row.detail.clone()),
@@ -245,6 +255,17 @@ impl RunBook {
             }
         }
         lanes
+    }
+}
+
+impl TaskView {
+    /// How it ended, in a word; what is muted is said to be.
+    pub fn word(&self) -> String {
+        let word = self.status.word();
+        match self.is_muted && self.status.fails_run() {
+            true => format!("{word}, muted"),
+            false => word.to_owned(),
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Views of runs whose keys are made up here, so that what they show is known.
 
 use super::{
-    Filter, Pace, Rule, RunBook, audit, foreign::foreign, gaps, idleness, is_undisturbed, line,
-    numbers, replay, story, waiting,
+    Filter, Pace, Rule, RunBook, TaskView, audit, foreign::foreign, gaps, idleness, is_undisturbed,
+    line, numbers, replay, state_of, story, waiting,
 };
-use crate::scheduler::coordinator::{LanePack, RunStatus, TagHold, WorkerInfo};
+use crate::scheduler::coordinator::{Control, LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
     Claim, Definitions, Item, LaneCheckpoint, Row, RunSpec, Segment, Status, TestCase,
@@ -130,7 +130,56 @@ fn tasks_are_pending_running_or_ended() {
     assert!(page.tasks[1].is_flaky && !page.tasks[0].is_flaky);
     assert_eq!(page.tasks[3].worker.as_deref(), Some("w2"));
     assert_eq!((book.totals().ended(), book.running(), book.totals().flaky), (2, 2, 1));
-    assert_eq!(book.state(), "accepted");
+}
+
+#[test]
+fn a_run_is_running_while_workers_have_something_of_it() {
+    use Control::{Canceled, Paused, Running};
+    for (written, wanted, is_held, expected) in [
+        ("", Running, None, "accepted"),
+        ("", Running, Some(true), "running"),
+        ("accepted", Running, Some(false), "accepted"),
+        ("accepted", Paused, None, "paused"),
+        ("running", Running, None, "running"),
+        ("running", Running, Some(false), "waiting"),
+        ("waiting", Running, None, "waiting"),
+        ("waiting", Running, Some(true), "running"),
+        ("paused", Running, None, "waiting"),
+        ("running", Paused, Some(true), "paused"),
+        ("paused", Canceled, Some(false), "canceling"),
+        ("failed", Canceled, Some(false), "failed"),
+        ("passed", Running, Some(false), "passed"),
+    ] {
+        let found = state_of(written, wanted, is_held);
+        assert_eq!(found, expected, "{written:?} {wanted:?} {is_held:?}");
+    }
+    let mut store = Store::with_run(json!([command("a")]), 3);
+    let running = RunStatus { state: "running".into(), ..Default::default() };
+    store.put(keys::status(RUN), &running);
+    assert_eq!(store.book().state(), "waiting", "nobody leads who would write it");
+    store.put(keys::leader(1), &"");
+    assert_eq!(store.book().state(), "running", "it may be between two tasks");
+    store.kvs.retain(|kv| kv.key != keys::status(RUN));
+    store.put(keys::status(RUN), &RunStatus { state: "waiting".into(), ..running });
+    assert_eq!(store.book().state(), "waiting");
+    store.claim("w", vec![Item { lane: 0, from: 0, to: 1, attempt: 1 }], &[]);
+    assert_eq!(store.book().state(), "running");
+}
+
+#[test]
+fn what_is_muted_is_told_as_such() {
+    let muted = with(command("a"), "state", json!("muted"));
+    let mut store = Store::with_run(json!([muted, command("b")]), 1);
+    store.results("w", &[row(0, 0, 1, Status::Failed, 0, 10), row(1, 0, 1, Status::Failed, 0, 10)]);
+    let book = store.book();
+    let words: Vec<_> =
+        book.tasks(&Filter::default(), (0, 0), 10).tasks.iter().map(TaskView::word).collect();
+    assert_eq!(words, ["failed, muted", "failed"]);
+    let groups = book.failure_groups();
+    assert_eq!((groups.len(), groups[0].tasks, groups[0].muted), (1, 2, 1));
+    let muted: Vec<bool> = groups[0].lanes.iter().map(|lane| lane.is_muted).collect();
+    assert_eq!(muted, [true, false]);
+    assert!(crate::scheduler::report::html(&book).contains("failed, muted"));
 }
 
 #[test]
