@@ -188,7 +188,7 @@ pub struct RunStatus {
     /// How long the rest takes if nothing keeps it from filling all slots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remaining_ms: Option<u64>,
-    /// The most slots that workers had since it was submitted.
+    /// The most slots that workers had since it was submitted, of those that could run something of it.
     pub slots: u64,
     /// The revision up to which results are counted.
     pub revision: i64,

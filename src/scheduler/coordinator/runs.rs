@@ -185,7 +185,7 @@ impl Coordinator {
             end: None,
             lanes,
             tally: Default::default(),
-            slots: slots.max(self.planner.capacity()),
+            slots: slots.max(self.planner.capacity_for(number)),
         };
         self.runs.insert(name.to_owned(), run);
         self.run_names.insert(number, name.to_owned());

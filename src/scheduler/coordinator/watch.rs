@@ -207,9 +207,8 @@ impl Coordinator {
                 lease: kv.lease,
             };
             self.workers.insert(name.to_owned(), worker);
-            let capacity = self.planner.capacity();
             for run in self.runs.values_mut() {
-                run.slots = run.slots.max(capacity);
+                run.slots = run.slots.max(self.planner.capacity_for(run.number));
             }
         }
         let Some(worker) = self.workers.get_mut(name) else { return };

@@ -41,7 +41,7 @@ use ready::{QueueNo, Ready, RunKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use traits::KnownTraits;
-use workers::Workers;
+use workers::{ClassNo, Workers};
 
 /// Names a run for the life of the planner.
 pub type RunNo = u32;
@@ -110,6 +110,8 @@ enum RunState {
 struct Run {
     name: Arc<str>,
     lanes: Vec<Lane>,
+    /// Of all its lanes.
+    classes: BTreeSet<ClassNo>,
     /// Lanes that have not ended.
     open_lanes: u32,
     queue: QueueNo,
@@ -262,12 +264,16 @@ impl Planner {
         let guess = guess(&setup.plan.lanes);
         let mut lanes = Vec::with_capacity(setup.plan.lanes.len());
         let mut known = KnownTraits::default();
+        let mut classes = BTreeSet::new();
         for plan in setup.plan.lanes {
-            let class = match known.class(&plan) {
-                Some(class) => class,
-                None if plan.is_manual => self.workers.people_class(),
-                None => self.workers.class(&plan.requires, plan.slots),
-            };
+            let class = known.class(&plan).unwrap_or_else(|| {
+                let class = match plan.is_manual {
+                    true => self.workers.people_class(),
+                    false => self.workers.class(&plan.requires, plan.slots),
+                };
+                classes.insert(class);
+                class
+            });
             let mut locks = LockList::default();
             for tag in &plan.tags {
                 locks.push(self.locks.number(&LockName::Tag(tag.clone())));
@@ -296,6 +302,7 @@ impl Planner {
             name: setup.name,
             open_lanes: lanes.len() as u32,
             lanes,
+            classes,
             queue,
             priority: setup.priority,
             failures: 0,

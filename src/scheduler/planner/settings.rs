@@ -104,6 +104,11 @@ impl Planner {
         self.workers.capacity()
     }
 
+    /// Slots of those that could run something of a run.
+    pub fn capacity_for(&self, run: RunNo) -> u64 {
+        self.runs.get(run).map_or(0, |run| self.workers.capacity_for(&run.classes))
+    }
+
     /// The least time in which a run could have been done with so many slots. `work_of` gives the
     /// work of each lane and its longest task, in microseconds of one slot.
     pub fn bound(
@@ -130,14 +135,14 @@ impl Planner {
         Some(bound_of(&lanes, slots, work_of, capacity_of))
     }
 
-    /// How long all that is left of a run takes if nothing keeps it from filling all slots, in
-    /// microseconds; none without workers.
+    /// How long all that is left of a run takes if nothing keeps it from filling all slots of workers that
+    /// could run something of it, in microseconds; none without such workers.
     pub fn remaining(&self, run: RunNo) -> Option<u64> {
         let lanes = self.runs.get(run)?.lanes.iter().filter(|lane| !lane.traits.is_manual);
         let left = lanes.map(|lane| {
             let tasks = u64::from(lane.total - lane.ended.count());
             tasks.saturating_mul(u64::from(lane.traits.slots)).saturating_mul(lane.estimate())
         });
-        left.fold(0, u64::saturating_add).checked_div(self.workers.capacity())
+        left.fold(0, u64::saturating_add).checked_div(self.capacity_for(run))
     }
 }

@@ -395,6 +395,26 @@ fn people_take_manual_cases_and_no_slots() {
 }
 
 #[test]
+fn slots_that_can_run_nothing_of_a_run_are_none_of_it() {
+    let mut planner = super::Planner::new();
+    let labels = |name: &str| Labels::from([(name.to_owned(), String::new())]);
+    let fit = planner.worker_joins("fit".into(), &labels("gpu"), 2, 0);
+    planner.worker_joins("large".into(), &labels("gpu"), 8, 0);
+    planner.worker_joins("other".into(), &labels("lamp"), 16, 0);
+    let gpu = LanePlan { requires: labels("gpu").into(), ..plain("render", 3, SECOND) };
+    let wide = LanePlan { slots: 4, ..gpu.clone() };
+    let manual = LanePlan { is_manual: true, ..plain("look", 3, SECOND) };
+    let small = planner.add_run(0, setup(vec![gpu, manual.clone()]));
+    let large = planner.add_run(0, setup(vec![wide]));
+    let people = planner.add_run(0, setup(vec![manual]));
+    let of = |planner: &super::Planner| [small, large, people].map(|run| planner.capacity_for(run));
+    assert_eq!((planner.capacity(), of(&planner)), (26, [10, 8, 0]));
+    assert_eq!(planner.remaining(people), None);
+    planner.worker_leaves(fit);
+    assert_eq!(of(&planner), [8, 8, 0]);
+}
+
+#[test]
 fn what_nobody_knows_counts_as_long() {
     let mut planner = super::Planner::new();
     planner.worker_joins("w".into(), &Labels::new(), 1, 0);

@@ -235,6 +235,17 @@ impl Workers {
         self.capacity
     }
 
+    /// Slots of all workers that take work and could run something of one of these classes.
+    pub(super) fn capacity_for(&self, classes: &BTreeSet<ClassNo>) -> u64 {
+        let mut groups = BTreeSet::new();
+        for class in classes.iter().filter(|class| self.want_of(**class).is_some()) {
+            let class = &self.classes[*class as usize];
+            let is_large = |group: &&u32| self.groups[**group as usize].slots >= class.slots;
+            groups.extend(class.groups.iter().filter(is_large).copied());
+        }
+        groups.into_iter().map(|group| self.groups[group as usize].capacity).sum()
+    }
+
     /// Whether any worker that takes work is large enough and has the labels.
     pub(super) fn serves(&self, class: ClassNo) -> bool {
         let Some(class) = self.classes.get(class as usize) else { return false };

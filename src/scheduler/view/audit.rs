@@ -2,7 +2,7 @@
 //! one revision; `replay` at every commit since the submit, as far as the store still has them.
 
 use super::book::{RunBook, parse};
-use super::numbers::peaks;
+use super::slots::peaks;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Claim, Scope, Status};
 use crate::scheduler::planner::Verdict;

@@ -16,6 +16,7 @@ mod live;
 mod numbers;
 pub mod read;
 mod running;
+mod slots;
 mod story;
 mod tasks;
 #[cfg(test)]
@@ -29,8 +30,9 @@ pub use failures::{FailedLane, FailureGroup, FailureKind};
 pub use flaky::{FlakyCase, flaky};
 pub use idle::{idleness, is_undisturbed};
 pub use live::{End, Live, Runs};
-pub use numbers::{Gap, Loss, Numbers, gaps, numbers, slots};
+pub use numbers::{Gap, Loss, Numbers, gaps, numbers};
 pub use running::Pace;
+pub use slots::slots;
 pub use story::{Event, Happening, Step, line, story};
 pub use tasks::{Filter, LaneView, TaskView, TasksPage};
 pub use unstarted::Unstarted;

@@ -1,6 +1,7 @@
 //! How near a run came to the least time in which it could be done, and what the rest went to.
 
 use super::book::RunBook;
+use super::slots::{has_all, slots};
 use crate::scheduler::coordinator::WorkerInfo;
 use crate::scheduler::model::{Labels, LaneCheckpoint, LanePlan, Scope};
 use crate::scheduler::planner::{Bound, Verdict, bound};
@@ -165,47 +166,6 @@ fn ends(book: &RunBook, stretches: &[Stretch]) -> (u64, u64) {
 
 fn ended_by_attempt(book: &RunBook, lane: u32) -> u64 {
     book.counted.get(lane as usize).map_or(0, |counted| u64::from(counted.ended.count()))
-}
-
-/// Slots of the workers that took part: what they say of themselves, or for those that are gone the
-/// most that they ran at once. While the run goes on, those of all workers.
-pub fn slots(book: &RunBook) -> BTreeMap<&str, u64> {
-    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
-    for (worker, peak) in peaks(book) {
-        let known = book.workers.get(worker).map(|info| u64::from(info.max_task_num));
-        seen.insert(worker, known.unwrap_or(peak));
-    }
-    if book.is_open || seen.is_empty() {
-        for (worker, info) in &book.workers {
-            seen.insert(worker, info.max_task_num.into());
-        }
-    }
-    seen
-}
-
-/// The most slots that each worker used at once.
-pub(super) fn peaks(book: &RunBook) -> BTreeMap<&str, u64> {
-    let mut steps: BTreeMap<&str, Vec<(u64, i64)>> = BTreeMap::new();
-    for attempt in book.attempts.iter().filter(|attempt| attempt.row.duration > 0) {
-        let slots = book.plan.lanes.get(attempt.row.lane as usize).map_or(1, |lane| lane.slots);
-        let start = attempt.row.start.saturating_mul(1_000);
-        let of_worker = steps.entry(&attempt.worker).or_default();
-        of_worker.push((start, i64::from(slots)));
-        // A start is known to the millisecond only: what ends within it has made room.
-        let end = start + attempt.row.duration;
-        of_worker.push((end.saturating_sub(999).max(start), -i64::from(slots)));
-    }
-    let peak = |mut steps: Vec<(u64, i64)>| {
-        steps.sort_unstable();
-        let mut now = 0;
-        let mut peak = 0;
-        for (_, step) in steps {
-            now += step;
-            peak = peak.max(now);
-        }
-        peak as u64
-    };
-    steps.into_iter().map(|(worker, steps)| (worker, peak(steps))).collect()
 }
 
 pub(super) fn stretches(book: &RunBook) -> Vec<Stretch> {
@@ -414,9 +374,7 @@ impl<'b> Room<'b> {
         if limit.is_some_and(|(capacity, tasks)| tasks >= capacity) {
             return 0;
         }
-        let fits = |offers: &Labels| {
-            plan.requires.iter().all(|(name, value)| offers.get(name) == Some(value))
-        };
+        let fits = |offers: &Labels| has_all(offers, &plan.requires);
         let workers = self.workers.values();
         let fit = workers.filter(|(_, _, offers)| offers.as_ref().is_none_or(fits));
         fit.map(|(slots, busy, _)| slots.saturating_sub(*busy)).sum()
