@@ -46,7 +46,7 @@ async fn a_leader_shows_what_it_did_and_what_there_is(engine: Engine) {
             "quoin_scheduler_leading 1",
             "quoin_scheduler_wanted_slots{requires=\"\"} 1",
             "quoin_scheduler_wanted_slots{requires=\"os=linux\"} 6",
-            "quoin_scheduler_open_runs{queue=\"default\",state=\"running\"} 1",
+            "quoin_scheduler_open_runs{queue=\"default\",state=\"waiting\"} 1",
             "quoin_scheduler_open_tasks{queue=\"default\"} 4",
             "quoin_scheduler_attempts_total{status=\"passed\"} 0",
         ],

@@ -121,7 +121,8 @@ impl Coordinator {
     /// Between two looks a run may have had nothing for an instant, as from one task to its successor: it
     /// is busy if anything was given out meanwhile.
     fn look_who_is_busy(&mut self) {
-        let held: BTreeSet<&str> = self.claims.values().map(|claim| &*claim.run).collect();
+        let claims = self.claims.values().filter(|claim| claim.worker != keys::PEOPLE);
+        let held: BTreeSet<&str> = claims.map(|claim| &*claim.run).collect();
         for (name, run) in &mut self.runs {
             let was_given = std::mem::take(&mut run.was_given);
             run.is_busy = was_given || held.contains(&**name);

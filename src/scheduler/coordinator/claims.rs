@@ -25,7 +25,7 @@ impl Coordinator {
         };
         let (run, mod_revision) = (run.clone(), found.mod_revision);
         if let Some(run) = self.runs.get_mut(&run) {
-            run.was_given = true;
+            run.was_given |= *worker != *keys::PEOPLE;
         }
         self.next_claim += 1;
         let key = keys::claim(&worker, self.leader.1, self.next_claim);

@@ -203,7 +203,7 @@ struct Run {
     dirty: Dirty,
     /// The state that its status was written with last; empty when it is to be written again.
     shown: &'static str,
-    /// Something of it was given out since its state was looked at last.
+    /// A worker was given something of it since its state was looked at last.
     was_given: bool,
     /// Workers have something of it, or had of late.
     is_busy: bool,

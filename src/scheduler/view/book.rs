@@ -58,7 +58,8 @@ pub struct Open {
     pub fence: i64,
     pub items: Vec<Item>,
     pub tags: Vec<String>,
-    /// The worker is there as it was when it was given these. What a lost one had waits to be taken back.
+    /// The worker is there as it was when it was given these. What a lost one had waits to be taken back, and
+    /// what waits for people is with nobody yet.
     pub is_held: bool,
 }
 
@@ -384,8 +385,11 @@ impl<'k> Registered<'k> {
         Self(kvs.into_iter().filter_map(worker).collect())
     }
 
-    /// Whether a worker has a claim: it is the one that it was made for. People are always there.
+    /// Whether a worker has a claim: it is the one that it was made for, and no person.
     pub(super) fn holds(&self, worker: &str, claim: &Claim) -> bool {
+        if worker == keys::PEOPLE {
+            return false;
+        }
         let registration = self.0.get(worker).copied().unwrap_or_default();
         claim.registration == 0 || claim.registration == registration
     }

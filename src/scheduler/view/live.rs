@@ -195,8 +195,10 @@ impl Live {
                 }
             }
         }
-        let silent = self.given.values().filter(|given| !self.beats.contains_key(&given.worker));
-        for given in silent {
+        let is_silent = |given: &&Given| {
+            given.worker != keys::PEOPLE && !self.beats.contains_key(&given.worker)
+        };
+        for given in self.given.values().filter(is_silent) {
             let Some(item) = given.claim.items.first() else { continue };
             let Some(plan) = lane(item.lane) else { continue };
             let (case, environment) = (plan.case.clone(), plan.environment.clone());

@@ -76,7 +76,7 @@ pub fn waiting(book: &RunBook, kvs: &[Kv], now: u64) -> Vec<Waiting> {
         let why = leader.planner().why(LaneId { run, lane: view.lane });
         let why = why.filter(|why| !matches!(why, Why::Ended | Why::Out));
         let is_manual = book.plan.lanes.get(view.lane as usize).is_some_and(|lane| lane.is_manual);
-        let shown = u64::from(if is_manual { view.running } else { 0 });
+        let shown = if is_manual { out } else { 0 };
         for (tasks, why) in [(shown, Some(Why::Person)), (tasks, why)] {
             let Some(why) = why.filter(|_| tasks > 0) else { continue };
             let held: Vec<Holder> = match &why {
