@@ -197,6 +197,9 @@ fn one(page: &mut Page, book: &RunBook, task: &TaskView, class: &str) {
     page.raw("</span> ");
     let place = if task.environment.is_empty() { "" } else { "@" };
     page.text(&format!("{}{place}{}#{}", task.case, task.environment, task.ordinal));
+    if let Some(mute) = task.muted.as_ref().filter(|mute| !mute.reason.is_empty()) {
+        page.text(&format!(" (muted: {})", mute.reason));
+    }
     page.raw("</summary>\n");
     for attempt in book.attempts_of(task.lane, task.ordinal) {
         attempt_of(page, attempt);

@@ -34,7 +34,7 @@ pub use numbers::{Gap, Loss, Numbers, gaps, numbers};
 pub use running::Pace;
 pub use slots::slots;
 pub use story::{Event, Happening, Step, line, story};
-pub use tasks::{Filter, LaneView, TaskView, TasksPage};
+pub use tasks::{Filter, LaneView, Mute, TaskView, TasksPage};
 pub use unstarted::Unstarted;
 pub use waiting::{Holder, Waiting, waiting};
 

@@ -27,6 +27,9 @@ pub struct TaskView {
     /// Its case is muted: however it ends, its run does not fail by it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_muted: bool,
+    /// Why, and until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub muted: Option<Mute>,
     /// Attempts that have ended.
     pub attempts: u32,
     /// Who has it, or ran it last.
@@ -48,6 +51,15 @@ pub struct TaskView {
     /// Why it has ended without having run, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Why a case is muted.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Mute {
+    pub reason: String,
+    /// RFC 3339; it has no end where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// Which tasks are wanted; all where nothing is said.
@@ -132,8 +144,10 @@ impl RunBook {
         Some(self.explained(self.task(lane, ordinal, &open)))
     }
 
-    /// With the reason, if it has not run.
+    /// With the reason, if it has not run, and that of its case's mute.
     fn explained(&self, mut task: TaskView) -> TaskView {
+        let case = task.is_muted.then(|| self.case_of(task.lane)).flatten();
+        task.muted = case.map(|case| Mute { reason: case.state_reason, until: case.state_until });
         if task.attempts == 0 || task.status == Status::Skipped {
             task.reason = self.reason(task.lane, task.ordinal, task.status);
         }
@@ -167,6 +181,7 @@ impl RunBook {
             is_assigned: holder.is_some() && !is_running,
             is_flaky: status == Status::Passed && failed_before,
             is_muted: plan.is_muted,
+            muted: None,
             attempts: attempts.len() as u32,
             worker,
             since: since.filter(|since| *since > 0 && status == Status::Running),

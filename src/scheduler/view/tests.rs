@@ -169,6 +169,7 @@ fn a_run_is_running_while_workers_have_something_of_it() {
 #[test]
 fn what_is_muted_is_told_as_such() {
     let muted = with(command("a"), "state", json!("muted"));
+    let muted = with(muted, "state_reason", json!("ticket 7"));
     let mut store = Store::with_run(json!([muted, command("b")]), 1);
     store.results("w", &[row(0, 0, 1, Status::Failed, 0, 10), row(1, 0, 1, Status::Failed, 0, 10)]);
     let book = store.book();
@@ -179,7 +180,8 @@ fn what_is_muted_is_told_as_such() {
     assert_eq!((groups.len(), groups[0].tasks, groups[0].muted), (1, 2, 1));
     let muted: Vec<bool> = groups[0].lanes.iter().map(|lane| lane.is_muted).collect();
     assert_eq!(muted, [true, false]);
-    assert!(crate::scheduler::report::html(&book).contains("failed, muted"));
+    let html = crate::scheduler::report::html(&book);
+    assert!(html.contains("failed, muted") && html.contains("a#0 (muted: ticket 7)"), "{html}");
 }
 
 #[test]
