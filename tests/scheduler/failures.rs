@@ -95,6 +95,43 @@ async fn failures_are_grouped_compared_and_saved(engine: Engine) {
     let unknown = caller.get(&format!("/v1/runs/{first}/compare?with=x")).await;
     assert_eq!((unknown.status, unknown.message()), (404, "unknown run x"));
 
+    // Also beside what it was itself, as long as the store has that.
+    let submitted = team.client().await.get(keys::run(&first), None).await.unwrap();
+    let submitted = submitted.kvs()[0].mod_revision();
+    let itself = format!("/v1/runs/{first}/compare?with={first}&at=");
+    let found = caller.get(&format!("{itself}{submitted}")).await.body;
+    assert_eq!(found["added"].as_array().unwrap().len(), 2, "{found}");
+    let found = caller.get(&format!("{itself}{}", groups["revision"])).await.body;
+    assert_eq!((&found["added"], &found["broken"]), (&json!([]), &json!([])), "{found}");
+    for (revision, status, why) in [
+        ("0", 400, "a revision is above 0"),
+        ("99999999", 400, "the store has not come to this revision yet"),
+    ] {
+        let refused = caller.get(&format!("{itself}{revision}")).await;
+        assert_eq!((refused.status, refused.message()), (status, why));
+    }
+
+    // The slowest case comes first, with its last durations and where they are going.
+    add(&caller, &service, "slow", 60, json!({})).await;
+    let third = submit(&caller, json!({"cases": [{"case": "slow"}]})).await;
+    team.ended(&third).await;
+    let slowest = caller.get("/v1/slowest").await.body;
+    let names = [0, 1, 2].map(|at| slowest["items"][at]["case"].clone());
+    assert_eq!(names[0], "slow", "{slowest}");
+    assert!(names.contains(&json!("good")), "{slowest}");
+    let slow = &slowest["items"][0];
+    assert!(slow["p90"].as_u64().unwrap() >= 60, "{slowest}");
+    assert_eq!(
+        (slow["durations"].as_array().unwrap().len(), &slow["trend"]),
+        (1, &json!("unknown"))
+    );
+    let past = caller.get("/v1/testcases/slow/history").await.body;
+    assert_eq!(past["trends"], json!({"-": "unknown"}), "{past}");
+    // Workers say how long they live without another sign of life.
+    let lease = caller.get("/v1/instances/w1").await.body["lease"].clone();
+    let (left, granted) = (lease["left_s"].as_i64().unwrap(), lease["granted_s"].as_i64().unwrap());
+    assert!((0..=granted).contains(&left), "{lease}");
+
     for (form, kind, begin) in [
         ("html", "text/html; charset=utf-8", "<!doctype html>"),
         ("junit", "application/xml", "<?xml"),

@@ -213,6 +213,8 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         (("GET", "/v1/testcases?ower=a"), json!({}), 400, "unknown field `ower`"),
         (post, json!([]), 400, "the body is not a JSON object"),
         (post, json!({"url": "http://a/"}), 400, "case without an id"),
+        (("PUT", "/v1/queues/%20"), json!({"weight": 2}), 400, "queue without an id"),
+        (("GET", "/v1/runs/x/compare?with=x&at=0"), json!({}), 404, "unknown run x"),
         (post, with("id", json!("a/b")), 400, "has a slash or control character"),
         (post, with("retires", json!(1)), 400, "unknown field `retires`"),
         (post, with("url", json!("ftp://a")), 400, "is not http or https"),

@@ -1,6 +1,7 @@
 //! The history of one case in one environment: small, of one size for ever, kept under
 //! `stats/{case}/{environment}`.
 
+use super::rank::{Trend, trend};
 use crate::scheduler::model::Status;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -146,6 +147,12 @@ pub struct Ended<'a> {
 }
 
 impl Stats {
+    /// Where the durations are going.
+    pub fn trend(&self) -> Trend {
+        let points: Vec<f64> = self.durations.iter().map(|ms| *ms as f64).collect();
+        trend(&points)
+    }
+
     /// Takes one more end in.
     pub fn add(&mut self, ended: &Ended<'_>) {
         let verdict = ended.verdict;

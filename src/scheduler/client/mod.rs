@@ -297,6 +297,12 @@ impl Client {
         self.inner.lease_client().revoke(lease).await.map(drop)
     }
 
+    /// Seconds until a lease ends if it is not prolonged, and what it was granted for; none if it has ended.
+    pub async fn lease_left(&self, lease: i64) -> Result<Option<(i64, i64)>, Error> {
+        let found = self.inner.lease_client().time_to_live(lease, None).await?;
+        Ok((found.ttl() >= 0).then(|| (found.ttl(), found.granted_ttl())))
+    }
+
     /// A stream that prolongs a lease.
     pub async fn keep_alive(
         &self,

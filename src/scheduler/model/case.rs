@@ -501,6 +501,7 @@ mod tests {
         let many: Vec<String> = (0..17).map(|n| n.to_string()).collect();
         for (field, value, text) in [
             ("id", json!(""), "case without an id"),
+            ("id", json!(" \t"), "case without an id"),
             ("id", json!("a/b"), "case id \"a/b\" has a slash or control character"),
             ("method", json!("GE T"), "case c: method \"GE T\" is none"),
             ("headers", json!({"x": "a\nb"}), "case c: header \"x\" cannot be sent"),

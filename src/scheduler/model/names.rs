@@ -8,7 +8,8 @@ const TAG_BYTES_MAX: usize = 128;
 
 /// Refuses names that cannot be part of a key and of a path.
 pub fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
-    if id.is_empty() {
+    // Nobody sees one of blanks in a list.
+    if id.trim().is_empty() {
         return Err(Refusal::malformed(format!("{what} without an id")));
     }
     if id.len() > ID_BYTES_MAX {

@@ -50,6 +50,9 @@ impl Problem {
         if text.contains("invalid auth token") {
             return Self::new(401, "the store does not know this token, or not any more");
         }
+        if text.contains("required revision has been compacted") {
+            return Self::new(422, "the store has that revision no more");
+        }
         let message = format!("the store does not answer: {text}");
         Self { retry_after: Some(STORE_IS_AWAY_S), ..Self::new(503, message) }
     }

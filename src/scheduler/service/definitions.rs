@@ -5,7 +5,7 @@ use super::answer::{Problem, located, ok, stored};
 use super::ask::{Asked, Expected, InPath, Object, Part, check_known, token};
 use super::claims::address_in;
 use super::runs::now_ms;
-use crate::scheduler::analysis::{FlakeRule, FlakeScore, Stats};
+use crate::scheduler::analysis::{FlakeRule, FlakeScore, Stats, Trend};
 use crate::scheduler::catalog::{self, Definition, Listed};
 use crate::scheduler::checks::Checked;
 use crate::scheduler::client::Client;
@@ -339,7 +339,12 @@ pub(super) async fn history(
         Some((environment.clone(), FlakeRule::default().score(&stats, now_ms())))
     };
     let scores: BTreeMap<String, FlakeScore> = stats.iter().filter_map(score).collect();
-    Ok(ok(&json!({"stats": stats, "results": results, "scores": scores})))
+    let trend = |(environment, stats): (&String, &Value)| {
+        let stats = serde_json::from_value::<Stats>(stats.clone()).ok()?;
+        Some((environment.clone(), stats.trend()))
+    };
+    let trends: BTreeMap<String, Trend> = stats.iter().filter_map(trend).collect();
+    Ok(ok(&json!({"stats": stats, "results": results, "scores": scores, "trends": trends})))
 }
 
 /// A name as part of a path.

@@ -5,11 +5,11 @@ use super::Services;
 use super::answer::{Problem, ok};
 use super::ask::{Asked, InPath};
 use super::runs::now_ms;
-use crate::scheduler::analysis::{self, FlakeRule, Stats};
+use crate::scheduler::analysis::{self, FlakeRule, Stats, Trial};
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
 use crate::scheduler::record::{Past, Report};
-use crate::scheduler::view::{FailedLane, FailureKind, RunBook};
+use crate::scheduler::view::{FailedLane, FailureKind, RunBook, read};
 use crate::scheduler::{junit, report};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue};
@@ -18,6 +18,7 @@ use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 /// Groups that are told.
@@ -83,17 +84,36 @@ async fn is_flaky(client: &Client, lane: &FailedLane) -> Result<bool, etcd_clien
 pub(super) struct Other {
     /// The earlier run.
     with: String,
+    /// As it was at this revision, which the store must still have.
+    at: Option<i64>,
 }
 
-/// What a run does otherwise than an earlier one.
+/// What had come of a run at a revision.
+async fn trials_at(services: &Services, run: &str, revision: i64) -> Result<Vec<Trial>, Problem> {
+    if revision <= 0 {
+        return Err(Problem::new(400, "a revision is above 0"));
+    }
+    let (client, run, handle) = (services.store().await?, run.to_owned(), Handle::current());
+    let reading = move || handle.block_on(read::book_at(&client, &run, revision));
+    let book = spawn_blocking(move || reading().map(|book| book.trials()));
+    Ok(book.await.map_err(cut_off)??)
+}
+
+/// What a run does otherwise than an earlier one, or than itself at an earlier revision.
 pub(super) async fn compare(
     services: Services,
     InPath(run): InPath<String>,
-    Asked(Other { with }): Asked<Other>,
+    Asked(Other { with, at }): Asked<Other>,
 ) -> Result<Response, Problem> {
-    let (first, second) = (services.shelved(&with).await?, services.shelved(&run).await?);
-    let found =
-        spawn_blocking(move || analysis::compare(&first.book.trials(), &second.book.trials()));
+    let second = services.shelved(&run).await?;
+    let first = match at {
+        None => {
+            let first = services.shelved(&with).await?;
+            spawn_blocking(move || first.book.trials()).await.map_err(cut_off)?
+        }
+        Some(revision) => trials_at(&services, &with, revision).await?,
+    };
+    let found = spawn_blocking(move || analysis::compare(&first, &second.book.trials()));
     let found = found.await.map_err(cut_off)?;
     let names = |names: &[(String, String)]| -> Vec<Value> {
         let show = |(case, place): &(String, String)| json!({"case": case, "environment": place});
@@ -104,7 +124,7 @@ pub(super) async fn compare(
         names.iter().map(show).collect()
     };
     Ok(ok(&json!({
-        "run": run, "with": with, "broken": names(&found.broken), "fixed": names(&found.fixed),
+        "run": run, "with": with, "at": at, "broken": names(&found.broken), "fixed": names(&found.fixed),
         "slower": timed(&found.slower), "quicker": timed(&found.quicker),
         "added": names(&found.added), "gone": names(&found.gone),
     })))

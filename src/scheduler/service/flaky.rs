@@ -72,7 +72,22 @@ async fn histories(
     client: &Client,
     is_wanted: impl Fn(&str, &Stats) -> bool,
 ) -> Result<(Histories, i64), Problem> {
-    let (mut found, mut from) = (Vec::new(), keys::STATS.to_owned());
+    let mut found = Vec::new();
+    let revision = each_history(client, |case, environment, stats| {
+        if is_wanted(&case, &stats) {
+            found.push((case, environment, stats));
+        }
+    });
+    let revision = revision.await?;
+    Ok((found, revision))
+}
+
+/// Tells every history: case, environment (empty for none) and what is known. Returns the revision of the last part.
+pub(super) async fn each_history(
+    client: &Client,
+    mut tell: impl FnMut(String, String, Stats),
+) -> Result<i64, Problem> {
+    let mut from = keys::STATS.to_owned();
     let end = keys::range_end(keys::STATS);
     loop {
         let page = client.page(&from, &end, PAGE, false).await?;
@@ -83,15 +98,12 @@ async fn histories(
             else {
                 continue;
             };
-            if is_wanted(case, &stats) {
-                let environment =
-                    if environment == keys::NO_ENVIRONMENT { "" } else { environment };
-                found.push((case.to_owned(), environment.to_owned(), stats));
-            }
+            let environment = if environment == keys::NO_ENVIRONMENT { "" } else { environment };
+            tell(case.to_owned(), environment.to_owned(), stats);
         }
         match page.kvs.last() {
             Some(last) if page.has_more => from = format!("{}\0", last.key),
-            _ => return Ok((found, page.revision)),
+            _ => return Ok(page.revision),
         }
     }
 }

@@ -44,8 +44,14 @@ async fn show(client: &Client, kv: &Kv) -> Result<Value, etcd_client::Error> {
     let name = kv.key.strip_prefix(keys::WORKERS).unwrap_or_default();
     let info: WorkerInfo = serde_json::from_slice(&kv.value).unwrap_or_default();
     let (claims, beat, services) = (keys::claims(name), keys::beat(name), service_prefix(name));
-    let (claims, beat, service) =
-        tokio::join!(client.prefix(&claims, 0), client.get(&beat), client.prefix(&services, 0));
+    let (claims, beat, service, lease) = tokio::join!(
+        client.prefix(&claims, 0),
+        client.get(&beat),
+        client.prefix(&services, 0),
+        client.lease_left(kv.lease)
+    );
+    // A worker that has gone meanwhile has none.
+    let lease = lease?.map(|(left, granted)| json!({"left_s": left, "granted_s": granted}));
     let mut held = Vec::new();
     let mut task_num = 0;
     for kv in claims?.0 {
@@ -65,7 +71,7 @@ async fn show(client: &Client, kv: &Kv) -> Result<Value, etcd_client::Error> {
         "name": name, "url": url, "labels": info.labels, "task_num": task_num,
         "max_task_num": info.max_task_num, "prefetch": info.prefetch,
         "no_commands": info.no_commands, "draining": info.draining, "artifacts": info.artifacts,
-        "registration": kv.create_revision, "version": kv.mod_revision, "running": beat,
+        "registration": kv.create_revision, "version": kv.mod_revision, "running": beat, "lease": lease,
         "claims": held,
     }))
 }

@@ -34,6 +34,7 @@ mod routes;
 mod runs;
 mod settings;
 mod shelf;
+mod slow;
 mod station;
 mod views;
 

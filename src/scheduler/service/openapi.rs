@@ -134,6 +134,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &PART,
         "FlakyList",
     ),
+    read(
+        "/v1/slowest",
+        C,
+        "Lists cases by the time that they take, the slowest first",
+        &PART,
+        "SlowList",
+    ),
     read("/v1/environments", E, "Lists environments by id", ENVIRONMENT_FILTER, "EnvironmentList"),
     change(
         ("POST", "/v1/environments"),
@@ -247,7 +254,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/v1/runs/{run}/compare",
         R,
         "Says what differs from an earlier run",
-        &[("with", "The earlier run")],
+        &[("with", "The earlier run"), ("at", "As that was at this revision, if the store has it")],
         "Difference",
     ),
     read(

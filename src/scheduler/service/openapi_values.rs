@@ -192,6 +192,15 @@ fn flaky() -> Value {
     }))
 }
 
+fn slow() -> Value {
+    object(json!({
+        "case": text("Its id"), "environment": text("Empty where its runs name none"),
+        "n": number("Tasks that ran"), "p50": number("Milliseconds, of the last 64"),
+        "p90": number("The same"), "durations": any("Of the last 64, the oldest first"),
+        "trend": any("Where they are going: rising or falling by which part, steady, unclear, unknown"),
+    }))
+}
+
 fn failure_groups() -> Value {
     let group = object(json!({
         "fingerprint": text("Of the message, without what changes each time"),
@@ -237,7 +246,8 @@ fn instance() -> Value {
         "artifacts": text("Where it serves artifacts, each under its digest; empty for nowhere"),
         "registration": number("Revision at which it came"),
         "version": number("Revision of the last change"),
-        "running": any("What runs now: [claim, lane, ordinal]"),
+        "running": any("What runs now: [run, lane, ordinal, attempt, milliseconds since 1970]"),
+        "lease": any("Seconds until it counts as lost unless it prolongs its lease: left_s, of granted_s"),
         "claims": {"type": "array", "items": {"type": "object"}},
     }))
 }
@@ -309,7 +319,7 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
 }
 
 /// What the past says of cases, and a run of its failures.
-fn of_results() -> [(&'static str, Value); 6] {
+fn of_results() -> [(&'static str, Value); 8] {
     [
         (
             "History",
@@ -317,10 +327,13 @@ fn of_results() -> [(&'static str, Value); 6] {
                 "stats": any("By environment: counts, percentiles, last outcomes, since when it fails"),
                 "results": any("By environment: the latest result"),
                 "scores": any("By environment: how flaky it is"),
+                "trends": any("By environment: where its durations are going: rising or falling by which part, steady, unclear, unknown"),
             })),
         ),
         ("Flaky", flaky()),
         ("FlakyList", list("Flaky")),
+        ("Slow", slow()),
+        ("SlowList", list("Slow")),
         ("FailureGroups", failure_groups()),
         ("Difference", difference()),
         ("ReportFile", text("HTML, JUnit's XML or JSON, all of it cut at one revision")),

@@ -3,7 +3,7 @@
 use super::answer::{no_such_method, no_such_path};
 use super::{
     Shared, claims, definitions, events, failures, flaky, guard, instances, login, metrics,
-    openapi, records, runs, settings, views,
+    openapi, records, runs, settings, slow, views,
 };
 use crate::scheduler::model::{Environment, TestCase};
 use crate::scheduler::page;
@@ -70,6 +70,7 @@ pub(super) fn calls() -> Routes {
         .delete("/v1/testcases/{id}", definitions::delete::<TestCase>)
         .get("/v1/testcases/{id}/history", definitions::history)
         .get("/v1/flaky", flaky::list)
+        .get("/v1/slowest", slow::list)
         .get("/v1/environments", definitions::list_environments)
         .post("/v1/environments", definitions::create::<Environment>)
         .get("/v1/environments/{id}", definitions::get::<Environment>)

@@ -9,10 +9,10 @@ use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::TagHold;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Refusal, check_id};
-use crate::scheduler::record::Running;
 use crate::scheduler::steer;
 use crate::scheduler::store::{Kv, Op, Outcome, Txn};
 use crate::scheduler::submit::SubmitError;
+use crate::scheduler::view::starts;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ pub(super) async fn list_tags(services: Services) -> Result<Response, Problem> {
             tags.insert(tag.to_owned(), (found.capacity, Vec::new()));
         }
     }
-    let running = starts(&client).await?;
+    let running = starts(&client.prefix(keys::BEATS, 0).await?.0);
     let found = shelf::contention(&services).await?;
     for kv in &held {
         let Some((tag, unit)) = keys::parse_tag(&kv.key) else { continue };
@@ -89,20 +89,6 @@ pub(super) async fn list_tags(services: Services) -> Result<Response, Problem> {
         shown
     };
     Ok(ok(&json!({"items": tags.into_iter().map(show).collect::<Vec<_>>()})))
-}
-
-/// Since when workers run a task of a lane, in milliseconds since 1970, as they say.
-async fn starts(client: &Client) -> Result<BTreeMap<(String, String, u32), u64>, Problem> {
-    let mut starts = BTreeMap::new();
-    for kv in client.prefix(keys::BEATS, 0).await?.0 {
-        let worker = kv.key.strip_prefix(keys::BEATS).unwrap_or_default();
-        let running: Vec<Running> = serde_json::from_slice(&kv.value).unwrap_or_default();
-        for (run, lane, _, _, since) in running {
-            let start = starts.entry((worker.to_owned(), run, lane)).or_insert(since);
-            *start = since.min(*start);
-        }
-    }
-    Ok(starts)
 }
 
 pub(super) async fn put_tag(

@@ -36,7 +36,7 @@ pub use slots::slots;
 pub use story::{Event, Happening, Step, line, story};
 pub use tasks::{Filter, LaneView, Mute, TaskView, TasksPage};
 pub use unstarted::Unstarted;
-pub use waiting::{Holder, Waiting, waiting};
+pub use waiting::{Holder, Waiting, starts, waiting};
 
 use super::coordinator::Control;
 use super::model::{RunSpec, Status, Totals};

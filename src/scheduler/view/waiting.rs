@@ -2,12 +2,14 @@
 //! builds it, and asked.
 
 use super::book::{RunBook, parse};
+use super::live::beat;
 use crate::scheduler::coordinator::{Coordinator, Settings, TagHold};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Labels, Scope};
 use crate::scheduler::planner::{LaneId, Why};
 use crate::scheduler::store::Kv;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Who has a unit of a tag.
@@ -21,6 +23,9 @@ pub struct Holder {
     pub case: String,
     /// The revision at which it was taken.
     pub since: i64,
+    /// Since when its worker runs something under it, in milliseconds since 1970, as that says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
     /// Its worker was lost; it is kept until that has certainly stopped.
     pub draining: bool,
 }
@@ -116,6 +121,7 @@ fn since(book: &RunBook, ends: &[u64], lane: u32) -> u64 {
 /// Who holds which tags, in all runs.
 fn holders(book: &RunBook, kvs: &[Kv]) -> Vec<Holder> {
     let tags = kvs.iter().filter(|kv| kv.key.starts_with(keys::TAGS));
+    let starts = starts(kvs);
     let holder = |kv: &Kv| {
         let (tag, unit) = keys::parse_tag(&kv.key)?;
         let hold: TagHold = parse(kv).unwrap_or_default();
@@ -125,13 +131,27 @@ fn holders(book: &RunBook, kvs: &[Kv]) -> Vec<Holder> {
             tag: tag.to_owned(),
             unit,
             case: plan.map(|plan| plan.case.to_string()).unwrap_or_default(),
+            since: kv.mod_revision,
+            since_ms: starts.get(&(hold.worker.clone(), hold.run.clone(), hold.lane)).copied(),
             run: hold.run,
             worker: hold.worker,
-            since: kv.mod_revision,
             draining: hold.draining,
         })
     };
     tags.filter_map(holder).collect()
+}
+
+/// By worker, run and lane: since when the worker runs tasks of the lane, in milliseconds since 1970, as it says.
+pub fn starts(kvs: &[Kv]) -> BTreeMap<(String, String, u32), u64> {
+    let mut starts = BTreeMap::new();
+    for kv in kvs {
+        let Some(worker) = kv.key.strip_prefix(keys::BEATS) else { continue };
+        for (run, lane, _, _, since) in beat(kv).into_iter().filter(|(.., since)| *since > 0) {
+            let start = starts.entry((worker.to_owned(), run, lane)).or_insert(since);
+            *start = since.min(*start);
+        }
+    }
+    starts
 }
 
 /// One word for what is waited for, and a sentence.
