@@ -149,6 +149,7 @@ impl Browser {
         let text = if key == "Enter" { "\r" } else { key };
         // What a control of the browser itself does with a key follows from its number.
         let number = match key {
+            "Escape" => 27,
             "End" => 35,
             "Home" => 36,
             "ArrowLeft" => 37,

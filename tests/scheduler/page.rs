@@ -5,37 +5,59 @@ use crate::browser::Browser;
 use crate::cluster::{Cluster, Engine, Folder};
 use crate::http::Caller;
 use crate::on_each_engine;
-use crate::service::Service;
+use crate::service::{Service, case};
 use crate::team::Team;
 use serde_json::json;
 
 on_each_engine![
     the_page_submits_follows_reruns_and_cancels,
     the_page_shows_failures_slots_tags_and_what_is_set_apart,
+    the_page_shows_what_runs_and_says_when_nobody_answers,
 ];
+
+/// A browser beside a team with a scheduler.
+struct Desk {
+    browser: Browser,
+    team: Team,
+    url: String,
+    caller: Caller,
+    service: Service,
+    // After the browser, which writes to it.
+    folder: Folder,
+}
+
+impl Desk {
+    /// None where there is no Chromium.
+    async fn start(engine: Engine) -> Option<Desk> {
+        let folder = Folder::new();
+        let Some(browser) = Browser::start(folder.path()).await else {
+            eprintln!("skipped: the page in a browser, since there is no chromium");
+            return None;
+        };
+        let mut team = Team::new(Cluster::start(engine, 1).await);
+        team.start_scheduler().says("leading the scheduler").await.unwrap();
+        let url = team.service_url(0).await;
+        let (caller, service) = (Caller::new(&url), Service::start().await);
+        Some(Desk { browser, team, url, caller, service, folder })
+    }
+}
 
 const STATE: &str = "document.querySelector('.head .pill')?.textContent";
 /// A name that would run if the page took it for markup.
 const SLY: &str = "<img src=x onerror=document.title=1>";
 
 async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
-    let folder = Folder::new();
-    let Some(browser) = Browser::start(folder.path()).await else {
-        eprintln!("skipped: the page in a browser, since there is no chromium");
+    let Some(Desk { browser, mut team, url, caller, service, .. }) = Desk::start(engine).await
+    else {
         return;
     };
-    let mut team = Team::new(Cluster::start(engine, 1).await);
-    team.start_scheduler().says("leading the scheduler").await.unwrap();
-    let url = team.service_url(0).await;
-    let (caller, service) = (Caller::new(&url), Service::start().await);
     for (id, ms, more) in [
         ("bad", 5, json!({})),
         ("good", 5, json!({"name": SLY})),
         ("later", 5, json!({"case_pre": "good"})),
         ("long", 20_000, json!({"mutual_tag": "printer"})),
     ] {
-        let mut case = json!({"id": id, "url": service.url(id, ms), "output": "ok"});
-        case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let case = case(&service, id, ms, more);
         assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
     }
     team.start_worker("w1", 2, &[]).await;
@@ -184,23 +206,17 @@ fn says(text: &str) -> String {
 }
 
 async fn the_page_shows_failures_slots_tags_and_what_is_set_apart(engine: Engine) {
-    let folder = Folder::new();
-    let Some(browser) = Browser::start(folder.path()).await else {
-        eprintln!("skipped: the page in a browser, since there is no chromium");
+    let Some(Desk { folder, browser, mut team, url, caller, service }) = Desk::start(engine).await
+    else {
         return;
     };
-    let mut team = Team::new(Cluster::start(engine, 1).await);
-    team.start_scheduler().says("leading the scheduler").await.unwrap();
-    let url = team.service_url(0).await;
-    let (caller, service) = (Caller::new(&url), Service::start().await);
     let retries = json!({"retries": {"test": 1, "backoff_ms": 1}});
     for (id, ms, more) in [
         ("bad", 5, retries),
         ("good", 5, json!({"owner": "Ann"})),
         ("long", 20_000, json!({"mutual_tag": "printer"})),
     ] {
-        let mut case = json!({"id": id, "url": service.url(id, ms), "output": "ok"});
-        case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let case = case(&service, id, ms, more);
         assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
     }
     let worker = "a-worker-whose-name-is-much-longer-than-the-place-for-it.example.org";
@@ -403,5 +419,158 @@ async fn the_page_shows_failures_slots_tags_and_what_is_set_apart(engine: Engine
         )
         .await;
     browser.picture("report-narrow").await;
+    assert_eq!(browser.problems(), [""; 0]);
+}
+
+/// Where a mouse is pressed beside a dialog.
+async fn click_beside(browser: &Browser) {
+    for kind in ["mousePressed", "mouseReleased"] {
+        let event = json!({"type": kind, "x": 5, "y": 400, "button": "left", "clickCount": 1});
+        browser.call("Input.dispatchMouseEvent", event).await;
+    }
+}
+
+async fn the_page_shows_what_runs_and_says_when_nobody_answers(engine: Engine) {
+    let Some(Desk { browser, mut team, url, caller, service, folder: _folder }) =
+        Desk::start(engine).await
+    else {
+        return;
+    };
+    let muted = json!({"state": "muted", "state_reason": "it shakes"});
+    let steps = json!({
+        "kind": "manual",
+        "steps": [{"action": "open {{base}}", "expected": "the shop"}, "buy a book"],
+        "expected_result": "a receipt",
+    });
+    for (id, ms, more) in [
+        ("badly", 5, json!({})),
+        ("badly-muted", 5, muted),
+        ("long", 60_000, json!({"timeout_ms": 120_000})),
+        ("look", 1, steps),
+    ] {
+        let case = case(&service, id, ms, more);
+        assert_eq!(caller.call("POST", "/v1/testcases", case).await.status, 201);
+    }
+    let lab = json!({"id": "lab", "config": {"base": "shop.example"}});
+    assert_eq!(caller.call("POST", "/v1/environments", lab).await.status, 201);
+    let submit = async |cases| {
+        let spec = json!({"cases": cases, "environments": ["lab"]});
+        let made = caller.call("POST", "/v1/runs", spec).await;
+        made.body["run"].as_str().unwrap().to_owned()
+    };
+    let run = submit(json!([{"case": "badly"}, {"case": "badly-muted"}, {"case": "long"}])).await;
+
+    // Without workers it waits for them; what they have is shown while it runs, and each of their slots.
+    browser.open(&format!("{url}/#/runs/{run}")).await;
+    browser.until(&format!("{STATE} === 'waiting'")).await;
+    browser.picture("waiting-run").await;
+    team.start_worker("w1", 2, &[]).await;
+    team.start_worker("w2", 1, &["--label", "never=used"]).await;
+    browser.until(&format!("{STATE} === 'running'")).await;
+    browser.press_button("Tasks").await;
+    let cells = "[...document.querySelectorAll('tbody tr')].find(r => r.innerText.startsWith('long'))\
+                 ?.innerText.split(/[\\n\\t]+/)";
+    let running = format!(
+        "(c => c?.includes('running') && c.includes('w1') && / m?s$/.test(c.at(-1)))({cells})"
+    );
+    browser.until(&running).await;
+    browser.until("!!document.querySelector('tbody .s-muted')").await;
+    browser.picture("tasks-running").await;
+    browser.press_button("Slots").await;
+    // Two slots of one worker and one of the other, which never ran anything.
+    browser.until("document.querySelector('canvas')?.style.height === '68px'").await;
+    browser.until("(document.querySelector('canvas').focus(), true)").await;
+    // In which of its slots it is nobody says.
+    let tip = "document.querySelector('.tip').innerText";
+    let running = format!("/running\\s+long .* s$/.test({tip})");
+    let mut rows = 0;
+    browser.key("End").await;
+    while browser.value(&running).await != Ok(json!(true)) {
+        browser.key("ArrowDown").await;
+        browser.key("End").await;
+        rows += 1;
+        let told = browser.value(tip).await;
+        assert!(rows < 3, "no row has what runs: {told:?}");
+    }
+    browser.picture("slots-running").await;
+
+    // The address keeps the tab, through a reload and on the way back.
+    browser.press_button("Failures").await;
+    browser.until("location.hash.endsWith('?tab=failures')").await;
+    browser.call("Page.reload", json!({})).await;
+    let chosen =
+        "document.querySelector('[aria-selected=true]')?.textContent.startsWith('Failures')";
+    browser.until("performance.getEntriesByType('navigation')[0].type === 'reload'").await;
+    browser.until(chosen).await;
+    // A muted failure says so, and why; each failure leads to its task and its case.
+    browser.click("document.querySelector('details.group > summary')").await;
+    let why = "document.querySelector('details.group .s-muted[title*=\"it shakes\"]')?.title";
+    browser.until(why).await;
+    let opened = "[...document.querySelectorAll('details.group details.failure')]\
+                  .find(f => f.innerText.includes('badly') && !f.innerText.includes('muted'))";
+    browser.click(&format!("{opened}?.querySelector('summary')")).await;
+    browser.until(&format!("!!{opened}?.querySelector('a[href=\"#/cases/badly\"]')")).await;
+    browser.picture("failures-muted").await;
+    browser.click(&format!("{opened}?.querySelector('a[href$=\"{run}/0/0\"]')")).await;
+    browser.until(&format!("location.hash.endsWith('{run}/0/0') && {}", says("Attempt 1"))).await;
+    browser.until("(history.back(), true)").await;
+    browser.until(chosen).await;
+
+    // A task says where it is and who runs it since when; a manual one what is to be done.
+    browser.open(&format!("{url}/#/runs/{run}/2/0")).await;
+    browser.until(&says("Attempt 1 on w1")).await;
+    browser.until(&format!("{} && {}", says("Environment lab"), says("since "))).await;
+    browser.until(&format!("!{}", says("Nothing has run yet"))).await;
+    let manual = submit(json!([{"case": "look"}])).await;
+    browser.open(&format!("{url}/#/runs/{manual}/0/0")).await;
+    let steps = "[...document.querySelectorAll('ol.steps li')].map(s => s.innerText).join('|')";
+    browser
+        .until(&format!("{steps} === 'open shop.example\\nExpected: the shop|buy a book'"))
+        .await;
+    browser.until(&says("Expected: a receipt")).await;
+    browser.picture("manual").await;
+
+    // What somebody has typed is not lost by a slip.
+    browser.open(&format!("{url}/#/environments")).await;
+    browser.press_button("New environment").await;
+    browser.until(&typed("textarea", "{\"id\": \"long work\"}")).await;
+    // As typing does.
+    browser
+        .until(
+            "(document.querySelector('dialog textarea').dispatchEvent(\
+             new Event('input', {bubbles: true})), true)",
+        )
+        .await;
+    click_beside(&browser).await;
+    browser.key("Escape").await;
+    browser
+        .until(
+            "document.querySelector('dialog[open]')?.innerText.includes('Esc once more') \
+             && document.querySelector('dialog textarea').value.includes('long work')",
+        )
+        .await;
+    browser.key("Escape").await;
+    browser.until("!document.querySelector('dialog[open]')").await;
+    browser.key("?").await;
+    browser.until("!!document.querySelector('dialog[open] kbd')").await;
+    click_beside(&browser).await;
+    browser.until("!document.querySelector('dialog[open]')").await;
+    // A list is drawn again by itself.
+    assert_eq!(caller.call("POST", "/v1/environments", json!({"id": "other"})).await.status, 201);
+    browser.until(&says("other")).await;
+
+    // With its scheduler dead, the page says so, and does not go on counting.
+    browser.open(&format!("{url}/#/runs/{run}")).await;
+    browser.until(&format!("{STATE} === 'running'")).await;
+    team.schedulers.clear();
+    browser.until(&format!("{STATE}?.startsWith('no connection since ')")).await;
+    let time = "document.querySelectorAll('.fact b')[1].textContent";
+    let before = browser.value(time).await.unwrap();
+    let asked =
+        "performance.getEntriesByType('resource').filter(e => e.name.endsWith('/bound')).length";
+    let times = browser.value(asked).await.unwrap();
+    browser.until(&format!("{asked} >= {times} + 2")).await;
+    assert_eq!(browser.value(time).await.unwrap(), before, "it counts what it does not know");
+    browser.picture("no-connection").await;
     assert_eq!(browser.problems(), [""; 0]);
 }

@@ -130,8 +130,11 @@ export function query(path, values) {
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-/** Tells each state of a run until it has ended or the signal stops it; a broken stream goes on where it was. */
-export async function follow(run, tell, signal) {
+/**
+ * Tells each state of a run until it has ended or the signal stops it; a broken stream goes on where it was.
+ * `hear` is called with nothing at each sign of life, and otherwise with what is wrong.
+ */
+export async function follow(run, tell, hear, signal) {
   let last = "";
   while (!signal.aborted) {
     try {
@@ -145,6 +148,7 @@ export async function follow(run, tell, signal) {
       for (;;) {
         const { done, value } = await reader.read();
         if (done) break;
+        hear();
         text += value;
         const events = text.split("\n\n");
         text = events.pop();
@@ -161,6 +165,7 @@ export async function follow(run, tell, signal) {
       }
     } catch (error) {
       if (signal.aborted) return;
+      hear(error);
     }
     await pause(1000);
   }

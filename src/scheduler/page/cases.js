@@ -3,7 +3,7 @@
 import { get, part, query, send } from "./api.js";
 import { openSubmit } from "./submit.js";
 import { scored, standing, stateButtons } from "./flaky.js";
-import { ago, ask, closeDialog, dialog, h, labels, moment, number, paged, pill, say, span, statusPill, strip, sure, table, trying } from "./parts.js";
+import { ago, ask, closeDialog, dialog, h, labels, moment, number, paged, percent, pill, refreshed, say, span, statusPill, strip, sure, table, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const link = (found) => `#/cases/${part(found.id)}`;
@@ -25,7 +25,8 @@ export function list(view) {
   const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.state = event.target.value; cases.refresh(); } }, states.map((state) => h("option", { value: state }, t(state || "all"))));
   const fresh = { id: "", kind: "http", url: "http://", output: "", timeout_ms: 60000 };
   const create = h("button", { type: "button", click: () => edit("new_case", "/v1/testcases", fresh, cases.refresh) }, t("new_case"));
-  view.show(h("div", { class: "head" }, h("h1", {}, t("cases")), h("span", { class: "grow" }), search, choose, create, h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"))), cases.place);
+  view.show(h("div", { class: "head" }, h("h1", {}, t("cases")), h("span", { class: "grow" }), search, choose, h("a", { class: "button", href: "#/slowest" }, t("slowest")), create, h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"))), cases.place);
+  refreshed(view, cases, 5000, 50);
 }
 
 const isOver = (until) => Boolean(until) && Date.parse(until) <= Date.now();
@@ -34,6 +35,33 @@ const isOver = (until) => Boolean(until) && Date.parse(until) <= Date.now();
 function failsSince(stats) {
   if (!stats?.failing_run) return "";
   return [h("a", { class: "mono", href: `#/runs/${part(stats.failing_run)}` }, stats.failing_run), h("div", { class: "soft" }, moment(stats.failing_since), stats.failing_revision && ` · ${t("revision", stats.failing_revision)}`)];
+}
+
+/** Where a number is going, in a word. */
+function trendWord(trend) {
+  const [word, share] = typeof trend === "string" ? [trend, null] : Object.entries(trend || { unknown: null })[0];
+  return share === null ? t(`trend_${word}`) : t(`trend_${word}`, percent(share));
+}
+
+/** The last durations as columns, the oldest first, with where they are going. */
+function durations(times = [], trend) {
+  if (times.length === 0) return "";
+  const most = Math.max(1, ...times);
+  const bars = times.map((ms) => { const one = h("i"); one.style.height = `${Math.max(4, (ms / most) * 100)}%`; return one; });
+  const word = trendWord(trend);
+  return [h("span", { class: "spark", role: "img", "aria-label": word, title: t("spark", number(times.length), span(Math.min(...times)), span(most)) }, bars), h("div", { class: "soft" }, word)];
+}
+
+/** Cases by the time that they take. */
+export function slowest(view) {
+  const columns = [
+    { word: "case", show: (found) => h("a", { href: `#/cases/${part(found.case)}` }, found.case) }, { word: "environment", show: (found) => found.environment },
+    { word: "p90", show: (found) => span(found.p90), isNumber: true }, { word: "p50", show: (found) => span(found.p50), isNumber: true },
+    { word: "tasks", show: (found) => number(found.n), isNumber: true }, { word: "durations", show: (found) => durations(found.durations, found.trend) },
+  ];
+  const list = paged((next) => get(query("/v1/slowest", { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_cases"), open: (found) => `#/cases/${part(found.case)}` }));
+  view.show(h("div", { class: "head" }, h("h1", {}, t("slowest")), h("span", { class: "grow" }), h("a", { class: "button", href: "#/cases" }, t("cases"))), list.place);
+  refreshed(view, list, 5000, 100);
 }
 
 export async function one(view, id) {
@@ -51,11 +79,11 @@ export async function one(view, id) {
     { word: "score", show: (place) => scored(past.scores?.[place]), isNumber: true },
     { word: "fails_since", show: (place) => failsSince(past.stats[place]) },
     { word: "result", show: (place) => past.results[place]?.code && statusPill(past.results[place].code) },
-    { word: "run", show: (place) => past.results[place]?.run && h("a", { class: "mono", href: `#/runs/${part(past.results[place].run)}` }, past.results[place].run) },
-    { word: "started", show: (place) => moment(past.results[place]?.start) },
+    { word: "run", show: (place) => past.results[place]?.run && [h("a", { class: "mono", href: `#/runs/${part(past.results[place].run)}` }, past.results[place].run), h("div", { class: "soft" }, moment(past.results[place].start))] },
     { word: "tasks", show: (place) => number(past.stats[place]?.n), isNumber: true }, { word: "passed", show: (place) => number(past.stats[place]?.pass), isNumber: true },
     { word: "failed", show: (place) => number(past.stats[place]?.fail), isNumber: true },
     { word: "p50", show: (place) => (past.stats[place]?.p50 > 0 ? span(past.stats[place].p50) : ""), isNumber: true }, { word: "p90", show: (place) => (past.stats[place]?.p90 > 0 ? span(past.stats[place].p90) : ""), isNumber: true },
+    { word: "durations", show: (place) => durations(past.stats[place]?.durations, past.trends?.[place]) },
   ];
   const { version, ...definition } = found;
   view.show(
@@ -115,4 +143,5 @@ export function environments(view) {
   const fresh = { id: "", config: { base: "http://" } };
   const create = h("button", { type: "button", class: "main", click: () => edit("new_environment", "/v1/environments", fresh, list.refresh) }, t("new_environment"));
   view.show(h("div", { class: "head" }, h("h1", {}, t("environments")), h("span", { class: "grow" }), create), list.place);
+  refreshed(view, list, 5000, 100);
 }

@@ -2,7 +2,7 @@
 
 import { download, get, part, query } from "./api.js";
 import { failure } from "./task.js";
-import { h, number, paged, pill, problem, runLink, span, statusPill, table, trying } from "./parts.js";
+import { h, mutedPill, number, paged, pill, problem, runLink, span, statusPill, table, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const RUNS_MAX = 50;
@@ -16,7 +16,8 @@ export function failures(place, run, pasts) {
     if (groups.querySelector("details[open]")) return;
     try {
       const found = await get(`${path}/failures`);
-      const shown = found.items.map((group) => groupOf(path, group, pasts));
+      if (groups.querySelector("details[open]")) return;
+      const shown = found.items.map((group) => groupOf(run.run, group, pasts));
       const more = found.groups > found.items.length && h("p", { class: "soft pad" }, t("groups_more", number(found.items.length), number(found.groups)));
       groups.replaceChildren(...(shown.length > 0 ? shown : [h("div", { class: "empty" }, t("no_failures"))]), ...(more ? [more] : []));
     } catch (error) { groups.replaceChildren(problem(error)); }
@@ -41,12 +42,12 @@ function downloads(path, run) {
 
 const kindPill = (kind) => h("span", { class: `pill kind-${kind}`, title: t("kind_why") }, t(`kind_${kind}`));
 
-function groupOf(path, group, pasts) {
+function groupOf(run, group, pasts) {
   const inside = h("div");
   const open = (event) => {
     if (event.target !== details || !details.open || inside.hasChildNodes()) return;
     const filter = { status: "failures", fingerprint: group.fingerprint };
-    const list = paged((next) => get(query(`${path}/tasks`, { ...filter, next, limit: 50 })), (items) => h("div", {}, items.map((item) => failure(item, pasts.get(`${item.lane}/${item.ordinal}`)))));
+    const list = paged((next) => get(query(`/v1/runs/${part(run)}/tasks`, { ...filter, next, limit: 50 })), (items) => h("div", {}, items.map((item) => failure(run, item, pasts.get(`${item.lane}/${item.ordinal}`)))));
     inside.replaceChildren(list.place);
   };
   const names = group.lanes.slice(0, 3).map((lane) => (lane.environment ? `${lane.case} @ ${lane.environment}` : lane.case));
@@ -54,19 +55,22 @@ function groupOf(path, group, pasts) {
   const details = h("details", { class: "failure group", toggle: open },
     h("summary", {}, h("b", { class: "num" }, number(group.tasks)), kindPill(group.kind),
       Object.entries(group.statuses).map(([code, count]) => h("span", {}, statusPill(code), h("span", { class: "soft" }, ` ${number(count)}`))),
-      group.is_flaky && pill("flaky"), h("span", { class: "message", title: group.message }, group.message || t("no_message")), h("span", { class: "soft names" }, names.join(", "))),
+      group.is_flaky && pill("flaky"), group.muted > 0 && [mutedPill(null), h("span", { class: "soft" }, number(group.muted))], h("span", { class: "message", title: group.message }, group.message || t("no_message")), h("span", { class: "soft names" }, names.join(", "))),
     inside);
   return details;
 }
 
-/** A choice of another run, and a place for what differs. */
+/** A choice of another run, or of this one as it was at a revision, and a place for what differs. */
 function comparison(path, run) {
   const difference = h("div");
   const choose = h("select", { "aria-label": t("compare"), change: () => compare() }, h("option", { value: "" }, "—"));
+  const named = h("input", { class: "short", "aria-label": t("other_run"), placeholder: t("other_run"), change: () => compare() });
+  const at = h("input", { class: "short", type: "number", min: "1", "aria-label": t("at_revision"), placeholder: t("at_revision"), change: () => compare() });
   const compare = async () => {
-    if (!choose.value) return difference.replaceChildren();
+    const other = named.value.trim() || choose.value || (at.value && run.run);
+    if (!other) return difference.replaceChildren();
     try {
-      return difference.replaceChildren(shown(await get(query(`${path}/compare`, { with: choose.value }))), h("h2", {}, t("failures")));
+      return difference.replaceChildren(shown(await get(query(`${path}/compare`, { with: other, at: at.value }))), h("h2", {}, t("failures")));
     } catch (error) { return difference.replaceChildren(problem(error)); }
   };
   get(`/v1/runs?state=ended&limit=${RUNS_MAX}`).then((page) => {
@@ -79,7 +83,7 @@ function comparison(path, run) {
     choose.append(...others.map(option));
     if (others.length === 0) choose.replaceChildren(h("option", { value: "" }, t("compare_none")));
   }).catch(() => {});
-  return { bar: h("label", {}, h("span", { class: "soft" }, t("compare"), " "), choose), difference };
+  return { bar: h("div", { class: "row center" }, h("label", {}, h("span", { class: "soft" }, t("compare"), " "), choose), named, at), difference };
 }
 
 const MARKS = { broken: "03", fixed: "02", slower: "paused", quicker: "02", added: "00", gone: "06" };
@@ -93,6 +97,6 @@ function shown(found) {
     { word: "median", show: (row) => (row.before_ms === undefined ? "" : `${span(row.before_ms)} → ${span(row.after_ms)}`), isNumber: true },
   ];
   const counts = Object.keys(MARKS).filter((what) => found[what].length > 0).map((what) => pill(MARKS[what], `${t(what)} ${number(found[what].length)}`));
-  return h("div", {}, h("div", { class: "legend" }, counts, h("a", { class: "mono", href: runLink({ run: found.with }) }, found.with)), h("h2"),
+  return h("div", {}, h("div", { class: "legend" }, counts, h("a", { class: "mono", href: runLink({ run: found.with }) }, found.with), found.at && h("span", { class: "soft" }, t("revision", found.at))), h("h2"),
     h("div", { class: "paper" }, table(columns, rows, { empty: t("no_difference") })));
 }

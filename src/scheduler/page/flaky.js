@@ -1,7 +1,7 @@
 // Cases that come and go, and how a case is muted, skipped and enabled again.
 
 import { get, part, query, send } from "./api.js";
-import { ask, h, number, paged, pill, say, strip, table, trying } from "./parts.js";
+import { ask, h, number, paged, pill, refreshed, say, strip, table, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -54,4 +54,5 @@ export function flakyCases(view) {
   ];
   const list = paged((next) => get(query("/v1/flaky", { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_flaky") }));
   view.show(h("div", { class: "head" }, h("h1", {}, t("flaky_cases"))), list.place);
+  refreshed(view, list, 5000, 100);
 }

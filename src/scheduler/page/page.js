@@ -8,9 +8,11 @@ import { one as oneRun } from "./run.js";
 import * as runs from "./runs.js";
 import { openSubmit } from "./submit.js";
 import { task } from "./task.js";
-import { closeDialog, debounce, dialog, h, problem } from "./parts.js";
+import { closeDialog, debounce, dialog, guardDialog, h, problem } from "./parts.js";
 import { language, speak, t } from "./words.js";
 
+/** Places that no link at the top leads to, each with the area that it belongs to. */
+const WITHIN = { slowest: "cases" };
 const AREAS = ["runs", "cases", "flaky", "environments", "workers", "tags", "queues"];
 /** Words of areas whose names are words already. */
 const AREA_WORDS = { flaky: "flaky_cases" };
@@ -33,6 +35,8 @@ class View {
 
   /** Does something again and again, but not while it is still being done. */
   every(ms, work) {
+    // Somebody has gone on while this was being asked for.
+    if (this.signal.aborted) return;
     let isBusy = false;
     this.timers.push(setInterval(async () => {
       if (isBusy) return;
@@ -62,18 +66,21 @@ function decoded(text) {
 async function route() {
   view.end();
   view = new View();
-  const [area, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
-  const shown = AREAS.includes(area) ? area : "runs";
+  const [path, asked] = location.hash.replace(/^#\/?/, "").split("?");
+  const [area, ...rest] = path.split("/").map(decoded);
+  const within = WITHIN[area];
+  const shown = within || (AREAS.includes(area) ? area : "runs");
   const isTask = shown === "runs" && rest.length === 3 && rest.slice(1).every((place) => /^\d{1,9}$/.test(place));
   const parts = rest.at(-1) === "" ? rest.slice(0, -1) : rest;
-  const isThere = (area === shown || area === "") && (isTask || parts.length <= (["runs", "cases"].includes(shown) ? 1 : 0));
+  const isThere = within ? parts.length === 0 : (area === shown || area === "") && (isTask || parts.length <= (["runs", "cases"].includes(shown) ? 1 : 0));
   frame(shown);
-  document.title = `${rest[0] || areaWord(shown)} · Quoin`;
+  document.title = `${rest[0] || areaWord(within ? area : shown)} · Quoin`;
   try {
     if (!isThere) noPage(shown, parts);
     else if (isTask) await task(view, ...rest);
-    else if (shown === "runs" && rest[0]) await oneRun(view, rest[0]);
+    else if (shown === "runs" && rest[0]) await oneRun(view, rest[0], new URLSearchParams(asked).get("tab"));
     else if (shown === "runs") runs.list(view);
+    else if (area === "slowest") cases.slowest(view);
     else if (shown === "cases" && rest[0]) await cases.one(view, rest[0]);
     else if (shown === "cases") cases.list(view);
     else if (shown === "flaky") flakyCases(view);
@@ -184,10 +191,7 @@ document.getElementById("who").addEventListener("click", async () => {
 document.getElementById("language").addEventListener("click", toggleLanguage);
 document.getElementById("theme").addEventListener("click", toggleTheme);
 document.getElementById("help").addEventListener("click", help);
-// A selection of text may end beside the dialog.
-let pressed = null;
-document.getElementById("dialog").addEventListener("pointerdown", (event) => { pressed = event.target; });
-document.getElementById("dialog").addEventListener("click", (event) => { if (event.target.id === "dialog" && pressed === event.target) closeDialog(); });
+guardDialog();
 window.addEventListener("who", who);
 window.addEventListener("hashchange", () => { document.getElementById("dialog").close(); route(); });
 const dark = matchMedia("(prefers-color-scheme: dark)");

@@ -18,10 +18,28 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** The worker to which tasks of manual cases are given. */
+const PEOPLE = "@people";
+
 export const STATUSES = ["02", "03", "04", "07", "08", "05", "06"];
 
-export const pill = (state, text = t(state)) => h("span", { class: `pill s-${state}` }, text);
+/** Words of states whose names are words of something else. */
+const STATE_WORDS = { waiting: "state_waiting" };
+export const stateWord = (state) => t(STATE_WORDS[state] || state);
+export const pill = (state, text = stateWord(state), title = null) => h("span", { class: `pill s-${state}`, title }, text);
 export const statusPill = (code) => pill(code, t(`s${code}`));
+
+/** How a task stands; what is given out and not begun is told apart, by who has it. */
+export const taskPill = (task) => {
+  if (!task.is_assigned) return statusPill(task.status);
+  return task.worker === PEOPLE ? pill("00", t("for_people")) : pill("assigned");
+};
+
+/** That failures of a task do not count, and why if that is known. */
+export const mutedPill = (muted) => {
+  const until = muted?.until && t("until", muted.until.replace("T", " ").replace(/(\.\d+)?Z$/, " UTC"));
+  return pill("muted", t("muted"), [t("muted_why"), muted?.reason, until].filter(Boolean).join(" · "));
+};
 
 export const ended = (totals = {}) => STATUSES.reduce((sum, code) => sum + (totals[code] || 0), 0);
 
@@ -61,8 +79,12 @@ export const percent = (value) => `${(value * 100).toFixed(value >= 0.9995 || va
 
 /** So many in a second. */
 export const rate = (value) => `${value.toLocaleString(language, { maximumFractionDigits: value < 10 ? 2 : 0 })} /s`;
-export const took = (run) => span((run.ended || Date.now()) - run.started);
+export const took = (run, now = Date.now()) => span((run.ended || now) - run.started);
 export const runLink = (run) => `#/runs/${encodeURIComponent(run.run)}`;
+export const taskLink = (run, task) => `${runLink({ run })}/${task.lane}/${task.ordinal}`;
+
+/** How many of a run's tasks have ended; nobody has counted in its first second. */
+export const endedOf = (totals) => (totals?.total > 0 ? t("of", number(ended(totals)), number(totals.total)) : "…");
 
 /** Milliseconds in a form that is short at every length. */
 export function span(ms) {
@@ -86,6 +108,9 @@ export function moment(ms) {
 
 /** How long ago a moment was. */
 export const ago = (ms) => (ms ? h("time", { datetime: new Date(ms).toISOString(), title: new Date(ms).toLocaleString(language) }, t("ago", span(Math.max(0, Date.now() - ms)))) : "");
+
+/** Who holds a tag, since when. */
+export const holder = (held) => h("div", { class: "soft" }, t("holds", held.worker, held.tag.split("/")[0]), " ", held.since_ms ? ago(held.since_ms) : t("revision", held.since));
 
 export const labels = (found = {}) => Object.entries(found).map(([name, value]) => `${name}=${value}`).join(", ");
 
@@ -130,13 +155,13 @@ export function paged(load, show) {
     place.replaceChildren(show(items), ...(more ? [more] : []));
   };
   let asked = 0;
-  const add = async (next) => {
+  const add = async (next, mayDraw = () => true) => {
     asked += 1;
     const own = asked;
     try {
       const page = await load(next);
-      // Somebody has asked for something else meanwhile.
-      if (own !== asked) return;
+      // Somebody has asked for something else meanwhile, or laid a hand on what is there.
+      if (own !== asked || !mayDraw()) return;
       items = next ? items.concat(page.items) : page.items;
       draw(page.next);
     } catch (error) {
@@ -145,7 +170,7 @@ export function paged(load, show) {
       if (error.isPassing) setTimeout(() => { if (own === asked && place.isConnected) add(); }, 3000);
     }
   };
-  return { place, refresh: () => add(), ready: add() };
+  return { place, refresh: (mayDraw) => add(undefined, mayDraw), ready: add() };
 }
 
 export const problem = (error) => h("div", { class: "empty problem", role: "alert" }, error.message);
@@ -171,9 +196,18 @@ export const trying = (work) => async (event) => {
   }
 };
 
-/** A dialog with a form; `done` gets the form's button. Resolves when it is closed. */
+/** Whether a list may be drawn again: not under the hands of who uses it, not while nobody looks. */
+const isIdle = (place) => !document.hidden && !document.getElementById("dialog").open && !place.contains(document.activeElement);
+
+/** Draws a list again every so often, but not one of more rows, which somebody has asked for page by page. */
+export function refreshed(view, list, ms, rows) {
+  view.every(ms, () => (isIdle(list.place) && list.place.querySelectorAll("tbody tr").length <= rows ? list.refresh(() => isIdle(list.place)) : null));
+}
+
+/** A dialog. Resolves when it is closed. */
 export function dialog(title, ...content) {
   const place = document.getElementById("dialog");
+  delete place.dataset.typed;
   place.setAttribute("aria-label", title);
   place.replaceChildren(h("div", { class: "inner" }, h("h1", {}, title), content));
   if (!place.open) place.showModal();
@@ -200,6 +234,27 @@ export function ask(title, word, save, ...fields) {
 }
 
 export const closeDialog = () => document.getElementById("dialog").close();
+
+/** What closes a dialog besides its buttons; what somebody has typed is not lost by a slip. */
+export function guardDialog() {
+  const place = document.getElementById("dialog");
+  // A selection of text may end beside the dialog.
+  let pressed = null;
+  place.addEventListener("pointerdown", (event) => { pressed = event.target; });
+  place.addEventListener("click", (event) => {
+    const isBeside = event.target === place && pressed === place;
+    if (isBeside && !place.querySelector("input, textarea, select")) closeDialog();
+  });
+  const warning = h("p", { class: "problem", role: "alert" });
+  place.addEventListener("input", () => { place.dataset.typed = "yes"; warning.remove(); });
+  place.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || place.dataset.typed !== "yes") return;
+    event.preventDefault();
+    place.dataset.typed = "told";
+    warning.textContent = t("typed");
+    place.querySelector(".inner").append(warning);
+  });
+}
 
 /** Asks whether something is really meant. */
 export async function sure(text, word) {

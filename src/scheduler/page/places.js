@@ -1,10 +1,37 @@
 // Workers, tags with their holders, and queues.
 
 import { get, part, query, send } from "./api.js";
-import { ago, ask, h, labels, number, paged, pill, say, span, sure, table, trying } from "./parts.js";
+import { ago, ask, h, labels, number, paged, pill, refreshed, say, span, sure, table, taskLink, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const toRun = (run) => h("a", { class: "mono", href: `#/runs/${part(run)}` }, run);
+
+/** Tasks of a worker that are named. */
+const TASKS_NAMED = 8;
+/** Tasks whose names are asked for at once; the others are asked for next time. */
+const ASKED_MAX = 20;
+
+/** What a worker says that it runs. */
+const runningOf = (found) => (Array.isArray(found.running) ? found.running : found.running?.running || []).map(([run, lane, ordinal, , since]) => ({ run, lane, ordinal, since }));
+
+/** What lanes of runs are called. */
+class Names {
+  known = new Map();
+
+  of({ run, lane, ordinal }) {
+    const name = this.known.get(`${run}/${lane}`);
+    return name ? `${name} #${ordinal}` : `${run} ${lane} #${ordinal}`;
+  }
+
+  async learn(tasks) {
+    const unknown = new Map(tasks.map((task) => [`${task.run}/${task.lane}`, task]).filter(([lane]) => !this.known.has(lane)));
+    await Promise.all([...unknown].slice(0, ASKED_MAX).map(async ([lane, { run, lane: number_, ordinal }]) => {
+      // Who may see workers need not see runs.
+      const found = await get(`/v1/runs/${part(run)}/tasks/${number_}/${ordinal}`).catch(() => null);
+      if (found) this.known.set(lane, found.task.environment ? `${found.task.case} @ ${found.task.environment}` : found.task.case);
+    }));
+  }
+}
 
 export function workers(view) {
   const drain = (found) => trying(async () => {
@@ -18,13 +45,22 @@ export function workers(view) {
     { word: "state", show: (found) => (found.draining ? pill("paused", t("draining")) : found.task_num > 0 ? pill("running") : pill("good", t("deadline"))) },
     { word: "has_tasks", show: (found) => number(found.task_num), isNumber: true }, { word: "slots", show: (found) => number(found.max_task_num), isNumber: true },
     { word: "labels", show: (found) => labels(found.labels) },
+    { word: "lease", show: (found) => (found.lease ? h("span", { title: t("lease_why") }, t("of", span(found.lease.left_s * 1000), span(found.lease.granted_s * 1000))) : ""), isNumber: true },
+    { word: "runs_here", show: (found) => [runningOf(found).slice(0, TASKS_NAMED).map((task) => h("div", {}, h("a", { href: taskLink(task.run, task) }, names.of(task)), h("span", { class: "soft" }, " ", task.since > 0 && ago(task.since)))),
+      runningOf(found).length > TASKS_NAMED && h("div", { class: "soft" }, t("lanes_more", number(runningOf(found).length - TASKS_NAMED)))], isLong: true },
     { word: "runs", show: (found) => [...new Set(found.claims.map((claim) => claim.run))].map((run) => h("div", {}, toRun(run))) },
     { word: "tags", show: (found) => [...new Set(found.claims.flatMap((claim) => (claim.tags || []).map((tag) => tag.replace(/\/\d+$/, ""))))].join(", ") },
     { word: "drain", show: (found) => !found.draining && h("button", { type: "button", click: drain(found) }, t("drain")) },
   ];
-  const list = paged((next) => get(query("/v1/instances", { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_workers") }));
+  const names = new Names();
+  const load = async (next) => {
+    const page = await get(query("/v1/instances", { next, limit: 100 }));
+    await names.learn(page.items.flatMap((found) => runningOf(found).slice(0, TASKS_NAMED)));
+    return page;
+  };
+  const list = paged(load, (items) => table(columns, items, { empty: t("no_workers") }));
   view.show(h("div", { class: "head" }, h("h1", {}, t("workers"))), list.place);
-  view.every(2000, () => (!document.hidden && !list.place.contains(document.activeElement) ? list.refresh() : null));
+  refreshed(view, list, 2000, 100);
 }
 
 /** A tag as it was named, with its scope. */
@@ -54,7 +90,7 @@ export function tags(view) {
   ];
   const list = paged(() => get("/v1/tags"), (items) => table(columns, items, { empty: t("no_tags") }));
   view.show(h("div", { class: "head" }, h("h1", {}, t("tags"))), list.place);
-  view.every(2000, () => (!document.hidden && !list.place.contains(document.activeElement) ? list.refresh() : null));
+  refreshed(view, list, 2000, 1000);
 }
 
 export function queues(view) {
@@ -71,4 +107,5 @@ export function queues(view) {
   ];
   const list = paged(() => get("/v1/queues"), (items) => table(columns, items, { empty: t("no_queues") }));
   view.show(h("div", { class: "head" }, h("h1", {}, t("queues"))), list.place);
+  refreshed(view, list, 5000, 1000);
 }

@@ -1,14 +1,18 @@
 // One run: how far it is, its cases, tasks, what waits, failures and slots.
 
-import { follow, get, part, query, send } from "./api.js";
+import { follow, get, part, Problem, query, send } from "./api.js";
 import { failures as failuresOf } from "./failures.js";
 import { replay } from "./replay.js";
 import { timeline } from "./timeline.js";
-import { ago, bar, ended, h, legend, moment, number, paged, percent, pill, problem, rate, runLink, say, span, statusPill, sure, table, took, trying } from "./parts.js";
+import { ago, bar, ended, endedOf, h, holder, legend, moment, mutedPill, number, paged, percent, pill, problem, rate, runLink, say, span, sure, table, taskLink, taskPill, took, trying } from "./parts.js";
 import { told } from "./told.js";
-import { t } from "./words.js";
+import { language, t } from "./words.js";
 
-export async function one(view, run) {
+/** Nothing is heard for so long: then there is nobody. Streams give a sign of life each 15 seconds. */
+const SILENCE_MS = 20_000;
+
+/** Shows a run; `asked` is the tab that the address names, if it does. */
+export async function one(view, run, asked) {
   const path = `/v1/runs/${part(run)}`;
   let found = await get(path);
   let measured = null;
@@ -17,10 +21,14 @@ export async function one(view, run) {
   const facts = h("div", { class: "facts" });
   const body = h("div");
   const tabs = h("div", { class: "tabs", role: "tablist" });
-  let chosen = "overview";
+  let chosen;
+  // When the scheduler was heard last, and what is wrong since, if something is.
+  let heard = Date.now();
+  let silence = null;
 
-  // Nothing is written of a run in its first second.
-  const state = () => (found.status.state === "accepted" && measured?.running > 0 ? "running" : found.status.state);
+  // What is written of a run may be a second behind what workers have of it; what was asked for is told at once.
+  const LIVE = ["accepted", "waiting", "running"];
+  const state = () => (LIVE.includes(found.status.state) && LIVE.includes(measured?.state) ? measured.state : found.status.state);
   let drawn = "";
   const isOver = () => Boolean(found.status.ended);
   const act = (word, call, isMain) => h("button", { type: "button", class: isMain ? "main" : null, click: trying(call) }, t(word));
@@ -35,12 +43,13 @@ export async function one(view, run) {
   const drawHead = () => {
     drawn = state();
     const buttons = isOver()
-      ? [found.status.totals?.failures > 0 && act("rerun_failed", again("failed"), true), unstarted() > 0 && act("rerun_unstarted", again("unstarted")), act("rerun_all", again("all"))]
+      ? [found.status.totals?.failures > 0 && act("rerun_failed", again("failed"), true), found.status.totals?.["08"] > 0 && act("rerun_lost", again("lost")), unstarted() > 0 && act("rerun_unstarted", again("unstarted")), act("rerun_all", again("all"))]
       : [state() === "paused" ? act("resume", control("resume")) : act("pause", control("pause")),
         h("button", { type: "button", class: "danger", click: trying(async () => { if (await sure(t("sure_cancel"), t("yes_cancel"))) await control("cancel")(); }) }, t("cancel_run"))];
     const before = found.spec.rerun_of;
     head.replaceChildren(h("div", { class: "head" },
-      h("h1", {}, found.spec.name || t("run"), " ", h("span", { class: "mono soft" }, run)), pill(state()),
+      h("h1", {}, found.spec.name || t("run"), " ", h("span", { class: "mono soft" }, run)),
+      silence ? pill("lost", t("no_connection", new Date(heard).toLocaleTimeString(language)), silence) : pill(state()),
       before && h("a", { href: `#/runs/${part(before)}` }, t("rerun_of", before)),
       h("span", { class: "grow" }), buttons));
   };
@@ -51,13 +60,15 @@ export async function one(view, run) {
     progress.replaceChildren(bar(totals, out, true), legend(totals, out));
     const us = (value) => span(value / 1000);
     const { retries } = found.status;
+    // While nobody is heard, nothing is known of what goes on.
+    const now = silence ? heard : Date.now();
     const shown = [
-      fact("tasks", t("of", number(ended(totals)), number(totals.total))),
-      fact("time", took({ ...found.status, started: found.status.started || found.spec.submitted })),
+      fact("tasks", endedOf(totals)),
+      fact("time", took({ ...found.status, started: found.status.started || found.spec.submitted }, now)),
       retries > 0 && fact("retries", number(retries)),
       measured?.rate !== undefined && fact("rate", rate(measured.rate)),
     ];
-    if (!isOver() && measured?.ends) shown.push(fact("ends", moment(measured.ends), span(Math.max(0, measured.ends - Date.now()))));
+    if (!isOver() && !silence && measured?.ends) shown.push(fact("ends", moment(measured.ends), span(Math.max(0, measured.ends - Date.now()))));
     if (measured?.bound) {
       const causes = ["work", "tag", "chain"];
       const cause = causes.reduce((best, name) => (measured[`bound_${name}`] > measured[`bound_${best}`] ? name : best));
@@ -86,12 +97,14 @@ export async function one(view, run) {
   let refresh = () => {};
   // A longer list is not pulled from under its reader, nor what he stands on or has opened.
   const renew = (list, rows) => {
-    const isUsed = list.place.contains(document.activeElement) || list.place.querySelector("details[open]");
-    return isUsed || list.place.querySelectorAll("tbody tr, details").length > rows ? null : list.refresh();
+    const isFree = () => !list.place.contains(document.activeElement) && !list.place.querySelector("details[open]");
+    return isFree() && list.place.querySelectorAll("tbody tr, details").length <= rows ? list.refresh(isFree) : null;
   };
   function choose(name) {
     chosen = name;
     drawTabs();
+    // The address says what is seen: it is there again after a reload, and when one comes back.
+    history.replaceState(null, "", name === "overview" ? runLink({ run }) : `${runLink({ run })}?tab=${name}`);
     // Each has a place of its own: what comes late for another tab is not shown.
     const place = h("div", {}, h("p", { class: "soft pad" }, t("loading")));
     body.replaceChildren(place);
@@ -103,7 +116,7 @@ export async function one(view, run) {
       { word: "case", show: (lane) => h("a", { href: `#/cases/${part(lane.case)}` }, lane.case) },
       { word: "environment", show: (lane) => lane.environment || "" },
       { word: "progress", show: (lane) => bar(lane.totals, lane) },
-      { word: "tasks", show: (lane) => t("of", number(ended(lane.totals)), number(lane.totals.total)), isNumber: true },
+      { word: "tasks", show: (lane) => endedOf(lane.totals), isNumber: true },
       { word: "retries", show: (lane) => (lane.retries ? number(lane.retries) : ""), isNumber: true },
       { word: "typical", show: (lane) => (ended(lane.totals) ? span(lane.work / 1000 / Math.max(1, ended(lane.totals))) : ""), isNumber: true },
     ];
@@ -126,7 +139,8 @@ export async function one(view, run) {
   function waiting(place) {
     const columns = [
       { word: "case", show: (lane) => lane.case }, { word: "environment", show: (lane) => lane.environment || "" },
-      { word: "tasks", show: (lane) => number(lane.tasks), isNumber: true }, { word: "since", show: (lane) => ago(lane.since) }, { word: "reason", show: (lane) => told(lane.text) },
+      { word: "tasks", show: (lane) => number(lane.tasks), isNumber: true }, { word: "since", show: (lane) => ago(lane.since) }, 
+      { word: "reason", show: (lane) => [told(lane.text), (lane.holders || []).map(holder)] },
     ];
     const draw = async () => {
       try {
@@ -139,16 +153,22 @@ export async function one(view, run) {
     return draw;
   }
 
+  /** How long a task took, or runs by now. */
+  const elapsed = (task) => {
+    if (task.since) return span(Math.max(0, (silence ? heard : Date.now()) - task.since));
+    return task.duration === undefined ? "" : span(task.duration / 1000);
+  };
+
   function tasks(place) {
     const filter = { status: "", case: "" };
     const columns = [
       { word: "case", show: (task) => task.case }, { word: "environment", show: (task) => task.environment || "" },
       { word: "repeat", show: (task) => `#${task.ordinal}`, isNumber: true },
-      { word: "state", show: (task) => [task.is_assigned ? pill("assigned") : statusPill(task.status), task.is_flaky && [" ", pill("flaky")]] },
+      { word: "state", show: (task) => [taskPill(task), task.is_flaky && [" ", pill("flaky")], task.is_muted && [" ", mutedPill(task.muted)]] },
       { word: "attempts", show: (task) => number(task.attempts), isNumber: true }, { word: "worker", show: (task) => task.worker || "", isLong: true },
-      { word: "started", show: (task) => moment(task.start) }, { word: "time", show: (task) => (task.duration === undefined ? "" : span(task.duration / 1000)), isNumber: true },
+      { word: "started", show: (task) => moment(task.since || task.start) }, { word: "time", show: (task) => elapsed(task), isNumber: true },
     ];
-    const open = (task) => `#/runs/${part(run)}/${task.lane}/${task.ordinal}`;
+    const open = (task) => taskLink(run, task);
     const found = paged((next) => get(query(`${path}/tasks`, { ...filter, next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks"), open }));
     const codes = ["", "00", "01", "02", "failures", "05", "06"];
     const word = (code) => (code === "" ? t("all") : code === "failures" ? t("failures") : t(`s${code}`));
@@ -172,19 +192,35 @@ export async function one(view, run) {
 
   function slots(place) {
     const draw = async () => {
-      if (place.contains(document.activeElement)) return;
-      try { place.replaceChildren(timeline(await get(`${path}/timeline`), run)); } catch (error) { place.replaceChildren(problem(error)); }
+      const isUsed = () => place.contains(document.activeElement);
+      if (isUsed()) return;
+      try {
+        const found = await get(`${path}/timeline`);
+        if (!isUsed()) place.replaceChildren(timeline(found, run, measured?.loss));
+      } catch (error) { place.replaceChildren(problem(error)); }
     };
     draw();
     return isOver() ? null : draw;
   }
 
+  /** Takes note that what was asked is answered (null), that there was a sign of life (nothing), or of what is wrong. */
+  const hear = (error) => {
+    // Who gives signs of life may have no answers all the same: its store may be away.
+    if (error === undefined && silence || error && !error.isPassing) return;
+    const was = silence;
+    if (!error) heard = Date.now();
+    silence = error ? error.message : null;
+    if (Boolean(was) !== Boolean(silence)) { drawHead(); drawProgress(); }
+  };
   const measure = async () => {
-    measured = await get(`${path}/bound`).catch(() => measured);
+    try {
+      measured = await get(`${path}/bound`);
+      hear(null);
+    } catch (error) { hear(error); }
     if (drawn !== state()) drawHead();
     drawProgress();
   };
-  drawHead(); drawProgress(); choose("overview");
+  drawHead(); drawProgress(); choose(Object.hasOwn(panels, asked) ? asked : "overview");
   view.show(head, progress, facts, tabs, body);
   Promise.all([measure(), learn()]).then(() => refresh());
   if (isOver()) return;
@@ -197,6 +233,8 @@ export async function one(view, run) {
     drawProgress();
     // What is told of an open run may be a second old.
     if (isOver()) { view.stop(); setTimeout(() => Promise.all([measure(), learn()]).then(() => refresh()), 1200); }
-  }, view.signal);
+  }, hear, view.signal);
+  // Who is stopped says nothing at all, not even that something is wrong.
+  view.every(1000, () => { if (!isOver() && !silence && Date.now() - heard > SILENCE_MS) hear(new Problem(0, t("silent"))); });
   view.every(2000, () => { if (!document.hidden && !isOver()) return Promise.all([measure(), refresh()]); return null; });
 }

@@ -2,7 +2,7 @@
 
 import { get, query } from "./api.js";
 import { openSubmit } from "./submit.js";
-import { bar, ended, h, moment, number, paged, percent, pill, runLink, table, took } from "./parts.js";
+import { bar, endedOf, h, moment, number, paged, percent, pill, refreshed, runLink, table, took } from "./parts.js";
 import { t } from "./words.js";
 
 export function list(view) {
@@ -11,7 +11,7 @@ export function list(view) {
     { word: "run", show: (run) => [h("a", { href: runLink(run), class: "mono" }, run.run), run.name && h("div", { class: "soft" }, run.name)] },
     { word: "state", show: (run) => pill(run.state) },
     { word: "progress", show: (run) => bar(run.totals) },
-    { word: "tasks", show: (run) => (run.totals ? t("of", number(ended(run.totals)), number(run.totals.total)) : ""), isNumber: true },
+    { word: "tasks", show: (run) => endedOf(run.totals), isNumber: true },
     { word: "retries", show: (run) => (run.retries === undefined ? "" : number(run.retries)), isNumber: true },
     { word: "efficiency", show: (run) => (run.efficiency === undefined ? "" : percent(run.efficiency)), isNumber: true },
     { word: "started", show: (run) => moment(run.started) },
@@ -25,6 +25,5 @@ export function list(view) {
   const search = h("input", { type: "search", "aria-label": t("search"), placeholder: t("search"), "data-search": true, input: view.debounce((event) => { filter.text = event.target.value; runs.refresh(); }) });
   const submit = h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"));
   view.show(h("div", { class: "head" }, h("h1", {}, t("runs")), h("span", { class: "grow" }), search, choose, submit), runs.place);
-  // A longer list is not pulled from under its reader.
-  view.every(2000, () => (!document.hidden && !runs.place.contains(document.activeElement) && runs.place.querySelectorAll("tbody tr").length <= 50 ? runs.refresh() : null));
+  refreshed(view, runs, 2000, 50);
 }

@@ -45,7 +45,7 @@ export async function openSubmit(ids = []) {
   const search = h("input", { type: "search", placeholder: t("search"), "aria-label": t("search"), input: debounce((event) => { text = event.target.value; load(false); }) });
   const name = h("input", { name: "name" });
   const repeats = h("input", { type: "number", min: "1", value: "1" });
-  const queue = h("input", { placeholder: "default" });
+  const queue = h("input", { placeholder: "default", pattern: ".*\\S.*" });
   const include = h("input", { type: "checkbox" });
   const places = h("select", { multiple: true, size: "3" });
   get("/v1/environments?limit=1000").then((page) => places.replaceChildren(...page.items.map((found) => h("option", { value: found.id }, found.id)))).catch(() => {});
@@ -59,7 +59,7 @@ export async function openSubmit(ids = []) {
         request_id: request, cases: [...picked].map(([id, times]) => (times ? { case: id, repeats: times } : { case: id })), repeats: Number(repeats.value),
         name: name.value, environments: [...places.selectedOptions].map((option) => option.value), missing: include.checked ? "include" : "refuse",
       };
-      if (queue.value) spec.queue = queue.value;
+      if (queue.value) spec.queue = queue.value.trim();
       try {
         const made = await send("POST", "/v1/runs", spec);
         closeDialog();

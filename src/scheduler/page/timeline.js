@@ -11,7 +11,7 @@ const TOP = 22;
 const CASES_NAMED = 12;
 /** A gap that is shorter is a hand-over that nobody sees. */
 const GAP_MS_MIN = 1;
-const OUTCOMES = { "02": "--passed", "03": "--failed", "04": "--error", "05": "--canceled", "06": "--skipped", "07": "--timed", "08": "--lost" };
+const OUTCOMES = { "01": "--running", "02": "--passed", "03": "--failed", "04": "--error", "05": "--canceled", "06": "--skipped", "07": "--timed", "08": "--lost" };
 const CAUSES = { start: "--pending", predecessor: "--running", tag: "--flaky", hand_over: "--lost", other: "--timed", tail: "--skipped" };
 const MODES = { outcome: "by_outcome", case: "by_case", gap: "by_gap" };
 
@@ -21,20 +21,31 @@ let mode = "outcome";
 // Neighbours in the list of cases are far apart on the wheel.
 const hue = (lane) => `hsl(${(lane * 137) % 360} 55% 55%)`;
 
-/** Puts each attempt into the first slot of its worker that is free at its start. */
-function rowsOf(found) {
-  const workers = new Map();
+/** What has ended, and what runs: that ends now, as far as anybody can tell. */
+function attemptsOf(found, now) {
   const attempts = found.rows.map(([worker, lane, ordinal, attempt, status, start, duration]) => ({ worker, lane, ordinal, attempt, status, start, end: start + duration / 1000 }));
-  attempts.sort((a, b) => a.start - b.start);
-  for (const attempt of attempts) {
-    const slots = workers.get(attempt.worker) || workers.set(attempt.worker, []).get(attempt.worker);
+  for (const [worker, lane, ordinal, attempt, since] of found.running || []) {
+    // Nobody's slot: a person gives the verdict.
+    if (worker === null) continue;
+    // Nobody may have said since when, and clocks differ.
+    const start = Math.min(since || now, now);
+    attempts.push({ worker, lane, ordinal, attempt, status: "01", start, end: now, isUnsaid: !since });
+  }
+  return attempts.sort((a, b) => a.start - b.start);
+}
+
+/** Puts each attempt into the first slot of its worker that is free at its start; a slot that never ran anything has a row too. */
+function rowsOf(found, now) {
+  const workers = found.workers.map((_, worker) => Array.from({ length: found.slots?.[worker] || 0 }, () => []));
+  for (const attempt of attemptsOf(found, now)) {
+    const slots = workers[attempt.worker];
     // Starts are whole milliseconds: one that seems to begin a little early belongs there all the same.
-    const free = slots.find((slot) => slot.at(-1).end <= attempt.start + 1);
+    const free = slots.find((slot) => (slot.at(-1)?.end ?? -Infinity) <= attempt.start + 1);
     if (free) free.push(attempt);
     else slots.push([attempt]);
   }
-  const names = [...workers.keys()].sort((a, b) => found.workers[a].localeCompare(found.workers[b]));
-  return names.flatMap((worker) => workers.get(worker).map((items, slot) => ({ worker: found.workers[worker], slot: slot + 1, attempts: items })));
+  const names = found.workers.map((_, worker) => worker).sort((a, b) => found.workers[a].localeCompare(found.workers[b]));
+  return names.flatMap((worker) => workers[worker].map((items, slot) => ({ worker: found.workers[worker], slot: slot + 1, attempts: items })));
 }
 
 /** Stretches of a row in which nothing ran, each with its cause. */
@@ -54,14 +65,15 @@ function idleOf(row, gaps, end) {
   return idle;
 }
 
-export function timeline(found, run) {
-  if (found.rows.length === 0) return h("div", { class: "paper empty" }, t("nothing_ran"));
-  const rows = rowsOf(found);
+/** `loss` is the time that slots were idle, by cause, as the run's overview tells it. */
+export function timeline(found, run, loss) {
+  const rows = rowsOf(found, Date.now());
   const shown = rows.slice(0, ROWS_MAX);
   const all = rows.flatMap((row) => row.attempts);
+  if (all.length === 0) return h("div", { class: "paper empty" }, t("nothing_ran"));
   const gaps = found.gaps || [];
-  const from = Math.min(gaps[0]?.[0] ?? Infinity, ...shown.map((row) => row.attempts[0].start));
-  const to = rows.reduce((last, row) => Math.max(last, row.attempts.at(-1).end), from + 1);
+  const from = all.reduce((first, attempt) => Math.min(first, attempt.start), gaps[0]?.[0] ?? Infinity);
+  const to = all.reduce((last, attempt) => Math.max(last, attempt.end), Math.max(from + 1, gaps.at(-1)?.[1] ?? 0));
   for (const row of shown) {
     row.idle = idleOf(row, gaps, to);
     row.both = [...row.attempts, ...row.idle].sort((a, b) => a.start - b.start);
@@ -139,7 +151,8 @@ export function timeline(found, run) {
     let marks;
     if (mode === "gap") {
       const lost = {};
-      for (const gap of shown.flatMap((row) => row.idle)) lost[gap.cause] = (lost[gap.cause] || 0) + gap.end - gap.start;
+      for (const cause of Object.keys(loss || {})) lost[cause] = loss[cause] / 1000;
+      if (!loss) for (const gap of shown.flatMap((row) => row.idle)) lost[gap.cause] = (lost[gap.cause] || 0) + gap.end - gap.start;
       marks = Object.keys(CAUSES).filter((cause) => lost[cause]).map((cause) => mark(color(CAUSES[cause]), `${t(`loss_${cause}`)} ${span(lost[cause])}`));
     } else if (mode === "case") {
       const lanes = [...new Set(all.map((attempt) => attempt.lane))].sort((a, b) => a - b);
@@ -157,7 +170,7 @@ export function timeline(found, run) {
     const place = [h("b", {}, row.worker), ` ${t("slot", row.slot)} · `];
     if (!item) tip.replaceChildren(...place.slice(0, 1), ` ${t("slot", row.slot)}`);
     else if (item.cause) tip.replaceChildren(...place, `${t("gap")}: ${t(`loss_${item.cause}`)} · ${span(item.end - item.start)}`);
-    else tip.replaceChildren(...place, statusPill(item.status), ` ${found.cases[item.lane] || item.lane} · ${t("repeat")} #${item.ordinal} · `, item.attempt > 1 ? `${t("attempts")} ${item.attempt} · ` : "", moment(item.start), ` · ${span(item.end - item.start)}`);
+    else tip.replaceChildren(...place, statusPill(item.status), ` ${found.cases[item.lane] || item.lane} · ${t("repeat")} #${item.ordinal} · `, item.attempt > 1 ? `${t("attempts")} ${item.attempt} · ` : "", ...(item.isUnsaid ? [] : [moment(item.start), ` · ${span(item.end - item.start)}`]));
   };
 
   const choose = (row, at) => {
@@ -172,15 +185,22 @@ export function timeline(found, run) {
     const at = items.findIndex((item) => item.end > moment_);
     return at < 0 ? items.length - 1 : at;
   };
+  /** The next row, or the one before, in which there is something; else the same. */
+  const rowBeside = (row, step) => {
+    let next = row + step;
+    while (shown[next] && itemsOf(shown[next]).length === 0) next += step;
+    return shown[next] ? next : row;
+  };
+  const firstRow = () => Math.max(0, shown.findIndex((row) => itemsOf(row).length > 0));
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const here = chosen || { row: 0, at: -1 };
+    const here = chosen || { row: firstRow(), at: -1 };
     const item = chosen && itemsOf(shown[chosen.row])[chosen.at];
     const middle = item ? (item.start + item.end) / 2 : from;
     const go = {
       ArrowRight: () => choose(here.row, here.at + 1), ArrowLeft: () => choose(here.row, here.at - 1),
-      ArrowDown: () => { const row = Math.min(shown.length - 1, here.row + 1); choose(row, beside(row, middle)); },
-      ArrowUp: () => { const row = Math.max(0, here.row - 1); choose(row, beside(row, middle)); },
+      ArrowDown: () => { const row = rowBeside(here.row, 1); choose(row, beside(row, middle)); },
+      ArrowUp: () => { const row = rowBeside(here.row, -1); choose(row, beside(row, middle)); },
       Home: () => choose(here.row, 0), End: () => choose(here.row, Infinity),
       Enter: () => openTask(item),
     }[event.key];
@@ -188,7 +208,7 @@ export function timeline(found, run) {
   });
   let under = null;
   const openTask = (item) => { if (item && !item.cause) location.hash = `#/runs/${encodeURIComponent(run)}/${item.lane}/${item.ordinal}`; };
-  canvas.addEventListener("focus", () => { if (!chosen && canvas.matches(":focus-visible")) choose(0, 0); });
+  canvas.addEventListener("focus", () => { if (!chosen && canvas.matches(":focus-visible")) choose(firstRow(), 0); });
   canvas.addEventListener("mousemove", (event) => {
     const box = canvas.getBoundingClientRect();
     const row = shown[Math.floor((event.clientY - box.top - TOP) / ROW)];
