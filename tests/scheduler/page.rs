@@ -188,8 +188,10 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     assert_eq!(browser.problems(), [""; 0]);
 }
 
-/// Whether nothing but tables, within their own box, is wider than the window.
+/// Whether nothing but tables, within their own box, is wider than the window, and no words stand letter below letter.
 const FITS: &str = "document.documentElement.scrollWidth <= document.documentElement.clientWidth \
+    && [...document.querySelectorAll('td, .pick label span, .message, .names')].every(e => \
+       e.innerText.trim().length < 8 || !e.checkVisibility() || e.offsetWidth >= 60) \
     && [...document.querySelectorAll('header *, main *, dialog[open] *')].every(e => \
        e.closest('.wide, pre') || e.getBoundingClientRect().right <= innerWidth + 1)";
 
@@ -214,6 +216,7 @@ async fn the_page_shows_failures_slots_tags_and_what_is_set_apart(engine: Engine
     for (id, ms, more) in [
         ("bad", 5, retries),
         ("good", 5, json!({"owner": "Ann"})),
+        ("shop.checkout.of_a_basket_with_many_books", 5, json!({"name": "a basket with books"})),
         ("long", 20_000, json!({"mutual_tag": "printer"})),
     ] {
         let case = case(&service, id, ms, more);

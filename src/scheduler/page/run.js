@@ -11,6 +11,13 @@ import { language, t } from "./words.js";
 /** Nothing is heard for so long: then there is nobody. Streams give a sign of life each 15 seconds. */
 const SILENCE_MS = 20_000;
 
+/** Cases of a run's report that are named as its slowest. */
+const SLOWEST_SHOWN = 10;
+const slowColumns = [
+  { word: "case", show: (found) => h("a", { href: `#/cases/${part(found.case)}` }, found.case) }, { word: "environment", show: (found) => found.environment || "" },
+  { word: "longest", show: (found) => span(found.longest_ms), isNumber: true }, { word: "mean", show: (found) => span(found.mean_ms), isNumber: true },
+];
+
 /** Shows a run; `asked` is the tab that the address names, if it does. */
 export async function one(view, run, asked) {
   const path = `/v1/runs/${part(run)}`;
@@ -56,7 +63,8 @@ export async function one(view, run, asked) {
   const fact = (word, value, more) => h("div", { class: "paper fact" }, h("b", {}, value), h("span", {}, t(word), more && ` · ${more}`));
   const drawProgress = () => {
     const totals = found.status.totals || {};
-    const out = { running: 0, assigned: 0, ...(isOver() ? {} : measured) };
+    // Before anybody has said what runs, what has not ended is only that.
+    const out = isOver() || measured ? { running: 0, assigned: 0, ...(isOver() ? {} : measured) } : null;
     progress.replaceChildren(bar(totals, out, true), legend(totals, out));
     const us = (value) => span(value / 1000);
     const { retries } = found.status;
@@ -131,7 +139,7 @@ export async function one(view, run, asked) {
       const audit = await get(`${path}/audit`);
       check.replaceChildren(audit.is_clean ? pill("passed", t("clean")) : h("pre", {}, audit.faults.map((fault) => fault.text).join("\n")));
     }) }, t("audit")));
-    place.replaceChildren(lanes.place, losses, h("h2"), check);
+    place.replaceChildren(lanes.place, losses, slow, h("h2"), check);
     drawLoss();
     return () => { drawLoss(); return renew(lanes, 100); };
   }
@@ -180,9 +188,11 @@ export async function one(view, run, asked) {
 
   // What was known of a failure before is in the report, which is there at the end.
   const pasts = new Map();
+  const slow = h("div");
   const learn = async () => {
-    if (!isOver() || !found.status.totals?.failures) return;
+    if (!isOver()) return;
     const report = await get(`/v1/reports/${part(run)}`).catch(() => null);
+    if (report?.slowest?.length > 0) slow.replaceChildren(h("h2", {}, t("slowest")), h("div", { class: "paper" }, table(slowColumns, report.slowest.slice(0, SLOWEST_SHOWN))));
     for (const { lane, ordinal, past } of report?.failures || []) pasts.set(`${lane}/${ordinal}`, past);
   };
 

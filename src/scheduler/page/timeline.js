@@ -34,15 +34,18 @@ function attemptsOf(found, now) {
   return attempts.sort((a, b) => a.start - b.start);
 }
 
-/** Puts each attempt into the first slot of its worker that is free at its start; a slot that never ran anything has a row too. */
+/** Puts each attempt into the first slot of its worker that is free at its start; a slot that never ran anything has a row too, and what takes several slots is in each of them. */
 function rowsOf(found, now) {
   const workers = found.workers.map((_, worker) => Array.from({ length: found.slots?.[worker] || 0 }, () => []));
   for (const attempt of attemptsOf(found, now)) {
     const slots = workers[attempt.worker];
     // Starts are whole milliseconds: one that seems to begin a little early belongs there all the same.
-    const free = slots.find((slot) => (slot.at(-1)?.end ?? -Infinity) <= attempt.start + 1);
-    if (free) free.push(attempt);
-    else slots.push([attempt]);
+    const free = slots.filter((slot) => (slot.at(-1)?.end ?? -Infinity) <= attempt.start + 1);
+    for (let width = found.widths?.[attempt.lane] || 1; width > 0; width -= 1) {
+      const slot = free.shift();
+      if (slot) slot.push(attempt);
+      else slots.push([attempt]);
+    }
   }
   const names = found.workers.map((_, worker) => worker).sort((a, b) => found.workers[a].localeCompare(found.workers[b]));
   return names.flatMap((worker) => workers[worker].map((items, slot) => ({ worker: found.workers[worker], slot: slot + 1, attempts: items })));
@@ -69,7 +72,7 @@ function idleOf(row, gaps, end) {
 export function timeline(found, run, loss) {
   const rows = rowsOf(found, Date.now());
   const shown = rows.slice(0, ROWS_MAX);
-  const all = rows.flatMap((row) => row.attempts);
+  const all = [...new Set(rows.flatMap((row) => row.attempts))];
   if (all.length === 0) return h("div", { class: "paper empty" }, t("nothing_ran"));
   const gaps = found.gaps || [];
   const from = all.reduce((first, attempt) => Math.min(first, attempt.start), gaps[0]?.[0] ?? Infinity);

@@ -56,7 +56,7 @@ const WORDS = {
   changes: ["{0} changes in {1}", "{1} 次比较中变化 {0} 次"], no_flaky: ["No case is flaky, muted or skipped.", "没有不稳定、静默或跳过的用例。"], actions: ["Actions", "操作"], ago: ["{0} ago", "{0}前"],
   sure_mute: ["Mute {0}: it runs, and its failures do not count", "静默 {0}：照常运行，失败不计"], sure_skip: ["Skip {0}: it does not run", "跳过 {0}：不再运行"],
   download: ["Report", "报告"], kind_product: ["product", "产品缺陷"], kind_test: ["test", "测试问题"], kind_infrastructure: ["infrastructure", "基础设施"], kind_investigate: ["to investigate", "待调查"],
-  slowest: ["Slowest", "最慢用例"], durations: ["Last durations", "最近用时"], spark: ["The last {0}: {1} to {2}", "最近 {0} 次：{1} 至 {2}"], trend_rising: ["rising by {0}", "上升 {0}"], trend_falling: ["falling by {0}", "下降 {0}"], trend_steady: ["steady", "平稳"],
+  longest: ["Longest", "最长"], mean: ["Mean", "平均"], slowest: ["Slowest", "最慢用例"], durations: ["Last durations", "最近用时"], spark: ["The last {0}: {1} to {2}", "最近 {0} 次：{1} 至 {2}"], trend_rising: ["rising by {0}", "上升 {0}"], trend_falling: ["falling by {0}", "下降 {0}"], trend_steady: ["steady", "平稳"],
   trend_unclear: ["no clear trend", "无明显趋势"], trend_unknown: ["too few to tell", "样本太少"], lease: ["Lease left", "租约剩余"], lease_why: ["It counts as lost when this is over; while it lives it prolongs it again and again", "到期即视为丢失；正常时会不断续期"], runs_here: ["Runs now", "正在执行"],
   at_revision: ["at revision", "修订号"], other_run: ["or run", "或运行"],
   muted_why: ["Its failures do not count", "失败不计"], task_page: ["This task", "此任务"], since_when: ["since", "始于"], assigned_to: ["with worker {0}, not begun", "已分配给执行机 {0}，尚未开始"], steps: ["Steps", "步骤"],

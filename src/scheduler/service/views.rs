@@ -164,6 +164,7 @@ pub(super) async fn bound(
 
 /// Attempts as stretches of time: worker, lane, ordinal, attempt, status, start, duration. The last
 /// ones, where there are too many for a picture. What runs has no end: worker, lane, ordinal, attempt, since.
+/// `widths` are of lanes whose tasks take more than one slot.
 pub(super) async fn timeline(
     services: Services,
     InPath(run): InPath<String>,
@@ -206,8 +207,11 @@ pub(super) async fn timeline(
     let names: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
     let slots: Vec<Option<&u64>> = names.iter().map(|name| of_workers.get(name)).collect();
     let lanes: Vec<_> = found.book.plan.lanes.iter().take(CASES_MAX).map(|l| &*l.case).collect();
+    let wide = (0..).zip(&found.book.plan.lanes).filter(|(_, lane)| lane.slots > 1);
+    let widths: BTreeMap<u32, u32> =
+        wide.take(CASES_MAX).map(|(at, lane)| (at, lane.slots)).collect();
     Ok(ok(&json!({
-        "workers": names, "slots": slots, "cases": lanes, "rows": rows, "running": running,
+        "workers": names, "slots": slots, "cases": lanes, "widths": widths, "rows": rows, "running": running,
         "gaps": idle, "left_out": left_out,
     })))
 }
