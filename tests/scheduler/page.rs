@@ -132,6 +132,7 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser
         .until("document.body.innerText.includes('tag printer is held by case long on w1')")
         .await;
+    browser.until("document.body.innerText.includes('w1 has held printer for ')").await;
     browser.picture("waiting").await;
     browser.press_button("Cancel").await;
     browser.click("document.querySelector('dialog .main')").await;

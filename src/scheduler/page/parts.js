@@ -110,7 +110,9 @@ export function moment(ms) {
 export const ago = (ms) => (ms ? h("time", { datetime: new Date(ms).toISOString(), title: new Date(ms).toLocaleString(language) }, t("ago", span(Math.max(0, Date.now() - ms)))) : "");
 
 /** Who holds a tag, since when. */
-export const holder = (held) => h("div", { class: "soft" }, t("holds", held.worker, held.tag.split("/")[0]), " ", held.since_ms ? ago(held.since_ms) : t("revision", held.since));
+export const holder = (held) => h("div", { class: "soft" }, held.since_ms
+  ? t("holds_for", held.worker, held.tag.split("/")[0], span(Math.max(0, Date.now() - held.since_ms)))
+  : t("holds_from", held.worker, held.tag.split("/")[0], held.since));
 
 export const labels = (found = {}) => Object.entries(found).map(([name, value]) => `${name}=${value}`).join(", ");
 

@@ -45,7 +45,7 @@ export function workers(view) {
     { word: "state", show: (found) => (found.draining ? pill("paused", t("draining")) : found.task_num > 0 ? pill("running") : pill("good", t("deadline"))) },
     { word: "has_tasks", show: (found) => number(found.task_num), isNumber: true }, { word: "slots", show: (found) => number(found.max_task_num), isNumber: true },
     { word: "labels", show: (found) => labels(found.labels) },
-    { word: "lease", show: (found) => (found.lease ? h("span", { title: t("lease_why") }, t("of", span(found.lease.left_s * 1000), span(found.lease.granted_s * 1000))) : ""), isNumber: true },
+    { word: "lease", show: (found) => (found.lease ? h("span", { title: t("lease_why") }, t("of", `${found.lease.left_s} s`, `${found.lease.granted_s} s`)) : ""), isNumber: true },
     { word: "runs_here", show: (found) => [runningOf(found).slice(0, TASKS_NAMED).map((task) => h("div", {}, h("a", { href: taskLink(task.run, task) }, names.of(task)), h("span", { class: "soft" }, " ", task.since > 0 && ago(task.since)))),
       runningOf(found).length > TASKS_NAMED && h("div", { class: "soft" }, t("lanes_more", number(runningOf(found).length - TASKS_NAMED)))], isLong: true },
     { word: "runs", show: (found) => [...new Set(found.claims.map((claim) => claim.run))].map((run) => h("div", {}, toRun(run))) },
