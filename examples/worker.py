@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """A worker of the test scheduler that knows nothing but PyPI's etcd3: commands, one at a time. HOST:PORT NAME"""
-import etcd3, json, os, signal, subprocess, sys, threading, time
+import contextlib, etcd3, json, os, signal, subprocess, sys, threading, time
 
 (host, port), name, T = sys.argv[1].split("//")[-1].rsplit(":", 1), sys.argv[2], "/tcss/v1/"
 store, canceled, children = etcd3.client(host, port), set(), {}
 own, claims, orders, txn = f"{T}worker/{name}", f"{T}claim/{name}/", f"{T}cmd/{name}/", store.transactions
-info = {"labels": {"language": "python"}, "max_task_num": 1, "prefetch": 0}
-lease = store.lease(5)  # it is there while this lives, and nobody else has its name
-if not store.transaction([txn.create(own) == 0], [txn.put(own, json.dumps(info), lease)], [])[0]:
-    sys.exit(f"there is a worker {name} already")
+info, lease = {"labels": {"language": "python"}, "max_task_num": 1, "prefetch": 0}, store.lease(5)
+# It is there while this lives, and nobody else has its name.
+store.transaction([txn.create(own) == 0], [txn.put(own, json.dumps(info), lease)], [])[0] or sys.exit(f"{name} is there already")
 registration = store.get(own)[1].create_revision
 
 def kill(*claims):
@@ -16,10 +15,8 @@ def kill(*claims):
 
 def stay_alive(alive):
     while (asked := time.monotonic()) < alive + 3.5:  # seconds before others take it for dead
-        try:
+        with contextlib.suppress(etcd3.exceptions.Etcd3Exception):  # its member may come back in time
             alive = asked if lease.refresh()[0].TTL > 0 else alive
-        except etcd3.exceptions.Etcd3Exception:
-            pass  # its member may come back in time
         time.sleep(1)
     kill(*children), os._exit(1)
 
@@ -40,21 +37,20 @@ def attempt(run, claim, fence, lane, ordinal, number):
     start, status, detail = time.time(), "04", {}
     packs = (json.loads(value) for value, _ in store.get_prefix(f"{T}run/{run}/def/"))
     cases = [{**pack.get("base", {}), **case} for pack in packs for case in pack["cases"]]
-    case, fence = cases[lane % len(cases)], str(fence)
+    case = cases[lane % len(cases)]
     try:
         if case.get("kind") != "command" or "{{" in json.dumps(case):
             raise OSError("this worker runs commands only, and fills nothing in")
         if claim not in canceled:
             children[claim] = child = subprocess.Popen(case["command"], -1, None, *[subprocess.PIPE] * 3, text=True,
                 errors="replace", start_new_session=True, cwd=case.get("folder"),
-                env={**os.environ, **(case.get("variables") or {}), "TCSS_FENCE": fence})
+                env={**os.environ, **(case.get("variables") or {}), "TCSS_FENCE": str(fence)})
             output, errors = child.communicate(case.get("input"), timeout=case["timeout_ms"] / 1000)
             is_good = child.returncode == 0 and case.get("output") in (None, output)
             status, detail = "02" if is_good else "03", {"output": output[-4000:], "stderr": errors[-4000:]}
-    except subprocess.TimeoutExpired:
-        status, detail, _ = "07", {"message": "it took too long"}, kill(claim)
-    except OSError as error:
-        detail = {"message": str(error)}
+    except (OSError, subprocess.TimeoutExpired) as error:
+        status, detail = "07" if isinstance(error, subprocess.TimeoutExpired) else "04", {"message": str(error)}
+        kill(claim)
     children.pop(claim, None)
     return [lane, ordinal, number, "05" if claim in canceled else status, int(start * 1e3), int((time.time() - start) * 1e6), detail]
 
@@ -68,8 +64,8 @@ for event in store.watch_prefix(claims, start_revision=registration)[0]:
     key = event.key.decode()
     rows = [attempt(claim["run"], key, event.create_revision, lane, ordinal, number)
             for lane, first, end, number in claim["items"] for ordinal in range(first, end)]
-    results = f"{T}rseg/{claim['run']}/{name}-{key[len(claims):]}-0"
     # Only if nobody has changed the claim meanwhile: each result is recorded once, or not at all.
     store.transaction([txn.mod(key) == event.mod_revision], [
-        txn.put(results, json.dumps({"claim": event.create_revision, "rows": rows})), txn.delete(key),
+        txn.put(f"{T}rseg/{claim['run']}/{name}-{key[len(claims):]}-0",
+                json.dumps({"claim": event.create_revision, "rows": rows})), txn.delete(key),
         *[txn.delete(f"{T}tag/{tag}") for tag in claim.get("tags", [])]], [])

@@ -124,7 +124,9 @@ fn is_for_tools(first: &str) -> bool {
 /// Everything but the server, with a command line in the usual style.
 fn tool(args: Vec<OsString>) -> ExitCode {
     let mut command = ctl::with_rules(Line::command());
-    let is_for_teams = ctl::word(&command, &args).is_some_and(scheduler_tool::has);
+    let word = ctl::word(&command, &args).map(str::to_owned);
+    let is_bench = word.as_deref() == Some("bench");
+    let is_for_teams = is_bench || word.as_deref().is_some_and(scheduler_tool::has);
     let refuse = |failure: &ctl::Failure| match (ctl::report(failure), is_for_teams) {
         (_, true) => ExitCode::from(scheduler_tool::USAGE),
         (code, false) => code,
@@ -137,6 +139,9 @@ fn tool(args: Vec<OsString>) -> ExitCode {
     let matches = command.try_get_matches_from_mut(named);
     let Line { options, tool } = match matches.and_then(|found| Line::from_arg_matches(&found)) {
         Ok(line) => line,
+        Err(error) if is_bench && quoin::bench::names_no_load(&error) => {
+            return show_loads(&mut command, &error);
+        }
         Err(error) if ctl::is_help(&error) => {
             // A reader that closes the pipe early has seen enough.
             let _closed = write!(std::io::stdout(), "{}", error.render());
@@ -182,6 +187,17 @@ fn tool(args: Vec<OsString>) -> ExitCode {
     // A thread may still read standard input.
     runtime.shutdown_background();
     code
+}
+
+/// Tells, of a line that names no load, or one that there is not, which there are.
+fn show_loads(command: &mut clap::Command, error: &clap::Error) -> ExitCode {
+    if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
+        ctl::report(&ctl::complaint(error));
+    }
+    let page = command.find_subcommand_mut("bench").map(clap::Command::render_help);
+    // Nobody may listen.
+    let _closed = write!(io::stderr(), "{}", page.unwrap_or_default());
+    ExitCode::from(scheduler_tool::USAGE)
 }
 
 fn complete(shell: clap_complete::Shell) -> ExitCode {

@@ -30,6 +30,7 @@ use std::process::ExitCode;
 
 pub use args::BenchArgs;
 use args::{Kind, LoadArgs, TeamArgs};
+use clap::error::ErrorKind;
 use outcome::Outcome;
 use serde::Serialize;
 use tasks::Load;
@@ -119,6 +120,16 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, BenchError> {
     let outcome = Outcome { labels, ..outcome };
     print(&if json { outcome.to_json()? } else { outcome.to_string() })?;
     Ok(if outcome.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether a command line is refused because it names no load, or one that there is not.
+pub fn names_no_load(error: &clap::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidSubcommand
+            | ErrorKind::MissingSubcommand
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    )
 }
 
 /// A load for the test scheduler.

@@ -5,12 +5,14 @@
 
 use super::args::{Many, SubmitArgs};
 use super::{BenchError, process};
+use crate::scheduler::catalog;
 use crate::scheduler::client::{Access, Client};
 use crate::scheduler::coordinator::{Control, RunStatus};
 use crate::scheduler::keys;
 use crate::scheduler::model::TestCase;
+use crate::scheduler::plan_file::Given;
 use crate::scheduler::steer;
-use crate::scheduler::store::{Change, Op, Outcome, Txn};
+use crate::scheduler::store::Change;
 use crate::scheduler::submit::SubmitError;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
@@ -20,8 +22,8 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-/// Cases that are written together, and how many such writes at the same time.
-const CASES_AT_ONCE: u32 = 100;
+/// Cases that one writer writes, and how many writers there are at the same time.
+const CASES_AT_ONCE: u32 = 64;
 const WRITES_AT_ONCE: usize = 8;
 /// Cases of a run of repeats.
 const CASES_OF_REPEATS: u32 = 1_000;
@@ -93,8 +95,8 @@ fn failed(error: SubmitError) -> BenchError {
 }
 
 async fn write_cases(client: &Client, prefix: &str, cases: u32) -> Result<(), BenchError> {
-    let put = |number: u32| {
-        let case = TestCase {
+    let case = |number: u32| {
+        Given::from(TestCase {
             id: format!("{prefix}{number:07}"),
             url: format!("http://127.0.0.1:9/{number}"),
             input: Some("{}".into()),
@@ -102,18 +104,11 @@ async fn write_cases(client: &Client, prefix: &str, cases: u32) -> Result<(), Be
             slots: 1,
             timeout_ms: 60_000,
             ..TestCase::default()
-        };
-        Op::put(format!("{}{}", keys::CASES, case.id), &case)
+        })
     };
     let write = |first: u32| {
-        let then = (first..cases.min(first + CASES_AT_ONCE)).map(put).collect();
-        let txn = Txn { then, ..Txn::default() };
-        async move {
-            match client.txn(&txn).await {
-                Outcome::Committed { .. } => Ok(()),
-                other => Err(BenchError::Usage(format!("cases were not written: {other:?}"))),
-            }
-        }
+        let some: Vec<_> = (first..cases.min(first + CASES_AT_ONCE)).map(case).collect();
+        async move { catalog::put_all(client, &some).await.map(drop).map_err(failed) }
     };
     let writes = (0..cases).step_by(CASES_AT_ONCE as usize).map(write);
     stream::iter(writes).buffer_unordered(WRITES_AT_ONCE).try_collect().await

@@ -46,6 +46,12 @@ pub trait Definition: Clone + Serialize + DeserializeOwned + Send + Sync {
     /// Takes over what people set by hand while the other one was in use, but for what `named` names.
     /// A reason goes with what it is the reason of.
     fn keep(&mut self, before: &Self, named: &BTreeSet<String>);
+    /// What people may make of the one that is there, if there is one.
+    /// # Errors
+    /// 422 with what is missing.
+    fn check_change(&self, _before: Option<&Self>) -> Result<(), Refusal> {
+        Ok(())
+    }
 }
 
 /// Takes fields over that are not named; none of them where the first of them is.
@@ -82,6 +88,10 @@ impl Definition for TestCase {
 
     fn keep(&mut self, before: &Self, named: &BTreeSet<String>) {
         keep!(self, before, named, state, state_reason, state_until);
+    }
+
+    fn check_change(&self, before: Option<&Self>) -> Result<(), Refusal> {
+        self.check_state(before)
     }
 }
 
@@ -202,9 +212,10 @@ pub async fn of_ids<T: Definition>(
 /// Writes a new definition.
 ///
 /// # Errors
-/// What `check` refuses; 409 if there is one of this id.
+/// What `check` and `check_change` refuse; 409 if there is one of this id.
 pub async fn create<T: Definition>(client: &Client, value: T) -> Result<Stored<T>, SubmitError> {
     value.check()?;
+    value.check_change(None)?;
     let before = find::<T>(client, value.id()).await?;
     if before.as_ref().is_some_and(|before| !before.value.is_deleted()) {
         let text = format!("there is a {} {} already", T::WHAT, value.id());
@@ -217,7 +228,7 @@ pub async fn create<T: Definition>(client: &Client, value: T) -> Result<Stored<T
 /// Writes a definition, new or in place of one that is there.
 ///
 /// # Errors
-/// What `check` refuses; 409 if the version that is there is not the expected one.
+/// What `check` and `check_change` refuse; 409 if the version that is there is not the expected one.
 pub async fn put<T: Definition>(
     client: &Client,
     value: T,
@@ -310,7 +321,7 @@ fn merged<T: Definition>(given: &Given<T>, before: Option<&T>) -> T {
 /// Changes a definition by what it is at the time.
 ///
 /// # Errors
-/// What `change` and `check` refuse; 409 if the version that is there is not the expected one.
+/// What `change`, `check` and `check_change` refuse; 409 if the version that is there is not the expected one.
 pub async fn change<T: Definition>(
     client: &Client,
     id: &str,
@@ -333,6 +344,7 @@ pub async fn change<T: Definition>(
         }
         let value = change(alive.map(|before| &before.value))?;
         value.check()?;
+        value.check_change(alive.map(|before| &before.value))?;
         if let Some(written) = write(client, value, before.as_ref()).await? {
             return Ok(written);
         }
@@ -478,7 +490,10 @@ pub async fn check_order(client: &Client, new: &[TestCase]) -> Result<(), Submit
     }
     let all = new.iter().chain(&others);
     match find_circle(all.map(|case| (&*case.id, &case.case_pre[..]))) {
-        Some(path) => Err(Refusal::new(400, format!("cases wait for each other: {path}")).into()),
+        Some(path) => {
+            let text = format!("cases wait for each other: {path}");
+            Err(Refusal::new(400, text).about_circle(&path).into())
+        }
         None => Ok(()),
     }
 }

@@ -7,17 +7,21 @@
 
 use super::client::{Client, Commits};
 use super::clock::Clock;
-use super::execute::Caller;
+use super::execute::{Caller, Reach, Targets, fill, reach};
 use super::keys;
-use super::model::{Environment, Health};
+use super::model::{Environment, Health, Refusal};
 use super::store::{Change, Compare, Kv, Op, Outcome, Txn};
 use etcd_client::Error;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use url::{Host, Url};
 
 /// Longer than this an environment may not take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,6 +29,53 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 /// After an error of the store, or when something else was changed meanwhile.
 const PAUSE_MS: u64 = 1_000;
+
+/// Refuses an environment whose check calls, or whose configuration names, an address that no worker calls unless
+/// its operator lists it: see [`check_url`].
+///
+/// # Errors
+/// 403 with the address.
+pub fn check_places(environment: &Environment, targets: &Targets) -> Result<(), Refusal> {
+    let what = format!("environment {}", environment.id);
+    if let Some(check) = &environment.check {
+        // A key that is not there is told by the check itself.
+        let url = fill(&check.url, Some(environment)).unwrap_or(Cow::Borrowed(&check.url));
+        check_url(&what, &url, targets)?;
+    }
+    let mut left: Vec<&Value> = environment.config.values().collect();
+    while let Some(value) = left.pop() {
+        match value {
+            Value::String(text) if text.starts_with("http") => check_url(&what, text, targets)?,
+            Value::Array(elements) => left.extend(elements),
+            Value::Object(fields) => left.extend(fields.values()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a url with a link-local or reserved address, unless that is listed: behind such addresses clouds hand out
+/// secrets. What else may be called depends on where a worker stands.
+///
+/// # Errors
+/// 403 with the address.
+pub fn check_url(what: &str, url: &str, targets: &Targets) -> Result<(), Refusal> {
+    let Some(address) = Url::parse(url).ok().as_ref().and_then(address_in) else { return Ok(()) };
+    if !matches!(reach(address), Reach::LinkLocal | Reach::Special) {
+        return Ok(());
+    }
+    let allowed = targets.check(&address.to_string(), address);
+    allowed.map_err(|why| Refusal::new(403, format!("{what}: {why}")))
+}
+
+/// The address that a url gives instead of a name.
+pub fn address_in(url: &Url) -> Option<IpAddr> {
+    match url.host() {
+        Some(Host::Ipv4(address)) => Some(address.into()),
+        Some(Host::Ipv6(address)) => Some(address.into()),
+        Some(Host::Domain(_)) | None => None,
+    }
+}
 
 /// What came of the last check of an environment: the value of `check/{environment}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

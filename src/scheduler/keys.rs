@@ -23,6 +23,8 @@ pub const ENDED: &str = "/tcss/v1/ended/";
 /// Runs that have ended and whose segments are not all in blocks.
 pub const ROLLS: &str = "/tcss/v1/roll/";
 pub const COMMANDS: &str = "/tcss/v1/cmd/";
+/// The name of the command that asks a worker to leave.
+pub const DRAIN: &str = "drain";
 pub const QUEUES: &str = "/tcss/v1/queue/";
 pub const STATS: &str = "/tcss/v1/stats/";
 pub const REQUESTS: &str = "/tcss/v1/req/";

@@ -8,6 +8,7 @@
 use super::model::{Environment, RunSpec, TestCase};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_saphyr::Spanned;
 use std::collections::{BTreeMap, BTreeSet};
 
 const BYTES_MAX: usize = 64 << 20;
@@ -18,12 +19,14 @@ pub struct Given<T> {
     pub value: T,
     /// The fields that the file names; all others have their defaults.
     pub named: BTreeSet<String>,
+    /// The line of the file at which it begins, from 1; 0 if it was not read from one.
+    pub line: u64,
 }
 
 /// One that was not read from a file names nothing.
 impl<T> From<T> for Given<T> {
     fn from(value: T) -> Self {
-        Self { value, named: BTreeSet::new() }
+        Self { value, named: BTreeSet::new(), line: 0 }
     }
 }
 
@@ -55,8 +58,8 @@ type Names = BTreeMap<String, IgnoredAny>;
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Named {
-    cases: Vec<Names>,
-    environments: Vec<Names>,
+    cases: Vec<Spanned<Names>>,
+    environments: Vec<Spanned<Names>>,
 }
 
 /// What a run is that says nothing: that differs from a value of zeros.
@@ -92,7 +95,7 @@ fn plan(text: &str) -> Result<Plan, String> {
 fn given<T>(
     what: &str,
     values: Vec<T>,
-    named: Vec<Names>,
+    named: Vec<Spanned<Names>>,
     id: fn(&T) -> &String,
 ) -> Result<Vec<Given<T>>, String> {
     let mut places = BTreeMap::new();
@@ -103,7 +106,11 @@ fn given<T>(
         }
     }
     let both = values.into_iter().zip(named);
-    Ok(both.map(|(value, named)| Given { value, named: named.into_keys().collect() }).collect())
+    let given = both.map(|(value, named)| {
+        let line = named.referenced.line();
+        Given { value, named: named.value.into_keys().collect(), line }
+    });
+    Ok(given.collect())
 }
 
 /// Reads cases: one, a list of them, or those of a plan.
@@ -262,6 +269,23 @@ run:
         assert_eq!(twins, "case a is described twice, as number 1 and 2");
         let twins = environments("[{id: x}, {id: y}, {id: x}]", &[]).unwrap_err();
         assert_eq!(twins, "environment x is described twice, as number 1 and 3");
+    }
+
+    #[test]
+    fn each_definition_knows_the_line_at_which_it_begins() {
+        let plan = read(&format!("# a plan\n\n{PLAN}"), &set("ms", "30")).unwrap();
+        let lines: Vec<u64> = plan.cases.iter().map(|case| case.line).collect();
+        assert_eq!((&lines[..], plan.environments[0].line), (&[7, 11][..], 13));
+        // What looks like one within a text is none.
+        let text = "- name: |\n    - id: b\n  id: a\n-\n  id: b\n";
+        let lines: Vec<u64> =
+            environments(text, &[]).unwrap().iter().map(|place| place.line).collect();
+        assert_eq!(lines, [1, 5]);
+        let text = "[\n {\"id\": \"a\"},\n {\"id\": \"b\"}]";
+        let lines: Vec<u64> =
+            environments(text, &[]).unwrap().iter().map(|place| place.line).collect();
+        assert_eq!(lines, [2, 3]);
+        assert_eq!(environments("\nid: x\n", &[]).unwrap()[0].line, 2);
     }
 
     #[test]

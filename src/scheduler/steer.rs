@@ -119,6 +119,7 @@ pub async fn verdict(client: &Client, run: &str, row: &Row) -> Result<(), Submit
 /// A unit of a tag that was taken from its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Released {
+    /// From 1.
     pub unit: u32,
     #[serde(flatten)]
     pub hold: TagHold,
@@ -175,7 +176,7 @@ pub async fn release(
         let compares = vec![Compare::ChangedAt(kv.key.clone(), kv.mod_revision)];
         match client.txn(&Txn { compares, then, ..Default::default() }).await {
             Outcome::Committed { revision } => {
-                released.push(Released { unit, hold, is_free: !is_alive, revision });
+                released.push(Released { unit: unit + 1, hold, is_free: !is_alive, revision });
             }
             Outcome::Refused { .. } => {
                 let text = format!("tag {tag} has changed hands meanwhile");

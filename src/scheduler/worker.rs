@@ -168,7 +168,12 @@ async fn serve(
     let claims = client.watch(&keys::claims(&settings.name), registration + 1).await?;
     let commands = client.watch(&keys::commands(&settings.name), registration + 1).await?;
     let own = client.watch(&worker_key, registration + 1).await?;
-    let registered = Registered::new(client, settings, info, executor.clone(), lease, registration);
+    // What was asked of it while it had no lease, it is asked still.
+    let asked = client.prefix(&keys::commands(&settings.name), registration).await?.0;
+    let mut registered =
+        Registered::new(client, settings, info, executor.clone(), lease, registration);
+    let changes = asked.into_iter().map(Change::Put).collect();
+    registered.take_in(&[Commit { revision: registration, changes }]);
     registered.work(claims, commands, own, drain).await
 }
 
@@ -259,6 +264,7 @@ impl Registered {
                 if self.info.draining
                     && self.client.prefix(&keys::claims(&self.name), 0).await?.0.is_empty()
                 {
+                    self.forget_drain().await;
                     self.client.revoke(self.lease.id()).await?;
                     return Ok(End::Drained);
                 }
@@ -379,6 +385,19 @@ impl Registered {
         let said = self.client.txn(&Txn { then: vec![put], ..Default::default() }).await;
         // If it is not known it is said again.
         self.info.draining = matches!(said, Outcome::Committed { .. });
+    }
+
+    /// It is done: the next worker of this name is not asked to leave. The key is gone already unless its
+    /// deletion is still on its way.
+    async fn forget_drain(&self) {
+        let drain = Op::Delete(keys::command(&self.name, keys::DRAIN));
+        let said = self.client.txn(&Txn { then: vec![drain], ..Default::default() }).await;
+        if !matches!(said, Outcome::Committed { .. }) {
+            tracing::warn!(
+                name = self.name,
+                "the next worker of this name may be asked to drain, too"
+            );
+        }
     }
 
     /// Shows what runs now, if that has changed.

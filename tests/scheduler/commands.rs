@@ -52,14 +52,14 @@ async fn definitions_are_written_listed_and_deleted(engine: Engine) {
 
     let circle = write(&team, "circle.yaml", "{id: a, kind: command, command: [ls], case_pre: b}");
     let (code, _, said) = team.says(&["case", "put", &circle]).await;
-    assert_eq!((code, said.as_str()), (2, "Error: cases wait for each other: a -> b -> a\n"));
+    let wanted = format!("Error: {circle}: line 1: cases wait for each other: a -> b -> a\n");
+    assert_eq!((code, said), (2, wanted));
     let bad =
         write(&team, "bad.yaml", "cases:\n  - id: a/b\n    kind: command\n    command: [ls]\n");
     let (code, _, said) = team.says(&["case", "put", &bad]).await;
-    assert_eq!(
-        (code, said.as_str()),
-        (2, "Error: case id \"a/b\" has a slash or control character\n")
-    );
+    let wanted =
+        format!("Error: {bad}: line 2: case id \"a/b\" has a slash or control character\n");
+    assert_eq!((code, said), (2, wanted));
     let worse = write(&team, "worse.yaml", "cases:\n  - id: a\n    kinds: command\n");
     let (code, _, said) = team.says(&["case", "put", &worse]).await;
     assert!(
@@ -102,6 +102,10 @@ async fn definitions_are_written_listed_and_deleted(engine: Engine) {
     assert_eq!((&queue["weight"], &queue["paused"]), (&json!(3), &json!(true)));
     assert_eq!(team.says(&["tag", "capacity", "t", "2"]).await.0, 0);
     assert_eq!(team.json(&["tag", "ls"]).await[0]["capacity"], 2);
+    let table = team.says(&["tag", "ls"]).await.1;
+    let line = table.lines().find(|line| line.contains("free")).unwrap();
+    let cells: Vec<&str> = line.split('│').map(str::trim).collect();
+    assert_eq!(cells[1..5], ["t", "2", "", "free"], "{table}");
     assert_eq!(
         team.says(&["tag", "release", "t", "--reason", "x"]).await.2,
         "Error: nobody holds tag t\n"
@@ -257,8 +261,8 @@ async fn what_waits_says_why(engine: Engine) {
     assert!(table.contains("no worker with os=plan9") && !table.contains("second"), "{table}");
     let tag = &team.json(&["tag", "ls"]).await[0];
     assert_eq!(
-        (&tag["tag"], &tag["worker"], &tag["run"]),
-        (&json!("printer"), &json!("w1"), &json!(run))
+        (&tag["tag"], &tag["worker"], &tag["run"], &tag["unit"]),
+        (&json!("printer"), &json!("w1"), &json!(run), &json!(1))
     );
     let worker = &team.json(&["worker", "ls"]).await[0];
     assert_eq!((&worker["worker"], &worker["tasks"]), (&json!("w1"), &json!(1)));

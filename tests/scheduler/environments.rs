@@ -15,7 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use tokio::net::TcpListener;
 
-on_each_engine![an_environment_that_is_found_bad_takes_nothing_until_it_is_good];
+on_each_engine![
+    an_environment_that_is_found_bad_takes_nothing_until_it_is_good,
+    an_environment_that_leads_to_secrets_is_refused_in_each_way,
+];
 
 /// Something that says how it is: its address, and what it answers.
 async fn patient() -> (String, Arc<AtomicU16>) {
@@ -93,7 +96,8 @@ async fn an_environment_that_is_found_bad_takes_nothing_until_it_is_good(engine:
     assert_eq!(refused.status, 403, "{}", refused.body);
     let file = team.file("far.json");
     std::fs::write(&file, json!([far]).to_string()).unwrap();
-    team.json(&["env", "put", &file]).await;
+    assert_eq!(team.says(&["env", "put", &file]).await.0, 2);
+    team.json(&["env", "put", &file, "--allow-target", "169.254.0.0/16"]).await;
     let found = team.json(&["env", "get", "far"]).await;
     assert_eq!(found["id"], "far");
     let checked = caller.call("POST", "/v1/environments/far/check", json!({})).await.body;
@@ -104,5 +108,45 @@ async fn an_environment_that_is_found_bad_takes_nothing_until_it_is_good(engine:
     ] {
         let refused = caller.call("POST", &format!("/v1/environments/{id}/check"), json!({})).await;
         assert_eq!((refused.status, refused.message()), (status, text));
+    }
+}
+
+async fn an_environment_that_leads_to_secrets_is_refused_in_each_way(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    let caller = Caller::new(&team.service_url(0).await);
+    let case = json!({"id": "one", "kind": "command", "command": ["true"]});
+    for (place, is_refused) in [
+        (json!({"check": {"url": "http://169.254.169.254/health", "every": 60}}), true),
+        (
+            json!({"check": {"url": "http://{{host}}/x", "every": 60}, "config": {"host": "[fe80::1]"}}),
+            true,
+        ),
+        (json!({"config": {"base": "http://169.254.169.254/latest"}}), true),
+        (json!({"config": {"urls": {"pay": ["https://0.0.0.0/pay"]}}}), true),
+        (json!({"config": {"base": "http://10.0.0.1:8080"}}), false),
+        (json!({"config": {"base": "http://lab.example", "note": "169.254.169.254"}}), false),
+    ] {
+        let mut lab = place.clone();
+        lab["id"] = json!("lab");
+        let by_http = caller.call("PUT", "/v1/environments/lab", lab.clone()).await;
+        let file = team.file("lab.json");
+        std::fs::write(&file, json!({"environments": [lab]}).to_string()).unwrap();
+        let (put, _, said) = team.says(&["env", "put", &file]).await;
+        let plan = json!({
+            "cases": [case], "environments": [lab],
+            "run": {"cases": [{"case": "one"}], "environments": ["lab"]},
+        });
+        let submit = team.file("plan.json");
+        std::fs::write(&submit, plan.to_string()).unwrap();
+        let (submitted, _, told) = team.says(&["run", "submit", &submit]).await;
+        let codes = (by_http.status, put, submitted);
+        assert_eq!(codes, if is_refused { (403, 2, 2) } else { (200, 0, 0) }, "{place}: {told}");
+        if is_refused {
+            let why = by_http.message();
+            assert!(why.starts_with("environment lab: "), "{why}");
+            assert_eq!(said, format!("Error: {file}: line 1: {why}\n"));
+            assert_eq!(told, format!("Error: {submit}: line 1: {why}\n"));
+        }
     }
 }

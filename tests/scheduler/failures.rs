@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 on_each_engine![
     failures_are_grouped_compared_and_saved,
     flaky_cases_are_listed_and_set_apart,
+    nobody_sets_a_case_apart_without_a_reason,
     tags_are_told_with_who_waits_and_environments_with_their_checks,
 ];
 
@@ -199,7 +200,9 @@ async fn flaky_cases_are_listed_and_set_apart(engine: Engine) {
     assert_eq!(caller.call("PATCH", "/v1/testcases/shaky", mute.clone()).await.status, 200);
     let late = caller.call("PATCH", "/v1/testcases/shaky", mute).await;
     assert_eq!(late.status, 409, "{}", late.body);
-    let skip = json!({"state": "skipped", "state_until": "2001-01-01T00:00:00Z"});
+    let skip = json!({
+        "state": "skipped", "state_reason": "no printer", "state_until": "2001-01-01T00:00:00Z",
+    });
     assert_eq!(caller.call("PATCH", "/v1/testcases/calm", skip).await.status, 200);
     assert_eq!(listed().await, ["shaky muted", "calm skipped"]);
     let found = caller.get("/v1/flaky?limit=1").await.body;
@@ -215,6 +218,44 @@ async fn flaky_cases_are_listed_and_set_apart(engine: Engine) {
         assert_eq!(caller.call("PATCH", &format!("/v1/testcases/{id}"), enable).await.status, 200);
     }
     assert_eq!(listed().await, ["shaky enabled"]);
+}
+
+async fn nobody_sets_a_case_apart_without_a_reason(engine: Engine) {
+    let (team, caller, service) = serving(engine).await;
+    add(&caller, &service, "calm", 1, json!({})).await;
+    let path = "/v1/testcases/calm";
+    let whole = caller.get(path).await.body;
+    let with = |more: Value| {
+        let mut case = whole.clone();
+        case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        case
+    };
+    let mute = json!({"state": "muted"});
+    let mut new = with(json!({"state": "skipped", "state_reason": ""}));
+    new["id"] = json!("new");
+    for (method, path, body) in [
+        ("PATCH", path, mute.clone()),
+        ("PATCH", path, json!({"state": "skipped", "state_reason": " \t"})),
+        ("PUT", path, with(mute.clone())),
+        ("POST", "/v1/testcases", new),
+    ] {
+        let refused = caller.call(method, path, body.clone()).await;
+        assert_eq!(refused.status, 422, "{method} {body}: {}", refused.body);
+        assert!(refused.message().contains("say why in state_reason"), "{}", refused.body);
+    }
+    let (code, _, said) = team.says(&["flaky", "mute", "calm", "--reason", " "]).await;
+    assert_eq!(code, 2, "{said}");
+    // One that a file has muted may be changed otherwise, and muted for a reason.
+    let mut muted = with(mute);
+    muted.as_object_mut().unwrap().remove("version");
+    let file = crate::commands::write(&team, "calm.json", &muted.to_string());
+    assert_eq!(team.says(&["case", "put", &file]).await.0, 0);
+    let given = |more: Value| caller.call("PATCH", path, more);
+    assert_eq!(given(json!({"owner": "Ann"})).await.status, 200);
+    assert_eq!(given(json!({"state": "skipped"})).await.status, 422);
+    assert_eq!(given(json!({"state": "skipped", "state_reason": "it leaks"})).await.status, 200);
+    assert_eq!(given(json!({"state_reason": null})).await.status, 422);
+    assert_eq!(given(json!({"state": "enabled", "state_reason": null})).await.status, 200);
 }
 
 async fn tags_are_told_with_who_waits_and_environments_with_their_checks(engine: Engine) {

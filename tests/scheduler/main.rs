@@ -60,6 +60,7 @@ on_each_engine![
     what_is_kept_of_runs,
     a_worker_that_is_asked_to_end_finishes_first,
     a_worker_that_drains_ends_though_its_lease_was_lost,
+    a_worker_that_comes_back_is_still_asked_to_leave,
     the_example_passes_on_a_store_with_users,
     a_run_may_have_very_many_cases,
     a_submit_sees_what_was_written_before,
@@ -367,6 +368,33 @@ async fn a_worker_that_drains_ends_though_its_lease_was_lost(engine: Engine) {
     process.resume();
     assert_eq!(process.end().await, cluster::Exit::Code(0));
     assert_eq!(process.output().matches("registered as a worker").count(), 1);
+}
+
+async fn a_worker_that_comes_back_is_still_asked_to_leave(engine: Engine) {
+    let (mut team, _service) = team(engine, 1, &[]).await;
+    let caller = Caller::new(&team.service_url(0).await);
+    for by_http in [false, true] {
+        team.start_worker("w1", 1, &["--ttl", "2"]).await;
+        team.workers.get_mut("w1").unwrap().kill();
+        // It is dead, and the store does not know yet.
+        match by_http {
+            true => {
+                let asked = caller.call("POST", "/v1/instances/w1/drain", json!({})).await;
+                assert_eq!(asked.status, 202, "{}", asked.body);
+            }
+            false => assert_eq!(team.says(&["worker", "drain", "w1"]).await.0, 0),
+        }
+        team.start_worker("w1", 1, &["--ttl", "2"]).await;
+        assert_eq!(team.workers.get_mut("w1").unwrap().end().await, cluster::Exit::Code(0));
+    }
+    // It has done what it was asked: the next one stays.
+    let options = etcd_client::GetOptions::new().with_prefix().with_count_only();
+    let left = team.client().await.get(keys::commands("w1"), Some(options)).await.unwrap();
+    assert_eq!(left.count(), 0);
+    team.start_worker("w1", 1, &["--allow-command"]).await;
+    let here = json!({"id": "here", "kind": "command", "command": ["true"]});
+    let run = team.submit(&plan(vec![here], 1)).await;
+    assert_eq!(team.ended(&run).await.state, "passed");
 }
 
 async fn the_example_passes_on_a_store_with_users(engine: Engine) {

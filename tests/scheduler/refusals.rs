@@ -7,6 +7,11 @@ use serde_json::{Value, json};
 
 on_each_engine![each_bad_plan_has_its_text];
 
+/// A refusal that is about a definition of the file tells first where that stands.
+fn without_place(text: &str) -> &str {
+    text.split_once(".json: line 1: ").map_or(text, |(_, text)| text)
+}
+
 async fn each_bad_plan_has_its_text(engine: Engine) {
     let team = Team::new(Cluster::start(engine, 1).await);
     let case = |id: &str, before: Value| json!({"id": id, "url": "http://127.0.0.1:1/", "output": "", "case_pre": before});
@@ -35,7 +40,7 @@ async fn each_bad_plan_has_its_text(engine: Engine) {
         (vec![case("a", none())], big, "10000001 tasks are more than 10000000"),
     ] {
         let refused = team.submit_refused(&json!({"cases": cases, "run": run})).await;
-        assert_eq!(refused, (Exit::Code(2), text.to_owned()));
+        assert_eq!((refused.0, without_place(&refused.1)), (Exit::Code(2), text));
     }
     let unknown = team.submit_refused(&json!({"cases": [{"id": "a", "retires": 1}]})).await;
     assert!(unknown.1.contains("unknown field `retires`"), "{unknown:?}");

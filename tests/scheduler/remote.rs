@@ -26,6 +26,7 @@ on_each_engine![
     a_client_gets_commands_only_if_it_wants_them,
     services_that_take_nothing_keep_nothing_from_others,
     a_service_that_is_registered_no_more_loses_nothing,
+    a_service_that_was_full_is_not_told_of_a_cancel,
     what_a_client_has_no_more_is_given_to_others,
     a_service_that_does_not_say_whether_it_takes_a_task_may_have_it,
     a_client_is_told_that_the_store_is_away,
@@ -401,6 +402,12 @@ async fn a_service_that_is_registered_no_more_loses_nothing(engine: Engine) {
         if shown["draining"] == true { Ok(()) } else { Err(shown.to_string()) }
     })
     .await;
+    let early = json!({"name": "plain", "url": url, "max_task_num": 2});
+    let early = caller.call("POST", "/v1/instances", early).await;
+    assert_eq!(
+        (early.status, early.message()),
+        (409, "worker plain is leaving until its tasks have ended")
+    );
     for order in &given {
         let said = json!({"recordId": order["recordId"], "status": "passed"});
         assert_eq!(caller.call("POST", "/v1/claims/results", said).await.status, 202);
@@ -415,6 +422,33 @@ async fn a_service_that_is_registered_no_more_loses_nothing(engine: Engine) {
     let status = team.ended(&run).await;
     assert_eq!(status.totals.get(Status::Passed), 2, "{status:?}");
     assert_eq!(status.totals.get(Status::Lost), 0, "{status:?}");
+}
+
+/// It has not taken the task, and its slot is free at once.
+async fn a_service_that_was_full_is_not_told_of_a_cancel(engine: Engine) {
+    let (team, caller) = serving(engine).await;
+    let (orders, canceled) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let keep = |seen: &Arc<Mutex<Vec<Value>>>| {
+        let seen = seen.clone();
+        post(async move |Json(told): Json<Value>| {
+            seen.lock().unwrap().push(told);
+            StatusCode::SERVICE_UNAVAILABLE
+        })
+    };
+    let router = Router::new().route("/submit", keep(&orders)).route("/cancel", keep(&canceled));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    register(&caller, "full", &url).await;
+    let (run, _) = one_task(&caller, &orders).await;
+    let asked = Instant::now();
+    let cancel = caller.call("POST", &format!("/v1/runs/{run}/cancel"), json!({})).await;
+    assert_eq!(cancel.status, 202);
+    let status = team.ended(&run).await;
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert_eq!(status.totals.get(Status::Canceled), 1, "{status:?}");
+    assert_eq!(*canceled.lock().unwrap(), [Value::Null; 0]);
+    team.audit(&run, 1).await;
 }
 
 async fn what_a_client_has_no_more_is_given_to_others(engine: Engine) {

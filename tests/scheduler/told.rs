@@ -128,7 +128,7 @@ async fn who_holds_a_tag_is_told_with_its_tasks(engine: Engine) {
     let held = &holders().await[0];
     assert_eq!(
         (&held["case"], &held["run"], &held["tasks"], &held["unit"]),
-        (&json!("first"), &json!(run), &json!([[0, 1]]), &json!(0))
+        (&json!("first"), &json!(run), &json!([[0, 1]]), &json!(1))
     );
     let (_, table, _) = team.says(&["tag", "holders"]).await;
     assert!(table.contains("printer") && table.contains("#0"), "{table}");

@@ -5,11 +5,15 @@ use crate::commands::write;
 use crate::on_each_engine;
 use crate::team::Team;
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
 
 on_each_engine![
     what_people_set_stays_when_files_are_written_again,
     wrong_usage_is_no_failed_test,
+    a_run_that_is_watched_can_be_left,
     what_is_refused_writes_nothing,
+    mistakes_of_a_plan_name_their_line,
     a_store_that_refuses_does_not_fall_silent,
     what_is_left_out_is_told,
     a_case_in_two_environments_is_named_with_one,
@@ -106,6 +110,87 @@ async fn wrong_usage_is_no_failed_test(engine: Engine) {
     assert!(team.says(&endless).await.2.contains("longer than 1000 years"));
 }
 
+/// Though it ends soon: what is said to be a server is none.
+#[test]
+fn the_folder_of_a_demonstration_is_made() {
+    let parent = std::env::temp_dir().join(format!("quoin-run-{}", std::process::id()));
+    let folder = parent.join("new").join("er");
+    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/run"))
+        .arg("/bin/false")
+        .env("QUOIN_RUN_DIR", &folder)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("member one did not start"), "{said}");
+    assert!(folder.join("one.log").is_file(), "{said}");
+    std::fs::remove_dir_all(&parent).unwrap();
+}
+
+#[test]
+fn a_bench_without_a_load_is_wrong_usage() {
+    let bench = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quoin"));
+        let output = command.arg("bench").args(words).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    for words in [&[][..], &["nope"], &["b1", "--bogus"]] {
+        let (code, out, said) = bench(words);
+        assert_eq!((code, &*out), (Some(2), ""), "{words:?}: {said}");
+        let has_usage = said.contains("Usage: quoin bench") && said.contains("noop");
+        assert_eq!(has_usage, words.len() < 2, "{words:?}: {said}");
+    }
+    assert!(bench(&["nope"]).2.starts_with("Error: unknown command \"nope\""));
+    assert_eq!(bench(&["--help"]).0, Some(0));
+}
+
+/// On a terminal, by a key.
+async fn a_run_that_is_watched_can_be_left(engine: Engine) {
+    let team = Team::new(Cluster::start(engine, 1).await);
+    let text = "{cases: [{id: look, kind: manual, name: look}], run: {cases: [{case: look}]}}";
+    let plan = write(&team, "plan.yaml", text);
+    let run = team.submit_file(&plan).await;
+    let endpoint = team.cluster.endpoints().join(",");
+    let at_terminal = async |words: String| {
+        let command = format!("{} run {words} --endpoints {endpoint}", env!("CARGO_BIN_EXE_quoin"));
+        let work = move || {
+            let mut terminal = Command::new("script")
+                .args(["-qec", &command, "/dev/null"])
+                .env("TERM", "xterm")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut out = terminal.stdout.take().unwrap();
+            let (mut seen, mut some) = (Vec::new(), [0; 4096]);
+            let mut has_left = false;
+            loop {
+                let count = out.read(&mut some).unwrap();
+                if count == 0 {
+                    break;
+                }
+                seen.extend_from_slice(&some[..count]);
+                if !has_left && String::from_utf8_lossy(&seen).contains("q: leave it running") {
+                    terminal.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+                    has_left = true;
+                }
+            }
+            (terminal.wait().unwrap().code(), String::from_utf8_lossy(&seen).into_owned())
+        };
+        tokio::task::spawn_blocking(work).await.unwrap()
+    };
+    let (code, seen) = at_terminal(format!("watch {run}")).await;
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(seen.ends_with("watching ended; the run goes on\r\n"), "{seen:?}");
+    assert!(!seen.contains("Error"), "{seen:?}");
+    // Whoever waits for its end has not seen it pass.
+    let (code, seen) = at_terminal(format!("submit {plan} --wait")).await;
+    assert_eq!(code, Some(2), "{seen}");
+    assert!(seen.ends_with("watching ended; the run goes on\r\n"), "{seen:?}");
+    let open = team.json(&["run", "ls", "--state", "accepted"]).await;
+    assert_eq!(open["runs"].as_array().unwrap().len(), 2, "{open}");
+}
+
 async fn what_is_refused_writes_nothing(engine: Engine) {
     let team = Team::new(Cluster::start(engine, 1).await);
     let case = "{id: new, kind: command, command: [ls]}";
@@ -139,6 +224,40 @@ async fn what_is_refused_writes_nothing(engine: Engine) {
 
     let file = write(&team, "plan.yaml", &fine);
     assert_eq!(team.says(&["run", "submit", &file]).await.0, 0);
+}
+
+async fn mistakes_of_a_plan_name_their_line(engine: Engine) {
+    let team = Team::new(Cluster::start(engine, 1).await);
+    let plan = |pay: &str, lab: &str| {
+        format!(
+            "# line 1\ncases:\n  - {{id: login, kind: command, command: [ls], name: \"id: pay\"}}\n\
+             \x20 - name: |\n      - id: pay\n    id: pay\n    kind: command\n    command: [ls]\n{pay}\
+             environments:\n  - id: lab\n{lab}run: {{cases: [{{case: pay}}], environments: [lab]}}\n"
+        )
+    };
+    for (pay, lab, line, text) in [
+        ("    case_pre: cart\n", "", 4, "case pay waits for cart, which is not selected"),
+        ("    case_pre: pay\n", "", 4, "case pay: waits for itself"),
+        ("    mutual_tag: a/b\n", "", 4, "tag \"a/b\" has a slash"),
+        ("    timeout_ms: 0\n", "", 4, "case pay: timeout_ms 0 is not between"),
+        ("    requires: {os: a}\n", "    labels: {os: b}\n", 4, "case pay requires os=a"),
+        ("", "    capacity: 0\n", 10, "environment lab: capacity is 0"),
+        ("", "    health: retired\n", 10, "environment lab is retired"),
+    ] {
+        let file = write(&team, "plan.yaml", &plan(pay, lab));
+        let (code, _, said) = team.says(&["run", "submit", &file]).await;
+        assert_eq!(code, 2, "{said}");
+        assert!(said.starts_with(&format!("Error: {file}: line {line}: {text}")), "{said}");
+    }
+    let circle = "\n[{id: a, kind: command, command: [ls], case_pre: b},\n\
+                  {id: b, kind: command, command: [ls], case_pre: a}]\n";
+    let file = write(&team, "circle.yaml", circle);
+    let said = team.says(&["case", "put", &file]).await.2;
+    let wanted = "line 2: cases wait for each other: a -> b -> a\n";
+    assert_eq!(said, format!("Error: {file}: {wanted}"));
+    // What is about no definition of the file has no line of it.
+    let file = write(&team, "plan.yaml", &plan("", "").replace("{case: pay}", "{case: old}"));
+    assert_eq!(team.says(&["run", "submit", &file]).await.2, "Error: unknown case old\n");
 }
 
 async fn a_store_that_refuses_does_not_fall_silent(engine: Engine) {

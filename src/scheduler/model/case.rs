@@ -289,6 +289,10 @@ impl TestCase {
     /// What the case says by itself; whether its predecessors exist and form no circle is seen
     /// beside the others.
     pub fn check(&self) -> Result<(), Refusal> {
+        self.check_fields().map_err(|refusal| refusal.about("case", &self.id))
+    }
+
+    fn check_fields(&self) -> Result<(), Refusal> {
         let id = &self.id;
         check_id("case", id)?;
         if id.ends_with('*') {
@@ -328,6 +332,24 @@ impl TestCase {
         }
         check_labels(&self.requires).or_else(fail)?;
         self.check_numbers().or_else(fail)
+    }
+
+    /// Whether it says why it is muted or skipped, beside what was there before. What a file has muted without a
+    /// reason may go on so.
+    pub(in crate::scheduler) fn check_state(&self, before: Option<&Self>) -> Result<(), Refusal> {
+        let goes_on = before.is_some_and(|before| {
+            before.state == self.state && before.state_reason.trim().is_empty()
+        });
+        let word = match self.state {
+            CaseState::Enabled => return Ok(()),
+            CaseState::Muted => "muted",
+            CaseState::Skipped => "skipped",
+        };
+        if goes_on || !self.state_reason.trim().is_empty() {
+            return Ok(());
+        }
+        let text = format!("case {} is to be {word}: say why in state_reason", self.id);
+        Err(Refusal::new(422, text))
     }
 
     fn check_kind(&self) -> Result<(), String> {

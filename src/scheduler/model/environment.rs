@@ -102,6 +102,10 @@ impl Environment {
     }
 
     pub fn check(&self) -> Result<(), Refusal> {
+        self.check_fields().map_err(|refusal| refusal.about("environment", &self.id))
+    }
+
+    fn check_fields(&self) -> Result<(), Refusal> {
         check_id("environment", &self.id)?;
         if self.id == crate::scheduler::keys::NO_ENVIRONMENT {
             return Err(Refusal::malformed("an environment cannot be called -"));

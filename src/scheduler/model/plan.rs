@@ -2,6 +2,7 @@
 //! are looked up and found to fit together.
 
 use super::case::TIMEOUT_MS_MAX;
+use super::refusal::CIRCLE_STEP;
 use super::run::TASKS_MAX;
 use super::{
     CaseState, Environment, Health, Kind, Labels, Missing, OnLost, Outline, Policy, Predecessor,
@@ -100,7 +101,8 @@ pub fn survey_of<'a>(
     survey.places = places(spec, environments)?;
     let order = survey.cases.iter().map(|(case, _)| (&*case.id, &case.case_pre[..]));
     if let Some(path) = find_circle(order) {
-        return Err(Refusal::malformed(format!("cases wait for each other: {path}")));
+        let text = format!("cases wait for each other: {path}");
+        return Err(Refusal::malformed(text).about_circle(&path));
     }
     survey.check_labels()?;
     let tasks = survey.tasks();
@@ -115,7 +117,7 @@ pub fn survey_of<'a>(
                     "case {}: waits for each repeat of {}, which has fewer",
                     case.id, before.case
                 );
-                return Err(Refusal::malformed(message));
+                return Err(Refusal::malformed(message).about("case", &case.id));
             }
         }
     }
@@ -143,7 +145,7 @@ impl Survey<'_> {
                         "case {case} requires {name}={value}, and environment {place} {name}={other}: \
                          no worker has both"
                     );
-                    return Err(Refusal::new(422, text));
+                    return Err(Refusal::new(422, text).about("case", case));
                 }
             }
         }
@@ -240,7 +242,7 @@ fn select<'a>(
                     let pulled = find(before).filter(|case| !case.is_deleted);
                     let pulled = pulled.ok_or_else(|| {
                         let text = format!("unknown case {before}, for which {} waits", case.id);
-                        Refusal::new(404, text)
+                        Refusal::new(404, text).about("case", &case.id)
                     })?;
                     index.insert(&pulled.id, cases.len());
                     cases.push((pulled, spec.repeats));
@@ -251,7 +253,7 @@ fn select<'a>(
                          include missing predecessors, or ignore them",
                         case.id
                     );
-                    return Err(Refusal::new(422, message));
+                    return Err(Refusal::new(422, message).about("case", &case.id));
                 }
             }
         }
@@ -275,7 +277,10 @@ fn places<'a>(
         let found = found.filter(|found| !found.is_deleted || spec.rerun_of.is_some());
         let found = found.ok_or_else(|| Refusal::new(404, format!("unknown environment {id}")))?;
         match found.health {
-            Health::Retired => Err(Refusal::new(422, format!("environment {id} is retired"))),
+            Health::Retired => {
+                let text = format!("environment {id} is retired");
+                Err(Refusal::new(422, text).about("environment", id))
+            }
             _ => Ok(Some(found)),
         }
     };
@@ -349,7 +354,7 @@ pub fn find_circle<'a>(
                 let mut path: Vec<&str> =
                     way[from..].iter().map(|(case, _)| cases[*case].0).collect();
                 path.push(cases[before].0);
-                return Some(path.join(" -> "));
+                return Some(path.join(CIRCLE_STEP));
             }
         }
     }

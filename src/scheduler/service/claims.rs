@@ -7,7 +7,9 @@ use super::ask::{Asked, InPath, Object};
 use super::recorded::Recording;
 use super::remote::{Instance, Talents, Verdict, late};
 use super::station::Given;
+use crate::scheduler::checks::address_in;
 use crate::scheduler::client::Client;
+use crate::scheduler::coordinator::WorkerInfo;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Labels, Refusal, check_id, check_labels};
 use crate::scheduler::store::{Compare, Op, Outcome, Txn};
@@ -16,10 +18,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::json;
-use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-use url::{Host, Url};
+use url::Url;
 
 const WANT_MAX: usize = 1_000;
 const WAIT_S: u64 = 20;
@@ -43,11 +44,16 @@ fn check_worker(name: &str) -> Result<(), Refusal> {
 }
 
 /// Refuses a name that another worker has.
-async fn check_is_free(client: &Client, name: &str) -> Result<(), Problem> {
-    match client.get(&keys::worker(name)).await? {
-        Some(_) => Err(Problem::new(409, format!("there is a worker {name} already"))),
-        None => Ok(()),
-    }
+async fn check_is_free(services: &Services, client: &Client, name: &str) -> Result<(), Problem> {
+    let Some(found) = client.get(&keys::worker(name)).await? else { return Ok(()) };
+    let info: WorkerInfo = serde_json::from_slice(&found.value).unwrap_or_default();
+    // It may not have said so yet.
+    let is_leaving = info.draining || services.inner.stations.is_leaving(name);
+    let text = match is_leaving {
+        true => format!("worker {name} is leaving until its tasks have ended"),
+        false => format!("there is a worker {name} already"),
+    };
+    Err(Problem::new(409, text))
 }
 
 /// Registers a service to which tasks are pushed. The same again is no error.
@@ -61,7 +67,7 @@ pub(super) async fn register(services: Services, body: Object) -> Result<Respons
     let key = keys::instance(&instance.name);
     let known = client.get(&key).await?;
     if known.is_none() {
-        check_is_free(&client, &instance.name).await?;
+        check_is_free(&services, &client, &instance.name).await?;
     }
     let compare = match &known {
         Some(known) => Compare::ChangedAt(key.clone(), known.mod_revision),
@@ -83,16 +89,7 @@ fn check_url(services: &Services, text: &str) -> Result<(), Problem> {
     services.inner.targets.check(&host, address).map_err(|why| Problem::new(403, why))
 }
 
-/// The address that a url gives instead of a name.
-pub(super) fn address_in(url: &Url) -> Option<IpAddr> {
-    match url.host() {
-        Some(Host::Ipv4(address)) => Some(address.into()),
-        Some(Host::Ipv6(address)) => Some(address.into()),
-        Some(Host::Domain(_)) | None => None,
-    }
-}
-
-/// Takes a registration away: the service gets nothing more, and what it has is given to others.
+/// Takes a registration away: the service gets nothing more, and ends what it has.
 pub(super) async fn unregister(
     services: Services,
     InPath(name): InPath<String>,
@@ -158,7 +155,7 @@ pub(super) async fn claim(
     let capacity = asking.max_task_num.unwrap_or(want as u32);
     check_capacity(capacity)?;
     if !services.inner.stations.knows(&asking.worker) {
-        check_is_free(&services.shared().store().await?, &asking.worker).await?;
+        check_is_free(&services, &services.shared().store().await?, &asking.worker).await?;
     }
     let wait = wait.unwrap_or(WAIT_S).min(WAIT_S_MAX);
     let until = Instant::now() + Duration::from_secs(wait);

@@ -3,13 +3,11 @@
 use super::Services;
 use super::answer::{Problem, located, ok, stored};
 use super::ask::{Asked, Expected, InPath, Object, Part, check_known, token};
-use super::claims::address_in;
 use super::runs::now_ms;
 use crate::scheduler::analysis::{FlakeRule, FlakeScore, Stats, Trend};
 use crate::scheduler::catalog::{self, Definition, Listed};
-use crate::scheduler::checks::Checked;
+use crate::scheduler::checks::{Checked, check_places, check_url};
 use crate::scheduler::client::Client;
-use crate::scheduler::execute::{Reach, reach};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Environment, Kind, Refusal, TestCase};
 use crate::scheduler::steer;
@@ -19,7 +17,6 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use url::Url;
 
 /// A definition that has a place under `/v1/`.
 pub(super) trait Served: Definition {
@@ -34,7 +31,7 @@ impl Served for TestCase {
 
     async fn check_beside(&self, services: &Services) -> Result<(), Problem> {
         if self.kind == Kind::Http {
-            check_target(services, &format!("case {}", self.id), &self.url)?;
+            check_url(&format!("case {}", self.id), &self.url, &services.inner.targets)?;
         }
         Ok(catalog::check_order(&services.store().await?, std::slice::from_ref(self)).await?)
     }
@@ -44,22 +41,8 @@ impl Served for Environment {
     const PATH: &'static str = "/v1/environments/";
 
     async fn check_beside(&self, services: &Services) -> Result<(), Problem> {
-        match &self.check {
-            Some(check) => check_target(services, &format!("environment {}", self.id), &check.url),
-            None => Ok(()),
-        }
+        Ok(check_places(self, &services.inner.targets)?)
     }
-}
-
-/// Refuses urls that no worker calls unless its operator lists them one by one. What else may be
-/// called depends on where a worker stands.
-fn check_target(services: &Services, what: &str, url: &str) -> Result<(), Problem> {
-    let Some(address) = Url::parse(url).ok().as_ref().and_then(address_in) else { return Ok(()) };
-    if !matches!(reach(address), Reach::LinkLocal | Reach::Special) {
-        return Ok(());
-    }
-    let allowed = services.inner.targets.check(&address.to_string(), address);
-    allowed.map_err(|why| Problem::new(403, format!("{what}: {why}")))
 }
 
 /// The definition that a body holds; the name in the path counts if there is one.

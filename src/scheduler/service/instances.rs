@@ -90,8 +90,8 @@ pub(super) async fn drain(
     let found = client.get(&keys::worker(&name)).await?;
     let found = found.ok_or_else(|| Problem::unknown("instance", &name))?;
     let value = serde_json::to_vec(&Command::Drain).unwrap_or_default();
-    // It goes with the worker.
-    let put = Op::Put { key: keys::command(&name, "drain"), value, lease: found.lease };
+    // It outlives a lease that is lost meanwhile: the worker hears of it when it is back.
+    let put = Op::Put { key: keys::command(&name, keys::DRAIN), value, lease: 0 };
     let compares = vec![Compare::CreatedAt(found.key.clone(), found.create_revision)];
     let txn = Txn { compares, then: vec![put], ..Default::default() };
     match client.txn(&txn).await {

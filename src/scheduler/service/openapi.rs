@@ -4,7 +4,7 @@
 //! and every field of what is stored.
 
 use super::answer::ok;
-use super::openapi_values::values;
+use super::openapi_values::{meaning, values};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
@@ -100,7 +100,14 @@ const S: &str = "results and reports";
 /// All calls, in the order in which they are shown.
 pub(super) const OPERATIONS: &[Operation] = &[
     read("/v1/testcases", C, "Lists test cases by id", CASE_FILTER, "CaseList"),
-    change(("POST", "/v1/testcases"), C, "Creates one", ("Case", "Case"), 201, &[400, 409, 413]),
+    change(
+        ("POST", "/v1/testcases"),
+        C,
+        "Creates one",
+        ("Case", "Case"),
+        201,
+        &[400, 409, 413, 422],
+    ),
     read("/v1/testcases/{id}", C, "Reads one", &[], "Case"),
     change(
         ("PUT", "/v1/testcases/{id}"),
@@ -108,7 +115,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Writes one, in place of the version that If-Match or the body names",
         ("Case", "Case"),
         200,
-        &[400, 404, 409, 413],
+        &[400, 404, 409, 413, 422],
     ),
     change(
         ("PATCH", "/v1/testcases/{id}"),
@@ -116,7 +123,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Changes the fields that the body names; null takes one away",
         ("Object", "Case"),
         200,
-        &[400, 404, 409, 413],
+        &[400, 404, 409, 413, 422],
     ),
     change(
         ("DELETE", "/v1/testcases/{id}"),
@@ -282,7 +289,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     change(
         ("DELETE", "/v1/instances/{name}"),
         I,
-        "Takes such a registration away; what the service has is given to others",
+        "Takes such a registration away: the service gets nothing more, and ends what it has",
         ("", "Object"),
         200,
         &[404],
@@ -379,20 +386,6 @@ pub(super) const OPERATIONS: &[Operation] = &[
     read("/v1/openapi.json", "about", "This description", &[], "Object"),
 ];
 
-fn meaning(status: u16) -> &'static str {
-    match status {
-        400 => "Malformed: the message says what is wrong",
-        401 => "The store knows no such user, or has none",
-        403 => "That must not be called",
-        404 => "There is none of this name",
-        409 => "Another version, another submit, or too late",
-        413 => "Longer than 1 MiB",
-        422 => "It cannot be done with what there is",
-        429 => "Too much for now: see Retry-After",
-        _ => "The call cannot be served",
-    }
-}
-
 fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
@@ -417,6 +410,23 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     found
 }
 
+/// The call's name in clients that tools make: its method, and its path without `v1`, such as `getRunsByRunTasks`.
+fn operation_id(operation: &Operation) -> String {
+    let mut id = operation.method.to_lowercase();
+    for part in operation.path.split('/').skip(2) {
+        let inner = part.trim_matches(['{', '}']);
+        if inner != part {
+            id += "By";
+        }
+        for word in inner.split('.') {
+            let mut letters = word.chars();
+            id.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+            id += letters.as_str();
+        }
+    }
+    id
+}
+
 fn describe(operation: &Operation) -> Value {
     let kind = match operation.answer {
         "Events" => "text/event-stream",
@@ -434,7 +444,7 @@ fn describe(operation: &Operation) -> Value {
         answers.insert(status.to_string(), error);
     }
     let mut described = json!({
-        "tags": [operation.tag], "summary": operation.summary,
+        "operationId": operation_id(operation), "tags": [operation.tag], "summary": operation.summary,
         "parameters": parameters(operation), "responses": answers,
     });
     if !operation.body.is_empty() {
@@ -498,6 +508,20 @@ mod tests {
             .collect();
         assert_eq!(described.len(), OPERATIONS.len(), "a call is described twice");
         assert_eq!(routes, described);
+    }
+
+    #[test]
+    fn every_call_has_a_name_of_its_own() {
+        let document = document();
+        let paths = document["paths"].as_object().unwrap().values();
+        let calls = paths.flat_map(|path| path.as_object().unwrap().values());
+        let ids: Vec<&str> = calls.map(|call| call["operationId"].as_str().unwrap()).collect();
+        let is_name = |id: &&str| id.chars().all(|c| c.is_ascii_alphanumeric());
+        assert!(ids.iter().all(is_name), "{ids:?}");
+        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), OPERATIONS.len(), "{ids:?}");
+        for id in ["getTestcases", "patchTestcasesById", "getRunsByRunTasksByLaneByOrdinal"] {
+            assert!(ids.contains(&id), "{id}");
+        }
     }
 
     #[test]

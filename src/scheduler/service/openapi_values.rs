@@ -407,3 +407,18 @@ pub(super) fn values() -> Map<String, Value> {
     let all = all.into_iter().chain(of_results()).chain(of_remote_workers());
     all.map(|(name, value)| (name.to_owned(), value)).collect()
 }
+
+/// What an error of a status means.
+pub(super) fn meaning(status: u16) -> &'static str {
+    match status {
+        400 => "Malformed: the message says what is wrong",
+        401 => "The store knows no such user, or has none",
+        403 => "That must not be called",
+        404 => "There is none of this name",
+        409 => "Another version, another submit, or too late",
+        413 => "Longer than 1 MiB",
+        422 => "It cannot be done with what there is",
+        429 => "Too much for now: see Retry-After",
+        _ => "The call cannot be served",
+    }
+}

@@ -180,6 +180,12 @@ impl Stations {
         }
     }
 
+    /// Whether a worker that is served here takes nothing more.
+    pub(super) fn is_leaving(&self, name: &str) -> bool {
+        let manned = self.manned.lock();
+        manned.get(name).is_some_and(|manned| *manned.station.leaving.borrow())
+    }
+
     /// Serves registered services that have no worker, and lets those go that are registered no more,
     /// or ask no more. Goes on for ever.
     pub(super) async fn keep(&self, connect: impl AsyncFn() -> Result<Client, Problem>) {

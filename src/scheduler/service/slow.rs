@@ -3,9 +3,9 @@
 use super::Services;
 use super::answer::{Problem, ok};
 use super::ask::{Asked, Part};
-use super::flaky::each_history;
 use super::views::Cut;
 use crate::scheduler::analysis::{Stats, Trend};
+use crate::scheduler::view::read::each_history;
 use axum::response::Response;
 use serde::Serialize;
 use std::cmp::Reverse;

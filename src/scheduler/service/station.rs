@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -131,12 +132,19 @@ impl Station {
         self.inner.lock().waiting.insert(record.clone(), sender);
         let _expected = Expected { station: self, record: record.clone() };
         let timeout = Duration::from_millis(attempt.case.timeout_ms);
+        let is_offered = AtomicBool::new(false);
         let pushed = tokio::select! {
             // A service may say how it went before it says that it has taken the task.
             biased;
             said = &mut said => return Some(end_of(said)),
-            pushed = self.hand_over(order, timeout) => pushed,
-            () = &mut cancel => return Some(self.give_up(&record, said, (Status::Canceled, None)).await),
+            pushed = self.hand_over(order, timeout, &is_offered) => pushed,
+            () = &mut cancel => {
+                let end = (Status::Canceled, None);
+                return Some(match is_offered.load(Ordering::Relaxed) {
+                    true => self.give_up(&record, said, end).await,
+                    false => end,
+                });
+            }
         };
         match pushed {
             Pushed::Taken => {}
@@ -168,11 +176,13 @@ impl Station {
         end
     }
 
-    /// Done when it is known whether somebody has the task.
-    async fn hand_over(&self, order: Value, patience: Duration) -> Pushed {
+    /// Done when it is known whether somebody has the task; meanwhile `is_offered` tells whether somebody
+    /// may have it.
+    async fn hand_over(&self, order: Value, patience: Duration, is_offered: &AtomicBool) -> Pushed {
         match &self.way {
-            Way::Push { url, caller } => push(caller, url, &order, patience).await,
+            Way::Push { url, caller } => push(caller, url, &order, patience, is_offered).await,
             Way::Pull => {
+                is_offered.store(true, Ordering::Relaxed);
                 let (tell, taken) = oneshot::channel();
                 self.inner.lock().orders.push_back((order, tell));
                 self.news.notify_one();
@@ -310,16 +320,26 @@ enum Pushed {
 }
 
 /// Hands an order over. A service that is full is asked again for a while.
-async fn push(caller: &Caller, url: &str, order: &Value, patience: Duration) -> Pushed {
+async fn push(
+    caller: &Caller,
+    url: &str,
+    order: &Value,
+    patience: Duration,
+    is_offered: &AtomicBool,
+) -> Pushed {
     let url = format!("{}/submit", url.trim_end_matches('/'));
     let begun = Instant::now();
     loop {
+        is_offered.store(true, Ordering::Relaxed);
         let Ok(answer) = timeout(patience, caller.post(&url, order)).await else {
             return Pushed::Unanswered;
         };
         match answer {
             Ok((200..=299, _)) => return Pushed::Taken,
-            Ok((429 | 503, _)) if begun.elapsed() < FULL_MAX => sleep(FULL_PAUSE).await,
+            Ok((429 | 503, _)) if begun.elapsed() < FULL_MAX => {
+                is_offered.store(false, Ordering::Relaxed);
+                sleep(FULL_PAUSE).await;
+            }
             Ok((status @ (429 | 503), _)) => return Pushed::NotNow(format!("it answers {status}")),
             Ok((status, text)) => {
                 let text: String = text.chars().take(500).collect();

@@ -1,6 +1,7 @@
 //! `quoin case`: what is tested.
 
 use super::desk::{Desk, Done, Trouble, cell, count_of, json, read, say, table, warn, write};
+use super::places::Places;
 use crate::scheduler::adapters::{self, Form, SOURCE_LABEL, Suite};
 use crate::scheduler::catalog::{self, Written};
 use crate::scheduler::model::{CaseState, Kind, TestCase};
@@ -156,12 +157,15 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
 }
 
 async fn put(desk: &Desk, files: &[PathBuf], set: &[(String, String)]) -> Result<(), Trouble> {
-    let mut cases = Vec::new();
+    let (mut cases, mut places) = (Vec::new(), Places::default());
     for file in files {
         let fail = |error| Trouble::Usage(format!("{}: {error}", file.display()));
-        cases.extend(plan_file::cases(&read(file)?, set).map_err(fail)?);
+        let given = plan_file::cases(&read(file)?, set).map_err(fail)?;
+        places.add(file, &given);
+        cases.extend(given);
     }
-    tell(desk, &save(desk, &cases).await?);
+    let saved = save(desk, &cases).await;
+    tell(desk, &saved.map_err(|trouble| places.locate(trouble))?);
     Ok(())
 }
 

@@ -11,6 +11,9 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Columns from one stop of tabs to the next.
+const TAB: usize = 8;
+
 pub(super) struct Desk {
     pub(super) client: Client,
     pub(super) wants_json: bool,
@@ -171,6 +174,25 @@ pub(super) fn percent(part: f64) -> String {
     format!("{:.1} %", part * 100.0)
 }
 
+/// A line that somebody else has written, for a terminal, at most so many characters of it: tabs reach to the
+/// next column of eight, and nothing in it moves the cursor or changes colors.
+pub(super) fn plain(line: &str, chars_max: usize) -> String {
+    let (mut text, mut column) = (String::new(), 0);
+    for c in line.chars() {
+        if column >= chars_max {
+            break;
+        }
+        let shown = match c {
+            '\t' => " ".repeat(TAB - column % TAB),
+            c if c.is_control() => c.escape_unicode().to_string(),
+            c => c.to_string(),
+        };
+        column += shown.chars().count();
+        text += &shown;
+    }
+    text
+}
+
 /// Text for one cell: the first line of it, cut.
 pub(super) fn cell(text: &str, chars_max: usize) -> String {
     let line = text.lines().next().unwrap_or_default();
@@ -181,7 +203,14 @@ pub(super) fn cell(text: &str, chars_max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{TIME_MAX, time};
+    use super::{TIME_MAX, plain, time};
+
+    #[test]
+    fn nothing_that_a_test_says_commands_a_terminal() {
+        assert_eq!(plain("a\tbcd\te\t\tf", 80), "a       bcd     e               f");
+        assert_eq!(plain("x\u{1b}]0;t\u{7}\u{9b}1mü", 80), "x\\u{1b}]0;t\\u{7}\\u{9b}1mü");
+        assert_eq!(plain("12345678\t9", 8), "12345678");
+    }
 
     #[test]
     fn any_time_can_be_shown() {

@@ -2,9 +2,12 @@
 
 use super::FAILED;
 use super::desk::{Desk, Done, Trouble, count_of, json, read, say, table};
-use crate::scheduler::catalog;
+use super::places::Places;
+use crate::scheduler::catalog::{self, Written};
+use crate::scheduler::checks::check_places;
+use crate::scheduler::execute::{Rule, Targets};
 use crate::scheduler::model::{Environment, Health, Refusal};
-use crate::scheduler::plan_file;
+use crate::scheduler::plan_file::{self, Given};
 use crate::scheduler::steer;
 use clap::Subcommand;
 use serde_json::{Value, json as value};
@@ -21,6 +24,9 @@ pub enum EnvAction {
         /// Give a variable of the file another value: name=value
         #[arg(long = "set", value_parser = super::submits::assignment)]
         variables: Vec<(String, String)>,
+        /// Let an environment name a link-local or reserved target: address or network
+        #[arg(long = "allow-target")]
+        allow_targets: Vec<Rule>,
     },
     /// Prints an environment
     Get { environment: String },
@@ -50,13 +56,16 @@ pub enum EnvAction {
 
 pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
     match action {
-        EnvAction::Put { files, variables } => {
-            let mut given = Vec::new();
+        EnvAction::Put { files, variables, allow_targets } => {
+            let (mut given, mut places) = (Vec::new(), Places::default());
             for file in files {
                 let fail = |error| Trouble::Usage(format!("{}: {error}", file.display()));
-                given.extend(plan_file::environments(&read(&file)?, &variables).map_err(fail)?);
+                let found = plan_file::environments(&read(&file)?, &variables).map_err(fail)?;
+                places.add(&file, &found);
+                given.extend(found);
             }
-            let written = catalog::put_all(&desk.client, &given).await?;
+            let written = put(desk, &given, allow_targets).await;
+            let written = written.map_err(|trouble| places.locate(trouble))?;
             desk.show(&value!({"environments": written}), |_| {
                 count_of(written.len(), "environment")
             });
@@ -96,6 +105,26 @@ pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
         }
     }
     Ok(0)
+}
+
+async fn put(
+    desk: &Desk,
+    given: &[Given<Environment>],
+    allowed: Vec<Rule>,
+) -> Result<Vec<Written>, Trouble> {
+    check_all(given, allowed)?;
+    Ok(catalog::put_all(&desk.client, given).await?)
+}
+
+/// That all are fine by themselves, and name nothing that must not be called.
+pub(super) fn check_all(given: &[Given<Environment>], allowed: Vec<Rule>) -> Result<(), Refusal> {
+    let targets = Targets { allowed, ..Targets::default() };
+    for Given { value, .. } in given {
+        value.check()?;
+        let about = |refusal: Refusal| refusal.about("environment", &value.id);
+        check_places(value, &targets).map_err(about)?;
+    }
+    Ok(())
 }
 
 /// The exit code tells whether all are good.

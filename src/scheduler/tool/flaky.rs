@@ -1,14 +1,13 @@
 //! `quoin flaky`: which cases come and go, and what is to be done about them meanwhile.
 
 use super::desk::{Desk, Done, Trouble, now_ms, percent, table, time};
-use crate::scheduler::analysis::{FlakeRule, FlakeScore, Stats};
+use crate::scheduler::analysis::Stats;
 use crate::scheduler::catalog;
-use crate::scheduler::keys;
 use crate::scheduler::model::{CaseState, Refusal, TestCase};
+use crate::scheduler::view::{FlakyCase, read};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The end of a longer one might be a time that cannot be written.
@@ -57,16 +56,11 @@ fn period(text: &str) -> Result<Duration, String> {
 /// What is known of a case in an environment.
 #[derive(Debug, Serialize)]
 struct Found {
-    case: String,
-    environment: String,
     #[serde(flatten)]
-    score: FlakeScore,
+    found: FlakyCase,
     /// The last outcomes, oldest first.
     last: String,
     pass_rate: Option<f64>,
-    state: CaseState,
-    reason: String,
-    until: Option<String>,
 }
 
 pub(super) async fn run(action: FlakyAction, desk: &Desk) -> Done {
@@ -102,69 +96,24 @@ async fn set(desk: &Desk, state: CaseState, change: Change) -> Result<(), Troubl
     Ok(())
 }
 
-/// What has ended by itself has no reason any more.
-fn end_state(case: &mut TestCase, now: u64) {
-    let before = case.state;
-    case.end_state(now);
-    if case.state != before {
-        case.state_reason.clear();
-        case.state_until = None;
-    }
-}
-
 async fn find(desk: &Desk) -> Result<Vec<Found>, Trouble> {
-    let (kvs, _) = desk.client.prefix(keys::STATS, 0).await?;
-    let now = now_ms();
-    let mut cases = super::cases::matching(desk, "", usize::MAX, |_| true).await?;
-    cases.iter_mut().for_each(|case| end_state(case, now));
-    let cases: BTreeMap<&str, &TestCase> =
-        cases.iter().map(|case| (case.id.as_str(), case)).collect();
-    let mut found = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
-    for kv in &kvs {
-        let name = kv.key.strip_prefix(keys::STATS).and_then(|name| name.split_once('/'));
-        let (Some((case, environment)), Ok(stats)) =
-            (name, serde_json::from_slice::<Stats>(&kv.value))
-        else {
-            continue;
-        };
-        let score = FlakeRule::default().score(&stats, now);
-        let known = cases.get(case);
-        let state = known.map(|case| case.state).unwrap_or_default();
-        if !score.is_flaky && state == CaseState::Enabled {
-            continue;
+    let (found, _) = read::flaky(&desk.client, now_ms()).await?;
+    let show = |mut found: FlakyCase| {
+        if found.is_expired {
+            // It runs and counts as any other, so that no reason is left.
+            (found.state, found.is_expired, found.until) = (CaseState::Enabled, false, None);
+            found.reason.clear();
         }
-        seen.push(case);
-        found.push(Found {
-            case: case.to_owned(),
-            environment: environment.trim_start_matches('-').to_owned(),
-            score,
-            last: stats.strip(),
-            pass_rate: stats.pass_rate(),
-            state,
-            reason: known.map(|case| case.state_reason.clone()).unwrap_or_default(),
-            until: known.and_then(|case| case.state_until.clone()),
-        });
-    }
-    let quiet = cases.values().filter(|case| case.state != CaseState::Enabled);
-    for case in quiet.filter(|case| !seen.contains(&case.id.as_str())) {
-        found.push(Found {
-            case: case.id.clone(),
-            environment: String::new(),
-            score: FlakeScore::default(),
-            last: String::new(),
-            pass_rate: None,
-            state: case.state,
-            reason: case.state_reason.clone(),
-            until: case.state_until.clone(),
-        });
-    }
-    found.sort_by(|a, b| b.score.score.total_cmp(&a.score.score));
-    Ok(found)
+        let stats = found.stats.as_ref();
+        let last = stats.map(Stats::strip).unwrap_or_default();
+        Found { last, pass_rate: stats.and_then(Stats::pass_rate), found }
+    };
+    let is_listed = |found: &FlakyCase| !found.is_expired || found.score.is_flaky;
+    Ok(found.into_iter().filter(is_listed).map(show).collect())
 }
 
 fn list(found: &[Found]) -> String {
-    let rows = found.iter().map(|found| {
+    let rows = found.iter().map(|Found { found, last, pass_rate }| {
         let state = match (found.state, found.score.has_recovered) {
             (CaseState::Enabled, _) => "",
             (CaseState::Muted, true) => "muted, has recovered",
@@ -175,8 +124,8 @@ fn list(found: &[Found]) -> String {
             found.case.clone(),
             found.environment.clone(),
             format!("{:.2}", found.score.score),
-            found.last.clone(),
-            found.pass_rate.map(percent).unwrap_or_default(),
+            last.clone(),
+            pass_rate.map(percent).unwrap_or_default(),
             state.to_owned(),
             found.reason.clone(),
             found.until.clone().unwrap_or_default(),

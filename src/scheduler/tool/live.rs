@@ -1,7 +1,7 @@
 //! `quoin run watch`, and waiting for a run: a bar, what has run for longest, failures as they come. Where
 //! nobody looks, a character for each task.
 
-use super::desk::{Desk, Done, Trouble, duration, now_ms, say, warn};
+use super::desk::{Desk, Trouble, duration, now_ms, plain, say, warn};
 use super::runs::{code, line, waiting};
 use super::terminal::{Keys, Screen};
 use crate::scheduler::client::Commits;
@@ -22,11 +22,13 @@ const SKIPPED_MAX: usize = 20;
 const TICK: Duration = Duration::from_millis(100);
 /// A store that does not answer for so long is at fault.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Characters of a line that somebody else has written.
+const SAID_MAX: usize = 200;
 /// Characters in a line of them.
 const DOTS: usize = 80;
 
-/// Shows a run until its end; the exit code is how it went.
-pub(super) async fn watch(desk: &Desk, run: &str) -> Done {
+/// Shows a run until its end; the exit code is how it went. None if somebody left it running before.
+pub(super) async fn watch(desk: &Desk, run: &str) -> Result<Option<u8>, Trouble> {
     let mut show: Box<dyn Show> = match (desk.wants_json, Screen::is_there()) {
         (true, _) => Box::new(Silent),
         (false, true) => Box::new(Picture::default()),
@@ -39,7 +41,12 @@ pub(super) async fn watch(desk: &Desk, run: &str) -> Done {
     loop {
         let before = shown;
         match follow(desk, run, show.as_mut(), &mut keys, &mut shown).await {
-            Ok(()) => break,
+            Ok(Followed::Ended) => break,
+            Ok(Followed::Left) => {
+                drop(keys);
+                say("watching ended; the run goes on");
+                return Ok(None);
+            }
             Err(Trouble::Submit(SubmitError::Store(text))) => {
                 if shown > before {
                     away = None;
@@ -60,17 +67,24 @@ pub(super) async fn watch(desk: &Desk, run: &str) -> Done {
     }
     show.end(&summary.totals, &skipped);
     desk.show(&summary, line);
-    Ok(code(&summary.state))
+    Ok(Some(code(&summary.state)))
 }
 
-/// Follows a run to its end, or to the end of the watch.
+/// Why a run is followed no longer.
+enum Followed {
+    Ended,
+    /// Somebody has seen enough.
+    Left,
+}
+
+/// Follows a run to its end, or until somebody leaves it.
 async fn follow(
     desk: &Desk,
     run: &str,
     show: &mut dyn Show,
     keys: &mut Option<Keys>,
     shown: &mut usize,
-) -> Result<(), Trouble> {
+) -> Result<Followed, Trouble> {
     let book = read::book(&desk.client, run).await?;
     let mut live = Live::new(&book, now_ms());
     let mut commits = desk.client.watch(keys::PREFIX, book.revision + 1).await?;
@@ -105,9 +119,7 @@ async fn follow(
                     Ok((_, found)) => show.say(&waiting(&found)),
                     Err(error) => show.say(&format!("{error}\n")),
                 },
-                b'q' => {
-                    return Err(Trouble::Usage(format!("no longer watched: run {run} goes on")));
-                }
+                b'q' => return Ok(Followed::Left),
                 _ => {}
             },
             () = interrupted(&mut interrupt) => {
@@ -115,7 +127,7 @@ async fn follow(
             }
         }
     }
-    Ok(())
+    Ok(Followed::Ended)
 }
 
 async fn next(
@@ -167,7 +179,8 @@ fn told_skipped(skipped: &[Unstarted]) -> String {
     let lines = skipped.iter().take(SKIPPED_MAX).map(|found| {
         let place = if found.environment.is_empty() { "" } else { "@" };
         let tasks = if found.tasks == 1 { "" } else { &*format!(", {} tasks", found.tasks) };
-        let reason = found.reason.as_ref().map(|reason| format!(": {reason}"));
+        let reason = found.reason.as_ref();
+        let reason = reason.map(|reason| format!(": {}", plain(reason, SAID_MAX)));
         let reason = reason.unwrap_or_default();
         format!("skipped {}{place}{}{tasks}{reason}\n", found.case, found.environment)
     });
@@ -192,8 +205,7 @@ fn told(end: &End) -> Option<String> {
     let mut text = format!("{word} {task} on {} after {took}{again}\n", end.worker);
     for (name, said) in crate::scheduler::report::sayings(end.row.detail.as_ref()) {
         for line in said.lines().take(10) {
-            let shown: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
-            text += &format!("    {name}: {shown}\n");
+            text += &format!("    {name}: {}\n", plain(line, SAID_MAX));
         }
     }
     Some(text)
@@ -306,7 +318,7 @@ impl Show for Picture {
             .collect();
         let seconds = now_ms().saturating_sub(live.submitted()) / 1_000;
         let mut lines = vec![
-            format!("{name}  {}:{:02}", seconds / 60, seconds % 60),
+            format!("{}  {}:{:02}", plain(name, SAID_MAX), seconds / 60, seconds % 60),
             format!("{bar} {}, {} with workers", totals_line(&totals), live.given()),
         ];
         if self.shows_tasks {
@@ -366,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_with_what_it_said() {
-        let detail = json!({"message": "exit code 1", "stderr": "a\nb\u{1b}[1m\n"});
+        let detail = json!({"message": "exit code 1", "stderr": "a\tc\nb\u{1b}[1m\r\n\u{9b}2J\n"});
         let row = Row {
             lane: 0,
             ordinal: 3,
@@ -389,7 +401,7 @@ mod tests {
         assert_eq!(
             told_text,
             "failed pay@lab#3 on w1 after 1.5 ms, again\n    message: exit code 1\n    \
-             stderr: a\n    stderr: b[1m\n"
+             stderr: a       c\n    stderr: b\\u{1b}[1m\n    stderr: \\u{9b}2J\n"
         );
         end.row.status = Status::Passed;
         assert_eq!(told(&end), None);

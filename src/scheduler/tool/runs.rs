@@ -2,7 +2,7 @@
 
 use super::desk::{Desk, Done, Trouble, duration, now_ms, percent, say, table, time};
 use super::submits::{self, SubmitArgs, Then, Which};
-use super::{CANCELED, FAILED, live, reports};
+use super::{CANCELED, FAILED, USAGE, live, reports};
 use crate::scheduler::coordinator::Control;
 use crate::scheduler::model::{Row, Status};
 use crate::scheduler::steer;
@@ -122,7 +122,7 @@ pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
         RunAction::Show { run } => show(desk, &run, 0).await,
         RunAction::At { run, rev } => show(desk, &run, rev).await,
         RunAction::Replay { run, case } => replay(desk, &run, case.as_deref()).await,
-        RunAction::Watch { run } => live::watch(desk, &run).await,
+        RunAction::Watch { run } => Ok(live::watch(desk, &run).await?.unwrap_or(0)),
         RunAction::Why { run, task } => why(desk, &run, task.as_deref()).await,
         RunAction::Bound { run } => {
             let book = read::book(client, &run).await?;
@@ -175,7 +175,10 @@ async fn then(run: String, then: &Then, desk: &Desk) -> Done {
     if !desk.wants_json {
         say(&run);
     }
-    let code = live::watch(desk, &run).await?;
+    let Some(code) = live::watch(desk, &run).await? else {
+        // Whoever asked for its end has not heard of it.
+        return Ok(USAGE);
+    };
     if !then.reports.is_empty() {
         let book = read::book(&desk.client, &run).await?;
         for file in &then.reports {

@@ -73,7 +73,7 @@ pub(super) async fn worker(action: WorkerAction, desk: &Desk) -> Done {
         }
         WorkerAction::Drain { worker, .. } => {
             let key = keys::worker(&worker);
-            let command = keys::command(&worker, "drain");
+            let command = keys::command(&worker, keys::DRAIN);
             let unknown = || Refusal::new(404, format!("unknown worker {worker}"));
             let revision =
                 write(desk, Compare::NotCreatedAt(key, 0), command, &Command::Drain, unknown)
@@ -254,7 +254,7 @@ fn list_queues(found: &[QueueLine]) -> String {
     table(["queue", "weight", "tasks at once", "state", "open runs"], rows.collect())
 }
 
-/// A unit of a tag and who has it; a tag that nobody holds has no holder.
+/// A unit of a tag, counted from 1, and who has it; a tag that nobody holds has no holder.
 #[derive(Debug, Serialize)]
 struct TagLine {
     tag: String,
@@ -292,6 +292,7 @@ pub(super) async fn tag(action: TagAction, desk: &Desk) -> Done {
 #[derive(Debug, Serialize)]
 struct HolderLine {
     tag: String,
+    /// From 1.
     unit: u32,
     #[serde(flatten)]
     hold: TagHold,
@@ -329,7 +330,7 @@ async fn holders(desk: &Desk, tag: Option<&str>) -> Result<Vec<HolderLine>, Trou
         let items = open.map(|open| open.items.as_slice()).unwrap_or_default();
         found.push(HolderLine {
             tag: of.to_owned(),
-            unit,
+            unit: unit + 1,
             case: lane.map(|lane| lane.case.to_string()).unwrap_or_default(),
             environment: lane.map(|lane| lane.environment.to_string()).unwrap_or_default(),
             tasks: items.iter().map(|item| (item.from, item.to)).collect(),
@@ -348,7 +349,7 @@ fn list_holders(found: &[HolderLine]) -> String {
         });
         [
             line.tag.clone(),
-            (line.unit + 1).to_string(),
+            line.unit.to_string(),
             line.hold.worker.clone(),
             line.hold.run.clone(),
             line.case.clone(),
@@ -376,7 +377,7 @@ async fn tags(desk: &Desk) -> Result<Vec<TagLine>, Trouble> {
         found.push(TagLine {
             tag: tag.to_owned(),
             capacity,
-            unit: Some(unit),
+            unit: Some(unit + 1),
             hold: Some(parse(kv)),
         });
     }
@@ -396,9 +397,15 @@ fn list_tags(found: &[TagLine]) -> String {
             (Some(_), true) => "draining",
             (Some(_), false) => "held",
         };
-        let unit =
-            line.unit.map_or(String::new(), |unit| format!("{} of {}", unit + 1, line.capacity));
-        [line.tag.clone(), unit, state.to_owned(), hold.worker, hold.run, hold.claim]
+        [
+            line.tag.clone(),
+            line.capacity.to_string(),
+            line.unit.map(|unit| unit.to_string()).unwrap_or_default(),
+            state.to_owned(),
+            hold.worker,
+            hold.run,
+            hold.claim,
+        ]
     });
-    table(["tag", "unit", "state", "worker", "run", "claim"], rows.collect())
+    table(["tag", "capacity", "unit", "state", "worker", "run", "claim"], rows.collect())
 }

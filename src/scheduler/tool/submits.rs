@@ -1,8 +1,10 @@
 //! `quoin run submit` and `rerun`: from a plan file, from words, or from a run that was.
 
 use super::desk::{Desk, Trouble, now_ms, read, time};
-use super::{cases, desk};
+use super::places::Places;
+use super::{cases, desk, environments};
 use crate::scheduler::catalog;
+use crate::scheduler::execute::Rule;
 use crate::scheduler::model::{Missing, RunSpec, Selected, Status};
 use crate::scheduler::plan_file::{self, Plan};
 use crate::scheduler::submit;
@@ -48,6 +50,9 @@ pub struct SubmitArgs {
     /// Do as if predecessors that are not selected had ended
     #[arg(long)]
     ignore_missing_predecessors: bool,
+    /// Let an environment of the file name a link-local or reserved target: address or network
+    #[arg(long = "allow-target")]
+    allow_targets: Vec<Rule>,
     #[command(flatten)]
     pub(super) then: Then,
 }
@@ -99,8 +104,22 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
         }
         None => Plan::blank(),
     };
-    check(&plan)?;
     refine(args, &mut plan.run);
+    let mut places = Places::default();
+    if let Some(file) = &args.file {
+        places.add(file, &plan.cases);
+        places.add(file, &plan.environments);
+    }
+    let done = check_and_send(plan, &args.allow_targets, desk).await;
+    done.map_err(|trouble| places.locate(trouble))
+}
+
+/// Nothing is written of a plan of which a part is wrong.
+async fn check_and_send(plan: Plan, allowed: &[Rule], desk: &Desk) -> Result<String, Trouble> {
+    for case in &plan.cases {
+        case.value.check()?;
+    }
+    environments::check_all(&plan.environments, allowed.to_vec())?;
     if !plan.cases.is_empty() || !plan.environments.is_empty() {
         let client = &desk.client;
         let cases = catalog::beside(client, &plan.cases).await?;
@@ -113,17 +132,6 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
     }
     catalog::put_all(&desk.client, &plan.environments).await?;
     send(plan.run, desk).await
-}
-
-/// That all parts of a plan are fine by themselves: nothing is written of one that is not.
-fn check(plan: &Plan) -> Result<(), Trouble> {
-    for case in &plan.cases {
-        case.value.check()?;
-    }
-    for environment in &plan.environments {
-        environment.value.check()?;
-    }
-    Ok(())
 }
 
 /// What words say beats what the file says.

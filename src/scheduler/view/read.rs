@@ -2,15 +2,22 @@
 
 use super::book::{Registered, RunBook};
 use super::foreign::foreign;
-use super::{Audit, RunSummary, Waiting, audit, idleness, is_undisturbed, replay, waiting};
+use super::{
+    Audit, FlakyCase, RunSummary, Waiting, audit, idleness, is_undisturbed, replay, waiting,
+};
+use crate::scheduler::analysis::Stats;
+use crate::scheduler::catalog;
 use crate::scheduler::client::Client;
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
-use crate::scheduler::model::{Claim, Refusal, RunSpec};
+use crate::scheduler::model::{CaseState, Claim, Refusal, RunSpec, TestCase};
 use crate::scheduler::record;
 use crate::scheduler::store::{Commit, Kv};
 use crate::scheduler::submit::SubmitError;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Definitions and histories of cases are read in parts of so many.
+const CASES_PAGE: i64 = 1_000;
 
 /// All that the store shows of one run.
 ///
@@ -195,4 +202,100 @@ pub async fn held(
         registered.holds(worker, &claim).then_some(claim.run)
     });
     Ok(Some(held.collect()))
+}
+
+/// Cases that are flaky at a time in milliseconds since 1970, or muted or skipped, in their environments, the
+/// flakiest first; and the revision at which their histories were read.
+///
+/// # Errors
+///
+/// When the store does not answer.
+pub async fn flaky(client: &Client, now: u64) -> Result<(Vec<FlakyCase>, i64), SubmitError> {
+    let mut cases = set_apart(client).await?;
+    let known: BTreeSet<String> = cases.keys().cloned().collect();
+    let is_wanted =
+        |case: &str, stats: &Stats| known.contains(case) || flaky_alone(case, stats, now);
+    let (histories, revision) = histories(client, is_wanted).await?;
+    for (case, ..) in &histories {
+        if !cases.contains_key(case) {
+            // One that is deleted has a past all the same.
+            if let Ok(found) = catalog::get::<TestCase>(client, case).await {
+                cases.insert(case.clone(), (found.value, found.version));
+            }
+        }
+    }
+    Ok((super::flaky(&cases, histories, now), revision))
+}
+
+fn flaky_alone(case: &str, stats: &Stats, now: u64) -> bool {
+    let history = (case.to_owned(), String::new(), stats.clone());
+    !super::flaky(&BTreeMap::new(), [history], now).is_empty()
+}
+
+/// Cases that are muted or skipped, with their versions.
+async fn set_apart(client: &Client) -> Result<BTreeMap<String, (TestCase, i64)>, SubmitError> {
+    let (mut found, mut after) = (BTreeMap::new(), None);
+    loop {
+        let is_apart = |case: &TestCase| !case.is_deleted && case.state != CaseState::Enabled;
+        let listed =
+            catalog::list::<TestCase>(client, after.as_deref(), CASES_PAGE as usize, is_apart)
+                .await?;
+        found.extend(
+            listed
+                .items
+                .into_iter()
+                .map(|case| (case.value.id.clone(), (case.value, case.version))),
+        );
+        match listed.next {
+            Some(next) => after = Some(next),
+            None => return Ok(found),
+        }
+    }
+}
+
+type Histories = Vec<(String, String, Stats)>;
+
+/// Histories that are wanted: case, environment and what is known.
+async fn histories(
+    client: &Client,
+    is_wanted: impl Fn(&str, &Stats) -> bool,
+) -> Result<(Histories, i64), SubmitError> {
+    let mut found = Vec::new();
+    let revision = each_history(client, |case, environment, stats| {
+        if is_wanted(&case, &stats) {
+            found.push((case, environment, stats));
+        }
+    });
+    let revision = revision.await?;
+    Ok((found, revision))
+}
+
+/// Tells every history: case, environment (empty for none) and what is known. Returns the revision of the last part.
+///
+/// # Errors
+///
+/// When the store does not answer.
+pub async fn each_history(
+    client: &Client,
+    mut tell: impl FnMut(String, String, Stats),
+) -> Result<i64, SubmitError> {
+    let mut from = keys::STATS.to_owned();
+    let end = keys::range_end(keys::STATS);
+    loop {
+        let page = client.page(&from, &end, CASES_PAGE, false).await?;
+        for kv in &page.kvs {
+            let name = kv.key.strip_prefix(keys::STATS).and_then(|name| name.split_once('/'));
+            let (Some((case, environment)), Ok(stats)) =
+                (name, serde_json::from_slice::<Stats>(&kv.value))
+            else {
+                continue;
+            };
+            let environment = if environment == keys::NO_ENVIRONMENT { "" } else { environment };
+            tell(case.to_owned(), environment.to_owned(), stats);
+        }
+        match page.kvs.last() {
+            Some(last) if page.has_more => from = format!("{}\0", last.key),
+            _ => return Ok(page.revision),
+        }
+    }
 }
