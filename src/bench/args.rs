@@ -40,6 +40,9 @@ pub(super) enum Kind {
     B3(TeamArgs),
     /// The load `noop` of `tasks`: one case that does nothing, 50,000 times.
     Noop(TeamArgs),
+    /// A load on workers that are started here, one of which is killed every few seconds: no task may be lost or
+    /// recorded twice. A scheduler must be there.
+    Chaos(ChaosArgs),
     /// Submit a run of many tasks, as `quoin run submit` does, and cancel it. A scheduler must be there and
     /// no worker; the cases stay.
     Submit(SubmitArgs),
@@ -66,6 +69,7 @@ impl Kind {
             | Kind::B2(args)
             | Kind::B3(args)
             | Kind::Noop(args) => return (args.json, BTreeMap::new()),
+            Kind::Chaos(args) => return (args.json, BTreeMap::new()),
             Kind::Submit(args) => return (args.json, BTreeMap::new()),
             Kind::Planner(_) | Kind::Report(_) => return (false, BTreeMap::new()),
         };
@@ -258,6 +262,44 @@ pub(super) struct TeamArgs {
     /// Print one line of JSON instead of text.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChaosArgs {
+    /// The store in which the scheduler works.
+    #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
+    pub(super) endpoints: Vec<String>,
+    /// Workers at one time.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(super) workers: u32,
+    /// Slots that they have together, at least.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) slots: u32,
+    /// Before a worker is killed, and another one started.
+    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    pub(super) kill_every: Duration,
+    /// Seconds after which a worker that was killed is taken for dead.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=60))]
+    pub(super) ttl: u32,
+    /// What a task takes.
+    #[arg(long, default_value = "30ms", value_parser = parse_duration)]
+    pub(super) case_time: Duration,
+    /// Repeats of each of the four cases. [default: 500]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) repeats: Option<u32>,
+    /// Give up after so long.
+    #[arg(long, default_value = "10m", value_parser = parse_duration)]
+    pub(super) timeout: Duration,
+    /// Print one line of JSON instead of text.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl ChaosArgs {
+    /// Slots of each worker.
+    pub(super) fn capacity(&self) -> u32 {
+        self.slots.div_ceil(self.workers)
+    }
 }
 
 #[derive(Debug, Args)]

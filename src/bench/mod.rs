@@ -1,5 +1,5 @@
 //! The load generator: `quoin bench put|range|txn|watch|lease` against any etcd endpoint, and
-//! `quoin bench tasks|b1|b2|b3|noop` against the test scheduler.
+//! `quoin bench tasks|b1|b2|b3|noop|chaos` against the test scheduler.
 //!
 //! It measures what the server costs, so it stays cheap itself: one thread for each processor it
 //! may use, each with its own connections and its own counters, HTTP/2 frames written without a
@@ -102,6 +102,11 @@ pub async fn run(args: BenchArgs) -> Result<ExitCode, BenchError> {
         Kind::B2(args) => return team(Load::Chain, args, None).await,
         Kind::B3(args) => return team(Load::Exclusive, args, None).await,
         Kind::Noop(args) => return team(Load::Noop, args, None).await,
+        Kind::Chaos(chaos) => {
+            let outcome = tasks::chaos(chaos).await?;
+            print(&if chaos.json { line(&outcome)? } else { outcome.to_string() })?;
+            return Ok(if outcome.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Kind::Planner(planner) => {
             print(&planner::run(planner)?)?;
             return Ok(ExitCode::SUCCESS);

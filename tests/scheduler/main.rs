@@ -10,6 +10,7 @@ mod cluster;
 mod admission;
 mod beside;
 mod browser;
+mod chaos;
 mod commands;
 mod environments;
 mod failures;

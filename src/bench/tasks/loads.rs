@@ -14,6 +14,10 @@ const TAIL_SPREAD: f64 = 1.3;
 /// Longer than this many times the usual case none is: one that dwarfs all others would be the bound alone.
 const TAIL_LONGEST: f64 = 30.0;
 
+/// Of the load `chaos`: the case that holds a tag, and the one that waits for the first.
+const CHAOS_TAGGED: u32 = 2;
+const CHAOS_AFTER: u32 = 3;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(in crate::bench) enum Load {
     /// 5 cases, 1000 times each, without rules
@@ -32,18 +36,22 @@ pub(in crate::bench) enum Load {
     Single,
     /// One case, as often as there are slots: a worker is killed when all of them run
     Lost,
+    /// 4 cases, 500 times each: two without rules, one that holds a tag, one that waits for the first
+    #[value(skip)]
+    Chaos,
 }
 
 impl Load {
     pub(super) fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+        let value = self.to_possible_value();
+        value.map_or_else(|| "chaos".to_owned(), |value| value.get_name().to_owned())
     }
 
     /// Cases, and how often each runs.
     pub(super) fn size(self) -> (u32, u32) {
         match self {
             Load::Plain | Load::Mixed => (5, 1_000),
-            Load::Chain => (4, 500),
+            Load::Chain | Load::Chaos => (4, 500),
             Load::Exclusive => (4, 250),
             Load::Tail => (500, 1),
             Load::Noop => (1, 50_000),
@@ -66,9 +74,7 @@ impl Load {
                     (time, time)
                 }
                 Load::Noop => (Duration::ZERO, Duration::ZERO),
-                Load::Plain | Load::Chain | Load::Exclusive | Load::Single | Load::Lost => {
-                    (usual, usual)
-                }
+                _ => (usual, usual),
             };
             let mut case = TestCase {
                 id: self.id(number),
@@ -81,6 +87,12 @@ impl Load {
             };
             if self == Load::Chain && number > 0 {
                 case.case_pre = vec![Predecessor::from(&*self.id(number - 1))];
+            }
+            if self == Load::Chaos && number == CHAOS_TAGGED {
+                case.mutual_tag = vec![TagUse::from(&*self.id(number))];
+            }
+            if self == Load::Chaos && number == CHAOS_AFTER {
+                case.case_pre = vec![Predecessor::from(&*self.id(0))];
             }
             if self == Load::Exclusive {
                 let tag = TagUse { chain: true, ..TagUse::from(&*self.id(number)) };
@@ -128,6 +140,12 @@ impl Load {
                 let tag = work.values().map(|(sum, _)| *sum).max().unwrap_or_default();
                 tag.max(longest(&mut work.into_values()))
             }
+            Load::Chaos => {
+                let of = |case| work.get(&case).copied().unwrap_or_default();
+                let chain = [0, CHAOS_AFTER].map(|case| longest(&mut std::iter::once(of(case))));
+                let (tag, _) = of(CHAOS_TAGGED);
+                tag.max(chain.iter().sum()).max(longest(&mut work.values().copied()))
+            }
             _ => longest(&mut work.into_values()),
         }
     }
@@ -166,6 +184,7 @@ mod tests {
             (Load::Chain, 1, 180),
             (Load::Exclusive, 2, 120),
             (Load::Exclusive, 1, 180),
+            (Load::Chaos, 2, 90),
         ] {
             let bound = load.bound(&times, slots);
             assert_eq!(bound, Duration::from_millis(expected), "{load:?} on {slots}");

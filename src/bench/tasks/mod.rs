@@ -3,18 +3,20 @@
 //! It serves what the cases call, submits them as a run, waits for its end, and says how near that came to
 //! the least possible time, where the rest went, and whether the record is right.
 
+mod chaos;
 mod loads;
 mod service;
 
 use super::BenchError;
 use super::args::TeamArgs;
-use crate::scheduler::client::{Access, Client};
+use crate::scheduler::client::{Access, Client, Commits};
 use crate::scheduler::coordinator::RunStatus;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Segment, Status, Totals};
 use crate::scheduler::store::Change;
 use crate::scheduler::submit::{self, SubmitError};
 use crate::scheduler::view::{self, Loss};
+pub(super) use chaos::run as chaos;
 pub(super) use loads::Load;
 use serde::Serialize;
 use service::{Call, Service};
@@ -68,6 +70,34 @@ fn store(error: &SubmitError) -> BenchError {
     BenchError::Usage(format!("the scheduler's store: {error}"))
 }
 
+async fn connect(endpoints: &[String]) -> Result<Client, BenchError> {
+    let access = Access { endpoints: endpoints.to_vec(), ..Access::default() };
+    Client::connect(&access).await.map_err(|error| store(&error.into()))
+}
+
+/// An id for a run, and the time in milliseconds since 1970.
+fn new_run() -> (String, u64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = now.as_millis() as u64;
+    (format!("{now:011x}{:05x}", rand::random::<u32>() & 0xf_ffff), now)
+}
+
+/// Waits for the end of the run whose status is at this key, from a watch on it.
+async fn end_of(commits: &mut Commits, key: &str) -> Result<Totals, BenchError> {
+    loop {
+        for commit in commits.next().await.map_err(|error| store(&error.into()))? {
+            for change in commit.changes {
+                let Change::Put(kv) = change else { continue };
+                let status: RunStatus = serde_json::from_slice(&kv.value)
+                    .map_err(|source| BenchError::Format { what: format!("read {key}"), source })?;
+                if status.ended.is_some() {
+                    return Ok(status.totals);
+                }
+            }
+        }
+    }
+}
+
 /// Runs a load to its end. `kill` is the process of a worker, for the load that wants one to die.
 ///
 /// # Errors
@@ -78,8 +108,7 @@ pub(super) async fn run(
     kill: Option<i32>,
 ) -> Result<TasksOutcome, BenchError> {
     let service = Service::start().await.map_err(BenchError::io("listen for cases"))?;
-    let access = Access { endpoints: args.endpoints.clone(), ..Access::default() };
-    let client = Client::connect(&access).await.map_err(|error| store(&error.into()))?;
+    let client = connect(&args.endpoints).await?;
     for case in load.cases(&service, args.case_time) {
         submit::put_case(&client, &case).await.map_err(|error| store(&error))?;
     }
@@ -120,9 +149,7 @@ struct Done {
 
 impl Once<'_> {
     async fn run(&self) -> Result<Done, BenchError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = now.as_millis() as u64;
-        let run = format!("{now:011x}{:05x}", rand::random::<u32>() & 0xf_ffff);
+        let (run, now) = new_run();
         self.service.take();
         let spec = self.load.spec(run.clone(), now, self.repeats);
         let key = keys::status(&run);
@@ -134,22 +161,7 @@ impl Once<'_> {
             Some(worker) => Some(self.lose(worker, &run).await?),
             None => None,
         };
-        let ended = async {
-            loop {
-                for commit in commits.next().await.map_err(|error| store(&error.into()))? {
-                    for change in commit.changes {
-                        let Change::Put(kv) = change else { continue };
-                        let status: RunStatus =
-                            serde_json::from_slice(&kv.value).map_err(|source| {
-                                BenchError::Format { what: format!("read {key}"), source }
-                            })?;
-                        if status.ended.is_some() {
-                            return Ok(status.totals);
-                        }
-                    }
-                }
-            }
-        };
+        let ended = end_of(&mut commits, &key);
         let ended = tokio::time::timeout(self.args.timeout, ended).await;
         let Ok(totals) = ended else {
             let limit = self.args.timeout;
@@ -318,12 +330,20 @@ impl fmt::Display for TasksOutcome {
                 seconds(idle.tail)
             )?;
         }
-        let history = if self.checked_history { "record and history" } else { "record" };
-        match self.faults.len() {
-            0 => writeln!(f, "  audit     {history} are right")?,
-            count => writeln!(f, "  audit     {count} FAULTS in {history}")?,
-        }
-        self.faults.iter().take(10).try_for_each(|fault| writeln!(f, "            {fault}"))?;
+        write_audit(f, &self.faults, self.checked_history)?;
         self.missed.iter().try_for_each(|goal| writeln!(f, "  MISSED    {goal}"))
     }
+}
+
+fn write_audit(
+    f: &mut fmt::Formatter<'_>,
+    faults: &[String],
+    checked_history: bool,
+) -> fmt::Result {
+    let history = if checked_history { "record and history" } else { "record" };
+    match faults.len() {
+        0 => writeln!(f, "  audit     {history} are right")?,
+        count => writeln!(f, "  audit     {count} FAULTS in {history}")?,
+    }
+    faults.iter().take(10).try_for_each(|fault| writeln!(f, "            {fault}"))
 }

@@ -27,7 +27,7 @@ pub(super) enum Place {
 }
 
 /// A task that was lost so often, with more than one worker, is thought to be what kills them.
-const LOST_MAX: u32 = 3;
+pub const LOST_MAX: u32 = 3;
 /// So often with one and the same.
 const LOST_BY_ONE_MAX: u32 = 6;
 /// No rest before a further attempt is longer.

@@ -26,7 +26,7 @@ mod settings;
 mod workers;
 
 pub use bound::{Bound, bound};
-pub use lane::Verdict;
+pub use lane::{LOST_MAX, Verdict};
 pub use locks::LockName;
 pub use results::Tags;
 pub use why::Why;
