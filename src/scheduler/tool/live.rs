@@ -116,7 +116,7 @@ async fn follow(
                 b't' => show.toggle(),
                 b'w' => match read::why(&desk.client, run, now_ms()).await {
                     Ok((_, found)) if found.is_empty() => show.say("nothing waits\n"),
-                    Ok((_, found)) => show.say(&waiting(&found)),
+                    Ok((_, found)) => show.say(&waiting(&found, now_ms())),
                     Err(error) => show.say(&format!("{error}\n")),
                 },
                 b'q' => return Ok(Followed::Left),

@@ -375,22 +375,23 @@ async fn why(desk: &Desk, run: &str, task: Option<&str>) -> Done {
     let state = book.state().to_owned();
     desk.show(&json!({"state": state, "waiting": found}), |_| match found.is_empty() {
         true => format!("nothing waits; the run is {state}"),
-        false => waiting(&found),
+        false => waiting(&found, now_ms()),
     });
     Ok(0)
 }
 
-/// A table of what waits for what.
-pub(super) fn waiting(found: &[Waiting]) -> String {
+/// A table of what waits for what, and for how long by now.
+pub(super) fn waiting(found: &[Waiting], now: u64) -> String {
     let rows = found.iter().map(|waiting| {
         [
             waiting.case.clone(),
             waiting.environment.clone(),
             waiting.tasks.to_string(),
+            duration(now.saturating_sub(waiting.since).saturating_mul(1_000)),
             waiting.text.clone(),
         ]
     });
-    table(["case", "environment", "waiting", "because"], rows.collect())
+    table(["case", "environment", "waiting", "for", "because"], rows.collect())
 }
 
 fn bound(found: &Numbers) -> String {
