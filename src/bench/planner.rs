@@ -73,8 +73,17 @@ fn planned(cases: &[TestCase], repeats: u32, environments: &[&str]) -> Result<Ru
         .map_err(|refusal| BenchError::Usage(refusal.to_string()))
 }
 
-/// Gives out all tasks and takes them back, the oldest claim first: tasks a second, and their count.
-fn measure(plans: Vec<RunPlan>) -> Result<(f64, u64), BenchError> {
+/// What one core did of a load.
+struct Measured {
+    tasks: u64,
+    /// Tasks a second that were given out and taken back.
+    rate: f64,
+    /// Seconds that it took before that to make their runs known.
+    adding: f64,
+}
+
+/// Gives out all tasks and takes them back, the oldest claim first.
+fn measure(plans: Vec<RunPlan>) -> Result<Measured, BenchError> {
     let mut planner = Planner::new();
     for number in 0..WORKERS {
         planner.worker_joins(format!("w{number}").into(), &labels(number % 4), SLOTS, 2 * SLOTS);
@@ -92,6 +101,7 @@ fn measure(plans: Vec<RunPlan>) -> Result<(f64, u64), BenchError> {
         let run = planner.add_run(0, setup);
         planner.start_run(0, run);
     }
+    let known = process::own_cpu_seconds()?;
     let (mut out, mut ended, mut now): (VecDeque<Assignment>, u64, u64) = Default::default();
     loop {
         out.extend(planner.decide(now));
@@ -119,7 +129,8 @@ fn measure(plans: Vec<RunPlan>) -> Result<(f64, u64), BenchError> {
     if ended != tasks {
         return Err(BenchError::Usage(format!("{ended} of {tasks} tasks have run")));
     }
-    Ok((tasks as f64 / (process::own_cpu_seconds()? - begin), tasks))
+    let took = process::own_cpu_seconds()? - known;
+    Ok(Measured { tasks, rate: tasks as f64 / took, adding: known - begin })
 }
 
 /// Measures all loads. What is missed is said at the end of a line.
@@ -140,12 +151,14 @@ pub(super) fn run(args: &PlannerArgs) -> Result<String, BenchError> {
     ];
     let mut text = String::from("planner     on one core\n");
     for (name, plans) in loads {
-        let (each_second, tasks) = measure(plans)?;
-        let missed = args.goals.iter().find(|goal| !goal.is_met(each_second));
+        let Measured { tasks, rate, adding } = measure(plans)?;
+        let missed = args.goals.iter().find(|goal| !goal.is_met(rate));
         let missed = missed.map_or_else(String::new, |goal| format!("  MISSED {goal}"));
         // Writing to a string cannot fail.
-        let _infallible =
-            writeln!(text, "  {name:<20}{each_second:>10.0} a second of {tasks}{missed}");
+        let _infallible = writeln!(
+            text,
+            "  {name:<20}{rate:>10.0} a second of {tasks}, made known in {adding:.2} s{missed}"
+        );
     }
     Ok(text)
 }
