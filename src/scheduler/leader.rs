@@ -5,7 +5,9 @@ use super::checks;
 use super::client::{Access, Client};
 use super::clock::Clock;
 use super::complaints::Complaints;
-use super::coordinator::{Coordinator, Draft, OpenedRun, Request, Settings, TxnNo, drafts};
+use super::coordinator::{
+    Coordinator, Draft, OpenedRun, Request, Settings, TxnNo, drafts, is_leader,
+};
 use super::execute::Caller;
 use super::hooks::{self, Hooks};
 use super::keys;
@@ -148,7 +150,10 @@ fn open_runs(kvs: &[Kv]) -> usize {
 async fn wait_for_turn(client: &Client, key: &str, created: i64) -> Result<(), Error> {
     loop {
         let (leaders, revision) = client.prefix(keys::LEADERS, 0).await?;
-        let older = leaders.iter().filter(|kv| kv.create_revision < created && kv.key != key);
+        let older = leaders.iter().filter(|kv| {
+            // What somebody wrote by hand would be waited for without an end.
+            is_leader(kv) && kv.create_revision < created && kv.key != key
+        });
         // The next older one is enough to watch: when it goes it is looked again.
         let Some(before) = older.max_by_key(|kv| kv.create_revision) else { return Ok(()) };
         let mut commits = client.watch(&before.key, revision + 1).await?;

@@ -51,6 +51,8 @@ pub struct Settings {
     pub labels: Labels,
     /// It takes no command cases.
     pub no_commands: bool,
+    /// Tasks are run by others, when they like.
+    pub at_will: bool,
     /// Seconds without a sign of life after which others take it for dead, 2 to 60.
     pub ttl: u32,
     /// Where it serves artifacts, each under its digest; empty for nowhere.
@@ -140,6 +142,7 @@ async fn serve(
         max_task_num: settings.capacity,
         prefetch: settings.prefetch,
         no_commands: settings.no_commands,
+        at_will: settings.at_will,
         draining: false,
         artifacts: settings.artifacts.clone(),
     };

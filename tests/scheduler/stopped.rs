@@ -4,12 +4,16 @@ use crate::cluster::{Cluster, Engine};
 use crate::on_each_engine;
 use crate::service::{Service, case};
 use crate::team::{Results, Team};
+use quoin::scheduler::keys;
 use quoin::scheduler::model::Status;
 use serde_json::json;
 
 on_each_engine![
     what_was_given_ahead_is_skipped_after_enough_failures,
     what_was_given_ahead_is_skipped_at_the_deadline,
+    a_last_attempt_before_a_stop_is_the_result,
+    what_was_lost_before_a_cancel_is_told_as_lost,
+    a_key_that_nobody_holds_does_not_lead,
 ];
 
 /// One worker with one slot that takes much ahead.
@@ -57,4 +61,83 @@ async fn what_was_given_ahead_is_skipped_at_the_deadline(engine: Engine) {
     assert_eq!(calls.len(), passed, "what had begun goes on, nothing else begins: {calls:?}");
     assert_eq!(passed, 1);
     assert!(ended(&results, Status::Skipped) >= 1, "nothing was given ahead: {results:?}");
+}
+
+/// That what is told of a run that has ended agrees with its totals, in each way.
+async fn is_told_alike(team: &Team, run: &str, word: &str, count: usize) {
+    let (code, said, _) = team.says(&["run", "verify", run]).await;
+    assert_eq!(code, 0, "{said}");
+    let found = team.json(&["result", "ls", run, "--status", word]).await;
+    let tasks = found["tasks"].as_array().unwrap();
+    assert_eq!(tasks.len(), count, "{found}");
+    let (_, said, _) = team.says(&["report", "junit", run]).await;
+    assert_eq!(said.matches("<failure").count() + said.matches("<error").count(), count, "{said}");
+    let (code, again, said) = team.says(&["run", "rerun", run, "--failed"]).await;
+    assert_eq!(code, 0, "{said}");
+    let again = team.json(&["run", "show", again.trim()]).await;
+    assert_eq!(again["totals"]["total"], count, "{again}");
+}
+
+async fn a_last_attempt_before_a_stop_is_the_result(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    team.start_worker("w1", 4, &["--allow-command"]).await;
+    let bad = json!({
+        "id": "bad", "kind": "command", "command": ["sh", "-c", "sleep 1.5; echo oops; exit 1"],
+        "retries": {"test": 2, "backoff_ms": 10},
+    });
+    let plan = json!({"cases": [bad], "run": {
+        "cases": [{"case": "bad", "repeats": 4}], "deadline_ms": 500,
+    }});
+    let file = crate::commands::write(&team, "bad.json", &plan.to_string());
+    let (code, said, _) = team.says(&["run", "submit", &file, "--wait"]).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("FFFF") && said.contains("oops"), "{said}");
+    let listed = team.json(&["run", "ls"]).await;
+    let run = listed["runs"][0]["id"].as_str().unwrap();
+    is_told_alike(&team, run, "failed", 4).await;
+}
+
+async fn what_was_lost_before_a_cancel_is_told_as_lost(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    for name in ["w1", "w2"] {
+        team.start_worker(name, 2, &[]).await;
+    }
+    let service = Service::start().await;
+    let slow = case(&service, "slow", 60_000, json!({"timeout_ms": 120_000}));
+    let plan = json!({"cases": [slow], "run": {"cases": [{"case": "slow", "repeats": 4}]}});
+    let run = team.submit(&plan).await;
+    crate::cluster::eventually("tasks that run", async || match service.calls().len() {
+        4 => Ok(()),
+        count => Err(count.to_string()),
+    })
+    .await;
+    team.workers.remove("w1");
+    assert_eq!(team.says(&["run", "cancel", &run]).await.0, 0);
+    let status = team.ended(&run).await;
+    let counts = (status.totals.get(Status::Canceled), status.totals.get(Status::Lost));
+    assert_eq!((&*status.state, counts), ("canceled", (2, 2)));
+    is_told_alike(&team, &run, "lost", 2).await;
+}
+
+async fn a_key_that_nobody_holds_does_not_lead(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    let key = format!("{}hand", keys::LEADERS);
+    team.client().await.put(key, "x", None).await.unwrap();
+    let service = Service::start().await;
+    let short = case(&service, "short", 1, json!({}));
+    let plan = json!({"cases": [short], "run": {"cases": [{"case": "short"}]}});
+    let run = team.submit(&plan).await;
+    // Nobody leads yet, and that is what is said.
+    let why = team.json(&["run", "why", &run]).await;
+    assert_eq!(
+        (&why["state"], &why["waiting"][0]["reason"]),
+        (&json!("accepted"), &json!("label"))
+    );
+    team.start_worker("w1", 1, &[]).await;
+    let why = team.json(&["run", "why", &run]).await;
+    assert_eq!(why["waiting"][0]["reason"], "scheduler", "{why}");
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    assert_eq!(team.ended(&run).await.state, "passed");
 }

@@ -114,6 +114,9 @@ pub struct WorkerInfo {
     /// to run them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_commands: bool,
+    /// It runs what it is given when it likes: a service, or a client that asks.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub at_will: bool,
     /// It finishes what it has and takes nothing more.
     pub draining: bool,
     /// Where it serves artifacts, each under its digest.
@@ -435,6 +438,11 @@ impl Coordinator {
             Sent::Other => {}
         }
     }
+}
+
+/// Whether a key is that of a scheduler which leads or stands for it: one without a lease is nobody's.
+pub fn is_leader(kv: &Kv) -> bool {
+    kv.key.starts_with(keys::LEADERS) && kv.lease != 0
 }
 
 /// Those who take manual cases: a worker without a key, which is there for ever.

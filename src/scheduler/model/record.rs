@@ -153,7 +153,16 @@ impl Totals {
     }
 
     pub fn add(&mut self, status: Status, count: u64) {
-        *self.by_status.entry(status).or_default() += count;
+        if count > 0 {
+            *self.by_status.entry(status).or_default() += count;
+        }
+    }
+
+    /// Whether these are the same counts; none and zero are.
+    pub fn is_same(&self, other: &Totals) -> bool {
+        let counts = |totals: &Totals| (totals.total, totals.flaky, totals.failures);
+        counts(self) == counts(other)
+            && Status::ALL.into_iter().all(|status| self.get(status) == other.get(status))
     }
 
     pub fn merge(&mut self, other: &Totals) {

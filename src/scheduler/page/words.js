@@ -38,7 +38,7 @@ const WORDS = {
   new: ["new", "新出现"], known_since: ["fails since run {0}", "自运行 {0} 起失败"], back: ["Back", "返回"], yes_cancel: ["Yes, cancel the run", "是，取消运行"], sure_drain: ["Let worker {0} finish what it has and leave?", "让执行机 {0} 完成手头任务后离开？"],
   rerun_unstarted: ["Run what never ran", "运行未执行项"], minutes: ["min", "分"], hours: ["h", "小时"], reserved: ["reserved", "已预留"],
   why_predecessor: ["predecessor", "前置用例"], why_tag: ["tag", "互斥标签"], why_environment: ["environment", "环境"], why_queue: ["queue", "队列"], why_label: ["no fit worker", "无合适执行机"],
-  why_slot: ["slot", "槽位"], why_store: ["room in the store", "存储空间"], why_turn: ["turn", "排队"], why_rest: ["rest before another attempt", "重试前等待"], why_paused: ["paused", "已暂停"], why_stopped: ["stopped", "已停止"], why_verdict: ["a person's verdict", "人工判定"],
+  why_scheduler: ["a scheduler", "调度器"], why_slot: ["slot", "槽位"], why_store: ["room in the store", "存储空间"], why_turn: ["turn", "排队"], why_rest: ["rest before another attempt", "重试前等待"], why_paused: ["paused", "已暂停"], why_stopped: ["stopped", "已停止"], why_verdict: ["a person's verdict", "人工判定"],
   field_message: ["Message", "消息"], field_exit: ["Exit code", "退出码"], field_stdout: ["Output", "输出"], field_stderr: ["Error output", "错误输出"], field_output: ["Output", "输出"],
   field_http: ["Status of the answer", "应答状态码"], field_signal: ["Signal", "信号"], field_leaked: ["It left processes behind", "遗留进程"], field_by: ["Said by", "判定人"], field_reason: ["Reason", "原因"], field_result: ["Result", "结果"],
   field_tail: ["{0}: its end", "{0}（末尾）"], field_bytes: ["{0}: bytes in all", "{0}（总字节数）"], field_artifact_bytes: ["{0}: bytes that the worker kept", "{0}（执行机保留的字节数）"], yes: ["yes", "是"], no: ["no", "否"],

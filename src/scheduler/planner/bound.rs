@@ -50,7 +50,7 @@ impl<'a> BoundLane<'a> {
     }
 }
 
-/// Computes the bound of a plan for so many slots. `work_of` gives the work of each lane and its
+/// Computes the bound of a plan for so many slots; without any, of what does not depend on them. `work_of` gives the work of each lane and its
 /// longest task, in microseconds of one slot; `capacity_of` the units of a tag.
 pub fn bound(
     plan: &RunPlan,
@@ -68,7 +68,7 @@ pub(super) fn bound_of(
     work_of: impl Fn(u32) -> (u64, u64),
     capacity_of: impl Fn(&str) -> u64,
 ) -> Bound {
-    let slots = slots.max(1);
+    let over_slots = |work: u64| work.checked_div(slots).unwrap_or(0);
     let mut work = 0;
     let mut tags: BTreeMap<&str, u64> = BTreeMap::new();
     let mut chain = 0;
@@ -81,7 +81,7 @@ pub(super) fn bound_of(
         }
         let (own, longest) = work_of(number);
         work += own * u64::from(lane.slots);
-        let mut length = (own * u64::from(lane.slots) / slots).max(longest);
+        let mut length = over_slots(own * u64::from(lane.slots)).max(longest);
         for tag in &lane.tags {
             *tags.entry(tag).or_default() += own;
             length = length.max(own / capacity_of(tag).max(1));
@@ -100,7 +100,7 @@ pub(super) fn bound_of(
         chain = chain.max(start + length);
     }
     let by_tag = tags.iter().map(|(tag, work)| work / capacity_of(tag).max(1));
-    Bound { work: work / slots, tag: by_tag.max().unwrap_or(0), chain }
+    Bound { work: over_slots(work), tag: by_tag.max().unwrap_or(0), chain }
 }
 
 /// Lanes such that predecessors come first.

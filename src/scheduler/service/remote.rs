@@ -148,6 +148,7 @@ impl Stations {
             prefetch: 0,
             labels: station.talents.labels.clone(),
             no_commands: !station.talents.commands,
+            at_will: true,
             ttl: TTL_S,
         };
         let mut leaving = station.leaving.subscribe();

@@ -38,10 +38,10 @@ pub(super) async fn watch(desk: &Desk, run: &str) -> Result<Option<u8>, Trouble>
     // Those that were shown: after the store was away, the run is read from its begin again.
     let mut shown = 0;
     let mut away: Option<Instant> = None;
-    loop {
+    let has_all = loop {
         let before = shown;
         match follow(desk, run, show.as_mut(), &mut keys, &mut shown).await {
-            Ok(Followed::Ended) => break,
+            Ok(Followed::Ended { has_all }) => break has_all,
             Ok(Followed::Left) => {
                 drop(keys);
                 say("watching ended; the run goes on");
@@ -58,12 +58,14 @@ pub(super) async fn watch(desk: &Desk, run: &str) -> Result<Option<u8>, Trouble>
             }
             Err(trouble) => return Err(trouble),
         }
-    }
+    };
     drop(keys);
     let summary = read::summary(&desk.client, run, 0).await?;
     let mut skipped = Vec::new();
-    if summary.totals.get(Status::Skipped) > 0 && !desk.wants_json {
-        skipped = read::book(&desk.client, run).await?.skipped(SKIPPED_MAX + 1);
+    if !has_all && !desk.wants_json {
+        let book = read::book(&desk.client, run).await?;
+        show.ends(&book.given_up());
+        skipped = book.skipped(SKIPPED_MAX + 1);
     }
     show.end(&summary.totals, &skipped);
     desk.show(&summary, line);
@@ -72,7 +74,8 @@ pub(super) async fn watch(desk: &Desk, run: &str) -> Result<Option<u8>, Trouble>
 
 /// Why a run is followed no longer.
 enum Followed {
-    Ended,
+    /// Whether all that ended was shown.
+    Ended { has_all: bool },
     /// Somebody has seen enough.
     Left,
 }
@@ -127,7 +130,7 @@ async fn follow(
             }
         }
     }
-    Ok(Followed::Ended)
+    Ok(Followed::Ended { has_all: live.has_all() })
 }
 
 async fn next(

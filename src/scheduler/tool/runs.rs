@@ -395,8 +395,12 @@ pub(super) fn waiting(found: &[Waiting], now: u64) -> String {
 }
 
 fn bound(found: &Numbers) -> String {
+    let slots = match found.slots {
+        0 => "0, no worker that is there could run it".to_owned(),
+        slots => slots.to_string(),
+    };
     let mut rows = vec![
-        ["slots".to_owned(), found.slots.to_string()],
+        ["slots".to_owned(), slots],
         ["work".into(), duration(found.work)],
         ["bound by work over slots".into(), duration(found.bound_work)],
         ["bound by the busiest tag".into(), duration(found.bound_tag)],

@@ -236,6 +236,7 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
         prefetch: args.prefetch,
         labels: Labels::from_iter(args.labels),
         no_commands: !args.allow_command,
+        at_will: false,
         ttl: args.ttl,
     };
     let access = match access(options) {

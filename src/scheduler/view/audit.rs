@@ -158,7 +158,7 @@ fn results(book: &RunBook, audit: &mut Audit) {
             }
         }
         audit.looked(Rule::Totals, 1);
-        if book.status.totals != totals {
+        if !book.status.totals.is_same(&totals) {
             audit.fault(Rule::Totals, || {
                 format!(
                     "counted {:?}, recorded {:?}",
@@ -285,7 +285,8 @@ fn tags(book: &RunBook, skew_ms: u64, audit: &mut Audit) {
         if end <= start + slack {
             continue;
         }
-        for tag in &plan.tags {
+        // What it was before is not known here; the history has each unit.
+        for tag in plan.tags.iter().filter(|tag| !book.redefined.contains(&***tag)) {
             let steps = by_tag.entry(tag).or_default();
             steps.push((start, 1));
             steps.push((end - slack, -1));

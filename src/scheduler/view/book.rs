@@ -1,7 +1,7 @@
 //! All that the store shows of one run at one revision, booked.
 
 use super::running::{self, RunningTasks};
-use crate::scheduler::coordinator::{Control, LanePack, RunStatus, WorkerInfo, plan_of};
+use crate::scheduler::coordinator::{Control, LanePack, RunStatus, WorkerInfo, is_leader, plan_of};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
     Claim, Environment, Item, LaneCheckpoint, Refusal, Row, RunPlan, RunSpec, Segment, Status,
@@ -13,7 +13,7 @@ use crate::scheduler::store::Kv;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The end of an attempt as it was recorded.
@@ -79,10 +79,12 @@ pub struct RunBook {
     pub attempts: Vec<Attempt>,
     pub open: Vec<Open>,
     /// A scheduler leads.
-    has_leader: bool,
+    pub(super) has_leader: bool,
     pub workers: BTreeMap<String, WorkerInfo>,
     /// Units of tags that have more than one, by the part of the key behind `tag/`.
     pub capacities: BTreeMap<String, u32>,
+    /// Tags whose capacity was set after the submit.
+    pub(super) redefined: BTreeSet<String>,
     pub revision: i64,
     /// Of what workers have, what runs.
     pub(super) running: RunningTasks,
@@ -93,6 +95,9 @@ pub struct RunBook {
     /// Attempts by task: lane, ordinal, place in `attempts`; in order.
     pub(super) index: Vec<(u32, u32, u32)>,
 }
+
+/// What may be tried again.
+const AGAIN: [Status; 4] = [Status::Failed, Status::Error, Status::TimedOut, Status::Lost];
 
 /// What a key holds, if it is what it should be.
 pub(super) fn parse<T: DeserializeOwned>(kv: &Kv) -> Option<T> {
@@ -121,9 +126,10 @@ impl RunBook {
             is_open: find(&keys::open(run)).is_some(),
             attempts: Vec::new(),
             open: open_claims(run, kvs),
-            has_leader: kvs.iter().any(|kv| kv.key.starts_with(keys::LEADERS)),
+            has_leader: kvs.iter().any(is_leader),
             workers: BTreeMap::new(),
             capacities: BTreeMap::new(),
+            redefined: BTreeSet::new(),
             revision,
             running: BTreeMap::new(),
             unstarted: BTreeMap::new(),
@@ -138,6 +144,9 @@ impl RunBook {
                 let value: serde_json::Value = parse(kv).unwrap_or_default();
                 let capacity = value["capacity"].as_u64().and_then(|n| u32::try_from(n).ok());
                 book.capacities.extend(capacity.map(|capacity| (tag.to_owned(), capacity)));
+                if find(&keys::run(run)).is_some_and(|spec| kv.mod_revision > spec.mod_revision) {
+                    book.redefined.insert(tag.to_owned());
+                }
             }
         }
         let slots_of = |lane| book.slots_of(lane);
@@ -168,18 +177,74 @@ impl RunBook {
         self.counted = counted(&planner, run, self.plan.lanes.len() as u32);
         if self.status.ended.is_some() {
             // The checkpoints of a run that is over have gone.
+            let known = self.totals();
+            let totals = self.status.totals.clone();
+            let lanes = 0..self.plan.lanes.len() as u32;
+            self.give_up(
+                lanes,
+                |_| true,
+                |status| totals.get(status).saturating_sub(known.get(status)),
+            );
             self.count_rest();
             return;
         }
         let prefix = format!("{}lane/", keys::run_parts(&self.spec.id));
         for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
             for (lane, known) in parse::<LanePack>(kv).unwrap_or_default().lanes {
+                let by_attempt =
+                    AGAIN.map(|status| (status, self.ended_before(lane, status, &known)));
+                let more = |status: Status| {
+                    let counted = by_attempt.iter().find(|(of, _)| *of == status);
+                    let counted = counted.map_or(0, |(_, count)| *count);
+                    known.totals.get(status).saturating_sub(counted)
+                };
+                self.give_up(lane..lane + 1, |ordinal| known.ended.contains(ordinal), more);
                 let Some(counted) = self.counted.get(lane as usize) else { continue };
                 let beyond = self.beyond(lane, &known, counted);
                 if beyond != LaneCheckpoint::default() {
                     self.unstarted.insert(lane, beyond);
                 }
             }
+        }
+    }
+
+    /// In a run that was stopped nothing is tried again: of what would have been, the last attempt counts.
+    /// Of lanes, and of those of their ordinals that have ended, as many as `more` tells of a status beyond
+    /// what attempts show by themselves. What failed before the stop rested, and was skipped: the latest
+    /// attempts are meant.
+    fn give_up(
+        &mut self,
+        lanes: std::ops::Range<u32>,
+        has_ended: impl Fn(u32) -> bool,
+        more: impl Fn(Status) -> u64,
+    ) {
+        let mut left = AGAIN.map(|status| (status, more(status)));
+        if left.iter().all(|(_, left)| *left == 0) {
+            return;
+        }
+        let from = self.index.partition_point(|(lane, ..)| *lane < lanes.start);
+        let to = self.index.partition_point(|(lane, ..)| *lane < lanes.end);
+        let of_lanes = &self.index[from..to];
+        let nexts = of_lanes.iter().skip(1).map(Some).chain([None]);
+        let last_of_task = of_lanes.iter().zip(nexts).filter(|((lane, ordinal, at), next)| {
+            next.is_none_or(|(l, o, _)| (l, o) != (lane, ordinal))
+                && has_ended(*ordinal)
+                && matches!(self.attempts[*at as usize].verdict, Verdict::Again(_))
+        });
+        let mut places: Vec<u32> = last_of_task.map(|((.., at), _)| *at).collect();
+        places.sort_unstable();
+        for place in places.into_iter().rev() {
+            let attempt = &mut self.attempts[place as usize];
+            let (lane, status) = (attempt.row.lane as usize, attempt.row.status);
+            let left = left.iter_mut().find(|(of, left)| *of == status && *left > 0);
+            let Some((_, left)) = left else { continue };
+            *left -= 1;
+            attempt.verdict = Verdict::GivenUp(status);
+            let is_muted = self.plan.lanes[lane].is_muted;
+            let counted = &mut self.counted[lane];
+            counted.ended.insert(attempt.row.ordinal);
+            counted.totals.add(status, 1);
+            counted.totals.failures += u64::from(status.fails_run() && !is_muted);
         }
     }
 
@@ -247,7 +312,7 @@ impl RunBook {
         let ended = of_lane.filter(|(_, ordinal, at)| {
             let verdict = self.attempts[*at as usize].verdict;
             known.ended.contains(*ordinal)
-                && matches!(verdict, Verdict::Ended(found, _) if found == status)
+                && matches!(verdict, Verdict::Ended(found, _) | Verdict::GivenUp(found) if found == status)
         });
         ended.count() as u64
     }

@@ -62,7 +62,8 @@ pub fn idleness(book: &RunBook) -> Audit {
     if cost > STEPS_MAX || is_lost {
         return audit;
     }
-    let mut workers: Vec<Waiting<'_>> = book.workers.iter().map(Waiting::new).collect();
+    let ours = book.workers.iter().filter(|(_, info)| !info.at_will);
+    let mut workers: Vec<Waiting<'_>> = ours.map(Waiting::new).collect();
     let mut state = State::new(book);
     for (at, is_start, stretch) in steps(&found) {
         audit.looked(Rule::Idleness, u64::from(is_start));

@@ -169,6 +169,12 @@ impl Live {
         if self.status.totals.ended() > own.ended() { self.status.totals.clone() } else { own }
     }
 
+    /// Whether all tasks that have ended ended by an attempt that was shown as their last.
+    pub fn has_all(&self) -> bool {
+        let own = self.planner.totals(self.number).unwrap_or_default();
+        own.ended() >= self.status.totals.ended()
+    }
+
     /// How many tasks workers have.
     pub fn given(&self) -> u64 {
         let items = self.given.values().flat_map(|given| &given.claim.items);
@@ -208,6 +214,26 @@ impl Live {
         found.sort_by_key(|runs| runs.since);
         found.truncate(max);
         found
+    }
+}
+
+impl RunBook {
+    /// Last attempts of tasks that would have been tried again if the run had not been stopped.
+    pub fn given_up(&self) -> Vec<End> {
+        let ends = self.attempts.iter().filter_map(|attempt| {
+            let Verdict::GivenUp(status) = attempt.verdict else { return None };
+            let plan = self.plan.lanes.get(attempt.row.lane as usize)?;
+            Some(End {
+                case: plan.case.clone(),
+                environment: plan.environment.clone(),
+                row: attempt.row.clone(),
+                worker: attempt.worker.clone(),
+                ended: Some(status),
+                is_flaky: false,
+                is_muted: plan.is_muted,
+            })
+        });
+        ends.collect()
     }
 }
 

@@ -152,7 +152,7 @@ pub fn gaps(book: &RunBook) -> Vec<Gap> {
 fn slots_of_run(book: &RunBook) -> u64 {
     match book.status.slots {
         most if !book.is_open && book.status.ended.is_some() && most > 0 => most,
-        _ => slots(book).values().sum::<u64>().max(1),
+        _ => slots(book).values().sum(),
     }
 }
 
@@ -328,11 +328,22 @@ impl<'b> State<'b> {
     }
 }
 
+/// A worker's slots.
+struct Seat {
+    slots: u64,
+    busy: u64,
+    /// Attempts that it has still to end.
+    attempts: u64,
+    /// What it offers, unless it is gone.
+    offers: Option<Labels>,
+    /// It is gone, or leaves: behind its last attempt nothing could have gone there.
+    leaves: bool,
+}
+
 /// Where idle slots are, and since when lanes could have had them.
 struct Room<'b> {
     book: &'b RunBook,
-    /// By worker: its slots, those that are busy, and what it offers, unless it is gone.
-    workers: BTreeMap<&'b str, (u64, u64, Option<Labels>)>,
+    workers: BTreeMap<&'b str, Seat>,
     /// By environment: how many tasks it takes, and has.
     environments: BTreeMap<&'b str, (u32, u32)>,
     /// By lane: since when idle slots could have had its tasks, and none came.
@@ -341,13 +352,24 @@ struct Room<'b> {
 
 impl<'b> Room<'b> {
     fn new(book: &'b RunBook) -> Self {
-        let offers = |worker: &str| book.workers.get(worker).map(WorkerInfo::offers);
-        let workers = slots(book).into_iter().map(|(name, slots)| (name, (slots, 0, offers(name))));
+        let seat = |slots: u64, worker: &str| {
+            let known = book.workers.get(worker);
+            let leaves = known.is_none_or(|info| info.draining);
+            let offers = known.map(WorkerInfo::offers);
+            Seat { slots, busy: 0, attempts: 0, offers, leaves }
+        };
+        let mut workers: BTreeMap<&str, Seat> =
+            slots(book).into_iter().map(|(name, slots)| (name, seat(slots, name))).collect();
+        for attempt in &book.attempts {
+            if let Some(seat) = workers.get_mut(&*attempt.worker) {
+                seat.attempts += 1;
+            }
+        }
         let limits =
             book.environments.iter().filter_map(|found| Some((&*found.id, found.capacity?)));
         Self {
             book,
-            workers: workers.collect(),
+            workers,
             environments: limits.map(|(id, capacity)| (id, (capacity, 0))).collect(),
             since: vec![None; book.plan.lanes.len()],
         }
@@ -357,8 +379,10 @@ impl<'b> Room<'b> {
         let Some(plan) = self.book.plan.lanes.get(stretch.lane as usize) else { return };
         let worker = &*self.book.attempts[stretch.attempt as usize].worker;
         let slots = u64::from(plan.slots);
-        if let Some((_, busy, _)) = self.workers.get_mut(worker) {
-            *busy = if is_start { *busy + slots } else { busy.saturating_sub(slots) };
+        if let Some(seat) = self.workers.get_mut(worker) {
+            let busy = seat.busy;
+            seat.busy = if is_start { busy + slots } else { busy.saturating_sub(slots) };
+            seat.attempts -= u64::from(!is_start && seat.attempts > 0);
         }
         if let Some((_, tasks)) = self.environments.get_mut(&*plan.environment) {
             *tasks = if is_start { *tasks + 1 } else { tasks.saturating_sub(1) };
@@ -375,9 +399,10 @@ impl<'b> Room<'b> {
             return 0;
         }
         let fits = |offers: &Labels| has_all(offers, &plan.requires);
-        let workers = self.workers.values();
-        let fit = workers.filter(|(_, _, offers)| offers.as_ref().is_none_or(fits));
-        fit.map(|(slots, busy, _)| slots.saturating_sub(*busy)).sum()
+        let is_there = |seat: &&Seat| !seat.leaves || seat.attempts > 0;
+        let fit = self.workers.values().filter(is_there);
+        let fit = fit.filter(|seat| seat.offers.as_ref().is_none_or(fits));
+        fit.map(|seat| seat.slots.saturating_sub(seat.busy)).sum()
     }
 
     /// Counts so many slots that were idle for a time, by their cause. Returns that of most of them.

@@ -8,7 +8,7 @@ use super::{
 use crate::scheduler::analysis::Stats;
 use crate::scheduler::catalog;
 use crate::scheduler::client::Client;
-use crate::scheduler::coordinator::RunStatus;
+use crate::scheduler::coordinator::{RunStatus, is_leader};
 use crate::scheduler::keys;
 use crate::scheduler::model::{CaseState, Claim, Refusal, RunSpec, TestCase};
 use crate::scheduler::record;
@@ -82,6 +82,9 @@ pub async fn why(
     let mut found = waiting::waiting(&book, &kvs, now);
     if found.iter().any(Waiting::is_for_slot) && client.is_full().await {
         found.iter_mut().for_each(Waiting::blame_full_store);
+    }
+    if !book.has_leader {
+        found.iter_mut().for_each(Waiting::blame_no_leader);
     }
     Ok((book, found))
 }
@@ -190,7 +193,7 @@ pub async fn held(
     client: &Client,
     revision: i64,
 ) -> Result<Option<BTreeSet<String>>, etcd_client::Error> {
-    if !client.prefix(keys::LEADERS, revision).await?.0.is_empty() {
+    if client.prefix(keys::LEADERS, revision).await?.0.iter().any(is_leader) {
         return Ok(None);
     }
     let workers = client.prefix(keys::WORKERS, revision).await?.0;

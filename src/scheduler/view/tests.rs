@@ -7,7 +7,8 @@ use super::{
 use crate::scheduler::coordinator::{Control, LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
-    Claim, Definitions, Item, LaneCheckpoint, Row, RunSpec, Segment, Status, TestCase,
+    Claim, Definitions, Item, LaneCheckpoint, Ordinals, Row, RunSpec, Segment, Status, TestCase,
+    Totals,
 };
 use crate::scheduler::record::{Block, Rolled};
 use crate::scheduler::store::{Change, Commit, Kv};
@@ -158,6 +159,8 @@ fn a_run_is_running_while_workers_have_something_of_it() {
     store.put(keys::status(RUN), &running);
     assert_eq!(store.book().state(), "waiting", "nobody leads who would write it");
     store.put(keys::leader(1), &"");
+    assert_eq!(store.book().state(), "waiting", "nobody holds that key");
+    store.kvs.iter_mut().filter(|kv| kv.key == keys::leader(1)).for_each(|kv| kv.lease = 1);
     assert_eq!(store.book().state(), "running", "it may be between two tasks");
     store.kvs.retain(|kv| kv.key != keys::status(RUN));
     store.put(keys::status(RUN), &RunStatus { state: "waiting".into(), ..running });
@@ -411,6 +414,81 @@ fn what_rests_or_is_with_people_waits_for_that() {
 }
 
 #[test]
+fn what_would_have_been_tried_again_ends_with_its_last_attempt_when_its_run_is_stopped() {
+    let retried = with(command("a"), "retries", json!({"test": 3, "backoff_ms": 0}));
+    let mut store = Store::with_run(json!([retried]), 4);
+    store.worker("w1", 4);
+    // The first rests when the run is stopped, and is skipped; two end behind that, and one never began.
+    store.results("w1", &[row(0, 0, 1, Status::Failed, 0, 10)]);
+    store.results("w1", &[row(0, 1, 1, Status::Failed, 0, 20), row(0, 2, 1, Status::Lost, 0, 0)]);
+    let mut ended = Ordinals::new();
+    ended.insert_range(0, 4);
+    let mut totals = Totals::of(4);
+    totals.add(Status::Skipped, 2);
+    totals.add(Status::Failed, 1);
+    totals.add(Status::Lost, 1);
+    totals.failures = 2;
+    let of = |book: &RunBook| -> Vec<Status> {
+        let tasks = book.tasks(&Filter::default(), (0, 0), 10).tasks;
+        tasks.iter().map(|task| task.status).collect()
+    };
+    let expected = [Status::Skipped, Status::Failed, Status::Lost, Status::Skipped];
+    // While it goes on a checkpoint tells it,
+    let checkpoint = LaneCheckpoint { ended, totals: totals.clone(), ..Default::default() };
+    store.put(keys::lanes(RUN, 0), &LanePack { folded: 9, lanes: [(0, checkpoint)].into() });
+    assert_eq!(of(&store.book()), expected);
+    assert!(store.book().totals().is_same(&totals), "{:?}", store.book().totals());
+    // and then its status.
+    let status =
+        RunStatus { state: "failed".into(), totals, ended: Some(9_000), ..Default::default() };
+    store.kvs.retain(|kv| kv.key != keys::open(RUN) && kv.key != keys::lanes(RUN, 0));
+    store.put(keys::status(RUN), &status);
+    let book = store.book();
+    assert_eq!(of(&book), expected);
+    assert_eq!(audit(&book, 0).faults, []);
+    assert_eq!(book.failure_groups().iter().map(|group| group.tasks).sum::<u64>(), 2);
+    let told: Vec<_> = book.given_up().iter().map(|end| (end.row.ordinal, end.ended)).collect();
+    assert_eq!(told, [(1, Some(Status::Failed)), (2, Some(Status::Lost))]);
+}
+
+#[test]
+fn a_tag_whose_capacity_changes_is_asked_of_the_history() {
+    let tagged = with(command("a"), "mutual_tag", json!("printer"));
+    let mut store = Store::with_run(json!([tagged]), 2);
+    store.worker("w1", 2);
+    store.results(
+        "w1",
+        &[row(0, 0, 1, Status::Passed, 0, 100), row(0, 1, 1, Status::Passed, 0, 100)],
+    );
+    assert_eq!(audit(&store.book(), 0).faults.len(), 1);
+    store.put(keys::tag_definition("printer"), &json!({"capacity": 1}));
+    assert_eq!(audit(&store.book(), 0).faults, [], "two may have had it before");
+}
+
+#[test]
+fn slots_that_are_not_there_bound_nothing() {
+    let gpu = with(command("a"), "requires", json!({"gpu": "1"}));
+    let mut store = Store::with_run(json!([gpu]), 3);
+    store.worker("w1", 2);
+    let found = numbers(&store.book());
+    assert_eq!((found.slots, found.bound_work, found.efficiency), (0, 0, None));
+    assert_eq!(found.bound_chain, 1_000_000, "one of them");
+}
+
+#[test]
+fn slots_that_leave_are_handed_to_nobody() {
+    let mut store = Store::with_run(json!([command("a")]), 4);
+    store.worker("stays", 1);
+    let leaving = WorkerInfo { max_task_num: 1, draining: true, ..Default::default() };
+    store.worker_that_says("leaves", &leaving);
+    let passed = |ordinal, at| row(0, ordinal, 1, Status::Passed, at, 100);
+    store.results("leaves", &[passed(0, 0)]);
+    store.results("stays", &[passed(1, 0), passed(2, 100), passed(3, 200)]);
+    let loss = numbers(&store.book()).loss.unwrap();
+    assert_eq!((loss.hand_over, loss.other, loss.tail), (0, 100_000, 100_000));
+}
+
+#[test]
 fn a_run_is_measured_against_its_bound() {
     let cases = json!([command("a"), with(command("b"), "case_pre", json!("a"))]);
     let mut store = Store::with_run(cases, 2);
@@ -623,9 +701,9 @@ fn the_history_is_checked_commit_by_commit() {
 #[test]
 fn a_worker_that_is_left_waiting_is_found() {
     let cases = json!([with(command("a"), "mutual_tag", json!("printer")), command("b")]);
-    let run = |gap: u64, slots: u32| {
+    let run_on = |gap: u64, info: &WorkerInfo| {
         let mut store = Store::with_run(cases.clone(), 2);
-        store.worker("w1", slots);
+        store.worker_that_says("w1", info);
         let (a, b) = (row(0, 0, 1, Status::Passed, 0, 100), row(1, 0, 1, Status::Passed, 0, 9_000));
         let (c, d) = (
             row(0, 1, 1, Status::Passed, 9_000, 100),
@@ -635,6 +713,8 @@ fn a_worker_that_is_left_waiting_is_found() {
         store.ended("passed");
         idleness(&store.book())
     };
+    let with_slots = |slots| WorkerInfo { max_task_num: slots, ..Default::default() };
+    let run = |gap, slots| run_on(gap, &with_slots(slots));
     // With two slots one is free for 8.9 s from the end of the first; with one, b fills it until 9 s.
     let found = run(0, 2);
     let told = &found.faults[0];
@@ -645,6 +725,8 @@ fn a_worker_that_is_left_waiting_is_found() {
     let found = run(5_200, 1);
     assert_eq!(found.count, 1, "{found:?}");
     assert!(found.checked[&Rule::Idleness] > 0);
+    // One that asks when it likes is nobody's to wait for.
+    assert_eq!(run_on(0, &WorkerInfo { at_will: true, ..with_slots(2) }).count, 0);
 }
 
 #[test]

@@ -42,8 +42,8 @@ pub struct Waiting {
     /// Since when, in milliseconds since 1970: the submit, or the last end of one of its tasks or of a
     /// predecessor's.
     pub since: u64,
-    /// One word: predecessor, tag, environment, queue, label, slot, turn, rest, verdict, store, paused,
-    /// stopped.
+    /// One word: predecessor, tag, environment, queue, label, slot, turn, rest, verdict, store, scheduler,
+    /// paused, stopped.
     pub reason: &'static str,
     /// The same for people, with names.
     pub text: String,
@@ -52,6 +52,14 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Whatever could run waits for somebody who gives it out.
+    pub(super) fn blame_no_leader(&mut self) {
+        if matches!(self.reason, "slot" | "turn" | "rest") {
+            self.reason = "scheduler";
+            self.text = "no scheduler leads: nobody gives tasks out".into();
+        }
+    }
+
     pub(super) fn is_for_slot(&self) -> bool {
         self.reason == "slot"
     }
