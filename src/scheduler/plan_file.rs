@@ -161,6 +161,11 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())
 }
 
+/// A text in which a plan file puts no variables in: filled, it is what it was.
+pub fn literal(text: &str) -> String {
+    text.replace("${", "$${")
+}
+
 /// Puts the values of variables in.
 fn fill(text: &str, set: &[(String, String)]) -> Result<String, String> {
     let mut values = defaults(text)?;

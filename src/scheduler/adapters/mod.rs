@@ -10,6 +10,7 @@ mod tests;
 
 use crate::scheduler::junit;
 use crate::scheduler::model::{Kind, TestCase};
+use crate::scheduler::plan_file;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,7 +81,7 @@ pub fn import(form: Form, suite: &Suite, command: &[String]) -> Result<Vec<TestC
     Ok(cases)
 }
 
-/// Prints cases as yaml, json, csv or urls.
+/// Prints cases as yaml, json, csv or urls. The first two are read as plan files are, and come back as they were.
 ///
 /// # Errors
 ///
@@ -89,10 +90,14 @@ pub fn export(form: &str, cases: &[TestCase]) -> Result<String, String> {
     let values: Vec<Value> = cases.iter().map(plain).collect();
     match form {
         // Maps with other keys than strings are all that JSON cannot hold.
-        "json" => Ok(serde_json::to_string_pretty(&values).unwrap_or_default() + "\n"),
+        "json" => {
+            let text = serde_json::to_string_pretty(&values).unwrap_or_default() + "\n";
+            Ok(plan_file::literal(&text))
+        }
         "yaml" => {
             let plan = BTreeMap::from([("cases", values)]);
-            serde_saphyr::to_string(&plan).map_err(|error| error.to_string())
+            let text = serde_saphyr::to_string(&plan).map_err(|error| error.to_string())?;
+            Ok(plan_file::literal(&text))
         }
         "csv" => Ok(lists::to_csv(cases)),
         "urls" => Ok(lists::to_urls(cases)),

@@ -2,6 +2,7 @@
 
 use super::{Form, Suite, export, import, plain};
 use crate::scheduler::model::{Kind, TestCase};
+use crate::scheduler::plan_file;
 use serde_json::json;
 
 fn of(form: Form, text: &str) -> Result<Vec<TestCase>, String> {
@@ -206,4 +207,25 @@ fn a_report_s_tests_become_commands_or_work_for_people() {
     assert_eq!(shown, [("pay", "pay"), ("cart", "cart")]);
     assert!(found.iter().all(|case| case.labels.is_empty()), "{found:?}");
     assert!(of(Form::Junit, "<x").unwrap_err().starts_with("line 1"));
+}
+
+/// What looks like a variable of a plan file was read as one, and refused.
+#[test]
+fn exported_cases_come_back_with_what_looks_like_a_variable() {
+    let odd = ["${HOME}", "$${HOME}", "$$${x", "$", "$$", "{{x}}", "${{x}}", "a ${\n$${}", "${"];
+    let case = |(n, text): (usize, &str)| -> TestCase {
+        let case = json!({
+            "id": format!("c{n}"), "kind": "command", "command": ["sh", "-c", text],
+            "input": text, "variables": {"X": text}, "labels": {"as": text},
+        });
+        serde_json::from_value(case).unwrap()
+    };
+    let cases: Vec<TestCase> = odd.into_iter().enumerate().map(case).collect();
+    for form in ["yaml", "json"] {
+        let text = export(form, &cases).unwrap();
+        let found =
+            plan_file::cases(&text, &[]).unwrap_or_else(|why| panic!("{form}: {why}\n{text}"));
+        let found: Vec<TestCase> = found.into_iter().map(|given| given.value).collect();
+        assert_eq!(found, cases, "{form}:\n{text}");
+    }
 }
