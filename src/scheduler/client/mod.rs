@@ -201,6 +201,16 @@ impl Client {
         self.pages(prefix, revision, &GetOptions::new(), take).await
     }
 
+    /// The same without their values.
+    pub async fn each_key(
+        &self,
+        prefix: &str,
+        revision: i64,
+        take: impl FnMut(Kv),
+    ) -> Result<i64, Error> {
+        self.pages(prefix, revision, &GetOptions::new().with_keys_only(), take).await
+    }
+
     async fn pages(
         &self,
         prefix: &str,

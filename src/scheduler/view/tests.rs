@@ -1,8 +1,9 @@
 //! Views of runs whose keys are made up here, so that what they show is known.
 
 use super::{
-    Filter, Pace, Rule, RunBook, TaskView, audit, foreign::foreign, gaps, idleness, is_undisturbed,
-    line, numbers, replay, state_of, story, waiting,
+    Filter, Pace, Rule, RunBook, TaskView, audit,
+    foreign::{Names, foreign},
+    gaps, idleness, is_undisturbed, line, numbers, replay, state_of, story, waiting,
 };
 use crate::scheduler::coordinator::{Control, LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
@@ -617,6 +618,107 @@ fn keys_of_others_are_told() {
     let texts: Vec<&str> = found.faults.iter().map(|fault| fault.text.as_str()).collect();
     let wanted = strange.map(|key| format!("{key} is nothing that the scheduler writes"));
     assert_eq!(texts, wanted);
+}
+
+/// What the names of all keys tell, with the run's own left out.
+fn named(store: &Store) -> Vec<String> {
+    let mut names = Names::new(RUN);
+    store.kvs.iter().for_each(|kv| names.look(&Kv { value: Vec::new(), ..kv.clone() }));
+    names.finish().faults.into_iter().map(|fault| fault.text).collect()
+}
+
+#[test]
+fn keys_of_no_part_of_the_program_are_told() {
+    let mut store = sound();
+    let leased = |store: &mut Store, key: String, value: serde_json::Value, lease: i64| {
+        store.put(key, &value);
+        store.kvs.last_mut().unwrap().lease = lease;
+    };
+    leased(&mut store, keys::leader(9), json!({"id": "s"}), 9);
+    leased(&mut store, keys::beat("w1"), json!([[RUN, 0, 0, 1, 5]]), 7);
+    leased(&mut store, keys::request("a/b"), json!({"run": RUN}), 7);
+    leased(&mut store, keys::late("gone", "w-1-1-0"), json!({}), 7);
+    let own = [
+        keys::run("over"),
+        keys::definitions("over", 0),
+        keys::status("over"),
+        keys::control("over"),
+        keys::lanes("over", 600),
+        keys::forced("over", "w1", "1-1"),
+        keys::block("over", 0),
+        keys::segment("over", "w1", "1-1", 0),
+        keys::ended(5, "over"),
+        keys::roll("over"),
+        keys::open("over"),
+        // A submit that goes on.
+        keys::definitions("soon", 0),
+        keys::command("w1", keys::DRAIN),
+        keys::command("w1", "1-1"),
+        keys::queue("nightly"),
+        keys::stats("pay", "lab"),
+        keys::stats("pay", ""),
+        keys::check("lab"),
+        keys::check_wish("lab"),
+        keys::hook("0123456789abcdef"),
+        keys::instance("lab1"),
+        keys::tag("t", 0),
+        keys::tag_definition("t"),
+    ];
+    own.iter().for_each(|key| store.put(key.clone(), &json!({})));
+    assert_eq!(named(&store), [""; 0]);
+    assert!(foreign(RUN, &store.kvs[..store.kvs.len() - own.len()]).is_clean());
+
+    let strange = [
+        "foo",
+        "foo/",
+        "foo/bar",
+        "run/",
+        "run/over/notes",
+        "run/over/lane/1",
+        "rseg/over/mine",
+        "rblock/over/x",
+        "rblock/over",
+        "ended/now",
+        "open/",
+        "roll/a/b",
+        "late/over",
+        "late/over/x",
+        "req/",
+        "req/x",
+        "cmd/w1",
+        "cmd/w1/a/b",
+        "stats/pay",
+        "hook/here",
+        "queue/",
+        "check/a/b",
+        "instance/",
+        "recheck/",
+    ];
+    let strange = strange.map(|name| format!("{}{name}", keys::PREFIX));
+    strange.iter().for_each(|key| store.put(key.clone(), &json!({})));
+    let texts = named(&store);
+    let wanted = strange.clone().map(|key| format!("{key} is nothing that the scheduler writes"));
+    assert_eq!(texts[..], wanted[..texts.len()], "as many as are told");
+    for (n, key) in strange.iter().enumerate() {
+        store.kvs.retain(|kv| !strange.contains(&kv.key));
+        store.put(key.clone(), &json!({}));
+        assert_eq!(named(&store), wanted[n..=n]);
+    }
+    store.kvs.retain(|kv| !strange.contains(&kv.key));
+    store.kvs.retain(|kv| kv.key != keys::run("over"));
+    let texts = named(&store);
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    assert!(texts[0].ends_with("is of run over, which does not exist, and 8 more"), "{texts:?}");
+
+    let mut values = Store::default();
+    leased(&mut values, keys::leader(9), json!({"id": "s"}), 0);
+    leased(&mut values, keys::leader(8), json!({"id": "s"}), 9);
+    leased(&mut values, keys::beat("w1"), json!("alive"), 7);
+    leased(&mut values, keys::beat("w1"), json!([]), 0);
+    leased(&mut values, keys::open(RUN), json!("another"), 0);
+    for kv in &values.kvs {
+        assert!(!foreign(RUN, std::slice::from_ref(kv)).is_clean(), "{}", kv.key);
+    }
 }
 
 #[test]
