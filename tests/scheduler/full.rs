@@ -98,7 +98,7 @@ async fn runs_are_refused_before_results_are(engine: Engine) {
         said.starts_with("the store is nearly full, ") && said.contains(" of 33554432 bytes"),
         "{said}"
     );
-    assert_eq!(code, Exit::Code(2));
+    assert_eq!(code, Exit::Code(3));
     assert!(team.results(&run).await.len() < TASKS as usize, "the run is not over");
     has_passed(&team, &run, TASKS).await;
     let alarms = client.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap();

@@ -35,6 +35,8 @@ pub(super) type Done = Result<u8, Trouble>;
 impl Trouble {
     pub(super) fn code(&self) -> u8 {
         match self {
+            // Nothing is wrong with what was asked for: later, there is room.
+            Self::Submit(SubmitError::Refused(Refusal { status: 429, .. })) => INFRASTRUCTURE,
             Self::Submit(SubmitError::Refused(_)) | Self::Usage(_) => USAGE,
             Self::Submit(SubmitError::Store(_) | SubmitError::Answer(_)) | Self::Store(_) => {
                 INFRASTRUCTURE

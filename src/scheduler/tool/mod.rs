@@ -1,7 +1,7 @@
 //! The scheduler's command line: its processes, and what a test team types.
 //!
 //! Exit codes are those of test tools: 0 passed or done, 1 tests failed, 2 wrong usage or input, 3 the
-//! store or the scheduler is at fault, 4 nothing to run, 5 canceled. Every listing is a table for
+//! store or the scheduler is at fault, or full, 4 nothing to run, 5 canceled. Every listing is a table for
 //! people, or with `--json` one JSON document.
 
 mod cases;
