@@ -175,6 +175,7 @@ async fn bad_registrations_and_results_are_refused(engine: Engine) {
         ("/v1/claims", json!({"worker": "w1"}), 409, "there is a worker w1 already"),
         ("/v1/claims", json!({"worker": "@people"}), 400, "a name does not begin with @"),
         ("/v1/instances", service("@people", local, 1), 400, "a name does not begin with @"),
+        ("/v1/claims/results", json!({"status": "02"}), 400, "a result without recordId"),
         ("/v1/claims/results", json!({"recordId": "r", "status": "02"}), 409, "nobody waits for"),
         ("/v1/claims/results", json!({"recordId": "r", "status": "05"}), 400, "status is none of"),
     ] {

@@ -194,6 +194,9 @@ pub(super) async fn renew(services: Services, body: Object) -> Result<Response, 
 /// Takes a verdict. It is recorded as any worker's, if its claim still stands, and answered when it is.
 pub(super) async fn settle(services: Services, body: Object) -> Result<Response, Problem> {
     let verdict: Verdict = body.parse("a valid result")?;
+    if verdict.record.is_empty() {
+        return Err(Problem::new(400, "a result without recordId"));
+    }
     let stations = &services.inner.stations;
     let record = verdict.record.clone();
     let recording = match stations.who_has(&verdict) {
