@@ -5,7 +5,8 @@ use crate::commands::write;
 use crate::on_each_engine;
 use crate::team::Team;
 use serde_json::{Value, json};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 on_each_engine![
@@ -124,6 +125,51 @@ fn the_folder_of_a_demonstration_is_made() {
     assert!(said.contains("member one did not start"), "{said}");
     assert!(folder.join("one.log").is_file(), "{said}");
     std::fs::remove_dir_all(&parent).unwrap();
+}
+
+/// What a demonstration says can be typed, from anywhere.
+#[test]
+fn a_demonstration_says_what_can_be_typed() {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let is_base = |base: &u16| [0, 1, 11, 100, 101, 200, 201].iter().all(|n| is_free(base + n));
+    let first = 15_000 + (std::process::id() % 40) as u16 * 300;
+    let base = (first..32_000).step_by(300).find(is_base).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/run"))
+        .arg(env!("CARGO_BIN_EXE_quoin"))
+        .env("QUOIN_RUN_DIR", folder.path().join("data"))
+        .env("QUOIN_RUN_PORT", base.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(script.stdout.take().unwrap()).lines();
+    while !said.contains("Ctrl-C stops everything.") {
+        let line = lines.next().unwrap_or_else(|| panic!("it has ended: {said}"));
+        said += &(line.unwrap() + "\n");
+    }
+    let binary = concat!("  ", env!("CARGO_BIN_EXE_quoin"), " ");
+    // One that ends only when it is stopped.
+    let is_told = |line: &&str| line.starts_with(binary) && !line.contains(" watch ");
+    let told: Vec<&str> = said.lines().filter(is_told).collect();
+    let ends: Vec<_> = told
+        .iter()
+        .map(|line| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", line]).current_dir(folder.path()).output().unwrap()
+        })
+        .collect();
+    // It stops what it has started.
+    let stop = Command::new("kill").arg(script.id().to_string()).status().unwrap();
+    assert!(stop.success() && script.wait().unwrap().success(), "{said}");
+    for (line, end) in told.iter().zip(&ends) {
+        assert!(end.status.success(), "{line}: {}", String::from_utf8_lossy(&end.stderr));
+    }
+    let has = |words: &str| told.iter().any(|line| line.contains(words));
+    assert!(
+        ["kv put", "kv get", "run submit", "run show", "run verify"].into_iter().all(has),
+        "{said}"
+    );
 }
 
 #[test]
