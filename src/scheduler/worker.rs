@@ -146,10 +146,15 @@ async fn serve(
         draining: false,
         artifacts: settings.artifacts.clone(),
     };
-    let service = json!({
-        "id": settings.name, "name": settings.name, "url": settings.address,
+    // What it has and its version are not in here: that would be a write for each task.
+    let mut service = json!({
+        "id": settings.name, "name": settings.name,
         "max_task_num": settings.capacity, "labels": settings.labels,
     });
+    // Without an address its name stands for it in the key.
+    if settings.address != settings.name {
+        service["url"] = settings.address.as_str().into();
+    }
     let put = |key: String, value: Vec<u8>| Op::Put { key, value, lease: lease.id() };
     let service_key = format!("{}{}/{}", keys::SERVICES, settings.name, settings.address);
     let txn = Txn {
