@@ -74,6 +74,14 @@ async fn definitions_are_written_listed_and_deleted(engine: Engine) {
         (&lab["health"], &lab["health_reason"]),
         (&json!("maintenance"), &json!("new disk"))
     );
+    let reserve =
+        "{id: lab, capacity: 3, state: reserved, state_reason: for ann, config: {port: 80}}";
+    let reserve = write(&team, "reserve.yaml", reserve);
+    assert_eq!(team.says(&["env", "put", &reserve]).await.0, 0);
+    let table = team.says(&["env", "ls"]).await.1;
+    let line = table.lines().find(|line| line.contains("lab")).unwrap();
+    let cells: Vec<&str> = line.split('│').map(str::trim).collect();
+    assert_eq!(cells[1..8], ["lab", "3", "", "reserved", "for ann", "maintenance", "new disk"]);
     assert_eq!(team.says(&["env", "maintenance", "lab", "--end"]).await.0, 0);
     assert_eq!(team.json(&["env", "get", "lab"]).await["health"], "unknown");
 

@@ -78,6 +78,16 @@ pub enum Occupancy {
     Running,
 }
 
+impl Occupancy {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Reserved => "reserved",
+            Self::Running => "running",
+        }
+    }
+}
+
 /// A call that tells whether an environment is fit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

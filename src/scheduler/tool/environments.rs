@@ -161,9 +161,13 @@ fn show(found: &[Environment]) -> String {
             environment.id.clone(),
             environment.capacity.map(|capacity| capacity.to_string()).unwrap_or_default(),
             labels.collect::<Vec<_>>().join(" "),
+            environment.state.word().to_owned(),
+            environment.state_reason.clone(),
             health.to_owned(),
             environment.health_reason.clone(),
         ]
     });
-    table(["environment", "capacity", "labels", "health", "reason"], rows.collect())
+    let titles =
+        ["environment", "capacity", "labels", "state", "its reason", "health", "its reason"];
+    table(titles, rows.collect())
 }

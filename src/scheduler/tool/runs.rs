@@ -3,11 +3,13 @@
 use super::desk::{Desk, Done, Trouble, duration, now_ms, percent, say, table, time};
 use super::submits::{self, SubmitArgs, Then, Which};
 use super::{CANCELED, FAILED, USAGE, live, reports};
+use crate::ctl;
 use crate::scheduler::coordinator::Control;
 use crate::scheduler::model::{Row, Status};
 use crate::scheduler::steer;
 use crate::scheduler::view::{
-    self, Audit, Event, Numbers, RunBook, RunSummary, TaskView, Waiting, numbers, read, totals_line,
+    self, Audit, Event, LaneView, Numbers, RunBook, RunSummary, TaskView, Waiting, numbers, read,
+    totals_line,
 };
 use clap::Subcommand;
 use serde::Serialize;
@@ -238,7 +240,7 @@ async fn show(desk: &Desk, run: &str, revision: i64) -> Done {
         #[serde(flatten)]
         summary: &'s RunSummary,
         running: u64,
-        lanes: Vec<crate::scheduler::view::LaneView>,
+        lanes: Vec<LaneView>,
         failures: Vec<TaskView>,
         revision: i64,
     }
@@ -262,29 +264,32 @@ async fn show(desk: &Desk, run: &str, revision: i64) -> Done {
     Ok(0)
 }
 
-fn lanes_table(lanes: &[crate::scheduler::view::LaneView]) -> String {
+/// A column for each thing that there is in some lane.
+fn lanes_table(lanes: &[LaneView]) -> String {
+    let is_there = |status: &Status| lanes.iter().any(|lane| lane.totals.get(*status) > 0);
+    let rare = [Status::Lost, Status::Skipped, Status::Canceled].into_iter().filter(is_there);
+    let rare: Vec<Status> = rare.collect();
+    let number = |count: u64| if count > 0 { count.to_string() } else { String::new() };
     let rows = lanes.iter().map(|lane| {
-        let count = |status| match lane.totals.get(status) {
-            0 => String::new(),
-            count => count.to_string(),
-        };
-        let failed = lane.totals.get(Status::Failed)
-            + lane.totals.get(Status::Error)
-            + lane.totals.get(Status::TimedOut)
-            + lane.totals.get(Status::Lost);
+        let count = |status: &Status| lane.totals.get(*status);
+        let failed = [Status::Failed, Status::Error, Status::TimedOut].iter().map(count).sum();
         let open = lane.totals.total.saturating_sub(lane.totals.ended());
-        [
+        let mut row = vec![
             lane.case.clone(),
             lane.environment.clone(),
             lane.totals.total.to_string(),
-            count(Status::Passed),
-            if failed > 0 { failed.to_string() } else { String::new() },
-            lane.running.to_string(),
-            open.saturating_sub(lane.running.into()).to_string(),
-        ]
+            number(count(&Status::Passed)),
+            number(failed),
+        ];
+        row.extend(rare.iter().map(count).map(number));
+        row.push(lane.running.to_string());
+        row.push(open.saturating_sub(lane.running.into()).to_string());
+        row
     });
-    let titles = ["case", "environment", "tasks", "passed", "failed", "running", "waiting"];
-    table(titles, rows.collect())
+    let mut titles = vec!["case", "environment", "tasks", "passed", "failed"];
+    titles.extend(rare.iter().map(|status| status.word()));
+    titles.extend(["running", "waiting"]);
+    ctl::table_text(&titles, &rows.collect::<Vec<_>>())
 }
 
 /// A task and what its last attempt said, in one line.
