@@ -98,7 +98,7 @@ async fn a_queue_takes_so_many_runs(engine: Engine) {
     let submit = ["run", "submit", "--case", "a", "--queue", "nightly"];
     assert_eq!(team.says(&submit).await.0, 0);
     let (code, _, said) = team.says(&submit).await;
-    assert_eq!((code, said.trim()), (2, "Error: queue nightly is full: 1 runs are open"));
+    assert_eq!((code, said.trim()), (3, "Error: queue nightly is full: 1 runs are open"));
     let (_, table, _) = team.says(&["queue", "ls"]).await;
     assert!(table.contains("1 of 1"), "{table}");
     assert_eq!(team.json(&["queue", "ls"]).await[0]["runs_max"], 1);
