@@ -225,6 +225,17 @@ async fn what_was_skipped_says_why(engine: Engine) {
         ("off", "the case is skipped: no printer"),
     ];
     let run = lines[0];
+    let table = team.says(&["run", "show", run]).await.1;
+    let row = |name: &str| -> Vec<&str> {
+        let rows = table.lines().map(|line| line.split('│').map(str::trim).collect::<Vec<_>>());
+        let mut rows = rows.filter(|cells| cells.get(1).is_some_and(|cell| *cell == name));
+        rows.next().unwrap_or_else(|| panic!("no {name}: {table}"))
+    };
+    let titles =
+        ["CASE", "ENVIRONMENT", "TASKS", "PASSED", "FAILED", "SKIPPED", "RUNNING", "WAITING"];
+    assert_eq!(row("CASE")[1..9], titles, "{table}");
+    assert_eq!(row("bad")[3..7], ["2", "", "2", ""], "{table}");
+    assert_eq!(row("after")[3..7], ["2", "", "", "2"], "{table}");
     let xml = team.says(&["report", "junit", run]).await.1;
     let report = quoin::scheduler::junit::read(xml.as_bytes()).unwrap();
     for (case, reason) in reasons {
