@@ -8,6 +8,8 @@
 
 mod bound;
 mod decide;
+#[cfg(test)]
+mod golden;
 mod lane;
 mod locks;
 mod numbered;
