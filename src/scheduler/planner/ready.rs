@@ -90,6 +90,8 @@ struct LanesOfRun {
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     queues: Vec<Queue>,
+    /// What the queue had got that was served last, before it was.
+    level: u64,
     runs: Numbered<ReadyRun>,
     /// By number.
     classes: Vec<ReadyClass>,
@@ -151,11 +153,10 @@ impl Ready {
             return;
         }
         if self.queues[run.queue as usize].lanes == 0 {
-            // Time without demand earns nothing.
-            let others = self.queues.iter().filter(|queue| queue.lanes > 0);
-            let level = others.map(|queue| queue.pass).min().unwrap_or(0);
+            // Time without demand earns nothing. It costs nothing either: a queue whose only lane is
+            // taken and comes back is as far as it was, though others have got more.
             let queue = &mut self.queues[run.queue as usize];
-            queue.pass = queue.pass.max(level);
+            queue.pass = queue.pass.max(self.level);
         }
         let queue = &mut self.queues[run.queue as usize];
         queue.lanes += 1;
@@ -248,6 +249,7 @@ impl Ready {
         key.step = key.step.max(step(now, priority));
         key.used = key.used.saturating_add(cost);
         let queue = &mut self.queues[charged.queue as usize];
+        self.level = queue.pass;
         queue.pass = queue.pass.saturating_add((cost / u64::from(queue.weight)).max(1));
     }
 
