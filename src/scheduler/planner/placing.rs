@@ -55,7 +55,12 @@ impl Planner {
         let closed = lane.locks.iter().find(|lock| self.locks.get(**lock).closed.is_some());
         let full = || lane.locks.iter().find(|lock| !self.locks.get(**lock).admits(id));
         if let Some(&lock) = closed.or_else(full) {
-            let key = WaitKey::new(lane.since, priority, rank);
+            // All who wait for a tag have its backlog before them: what counts is what is behind each.
+            let work = match self.locks.get(lock).is_tag() {
+                true => lane_chain(lane, &self.workers),
+                false => rank,
+            };
+            let key = WaitKey::new(lane.since, priority, work);
             self.locks.get_mut(lock).park(lane.traits.class, key, id);
             lane.place = Place::Parked(lock, key);
             if closed.is_some() {
@@ -164,9 +169,14 @@ impl Planner {
 /// How long the work takes at best that starts with this lane: the longest chain behind it, or all
 /// that wants the same lock.
 fn lane_rank(lane: &Lane, locks: &Locks, workers: &Workers) -> u64 {
-    let chain = lane.length(u64::from(lane.claimable()), workers.capacity());
-    let chain = chain.saturating_add(lane.behind);
+    let chain = lane_chain(lane, workers);
     let locks = lane.locks.iter().map(|lock| locks.get(*lock));
     let backlog = locks.map(|lock| lock.backlog / u64::from(lock.capacity.max(1))).max();
     chain.max(backlog.unwrap_or(0))
+}
+
+/// The longest chain that starts with this lane.
+fn lane_chain(lane: &Lane, workers: &Workers) -> u64 {
+    let length = lane.length(u64::from(lane.claimable()), workers.capacity());
+    length.saturating_add(lane.behind)
 }
