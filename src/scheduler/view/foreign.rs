@@ -53,7 +53,8 @@ fn is_own(run: &str, kv: &Kv) -> Option<bool> {
         );
     }
     if let Some(name) = key.strip_prefix(keys::BEATS) {
-        let is_beat = parse::<Value>(kv).is_some_and(|running| running.is_array());
+        let is_list = |value: Value| value.is_array() || value["running"].is_array();
+        let is_beat = parse::<Value>(kv).is_some_and(is_list);
         return Some(is_beat && kv.lease != 0 && is_name(name));
     }
     if key.starts_with(keys::SEGMENTS) {
