@@ -25,10 +25,25 @@ struct NextestSuite {
 struct NextestTest {
     #[serde(default)]
     ignored: bool,
+    /// Whether nextest's own configuration takes it.
+    #[serde(default, rename = "filter-match")]
+    filter: NextestFilter,
+}
+
+#[derive(Default, Deserialize)]
+struct NextestFilter {
+    #[serde(default)]
+    status: String,
+}
+
+impl NextestTest {
+    fn is_run(&self) -> bool {
+        !self.ignored && self.filter.status != "mismatch"
+    }
 }
 
 /// What `cargo nextest list --message-format json` prints: each test is run by its binary, as nextest
-/// itself does, in the folder of its package. Ignored tests are left out.
+/// itself does, in the folder of its package. Tests that are ignored or filtered out are left out.
 pub(super) fn nextest(text: &str) -> Result<Vec<TestCase>, String> {
     // Compilers may say something before it.
     let start = text.find('{').ok_or("it is no JSON")?;
@@ -36,8 +51,7 @@ pub(super) fn nextest(text: &str) -> Result<Vec<TestCase>, String> {
         serde_json::from_str(&text[start..]).map_err(|error| error.to_string())?;
     let mut cases = Vec::new();
     for (binary, suite) in list.suites {
-        for (name, test) in suite.testcases.into_iter().filter(|(_, test)| !test.ignored) {
-            debug_assert!(!test.ignored);
+        for (name, test) in suite.testcases.into_iter().filter(|(_, test)| test.is_run()) {
             let words = [suite.binary_path.as_str(), "--exact", &name, "--nocapture"];
             let words = words.map(str::to_owned).to_vec();
             let mut case = command(&format!("{binary}::{name}"), words, Some(&suite.cwd));

@@ -15,6 +15,7 @@ fn each_tool_s_tests_become_commands() {
         "package-name": "kv", "binary-path": "/t/api-1", "cwd": "/p/kv",
         "testcases": {
             "put::works": {"ignored": false, "filter-match": {"status": "matches"}},
+            "filtered": {"ignored": false, "filter-match": {"status": "mismatch", "reason": "string"}},
             "slow": {"ignored": true}
         }
     }}});

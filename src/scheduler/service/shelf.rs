@@ -53,15 +53,18 @@ impl Shelved {
         self.groups.get_or_init(|| self.book.failure_groups())
     }
 
-    /// Whether it need not be read again: it has ended, or what was read is new beside what reading costs
-    /// and the run goes on.
+    /// Whether it need not be read again: the run goes on, and what was read is new beside what reading costs;
+    /// or it had ended, and has not been removed.
     async fn is_fresh(&self, client: &Client, run: &str) -> Result<bool, Problem> {
         let age = self.read.elapsed();
-        if !self.book.is_open || age < FRESH {
-            return Ok(true);
-        }
-        let is_new = age < (self.cost * COST_FACTOR).min(OLDEST);
-        Ok(is_new && client.get(&keys::open(run)).await.map_err(SubmitError::from)?.is_some())
+        let key = match self.book.is_open {
+            true if age >= FRESH && age >= (self.cost * COST_FACTOR).min(OLDEST) => {
+                return Ok(false);
+            }
+            true => keys::open(run),
+            false => keys::run(run),
+        };
+        Ok(client.get(&key).await.map_err(SubmitError::from)?.is_some())
     }
 }
 

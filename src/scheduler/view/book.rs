@@ -175,19 +175,6 @@ impl RunBook {
         self.index = places.map(|(found, at)| (found.row.lane, found.row.ordinal, at)).collect();
         self.index.sort_unstable();
         self.counted = counted(&planner, run, self.plan.lanes.len() as u32);
-        if self.status.ended.is_some() {
-            // The checkpoints of a run that is over have gone.
-            let known = self.totals();
-            let totals = self.status.totals.clone();
-            let lanes = 0..self.plan.lanes.len() as u32;
-            self.give_up(
-                lanes,
-                |_| true,
-                |status| totals.get(status).saturating_sub(known.get(status)),
-            );
-            self.count_rest();
-            return;
-        }
         let prefix = format!("{}lane/", keys::run_parts(&self.spec.id));
         for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
             for (lane, known) in parse::<LanePack>(kv).unwrap_or_default().lanes {
@@ -205,6 +192,14 @@ impl RunBook {
                     self.unstarted.insert(lane, beyond);
                 }
             }
+        }
+        if self.status.ended.is_some() {
+            let known = self.totals();
+            let totals = self.status.totals.clone();
+            let lanes = 0..self.plan.lanes.len() as u32;
+            let more = |status| totals.get(status).saturating_sub(known.get(status));
+            self.give_up(lanes, |_| true, more);
+            self.count_rest();
         }
     }
 
@@ -248,17 +243,19 @@ impl RunBook {
         }
     }
 
-    /// Tasks of a run that has ended which ended without an attempt, as many as the totals tell. Which
-    /// lane's did how is not written down where they differ.
+    /// Tasks of a run that has ended which ended without an attempt and are in no checkpoint, as many as the
+    /// totals tell. Which lane's did how is not written down where they differ.
     fn count_rest(&mut self) {
-        let mut known = Totals::default();
-        self.counted.iter().for_each(|counted| known.merge(&counted.totals));
+        let known = self.totals();
         // All others have an attempt that ended them.
         let mut left = [Status::Skipped, Status::Canceled].map(|status| {
             let count = self.status.totals.get(status);
             (status, count.saturating_sub(known.get(status)))
         });
         for (lane, counted) in (0..).zip(&self.counted) {
+            if self.unstarted.contains_key(&lane) {
+                continue;
+            }
             let mut rest = LaneCheckpoint::default();
             let total = self.plan.lanes[lane as usize].total;
             let mut from = 0;

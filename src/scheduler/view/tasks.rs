@@ -209,9 +209,19 @@ impl RunBook {
         }
         let unstarted = self.unstarted.get(&lane);
         if let Some(unstarted) = unstarted.filter(|unstarted| unstarted.ended.contains(ordinal)) {
-            // Nearly always they all ended alike; where not, nobody wrote down which did how.
-            let most = unstarted.totals.by_status.iter().max_by_key(|(_, count)| **count);
-            return most.map_or(Status::Skipped, |(status, _)| *status);
+            // Nearly always they all ended alike; where not, nobody wrote down which did how, but how many.
+            let before = unstarted
+                .ended
+                .intervals()
+                .map(|(start, end)| u64::from(end.min(ordinal).saturating_sub(start)));
+            let mut place: u64 = before.sum();
+            let mut ends = unstarted.totals.by_status.iter().rev();
+            let found = ends.find(|(_, count)| {
+                let is_here = place < **count;
+                place = place.saturating_sub(**count);
+                is_here
+            });
+            return found.map_or(Status::Skipped, |(status, _)| *status);
         }
         if is_running { Status::Running } else { Status::Pending }
     }

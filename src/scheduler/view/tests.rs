@@ -453,6 +453,37 @@ fn what_would_have_been_tried_again_ends_with_its_last_attempt_when_its_run_is_s
 }
 
 #[test]
+fn what_never_ran_of_a_run_that_has_ended_stays_in_its_lane() {
+    // One lane waits when the run is canceled; one was skipped before, and one partly.
+    let mut store = Store::with_run(json!([command("a"), command("b"), command("c")]), 3);
+    let ended = |counts: &[(Status, u64)]| {
+        let mut known = LaneCheckpoint { totals: Totals::of(3), ..Default::default() };
+        known.ended.insert_range(0, 3);
+        counts.iter().for_each(|(status, count)| known.totals.add(*status, *count));
+        known
+    };
+    use Status::{Canceled, Skipped};
+    let lanes = [
+        (0, ended(&[(Canceled, 3)])),
+        (1, ended(&[(Skipped, 3)])),
+        (2, ended(&[(Canceled, 2), (Skipped, 1)])),
+    ];
+    let mut totals = Totals::of(0);
+    lanes.iter().for_each(|(_, known)| totals.merge(&known.totals));
+    store.put(keys::lanes(RUN, 0), &LanePack { folded: 9, lanes: lanes.into() });
+    let status =
+        RunStatus { state: "canceled".into(), totals, ended: Some(9_000), ..Default::default() };
+    store.put(keys::status(RUN), &status);
+    store.kvs.retain(|kv| kv.key != keys::open(RUN));
+    let book = store.book();
+    let tasks = book.tasks(&Filter::default(), (0, 0), 9).tasks;
+    let found: Vec<Status> = tasks.iter().map(|task| task.status).collect();
+    assert_eq!(found[..6], [Canceled, Canceled, Canceled, Skipped, Skipped, Skipped]);
+    assert_eq!(found[6..].iter().filter(|status| **status == Canceled).count(), 2);
+    assert_eq!(audit(&book, 0).faults, []);
+}
+
+#[test]
 fn a_tag_whose_capacity_changes_is_asked_of_the_history() {
     let tagged = with(command("a"), "mutual_tag", json!("printer"));
     let mut store = Store::with_run(json!([tagged]), 2);
