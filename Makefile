@@ -73,7 +73,7 @@ compat-test: deps ## Run other clients against the debug binary that `test` has 
 	@QUOIN_BIN=$(CARGO_TARGET_DIR)/debug/quoin $(ROOT)scripts/compat
 
 compat: build ## Run other clients and etcd's own tools against Quoin
-	@COMPAT_CARGO_FLAGS=--release $(ROOT)scripts/compat
+	@COMPAT_CARGO_FLAGS=--release COMPAT_SOAK=1 $(ROOT)scripts/compat
 
 fuzz: ## Feed each reader random bytes for FUZZ_SECONDS=30 (needs cargo fuzz and a nightly compiler)
 	@$(ROOT)scripts/fuzz
