@@ -51,7 +51,7 @@ pub(super) fn nextest(text: &str) -> Result<Vec<TestCase>, String> {
         serde_json::from_str(&text[start..]).map_err(|error| error.to_string())?;
     let mut cases = Vec::new();
     for (binary, suite) in list.suites {
-        for (name, test) in suite.testcases.into_iter().filter(|(_, test)| test.is_run()) {
+        for (name, _) in suite.testcases.into_iter().filter(|(_, test)| test.is_run()) {
             let words = [suite.binary_path.as_str(), "--exact", &name, "--nocapture"];
             let words = words.map(str::to_owned).to_vec();
             let mut case = command(&format!("{binary}::{name}"), words, Some(&suite.cwd));
