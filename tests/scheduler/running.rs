@@ -7,7 +7,10 @@ use crate::service::{Service, case};
 use crate::team::Team;
 use serde_json::{Value, json};
 
-on_each_engine![a_run_says_running_only_while_something_of_it_runs];
+on_each_engine![
+    a_run_says_running_only_while_something_of_it_runs,
+    a_run_that_has_just_ended_is_not_told_from_before,
+];
 
 async fn says(what: &str, wanted: &str, ask: impl AsyncFn() -> Value) {
     eventually(what, async || match ask().await {
@@ -69,4 +72,28 @@ async fn a_run_says_running_only_while_something_of_it_runs(engine: Engine) {
         }
     })
     .await;
+}
+
+async fn a_run_that_has_just_ended_is_not_told_from_before(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    let caller = Caller::new(&team.service_url(0).await);
+    team.start_worker("w1", 4, &["--allow-command"]).await;
+    let bad = json!({"id": "bad", "kind": "command", "command": ["sh", "-c", "sleep 0.5; exit 1"]});
+    let plan = json!({"cases": [bad], "run": {"cases": [{"case": "bad", "repeats": 4}]}});
+    let run = team.submit(&plan).await;
+    let of_run = format!("/v1/runs/{run}");
+    // Whoever looks at it has it kept as it was.
+    eventually("an end that is seen at once", async || {
+        let lanes = caller.get(&format!("{of_run}/lanes")).await.body;
+        match caller.get(&of_run).await.body["status"]["ended"].is_null() {
+            false => Ok(()),
+            true => Err(lanes.to_string()),
+        }
+    })
+    .await;
+    let again = caller.call("POST", &format!("{of_run}/rerun"), json!({"which": "failed"})).await;
+    assert_eq!(again.status, 201, "{}", again.body);
+    let lanes = caller.get(&format!("{of_run}/lanes")).await.body;
+    assert_eq!(lanes["items"][0]["totals"]["failures"], 4, "{lanes}");
 }

@@ -137,6 +137,7 @@ impl RunBook {
             index: Vec::new(),
             spec,
         };
+        let submitted = find(&keys::run(run)).map(|spec| spec.mod_revision);
         for kv in kvs {
             if let Some(worker) = kv.key.strip_prefix(keys::WORKERS) {
                 book.workers.insert(worker.to_owned(), parse(kv).unwrap_or_default());
@@ -144,7 +145,7 @@ impl RunBook {
                 let value: serde_json::Value = parse(kv).unwrap_or_default();
                 let capacity = value["capacity"].as_u64().and_then(|n| u32::try_from(n).ok());
                 book.capacities.extend(capacity.map(|capacity| (tag.to_owned(), capacity)));
-                if find(&keys::run(run)).is_some_and(|spec| kv.mod_revision > spec.mod_revision) {
+                if submitted.is_some_and(|submitted| kv.mod_revision > submitted) {
                     book.redefined.insert(tag.to_owned());
                 }
             }
@@ -178,13 +179,10 @@ impl RunBook {
         let prefix = format!("{}lane/", keys::run_parts(&self.spec.id));
         for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
             for (lane, known) in parse::<LanePack>(kv).unwrap_or_default().lanes {
-                let by_attempt =
-                    AGAIN.map(|status| (status, self.ended_before(lane, status, &known)));
-                let more = |status: Status| {
-                    let counted = by_attempt.iter().find(|(of, _)| *of == status);
-                    let counted = counted.map_or(0, |(_, count)| *count);
-                    known.totals.get(status).saturating_sub(counted)
-                };
+                let more = AGAIN.map(|status| match known.totals.get(status) {
+                    0 => (status, 0),
+                    all => (status, all.saturating_sub(self.ended_before(lane, status, &known))),
+                });
                 self.give_up(lane..lane + 1, |ordinal| known.ended.contains(ordinal), more);
                 let Some(counted) = self.counted.get(lane as usize) else { continue };
                 let beyond = self.beyond(lane, &known, counted);
@@ -195,25 +193,25 @@ impl RunBook {
         }
         if self.status.ended.is_some() {
             let known = self.totals();
-            let totals = self.status.totals.clone();
+            let totals = &self.status.totals;
             let lanes = 0..self.plan.lanes.len() as u32;
-            let more = |status| totals.get(status).saturating_sub(known.get(status));
+            let more = |status| (status, totals.get(status).saturating_sub(known.get(status)));
+            let more = AGAIN.map(more);
             self.give_up(lanes, |_| true, more);
             self.count_rest();
         }
     }
 
     /// In a run that was stopped nothing is tried again: of what would have been, the last attempt counts.
-    /// Of lanes, and of those of their ordinals that have ended, as many as `more` tells of a status beyond
+    /// Of lanes, and of those of their ordinals that have ended, as many as `left` tells of a status beyond
     /// what attempts show by themselves. What failed before the stop rested, and was skipped: the latest
     /// attempts are meant.
     fn give_up(
         &mut self,
         lanes: std::ops::Range<u32>,
         has_ended: impl Fn(u32) -> bool,
-        more: impl Fn(Status) -> u64,
+        mut left: [(Status, u64); 4],
     ) {
-        let mut left = AGAIN.map(|status| (status, more(status)));
         if left.iter().all(|(_, left)| *left == 0) {
             return;
         }

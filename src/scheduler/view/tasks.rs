@@ -92,7 +92,7 @@ pub struct LaneView {
     pub environment: String,
     pub totals: crate::scheduler::model::Totals,
     pub running: u32,
-    /// With workers that do not run them yet.
+    /// With workers that do not run them yet, or with people.
     pub assigned: u32,
     /// The parts of its tags' keys behind `tag/`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
