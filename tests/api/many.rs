@@ -404,6 +404,8 @@ async fn what_sorted_answers_hold_that_nobody_reads_is_bounded_and_others_are_se
     for n in 0..KEYS {
         kv.put(put(&format!("key{n:02}"), &"o".repeat(VALUE))).await.unwrap();
     }
+    // Every transaction below that writes it may be refused.
+    kv.put(put("other", "v")).await.unwrap();
     let sorted = |target: SortTarget, order: SortOrder| RangeRequest {
         sort_target: target as i32,
         sort_order: order as i32,
