@@ -19,6 +19,7 @@ pub mod execute;
 pub mod junit;
 pub mod keys;
 pub mod leader;
+mod late;
 mod lease;
 pub mod model;
 pub mod numbers;

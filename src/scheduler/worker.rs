@@ -7,10 +7,11 @@ use super::agent::{self, Agent, Task};
 use super::client::{Access, Client};
 use super::clock::Clock;
 use super::complaints::Complaints;
-use super::coordinator::{TxnNo, WorkerInfo};
+use super::coordinator::{Rest, TxnNo, WorkerInfo};
 use super::definitions::{Definition, Library};
 use super::execute::{Attempt, Runner};
 use super::keys;
+use super::late::Late;
 use super::lease::Lease;
 use super::model::{Labels, Row, Status};
 use super::record::Running;
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// After an error, before the store is asked again.
@@ -32,10 +33,6 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Commands are killed so long before the lease can have ended, if this process cannot stop them itself,
 /// which it would have done before.
 const COMMANDS_MARGIN: Duration = Duration::from_millis(500);
-
-/// Results that came too late are kept for so long, give or take an hour: many share a lease.
-const LATE_TTL_S: i64 = 24 * 3_600;
-const LATE_LEASE_AGE_MAX: Duration = Duration::from_secs(3_600);
 
 /// What a worker is.
 #[derive(Clone, Debug)]
@@ -144,6 +141,7 @@ async fn serve(
         no_commands: settings.no_commands,
         at_will: settings.at_will,
         draining: false,
+        resting: None,
         artifacts: settings.artifacts.clone(),
     };
     // What it has and its version are not in here: that would be a write for each task.
@@ -193,6 +191,7 @@ struct Registered {
     library: Arc<Library>,
     info: WorkerInfo,
     name: String,
+    registration: i64,
     lease: Lease,
     agent: Agent,
     /// Ends a task early when it is used.
@@ -200,8 +199,7 @@ struct Registered {
     tasks: tokio::task::JoinSet<()>,
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
     beat: Vec<Running>,
-    /// For late results, with when it was granted.
-    late_lease: Arc<Mutex<Option<(Instant, i64)>>>,
+    late: Arc<Late>,
 }
 
 impl Registered {
@@ -224,13 +222,14 @@ impl Registered {
             executor,
             info,
             name: settings.name.clone(),
+            registration,
             agent: Agent::new(&settings.name, registration, agent_settings, ends),
             lease,
             cancels: BTreeMap::new(),
             tasks: tokio::task::JoinSet::new(),
             answers: mpsc::unbounded_channel(),
             beat: Vec::new(),
-            late_lease: Arc::default(),
+            late: Arc::default(),
         }
     }
 
@@ -249,11 +248,14 @@ impl Registered {
         drain: watch::Sender<bool>,
     ) -> Result<End, Error> {
         let mut drained = drain.subscribe();
+        let mut rests = self.executor.rests();
         let mut beats = tokio::time::interval(Duration::from_secs(1));
         let mut fenced: Option<Instant> = None;
         let mut is_registered = true;
         loop {
             let now = self.clock.now();
+            // Before what it did not begin goes back, or it would be given that again.
+            self.say_resting(&mut rests).await;
             for request in self.agent.work(now) {
                 self.obey(request);
             }
@@ -292,6 +294,7 @@ impl Registered {
                     self.executor.allow_until(ends - COMMANDS_MARGIN);
                 }
                 _ = drained.changed() => self.say_draining().await,
+                Ok(()) = rests.changed() => {}
                 _ = beats.tick() => self.beat(),
                 () = sleep_until(Instant::now() + timer) => self.agent.tick(self.clock.now()),
                 Some(_) = self.tasks.join_next() => {}
@@ -369,8 +372,8 @@ impl Registered {
                 });
             }
             agent::Request::Late { key, value } => {
-                let (client, lease) = (self.client.clone(), self.late_lease.clone());
-                tokio::spawn(async move { keep_late(&client, &lease, key, value).await });
+                let (client, late) = (self.client.clone(), self.late.clone());
+                tokio::spawn(async move { late.keep(&client, key, value).await });
             }
             agent::Request::Stop { task } => {
                 if let Some(cancel) = self.cancels.remove(&task) {
@@ -386,13 +389,28 @@ impl Registered {
         if self.info.draining {
             return;
         }
-        let info = WorkerInfo { draining: true, ..self.info.clone() };
+        self.tell(WorkerInfo { draining: true, ..self.info.clone() }).await;
+    }
+
+    /// Tells the leader whether it takes nothing for a while.
+    async fn say_resting(&mut self, rests: &mut watch::Receiver<Option<Rest>>) {
+        let resting = rests.borrow_and_update().clone();
+        if resting != self.info.resting && !self.agent.is_fenced() {
+            self.tell(WorkerInfo { resting, ..self.info.clone() }).await;
+        }
+    }
+
+    /// Changes its key, unless somebody has taken that away. If it is not known whether that was done, it
+    /// is done again.
+    async fn tell(&mut self, info: WorkerInfo) {
         let key = keys::worker(&self.name);
         let value = serde_json::to_vec(&info).unwrap_or_default();
-        let put = Op::Put { key, value, lease: self.lease.id() };
-        let said = self.client.txn(&Txn { then: vec![put], ..Default::default() }).await;
-        // If it is not known it is said again.
-        self.info.draining = matches!(said, Outcome::Committed { .. });
+        let compares = vec![Compare::CreatedAt(key.clone(), self.registration)];
+        let then = vec![Op::Put { key, value, lease: self.lease.id() }];
+        let told = self.client.txn(&Txn { compares, then, ..Default::default() }).await;
+        if matches!(told, Outcome::Committed { .. }) {
+            self.info = info;
+        }
     }
 
     /// It is done: the next worker of this name is not asked to leave. The key is gone already unless its
@@ -423,30 +441,6 @@ impl Registered {
             let _lost = client.txn(&Txn { then: vec![put], ..Default::default() }).await;
         });
     }
-}
-
-/// Keeps a result that came too late for a day. Nothing depends on it: if it does not work it is not
-/// done.
-async fn keep_late(
-    client: &Client,
-    lease: &Mutex<Option<(Instant, i64)>>,
-    key: String,
-    value: Vec<u8>,
-) {
-    let mut granted = lease.lock().await;
-    let known = granted.filter(|(at, _)| at.elapsed() < LATE_LEASE_AGE_MAX);
-    let id = match known {
-        Some((_, id)) => id,
-        None => {
-            let at = Instant::now();
-            let Ok(id) = client.grant(LATE_TTL_S).await else { return };
-            *granted = Some((at, id));
-            id
-        }
-    };
-    drop(granted);
-    let put = Op::Put { key, value, lease: id };
-    let _kept = client.txn(&Txn { then: vec![put], ..Default::default() }).await;
 }
 
 /// Runs an attempt and makes a row of what came of it, if it could be begun.

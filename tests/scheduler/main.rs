@@ -22,6 +22,7 @@ mod numbers;
 mod page;
 mod refusals;
 mod remote;
+mod resting;
 mod roles;
 mod running;
 mod service;

@@ -32,7 +32,7 @@ on_each_engine![
     a_client_is_told_that_the_store_is_away,
 ];
 
-async fn serving(engine: Engine) -> (Team, Caller) {
+pub async fn serving(engine: Engine) -> (Team, Caller) {
     let mut team = Team::new(Cluster::start(engine, 1).await);
     team.start_scheduler().says("leading the scheduler").await.unwrap();
     let caller = Caller::new(&team.service_url(0).await);
@@ -317,7 +317,9 @@ async fn a_client_is_told_that_the_store_is_away(engine: Engine) {
 }
 
 /// Serves `POST /submit` with this.
-async fn service(answer: impl Fn(Value) -> StatusCode + Clone + Send + Sync + 'static) -> String {
+pub async fn service(
+    answer: impl Fn(Value) -> StatusCode + Clone + Send + Sync + 'static,
+) -> String {
     let submit = post(async move |Json(order): Json<Value>| answer(order));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -326,13 +328,13 @@ async fn service(answer: impl Fn(Value) -> StatusCode + Clone + Send + Sync + 's
     url
 }
 
-async fn register(caller: &Caller, name: &str, url: &str) {
+pub async fn register(caller: &Caller, name: &str, url: &str) {
     let instance = json!({"name": name, "url": url, "max_task_num": 2});
     let made = caller.call("POST", "/v1/instances", instance).await;
     assert_eq!(made.status, 201, "{}", made.body);
 }
 
-async fn serves(caller: &Caller, name: &str) {
+pub async fn serves(caller: &Caller, name: &str) {
     eventually("the service as a worker", async || {
         match caller.get(&format!("/v1/instances/{name}")).await.status {
             200 => Ok(()),

@@ -119,6 +119,9 @@ pub struct WorkerInfo {
     pub at_will: bool,
     /// It finishes what it has and takes nothing more.
     pub draining: bool,
+    /// It takes nothing for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resting: Option<Rest>,
     /// Where it serves artifacts, each under its digest.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub artifacts: String,
@@ -132,6 +135,15 @@ impl WorkerInfo {
         let commands = (!self.no_commands).then(|| (keys::COMMANDING.to_owned(), String::new()));
         own.chain(commands).collect()
     }
+}
+
+/// Why a worker takes nothing for a while.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rest {
+    pub why: String,
+    /// It is looked again then, in milliseconds since 1970.
+    pub until: u64,
 }
 
 /// The value of a tag that is held.

@@ -213,8 +213,10 @@ impl Coordinator {
         }
         let Some(worker) = self.workers.get_mut(name) else { return };
         worker.mod_revision = kv.mod_revision;
-        if info.draining {
-            self.planner.worker_leaves(worker.number);
+        match (info.draining, info.resting) {
+            (true, _) => self.planner.worker_leaves(worker.number),
+            (false, Some(_)) => self.planner.worker_rests(worker.number),
+            (false, None) => self.planner.worker_wakes(worker.number),
         }
     }
 

@@ -4,6 +4,7 @@ use super::connect::Connector;
 use super::fill::fill;
 use super::targets::Targets;
 use super::{Attempt, Outcome};
+use crate::scheduler::coordinator::Rest;
 use crate::tls::{self, Dialer};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -14,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::{Map, Value, json};
 use std::pin::Pin;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -37,6 +39,12 @@ pub trait Runner: Send + Sync {
     /// Nothing that was begun may go on behind this moment, unless a later one is said before: others
     /// may have it then.
     fn allow_until(&self, _moment: Instant) {}
+
+    /// Whether, and why, nothing can be begun for a while. What says None when it is run changes this
+    /// before.
+    fn rests(&self) -> watch::Receiver<Option<Rest>> {
+        watch::Sender::default().subscribe()
+    }
 }
 
 impl Runner for super::Executor {

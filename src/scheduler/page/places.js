@@ -42,7 +42,7 @@ export function workers(view) {
   });
   const columns = [
     { word: "worker", show: (found) => [h("b", {}, found.name), found.url !== found.name && h("div", { class: "soft mono" }, found.url || "")] },
-    { word: "state", show: (found) => (found.draining ? pill("paused", t("draining")) : found.task_num > 0 ? pill("running") : pill("good", t("deadline"))) },
+    { word: "state", show: (found) => (found.draining ? pill("paused", t("draining")) : found.resting ? h("span", {}, pill("paused", t("resting")), " ", h("span", { class: "soft" }, found.resting.why)) : found.task_num > 0 ? pill("running") : pill("good", t("deadline"))) },
     { word: "has_tasks", show: (found) => number(found.task_num), isNumber: true }, { word: "slots", show: (found) => number(found.max_task_num), isNumber: true },
     { word: "labels", show: (found) => labels(found.labels) },
     { word: "lease", show: (found) => (found.lease ? h("span", { title: t("lease_why") }, t("of", `${found.lease.left_s} s`, `${found.lease.granted_s} s`)) : ""), isNumber: true },

@@ -20,7 +20,7 @@ const WORDS = {
   retired: ["retired", "停用"], enabled: ["enabled", "启用"], muted: ["muted", "静默"], skipped: ["skipped", "跳过"],
   submit: ["Submit a run", "提交运行"], submit_now: ["Submit", "提交"], cancel_run: ["Cancel", "取消运行"], pause: ["Pause", "暂停"],
   resume: ["Resume", "继续"], rerun_failed: ["Rerun failed", "重跑失败项"], rerun_lost: ["Rerun lost", "重跑丢失项"], rerun_all: ["Rerun all", "全部重跑"], close: ["Close", "关闭"], save: ["Save", "保存"],
-  drain: ["Drain", "排空"], draining: ["leaving", "离开中"], more: ["Show more", "显示更多"], search: ["Search", "搜索"], repeats: ["Repeats", "重复次数"],
+  drain: ["Drain", "排空"], draining: ["leaving", "离开中"], resting: ["resting", "休息中"], more: ["Show more", "显示更多"], search: ["Search", "搜索"], repeats: ["Repeats", "重复次数"],
   overview: ["Overview", "概览"], waiting: ["Waiting", "等待中"], failures: ["Failures", "失败"], timeline: ["Slots", "槽位时间线"], lanes: ["Cases", "用例"],
   bound: ["Lower bound", "理论下限"], efficiency: ["Efficiency", "效率"], makespan: ["Makespan", "总用时"], left: ["At least left", "至少剩余"], work: ["Work", "工作量"],
   loss: ["Slot time that was not used, by cause", "未利用的槽位时间（按原因）"], loss_start: ["first start", "首次启动"], loss_predecessor: ["predecessors", "前置用例"], loss_tag: ["tags", "互斥标签"],

@@ -444,6 +444,15 @@ impl goldenscript::Runner for Script {
                 let number = self.workers.remove(args.next_pos().ok_or("no worker")?);
                 self.planner().worker_leaves(number.ok_or("no such worker")?);
             }
+            // It takes nothing for a while.
+            "rest" => {
+                let number = self.workers.get(args.next_pos().ok_or("no worker")?).copied();
+                self.planner().worker_rests(number.ok_or("no such worker")?);
+            }
+            "wake" => {
+                let number = self.workers.get(args.next_pos().ok_or("no worker")?).copied();
+                self.planner().worker_wakes(number.ok_or("no such worker")?);
+            }
             "lose" => self.lose(args.next_pos().ok_or("no worker")?)?,
             // TAG UNIT: the hold-off after a lost worker is over.
             "release" => {

@@ -228,6 +228,17 @@ impl Planner {
         }
     }
 
+    /// The worker gets nothing until it wakes. What only it could run has a worker all the same.
+    pub fn worker_rests(&mut self, worker: WorkerNo) {
+        self.workers.rest(worker);
+        self.unreserve_unserved();
+    }
+
+    /// A worker that rested, if it did, takes work again.
+    pub fn worker_wakes(&mut self, worker: WorkerNo) {
+        self.workers.wake(worker);
+    }
+
     /// A worker that is gone already, for claims that it left behind.
     pub fn worker_leaves_behind(&mut self, worker: WorkerNo) {
         self.workers.close(worker);

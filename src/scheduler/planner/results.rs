@@ -59,8 +59,8 @@ impl Planner {
                     freed.push(lock);
                 }
             }
-            let is_closed = self.workers.get(open.worker).is_some_and(|worker| !worker.is_open());
-            if is_closed && !self.claims.values().any(|other| other.worker == open.worker) {
+            let has_left = self.workers.has_left(open.worker);
+            if has_left && !self.claims.values().any(|other| other.worker == open.worker) {
                 self.workers.remove(open.worker);
             }
         } else {

@@ -38,9 +38,10 @@ impl Planner {
         let mut overdue = Vec::new();
         let mut next = now.saturating_add(timeout);
         for (class, id, _) in self.ready.lanes_of(number) {
-            let Some(lane) = self.lane(id).filter(|_| !self.workers.serves(class)) else {
+            if self.workers.serves(class) || self.workers.resting_for(class).next().is_some() {
                 continue;
-            };
+            }
+            let Some(lane) = self.lane(id) else { continue };
             match lane.since.saturating_add(timeout) {
                 at if at <= now => overdue.push(id),
                 at => next = next.min(at),

@@ -55,6 +55,10 @@ pub enum Why {
         requires: Arc<Labels>,
         slots: u32,
     },
+    /// All workers that could run it take nothing for a while.
+    WorkersRest {
+        workers: Vec<Arc<str>>,
+    },
     /// All workers that could run it are full.
     NoSlot,
     /// What it needs is free, but another lane goes first.
@@ -125,6 +129,11 @@ impl Planner {
             return Some(Why::Turn);
         }
         if !self.workers.serves(lane.traits.class) {
+            let resting = self.workers.resting_for(lane.traits.class);
+            let workers: Vec<_> = resting.map(|worker| worker.name.clone()).collect();
+            if !workers.is_empty() {
+                return Some(Why::WorkersRest { workers });
+            }
             let (requires, slots) = (lane.traits.requires.clone(), lane.traits.slots);
             return Some(Why::NoWorker { requires, slots });
         }

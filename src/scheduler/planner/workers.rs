@@ -45,10 +45,6 @@ impl Worker {
     pub(super) fn free(&self) -> u32 {
         self.capacity.saturating_sub(self.load)
     }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.is_open
-    }
 }
 
 /// Workers with the same labels and as many slots: the emptiest of them has most room.
@@ -108,6 +104,8 @@ pub(super) struct Workers {
     classes: Vec<Class>,
     class_by_want: BTreeMap<(Arc<Labels>, u32), ClassNo>,
     capacity: u64,
+    /// Those that take nothing for a while.
+    resting: BTreeSet<WorkerNo>,
     /// A worker that takes nothing but what is of this class.
     hold: Option<(ClassNo, WorkerNo)>,
 }
@@ -172,16 +170,51 @@ impl Workers {
             ahead_max,
             load: 0,
             group,
-            is_open: true,
+            is_open: false,
             is_people: false,
             estimates: BTreeMap::new(),
         };
-        self.capacity += u64::from(worker.capacity);
-        let group = &mut self.groups[group as usize];
-        group.capacity += u64::from(worker.capacity);
-        group.free += u64::from(worker.capacity);
-        group.by_fullness.insert((worker.fullness(), number));
         self.workers.insert(number, worker);
+        self.open(number);
+    }
+
+    fn open(&mut self, number: WorkerNo) {
+        let Some(worker) = self.workers.get_mut(number) else { return };
+        worker.is_open = true;
+        self.capacity += u64::from(worker.capacity);
+        let group = &mut self.groups[worker.group as usize];
+        group.capacity += u64::from(worker.capacity);
+        group.free += u64::from(worker.free());
+        group.by_fullness.insert((worker.fullness(), number));
+    }
+
+    /// The worker gets nothing more until it wakes.
+    pub(super) fn rest(&mut self, number: WorkerNo) {
+        if self.workers.get(number).is_some_and(|worker| worker.is_open) {
+            self.close(number);
+            self.resting.insert(number);
+        }
+    }
+
+    /// A worker that rested, if it did, takes work again.
+    pub(super) fn wake(&mut self, number: WorkerNo) {
+        if self.resting.remove(&number) {
+            self.open(number);
+        }
+    }
+
+    /// Those that rest and could run something of a class.
+    pub(super) fn resting_for(&self, class: ClassNo) -> impl Iterator<Item = &Worker> {
+        let class = self.classes.get(class as usize);
+        let could =
+            move |number: &&WorkerNo| class.is_some_and(|class| self.could(**number, class));
+        self.resting.iter().filter(could).filter_map(|number| self.workers.get(*number))
+    }
+
+    /// Whether it takes nothing more, ever.
+    pub(super) fn has_left(&self, number: WorkerNo) -> bool {
+        let is_open = self.workers.get(number).is_none_or(|worker| worker.is_open);
+        !is_open && !self.resting.contains(&number)
     }
 
     fn add_group(&mut self, kind: (Arc<Labels>, u32)) -> u32 {
@@ -200,6 +233,7 @@ impl Workers {
 
     /// The worker gets nothing more; what it has stays with it.
     pub(super) fn close(&mut self, number: WorkerNo) {
+        self.resting.remove(&number);
         if let Some((class, _)) = self.hold.filter(|(_, held)| *held == number) {
             self.unhold_for(class);
         }

@@ -70,7 +70,8 @@ async fn show(client: &Client, kv: &Kv) -> Result<Value, etcd_client::Error> {
     Ok(json!({
         "name": name, "url": url, "labels": info.labels, "task_num": task_num,
         "max_task_num": info.max_task_num, "prefetch": info.prefetch,
-        "no_commands": info.no_commands, "draining": info.draining, "artifacts": info.artifacts,
+        "no_commands": info.no_commands, "draining": info.draining, "resting": info.resting,
+        "artifacts": info.artifacts,
         "registration": kv.create_revision, "version": kv.mod_revision, "running": beat, "lease": lease,
         "claims": held,
     }))

@@ -56,7 +56,11 @@ async fn in_store(services: &Services) -> Result<Vec<MetricFamily>, Problem> {
     let slots = Gauge::new("slots", "Their slots.", &["state"])?;
     for kv in client.prefix(keys::WORKERS, revision).await?.0 {
         let info: WorkerInfo = parse(&kv);
-        let state = if info.draining { "draining" } else { "serving" };
+        let state = match (info.draining, &info.resting) {
+            (true, _) => "draining",
+            (false, Some(_)) => "resting",
+            (false, None) => "serving",
+        };
         workers.add(&[state], 1);
         slots.add(&[state], info.max_task_num.into());
     }

@@ -243,6 +243,7 @@ fn instance() -> Value {
         "max_task_num": number("Tasks that may run at once"),
         "prefetch": number("Tasks taken ahead for each slot, at most"),
         "draining": truth("It takes nothing more"),
+        "resting": any("Null, or why it takes nothing for a while, and until when it is not looked again, in milliseconds since 1970: why, until"),
         "artifacts": text("Where it serves artifacts, each under its digest; empty for nowhere"),
         "registration": number("Revision at which it came"),
         "version": number("Revision of the last change"),

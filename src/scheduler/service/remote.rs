@@ -11,7 +11,7 @@
 //! something or the grace is over; what they say counts for nothing then.
 
 use super::answer::Problem;
-use super::station::{Asking, Given, Renewed, Said, Station, UNKNOWN_MAX, Way};
+use super::station::{Asking, Given, REST, Renewed, Said, Station, UNKNOWN_MAX, Way};
 use crate::scheduler::client::{Access, Client};
 use crate::scheduler::execute::Caller;
 use crate::scheduler::keys;
@@ -31,8 +31,6 @@ use tokio::time::{Instant, sleep, timeout};
 /// How often it is looked whether a service has no worker.
 const LOOK: Duration = Duration::from_secs(2);
 const TTL_S: u32 = 5;
-/// A service that could not be reached, or was full for long, gets nothing for so long at least.
-const REST: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// For whoever looks whether somebody is at a url.
 const PROBE_MAX: Duration = Duration::from_secs(1);
@@ -121,7 +119,7 @@ impl Drop for Manned {
 /// All stations of this process.
 pub(super) struct Stations {
     manned: Mutex<BTreeMap<String, Manned>>,
-    /// Services that took no tasks, until when they get none.
+    /// Services whose worker has gone, until when they get none.
     resting: Mutex<BTreeMap<String, Instant>>,
     access: Access,
     caller: Arc<Caller>,
@@ -169,6 +167,7 @@ impl Stations {
             talents,
             inner: Mutex::default(),
             news: Notify::new(),
+            rests: watch::Sender::new(None),
             leaving: watch::Sender::new(false),
         }
     }
@@ -233,9 +232,10 @@ impl Stations {
                 new.push(instance);
             }
         }
-        let reachable = join_all(new.iter().map(|instance| self.is_reachable(instance))).await;
-        for (instance, is_reachable) in new.into_iter().zip(reachable) {
-            if is_reachable {
+        self.wake().await;
+        let probes = join_all(new.iter().map(|instance| self.probe(&instance.url))).await;
+        for (instance, probe) in new.into_iter().zip(probes) {
+            if probe.is_ok() {
                 let way = Way::Push { url: instance.url.clone(), caller: self.caller.clone() };
                 let talents = Talents {
                     labels: instance.labels.clone(),
@@ -249,12 +249,35 @@ impl Stations {
         Ok(())
     }
 
+    /// Services that have rested take tasks again if they can be reached; those that nobody has reached
+    /// for long are gone.
+    async fn wake(&self) {
+        let rested: Vec<_> = {
+            let manned = self.manned.lock();
+            let rested = manned.values().filter(|manned| manned.station.has_rested());
+            rested.map(|manned| manned.station.clone()).collect()
+        };
+        join_all(rested.iter().map(|station| async {
+            let Way::Push { url, .. } = &station.way else { return };
+            match self.probe(url).await {
+                Ok(()) => {
+                    station.rests.send_replace(None);
+                }
+                Err(_) if station.is_silent() => {
+                    station.leaving.send_replace(true);
+                }
+                Err(why) => station.rest(why),
+            }
+        }))
+        .await;
+    }
+
     /// Whether anybody is at a service's url; what he says does not matter.
-    async fn is_reachable(&self, instance: &Instance) -> bool {
-        match timeout(PROBE_MAX, self.caller.get(&instance.url)).await {
-            Ok(Ok(_)) => true,
-            Ok(Err(error)) => !error.is_unsent,
-            Err(_) => false,
+    async fn probe(&self, url: &str) -> Result<(), String> {
+        match timeout(PROBE_MAX, self.caller.get(url)).await {
+            Ok(Err(error)) if error.is_unsent => Err(error.text),
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("it does not answer within {} s", PROBE_MAX.as_secs())),
         }
     }
 

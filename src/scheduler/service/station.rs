@@ -1,6 +1,8 @@
 //! What stands for one worker that speaks HTTP: it hands tasks over, and waits for what is said of them.
 
 use super::remote::{Talents, Verdict};
+use crate::scheduler::clock::Clock;
+use crate::scheduler::coordinator::Rest;
 use crate::scheduler::execute::{Attempt, Caller, Cancel, Outcome, Runner};
 use crate::scheduler::model::Status;
 use parking_lot::Mutex;
@@ -12,14 +14,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-/// A client that has not asked for so long is gone.
+/// A client that has not asked for so long is gone, and a service that nobody has reached.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Before a service that is full is asked again.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
 /// One that is full for so long gets nothing for a while.
 const FULL_MAX: Duration = Duration::from_secs(2);
+/// A service that could not be reached, or was full for long, gets nothing for so long at least.
+pub(super) const REST: Duration = Duration::from_secs(5);
 /// A task that no client has taken for so long may go to others.
 const UNTAKEN_MAX: Duration = Duration::from_secs(10);
 /// So long after it was given a task a client may not know of it.
@@ -41,6 +45,8 @@ pub(super) struct Station {
     pub(super) inner: Mutex<Desk>,
     /// There is something to take.
     pub(super) news: Notify,
+    /// It takes nothing for a while.
+    pub(super) rests: watch::Sender<Option<Rest>>,
     /// It takes nothing more, and goes when it has nothing left.
     pub(super) leaving: watch::Sender<bool>,
 }
@@ -97,6 +103,10 @@ impl Runner for Station {
             Some(Outcome { status, duration: start.elapsed(), detail })
         })
     }
+
+    fn rests(&self) -> watch::Receiver<Option<Rest>> {
+        self.rests.subscribe()
+    }
 }
 
 fn failed(message: String) -> End {
@@ -122,6 +132,10 @@ impl Station {
     /// None if nobody has taken the task.
     async fn try_out(&self, attempt: &Attempt<'_>, mut cancel: Cancel) -> Option<End> {
         let Attempt { run, lane, ordinal, .. } = attempt;
+        if self.rests.borrow().is_some() {
+            // It was given before its leader knew.
+            return None;
+        }
         let record = format!("{run}-{lane}-{ordinal}-{}-{}", attempt.attempt, attempt.fence);
         let mut order = match attempt.order(&record) {
             Ok(order) => order,
@@ -146,22 +160,21 @@ impl Station {
                 });
             }
         };
-        match pushed {
-            Pushed::Taken => {}
+        let taken = match pushed {
+            Pushed::Taken(since) => since,
             Pushed::Refused(message) => return Some(failed(message)),
             Pushed::Unanswered => {
                 return Some(self.give_up(&record, said, timed_out(attempt)).await);
             }
             Pushed::NotNow(why) => {
-                self.rest(&why);
+                self.rest(why);
                 return None;
             }
-        }
-        // It may take its whole time from here on, not from when it was first offered.
+        };
         let end = tokio::select! {
             said = &mut said => return Some(end_of(said)),
             () = cancel => (Status::Canceled, None),
-            () = sleep(timeout) => timed_out(attempt),
+            () = sleep_until(taken + timeout) => timed_out(attempt),
         };
         Some(self.give_up(&record, said, end).await)
     }
@@ -187,20 +200,28 @@ impl Station {
                 self.inner.lock().orders.push_back((order, tell));
                 self.news.notify_one();
                 match timeout(UNTAKEN_MAX, taken).await {
-                    Ok(Ok(())) => Pushed::Taken,
+                    Ok(Ok(())) => Pushed::Taken(Instant::now()),
                     _ => Pushed::NotNow("nobody asks".into()),
                 }
             }
         }
     }
 
-    /// The task goes back; a service gets nothing more for a while.
-    fn rest(&self, why: &str) {
-        if let Way::Push { url, .. } = &self.way
-            && !self.leaving.send_replace(true)
-        {
+    /// A service gets nothing for a while.
+    pub(super) fn rest(&self, why: String) {
+        let Way::Push { url, .. } = &self.way else { return };
+        let is_new = self.rests.borrow().is_none();
+        if is_new {
             tracing::warn!(url, why, "a service takes no tasks now: it gets none for a while");
+            self.inner.lock().seen = Some(Instant::now());
         }
+        let until = Clock::new().at(Instant::now() + REST);
+        self.rests.send_replace(Some(Rest { why, until }));
+    }
+
+    /// Whether it rests, and has done so for long enough to look again.
+    pub(super) fn has_rested(&self) -> bool {
+        self.rests.borrow().as_ref().is_some_and(|rest| rest.until <= Clock::new().now())
     }
 
     /// Tells whoever has a task that it shall end, and waits until he says something or the grace is
@@ -310,7 +331,8 @@ pub(super) struct Renewed {
 
 /// What a service does with an order.
 enum Pushed {
-    Taken,
+    /// Its time runs since then.
+    Taken(Instant),
     /// It says that it will not do it, or broke off.
     Refused(String),
     /// It does not say whether it has the task.
@@ -331,11 +353,12 @@ async fn push(
     let begun = Instant::now();
     loop {
         is_offered.store(true, Ordering::Relaxed);
+        let sent = Instant::now();
         let Ok(answer) = timeout(patience, caller.post(&url, order)).await else {
             return Pushed::Unanswered;
         };
         match answer {
-            Ok((200..=299, _)) => return Pushed::Taken,
+            Ok((200..=299, _)) => return Pushed::Taken(sent),
             Ok((429 | 503, _)) if begun.elapsed() < FULL_MAX => {
                 is_offered.store(false, Ordering::Relaxed);
                 sleep(FULL_PAUSE).await;

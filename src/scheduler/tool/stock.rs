@@ -144,7 +144,11 @@ fn list_workers(found: &[WorkerLine]) -> String {
             line.info.max_task_num.to_string(),
             line.tasks.to_string(),
             labels.collect::<Vec<_>>().join(" "),
-            if line.info.draining { "drains".into() } else { String::new() },
+            match (line.info.draining, &line.info.resting) {
+                (true, _) => "drains".into(),
+                (false, Some(rest)) => format!("rests: {}", rest.why),
+                (false, None) => String::new(),
+            },
             line.lease.clone(),
         ]
     });

@@ -336,7 +336,7 @@ struct Seat {
     attempts: u64,
     /// What it offers, unless it is gone.
     offers: Option<Labels>,
-    /// It is gone, or leaves: behind its last attempt nothing could have gone there.
+    /// It is gone, leaves or rests: behind its last attempt nothing could have gone there.
     leaves: bool,
 }
 
@@ -354,7 +354,7 @@ impl<'b> Room<'b> {
     fn new(book: &'b RunBook) -> Self {
         let seat = |slots: u64, worker: &str| {
             let known = book.workers.get(worker);
-            let leaves = known.is_none_or(|info| info.draining);
+            let leaves = known.is_none_or(|info| info.draining || info.resting.is_some());
             let offers = known.map(WorkerInfo::offers);
             Seat { slots, busy: 0, attempts: 0, offers, leaves }
         };

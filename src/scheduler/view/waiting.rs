@@ -3,7 +3,7 @@
 
 use super::book::{RunBook, parse};
 use super::live::beat;
-use crate::scheduler::coordinator::{Coordinator, Settings, TagHold};
+use crate::scheduler::coordinator::{Coordinator, Rest, Settings, TagHold};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Labels, Scope};
 use crate::scheduler::planner::{LaneId, Why};
@@ -11,6 +11,10 @@ use crate::scheduler::store::Kv;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// Workers that rest are named, so many.
+const RESTING_MAX: usize = 3;
 
 /// Who has a unit of a tag.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -98,7 +102,10 @@ pub fn waiting(book: &RunBook, kvs: &[Kv], now: u64) -> Vec<Waiting> {
                 }
                 _ => Vec::new(),
             };
-            let (reason, text) = words(book, view.lane, &why, &held);
+            let (reason, text) = match &why {
+                Why::WorkersRest { workers } => ("slot", resting(book, workers, now)),
+                why => words(book, view.lane, why, &held),
+            };
             let (case, environment) = (view.case.clone(), view.environment.clone());
             let (lane, since) = (view.lane, since(book, &ends, view.lane));
             let holders = held;
@@ -209,10 +216,27 @@ fn words(book: &RunBook, lane: u32, why: &Why, held: &[Holder]) -> (&'static str
             ("label", "there is no worker".into())
         }
         Why::NoWorker { requires, slots } => ("label", no_worker(requires, *slots)),
+        Why::WorkersRest { .. } => ("slot", "all workers that could run it rest".into()),
         Why::NoSlot => ("slot", "all workers that could run it are full".into()),
         Why::Turn => ("turn", "other lanes go first".into()),
         Why::Resting => ("rest", "it rests before another attempt".into()),
     }
+}
+
+/// Which workers take nothing for a while, why, and for how long.
+fn resting(book: &RunBook, workers: &[Arc<str>], now: u64) -> String {
+    let texts = workers.iter().take(RESTING_MAX).map(|worker| {
+        let rest = book.workers.get(&**worker).and_then(|info| info.resting.clone());
+        let Rest { why, until } = rest.unwrap_or_default();
+        match until.saturating_sub(now).div_ceil(1_000) {
+            0 => format!("worker {worker} rests: {why}"),
+            seconds => format!("worker {worker} rests for {seconds} s: {why}"),
+        }
+    });
+    let texts: Vec<String> = texts.collect();
+    let more = workers.len() - texts.len();
+    let more = if more > 0 { format!("; {more} more rest") } else { String::new() };
+    format!("{}{more}", texts.join("; "))
 }
 
 fn predecessor(book: &RunBook, lane: u32, case: &str, open: u32) -> String {
