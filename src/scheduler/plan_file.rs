@@ -254,7 +254,10 @@ run:
         assert_eq!(plan.cases[0].value.est_ms, Some(3_000));
         assert_eq!(plan.cases[1].value.command, ["echo", "${word} is hello"]);
         let plan = read(PLAN, &set("ms", "30")).unwrap();
-        assert_eq!((plan.cases[0].value.est_ms, plan.run.cases[0].repeats), (Some(30), Some(5)));
+        assert_eq!(
+            (plan.cases[0].value.est_ms, plan.run.cases[0].repeats.clone()),
+            (Some(30), Some(5.into()))
+        );
         assert_eq!(plan.environments[0].value.config["port"], 80);
     }
 

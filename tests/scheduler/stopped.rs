@@ -14,6 +14,7 @@ on_each_engine![
     a_last_attempt_before_a_stop_is_the_result,
     what_was_lost_before_a_cancel_is_told_as_lost,
     a_key_that_nobody_holds_does_not_lead,
+    what_failed_runs_again_where_it_failed,
 ];
 
 /// One worker with one slot that takes much ahead.
@@ -140,4 +141,56 @@ async fn a_key_that_nobody_holds_does_not_lead(engine: Engine) {
     assert_eq!(why["waiting"][0]["reason"], "scheduler", "{why}");
     team.start_scheduler().says("leading the scheduler").await.unwrap();
     assert_eq!(team.ended(&run).await.state, "passed");
+}
+
+async fn what_failed_runs_again_where_it_failed(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    team.start_worker("w1", 4, &["--allow-command"]).await;
+    let case = |id: &str, passes_in: &str| {
+        let script = format!(
+            "echo {id} in {{{{place}}}}; case {passes_in} in *{{{{place}}}}*) ;; *) exit 1;; esac"
+        );
+        json!({"id": id, "kind": "command", "command": ["sh", "-c", script]})
+    };
+    let mut last = case("last", "none");
+    last["case_pre"] = json!(["half"]);
+    let place = |id: &str| json!({"id": id, "config": {"place": id}});
+    let plan = json!({
+        "cases": [case("good", "north,south"), case("half", "south"), last],
+        "environments": [place("north"), place("south")],
+        "run": {
+            "cases": [{"case": "good"}, {"case": "half", "repeats": {"north": 2, "south": 1}}, {"case": "last"}],
+            "environments": ["north", "south"],
+        },
+    });
+    let run = team.submit(&plan).await;
+    assert_eq!(team.ended(&run).await.totals.total, 7);
+    let (code, again, said) = team.says(&["run", "rerun", &run, "--failed"]).await;
+    assert_eq!(code, 0, "{said}");
+    let again = again.trim();
+    team.ended(again).await;
+    let found = team.json(&["result", "ls", again]).await;
+    let tasks = found["tasks"].as_array().unwrap();
+    let tasks = tasks.iter().map(|task| {
+        let words = [&task["case"], &task["environment"], &task["status"]];
+        words.map(|word| word.as_str().unwrap().to_owned()).join(" ")
+    });
+    let mut tasks: Vec<String> = tasks.collect();
+    tasks.sort_unstable();
+    let expected = ["half north 03", "half north 03", "last north 03", "last south 03"];
+    assert_eq!(tasks, expected);
+    // What ran is what is told, and what does not run is told of nowhere.
+    let shown = team.json(&["run", "show", again]).await;
+    assert_eq!(shown["lanes"].as_array().map(Vec::len), Some(3), "{shown}");
+    let (_, report, _) = team.says(&["report", "junit", again]).await;
+    assert_eq!(report.matches("<testsuite ").count(), 3, "{report}");
+    let outputs = ["half in north", "last in north", "last in south"];
+    let times = outputs.map(|said| report.matches(&format!("<system-out>{said}")).count());
+    assert_eq!(times, [2, 1, 1], "{report}");
+    for told in ["verify", "bound", "why"] {
+        let (code, said, _) = team.says(&["run", told, again]).await;
+        assert_eq!(code, 0, "{told}: {said}");
+        assert!(!said.contains("good"), "{told}: {said}");
+    }
 }

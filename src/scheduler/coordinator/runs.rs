@@ -4,8 +4,8 @@ use super::histories::Source;
 use super::{Control, Coordinator, Request, Run, RunStatus, parse};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
-    Definitions, Environment, LaneCheckpoint, Outline, Row, Rules, RunPlan, RunSpec, Segment,
-    Status, Unread, count, expand, survey_of,
+    Definitions, Environment, LaneCheckpoint, Outline, Repeats, Row, Rules, RunPlan, RunSpec,
+    Segment, Status, Unread, count, expand, survey_of,
 };
 use crate::scheduler::planner::{LaneId, RunNo, RunSetup};
 use crate::scheduler::store::{Change, Commit, Kv};
@@ -75,7 +75,7 @@ fn spec_of(run: &str, kvs: &[Kv]) -> Option<RunSpec> {
 struct Read {
     outlines: Vec<Outline>,
     /// Of each, where the run does not name its cases.
-    repeats: Vec<u32>,
+    repeats: Vec<Repeats>,
     /// Of the case that was read last.
     rules: Option<Arc<Rules>>,
     environments: Vec<Environment>,

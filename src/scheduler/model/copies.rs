@@ -3,7 +3,7 @@
 
 use super::case::FREE_TEXTS;
 use super::definitions::{Fields, quoted};
-use super::{Environment, Outline, Rules, TestCase};
+use super::{Environment, Outline, Repeats, Rules, TestCase};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -219,7 +219,7 @@ struct View<'a> {
 }
 
 impl<'a> Base<'a> {
-    fn new(cases: &[(&'a CaseCopy, u32)]) -> Self {
+    fn new(cases: &[(&'a CaseCopy, &'a Repeats)]) -> Self {
         let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
         for (case, _) in cases {
             *counts.entry(case.shape.number).or_default() += 1;
@@ -268,7 +268,7 @@ pub struct Pack {
 /// The definitions of a run, as many together as fit into a key, made one after the other.
 pub struct Packs<'a> {
     /// The cases in the order of the lanes, each with its repeats.
-    cases: &'a [(&'a CaseCopy, u32)],
+    cases: &'a [(&'a CaseCopy, &'a Repeats)],
     environments: &'a [Environment],
     /// The run does not name its cases: their repeats are here, and what most say is said once.
     is_long: bool,
@@ -277,7 +277,7 @@ pub struct Packs<'a> {
 
 impl<'a> Packs<'a> {
     pub fn new(
-        cases: &'a [(&'a CaseCopy, u32)],
+        cases: &'a [(&'a CaseCopy, &'a Repeats)],
         environments: &'a [Environment],
         is_long: bool,
     ) -> Self {
@@ -317,7 +317,11 @@ impl Iterator for Packs<'_> {
                 Some(base) => base.write(case, &mut text),
                 None => case.write(&mut text),
             }
-            repeats.push_str(&times.to_string());
+            match times {
+                Repeats::Same(times) => repeats.push_str(&times.to_string()),
+                // What was read as repeats can be written as such.
+                each => repeats.push_str(&serde_json::to_string(each).unwrap_or_default()),
+            }
             // A longer case has a key of its own.
             if text.len() - begin + repeats.len() > PACK_BYTES && self.next > start {
                 text.truncate(before.0);
@@ -350,12 +354,20 @@ mod tests {
         TestCase { id: id.into(), name: "x".repeat(bytes), ..Default::default() }
     }
 
+    fn times(n: u32) -> Repeats {
+        match n % 2 {
+            0 => Repeats::Each(Box::new([("lab".into(), n)].into())),
+            _ => n.into(),
+        }
+    }
+
     /// Packs of cases, read again.
     fn packed(cases: &[TestCase], places: &[Environment], is_long: bool) -> Vec<Definitions> {
         let mut copier = Copier::default();
         let copies = cases.iter().map(|case| copier.read(written(case).as_bytes(), 0).unwrap());
         let copies: Vec<CaseCopy> = copies.collect();
-        let of_run: Vec<_> = copies.iter().zip(1..).collect();
+        let repeats: Vec<Repeats> = (1..).map(times).take(copies.len()).collect();
+        let of_run: Vec<_> = copies.iter().zip(&repeats).collect();
         let outlines: Vec<&Outline> = copies.iter().map(|copy| &copy.outline).collect();
         let texts: Vec<String> =
             Packs::new(&of_run, places, is_long).map(|pack| pack.text).collect();
@@ -397,8 +409,9 @@ mod tests {
                 assert_eq!(lengths, expected, "{sizes:?}");
                 let found: Vec<&TestCase> = packs.iter().flat_map(|pack| &pack.cases).collect();
                 assert_eq!(found, cases.iter().collect::<Vec<_>>());
-                let repeats: Vec<u32> = packs.iter().flat_map(|p| p.repeats.clone()).collect();
-                let of_all: Vec<u32> = (1..=cases.len() as u32).filter(|_| is_long).collect();
+                let repeats: Vec<Repeats> = packs.iter().flat_map(|p| p.repeats.clone()).collect();
+                let of_all: Vec<Repeats> =
+                    (1..=cases.len() as u32).filter(|_| is_long).map(times).collect();
                 assert_eq!(repeats, of_all);
                 let mut first = 0;
                 for (n, pack) in packs.iter().enumerate() {
@@ -423,7 +436,8 @@ mod tests {
         let mut copier = Copier::default();
         let copies: Vec<CaseCopy> =
             cases.iter().map(|case| copier.copy(case.clone(), 0).unwrap()).collect();
-        let of_run: Vec<_> = copies.iter().zip([1; 20_000]).collect();
+        let once = Repeats::Same(1);
+        let of_run: Vec<_> = copies.iter().map(|copy| (copy, &once)).collect();
         let texts: Vec<String> = Packs::new(&of_run, &[], true).map(|pack| pack.text).collect();
         let bytes: usize = texts.iter().map(String::len).sum();
         assert!(bytes < 20_000 * 25, "{bytes}");

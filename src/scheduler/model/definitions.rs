@@ -2,7 +2,7 @@
 //! key, and what most of them say said once.
 
 use super::case::FREE_TEXTS;
-use super::{Environment, Outline, Rules, TestCase};
+use super::{Environment, Outline, Repeats, Rules, TestCase};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -24,7 +24,7 @@ pub struct Definitions<C = TestCase> {
     pub cases: Vec<C>,
     /// Of these, where the run does not name its cases: there are too many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub repeats: Vec<u32>,
+    pub repeats: Vec<Repeats>,
     /// With the first cases only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub environments: Vec<Environment>,
@@ -55,7 +55,7 @@ struct Stored<'a> {
     #[serde(borrow)]
     cases: Vec<&'a RawValue>,
     #[serde(default)]
-    repeats: Vec<u32>,
+    repeats: Vec<Repeats>,
     #[serde(default)]
     environments: Vec<Environment>,
 }

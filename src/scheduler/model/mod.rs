@@ -11,6 +11,7 @@ mod outline;
 mod plan;
 mod record;
 mod refusal;
+mod repeats;
 mod run;
 mod status;
 
@@ -29,6 +30,7 @@ pub use plan::{
 };
 pub use record::{Claim, Item, LaneCheckpoint, Row, Segment, Totals, Tried};
 pub use refusal::Refusal;
+pub use repeats::Repeats;
 pub use run::{Missing, RunSpec, Selected};
 pub use status::Status;
 

@@ -6,7 +6,7 @@ use super::refusal::CIRCLE_STEP;
 use super::run::TASKS_MAX;
 use super::{
     CaseState, Environment, Health, Kind, Labels, Missing, OnLost, Outline, Policy, Predecessor,
-    Refusal, Retries, RunSpec, Scope, TagScope,
+    Refusal, Repeats, Retries, RunSpec, Scope, TagScope,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +58,7 @@ pub struct PlannedPredecessor {
 #[derive(Debug)]
 pub struct Survey<'a> {
     /// With their repeats, in the order of the lanes of an environment.
-    pub cases: Vec<(&'a Outline, u32)>,
+    pub cases: Vec<(&'a Outline, Repeats)>,
     /// Where a case is among them.
     index: BTreeMap<&'a str, usize>,
     places: Vec<Option<&'a Environment>>,
@@ -81,7 +81,7 @@ pub fn survey<'a>(
     spec.check()?;
     let selected = spec.cases.iter().map(|choice| {
         let case = find(&choice.case).ok_or_else(|| unknown(&choice.case))?;
-        Ok((case, choice.repeats.unwrap_or(spec.repeats)))
+        Ok((case, choice.repeats.clone().unwrap_or(spec.repeats.into())))
     });
     survey_of(spec, selected, &find, environments)
 }
@@ -93,7 +93,7 @@ pub fn survey<'a>(
 /// As `survey`.
 pub fn survey_of<'a>(
     spec: &RunSpec,
-    selected: impl Iterator<Item = Result<(&'a Outline, u32), Refusal>>,
+    selected: impl Iterator<Item = Result<(&'a Outline, Repeats), Refusal>>,
     find: impl Fn(&str) -> Option<&'a Outline>,
     environments: &'a BTreeMap<String, Environment>,
 ) -> Result<Survey<'a>, Refusal> {
@@ -109,31 +109,47 @@ pub fn survey_of<'a>(
     if tasks > TASKS_MAX {
         return Err(Refusal::malformed(format!("{tasks} tasks are more than {TASKS_MAX}")));
     }
-    for (case, repeats) in &survey.cases {
-        for before in case.case_pre.iter().filter(|before| before.scope == Scope::Repeat) {
-            let place = survey.index.get(before.case.as_str());
-            if place.is_some_and(|place| survey.cases[*place].1 < *repeats) {
-                let message = format!(
-                    "case {}: waits for each repeat of {}, which has fewer",
-                    case.id, before.case
-                );
-                return Err(Refusal::malformed(message).about("case", &case.id));
-            }
-        }
+    // Repeats of what runs again are not those that they were: all wait for all where one has fewer.
+    if spec.rerun_of.is_none() {
+        survey.check_repeats()?;
     }
     Ok(survey)
 }
 
 impl Survey<'_> {
     pub fn tasks(&self) -> u64 {
-        let repeats: u64 = self.cases.iter().map(|(_, repeats)| u64::from(*repeats)).sum();
-        repeats.saturating_mul(self.places.len() as u64)
+        let repeats = self.cases.iter().map(|(_, repeats)| repeats.sum(self.places.len()));
+        repeats.fold(0, u64::saturating_add)
+    }
+
+    /// What waits for each repeat of another has no more of them.
+    fn check_repeats(&self) -> Result<(), Refusal> {
+        for (case, repeats) in &self.cases {
+            for before in case.case_pre.iter().filter(|before| before.scope == Scope::Repeat) {
+                let Some(place) = self.index.get(before.case.as_str()) else { continue };
+                let of_before = &self.cases[*place].1;
+                let has_fewer = self
+                    .places
+                    .iter()
+                    .map(|place| name_of(*place))
+                    .any(|place| (1..repeats.within(place)).contains(&of_before.within(place)));
+                if has_fewer {
+                    let message = format!(
+                        "case {}: waits for each repeat of {}, which has fewer",
+                        case.id, before.case
+                    );
+                    return Err(Refusal::malformed(message).about("case", &case.id));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Both a case's labels and its environment's must be a worker's: none can have two values of one.
     fn check_labels(&self) -> Result<(), Refusal> {
         for environment in self.places.iter().flatten().filter(|place| !place.labels.is_empty()) {
-            for (case, _) in &self.cases {
+            let here = self.cases.iter().filter(|(_, repeats)| repeats.within(&environment.id) > 0);
+            for (case, _) in here {
                 let mut wanted = case.requires.iter();
                 let other = wanted.find_map(|(name, value)| {
                     let other = environment.labels.get(name).filter(|other| *other != value)?;
@@ -152,31 +168,36 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// How many lanes there are.
+    /// How many lanes have tasks.
     pub fn lanes(&self) -> usize {
-        self.cases.len() * self.places.len()
+        self.cases.iter().map(|(_, repeats)| repeats.width(self.places.len())).sum()
     }
 
-    /// The lanes.
+    /// The lanes: also those of cases in environments in which they do not run, which have no tasks.
     pub fn plan(self, spec: &RunSpec) -> RunPlan {
         let mut requires = Arc::<Labels>::default();
-        let mut lanes = Vec::with_capacity(self.lanes());
+        let mut lanes = Vec::with_capacity(self.cases.len() * self.places.len());
         for (place, environment) in self.places.iter().enumerate() {
             let first = (place * self.cases.len()) as u32;
             for (case, repeats) in &self.cases {
-                let mut lane = lane(spec, case, *repeats, *environment);
+                let place = name_of(*environment);
+                let mut lane = lane(spec, case, repeats.within(place), *environment);
                 // Most want the same, which is kept once.
                 if lane.requires == requires {
                     lane.requires = requires.clone();
                 }
                 requires = lane.requires.clone();
                 for predecessor in &case.case_pre {
-                    let before = self.index.get(predecessor.case.as_str());
-                    lane.predecessors.extend(before.map(|before| PlannedPredecessor {
-                        lane: first + *before as u32,
-                        scope: predecessor.scope,
-                        policy: predecessor.policy,
-                    }));
+                    if let Some(before) = self.index.get(predecessor.case.as_str()) {
+                        let repeats = self.cases[*before].1.within(place);
+                        let scope = match predecessor.scope {
+                            Scope::Repeat if repeats < lane.total => Scope::Run,
+                            scope => scope,
+                        };
+                        let (before, policy) = (first + *before as u32, predecessor.policy);
+                        let planned = PlannedPredecessor { lane: before, scope, policy };
+                        lane.predecessors.extend((repeats > 0).then_some(planned));
+                    }
                     if predecessor.scope == Scope::Global {
                         lane.global_predecessors.push(predecessor.case.as_str().into());
                     }
@@ -204,11 +225,11 @@ pub fn expand<'a>(
 /// The cases of the run, in the order of the selection; predecessors that are pulled in come last.
 fn select<'a>(
     spec: &RunSpec,
-    selected: impl Iterator<Item = Result<(&'a Outline, u32), Refusal>>,
+    selected: impl Iterator<Item = Result<(&'a Outline, Repeats), Refusal>>,
     find: impl Fn(&str) -> Option<&'a Outline>,
 ) -> Result<Survey<'a>, Refusal> {
     let mut warnings = Vec::new();
-    let mut cases: Vec<(&Outline, u32)> = Vec::with_capacity(selected.size_hint().0);
+    let mut cases: Vec<(&Outline, Repeats)> = Vec::with_capacity(selected.size_hint().0);
     let mut index: BTreeMap<&str, usize> = BTreeMap::new();
     for choice in selected {
         let (case, repeats) = choice?;
@@ -219,8 +240,9 @@ fn select<'a>(
         match index.entry(&case.id) {
             Entry::Occupied(place) => {
                 let sum = &mut cases[*place.get()].1;
-                *sum = sum.saturating_add(repeats);
-                warnings.push(format!("case {} is selected twice: {sum} repeats", case.id));
+                if let Some(sum) = sum.add(&repeats, &spec.environments) {
+                    warnings.push(format!("case {} is selected twice: {sum} repeats", case.id));
+                }
             }
             Entry::Vacant(place) => {
                 place.insert(cases.len());
@@ -229,36 +251,61 @@ fn select<'a>(
         }
     }
     let mut next = 0;
-    while next < cases.len() {
-        let (case, _) = cases[next];
-        next += 1;
+    // Those that run in more environments than when they were looked at.
+    let mut again: Vec<usize> = Vec::new();
+    while next < cases.len() || !again.is_empty() {
+        let number = again.pop().unwrap_or_else(|| {
+            next += 1;
+            next - 1
+        });
+        let (case, repeats) = cases[number].clone();
         for Predecessor { case: before, soft, scope, .. } in &case.case_pre {
-            if index.contains_key(before.as_str()) || *soft || *scope == Scope::Global {
+            if *soft || *scope == Scope::Global || spec.missing == Missing::Ignore {
                 continue;
             }
-            match spec.missing {
-                Missing::Ignore => {}
-                Missing::Include => {
+            let known = index.get(before.as_str()).copied();
+            if spec.missing == Missing::Refuse {
+                let place = match known.map(|known| &cases[known].1) {
+                    None => String::new(),
+                    Some(of_before) => match repeats.beyond(of_before, &spec.environments).next() {
+                        Some(environment) => format!(" in environment {environment}"),
+                        None => continue,
+                    },
+                };
+                let message = format!(
+                    "case {} waits for {before}, which is not selected{place}: \
+                     include missing predecessors, or ignore them",
+                    case.id
+                );
+                return Err(Refusal::new(422, message).about("case", &case.id));
+            }
+            let known = match known {
+                Some(known) => known,
+                None => {
                     let pulled = find(before).filter(|case| !case.is_deleted);
                     let pulled = pulled.ok_or_else(|| {
                         let text = format!("unknown case {before}, for which {} waits", case.id);
                         Refusal::new(404, text).about("case", &case.id)
                     })?;
                     index.insert(&pulled.id, cases.len());
-                    cases.push((pulled, spec.repeats));
+                    let repeats = match &repeats {
+                        Repeats::Same(_) => spec.repeats.into(),
+                        Repeats::Each(_) => Repeats::default(),
+                    };
+                    cases.push((pulled, repeats));
+                    cases.len() - 1
                 }
-                Missing::Refuse => {
-                    let message = format!(
-                        "case {} waits for {before}, which is not selected: \
-                         include missing predecessors, or ignore them",
-                        case.id
-                    );
-                    return Err(Refusal::new(422, message).about("case", &case.id));
-                }
+            };
+            if cases[known].1.fill(&repeats, spec.repeats, &spec.environments) && known < next {
+                again.push(known);
             }
         }
     }
     Ok(Survey { cases, index, places: Vec::new(), warnings })
+}
+
+fn name_of(place: Option<&Environment>) -> &str {
+    place.map_or("", |environment| &environment.id)
 }
 
 fn unknown(id: &str) -> Refusal {
@@ -288,7 +335,7 @@ fn places<'a>(
 }
 
 fn lane(spec: &RunSpec, case: &Outline, total: u32, environment: Option<&Environment>) -> LanePlan {
-    let place = environment.map_or("", |environment| &environment.id);
+    let place = name_of(environment);
     let tag = |used: &super::TagUse| match used.scope {
         TagScope::Global => used.tag.as_str().into(),
         TagScope::Run => format!("{}/run/{}", used.tag, spec.id).into(),
@@ -359,4 +406,95 @@ pub fn find_circle<'a>(
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::model::TestCase;
+    use serde_json::{Value, json};
+
+    /// Lanes with tasks as `case@environment:total`, each with those that it waits for as a whole in
+    /// brackets and for each repeat in braces; or what the refusal says.
+    fn planned(cases: Value, run: Value) -> String {
+        let cases: Vec<TestCase> = serde_json::from_value(cases).unwrap();
+        let outlines: BTreeMap<String, Outline> =
+            cases.iter().map(|case| (case.id.clone(), Outline::from(case))).collect();
+        let environment = |id: &str| Environment { id: id.into(), ..Default::default() };
+        let places = ["e", "f"].map(|id| (id.to_owned(), environment(id))).into();
+        let spec: RunSpec = serde_json::from_value(run).unwrap();
+        let survey = match survey(&spec, |id| outlines.get(id), &places) {
+            Ok(survey) => survey,
+            Err(refusal) => return refusal.to_string(),
+        };
+        let (tasks, lanes) = (survey.tasks(), survey.lanes());
+        let mut said = survey.warnings.clone();
+        let plan = survey.plan(&spec);
+        assert_eq!(tasks, plan.lanes.iter().map(|lane| u64::from(lane.total)).sum::<u64>());
+        assert_eq!(lanes, plan.lanes.iter().filter(|lane| lane.total > 0).count());
+        for lane in plan.lanes.iter().filter(|lane| lane.total > 0) {
+            let mut text = format!("{}@{}:{}", lane.case, lane.environment, lane.total);
+            for before in &lane.predecessors {
+                let case = &plan.lanes[before.lane as usize].case;
+                text += &match before.scope {
+                    Scope::Repeat => format!("{{{case}}}"),
+                    _ => format!("[{case}]"),
+                };
+            }
+            said.push(text);
+        }
+        said.join(" ")
+    }
+
+    fn case(id: &str, before: &[Value]) -> Value {
+        json!({"id": id, "url": "http://127.0.0.1/", "case_pre": before})
+    }
+
+    #[test]
+    fn repeats_may_differ_by_environment() {
+        let after = |case: &str| json!({"case": case, "scope": "repeat"});
+        let cases = json!([case("a", &[]), case("b", &[json!("a")]), case("c", &[after("b")])]);
+        let both = json!(["e", "f"]);
+        let run = |selected: Value, more: Value| {
+            let mut run = json!({"cases": selected, "environments": both});
+            run.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            planned(cases.clone(), run)
+        };
+        let refuse = json!({});
+        let ignore = json!({"missing": "ignore"});
+        let include = json!({"missing": "include", "repeats": 4});
+        let again = json!({"missing": "ignore", "rerun_of": "r0"});
+        let one = |id: &str, repeats: Value| json!({"case": id, "repeats": repeats});
+        let some = json!([one("a", json!({"e": 2})), one("b", json!({"e": 3, "f": 1}))]);
+        let text = "case b waits for a, which is not selected in environment f: \
+                    include missing predecessors, or ignore them";
+        assert_eq!(run(some.clone(), refuse.clone()), text);
+        assert_eq!(run(some.clone(), ignore.clone()), "a@e:2 b@e:3[a] b@f:1");
+        assert_eq!(run(some, include.clone()), "a@e:2 b@e:3[a] a@f:4 b@f:1[a]");
+        let far = json!([one("c", json!({"f": 3}))]);
+        assert_eq!(run(far, include.clone()), "c@f:3{b} b@f:4[a] a@f:4");
+        // What waits for one that is pulled in later, and is itself there elsewhere.
+        let mixed = json!([one("b", json!({"e": 5})), one("c", json!({"e": 2, "f": 3}))]);
+        let expected = "b@e:5[a] c@e:2{b} a@e:4 b@f:4[a] c@f:3{b} a@f:4";
+        assert_eq!(run(mixed.clone(), include), expected);
+        assert_eq!(run(mixed, ignore.clone()), "b@e:5 c@e:2{b} c@f:3");
+        // What has more repeats than what they wait for.
+        let more = json!([one("b", json!({"e": 1})), one("c", json!({"e": 2}))]);
+        let text = "case c: waits for each repeat of b, which has fewer";
+        assert_eq!(run(more.clone(), ignore), text);
+        assert_eq!(run(more, again), "b@e:1 c@e:2[b]");
+        let twice = json!([one("a", json!(2)), one("a", json!({"f": 3}))]);
+        let text = "case a is selected twice: 5 repeats a@e:2 a@f:5";
+        assert_eq!(run(twice, refuse.clone()), text);
+        let apart = json!([one("a", json!({"e": 2})), one("a", json!({"f": 2}))]);
+        assert_eq!(run(apart, refuse.clone()), "a@e:2 a@f:2");
+        for (repeats, text) in [
+            (json!({}), "case a: repeats name no environment"),
+            (json!({"e": 0}), "case a: 0 repeats in environment e"),
+            (json!({"g": 1}), "case a: repeats in environment g, which the run does not name"),
+            (json!(0), "case a: 0 repeats"),
+        ] {
+            assert_eq!(run(json!([one("a", repeats)]), refuse.clone()), text);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! A run: one submit of cases times environments times repeats, with its policies.
 
-use super::Refusal;
 use super::names::check_id;
+use super::{Refusal, Repeats};
 use serde::{Deserialize, Serialize};
 
 /// More is a mistake, or several runs.
@@ -58,8 +58,9 @@ pub struct RunSpec {
 #[serde(default, deny_unknown_fields)]
 pub struct Selected {
     pub case: String,
+    /// As the run says unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub repeats: Option<u32>,
+    pub repeats: Option<Repeats>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,29 @@ impl Selected {
     /// What the ids of the selected cases begin with, if more than one may be meant.
     pub fn prefix(&self) -> Option<&str> {
         self.case.strip_suffix('*')
+    }
+
+    fn check_repeats(&self, of: &RunSpec) -> Result<(), Refusal> {
+        let refused = |text| Err(Refusal::malformed(format!("case {}: {text}", self.case)));
+        match &self.repeats {
+            None if of.repeats == 0 => refused("0 repeats".to_owned()),
+            Some(Repeats::Same(0)) => refused("0 repeats".to_owned()),
+            None | Some(Repeats::Same(_)) => Ok(()),
+            Some(Repeats::Each(each)) if each.is_empty() => {
+                refused("repeats name no environment".to_owned())
+            }
+            Some(Repeats::Each(each)) => {
+                if let Some((place, _)) = each.iter().find(|(_, repeats)| **repeats == 0) {
+                    return refused(format!("0 repeats in environment {place}"));
+                }
+                match each.keys().find(|place| !of.environments.contains(place)) {
+                    Some(place) => refused(format!(
+                        "repeats in environment {place}, which the run does not name"
+                    )),
+                    None => Ok(()),
+                }
+            }
+        }
     }
 }
 
@@ -118,9 +142,7 @@ impl RunSpec {
                 Some("") => {}
                 prefix => check_id("case", prefix.unwrap_or(&selected.case))?,
             }
-            if selected.repeats.unwrap_or(self.repeats) == 0 {
-                return Err(Refusal::malformed(format!("case {}: 0 repeats", selected.case)));
-            }
+            selected.check_repeats(self)?;
         }
         for (name, value) in
             [("deadline_ms", self.deadline_ms), ("no_worker_timeout_ms", self.no_worker_timeout_ms)]

@@ -231,7 +231,8 @@ fn lanes(page: &mut Page, book: &RunBook) {
         page.raw(&format!("<th class=\"n\">{title}</th>"));
     }
     page.raw("</tr>\n");
-    for lane in book.lanes().iter().take(TASKS_MAX) {
+    let lanes = book.lanes();
+    for lane in lanes.iter().take(TASKS_MAX) {
         let failed = Status::ALL.into_iter().filter(|status| status.fails_run());
         let failed: u64 = failed.map(|status| lane.totals.get(status)).sum();
         page.raw("<tr>");
@@ -246,7 +247,7 @@ fn lanes(page: &mut Page, book: &RunBook) {
         page.raw("</tr>\n");
     }
     page.raw("</table>\n");
-    let more = book.plan.lanes.len().saturating_sub(TASKS_MAX);
+    let more = lanes.len().saturating_sub(TASKS_MAX);
     if more > 0 {
         // It cannot fail.
         let _infallible = writeln!(page.0, "<p>And {more} more.</p>");

@@ -50,7 +50,8 @@ pub fn junit(book: &RunBook) -> junit::Report {
         name => name.to_owned(),
     };
     let mut report = junit::Report { name, suites: Vec::new() };
-    for (plan, lane) in book.plan.lanes.iter().zip(0..) {
+    let lanes = book.plan.lanes.iter().zip(0..).filter(|(plan, _)| plan.total > 0);
+    for (plan, lane) in lanes {
         let mut suite = junit::Suite {
             name: match &*plan.environment {
                 "" => plan.case.to_string(),

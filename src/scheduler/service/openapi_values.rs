@@ -140,7 +140,11 @@ fn run_spec() -> Value {
         "request_id": text("The same submit with the same id is the same run, for a day"),
         "cases": {"type": "array", "items": object(json!({
             "case": text("Its id"),
-            "repeats": number("How often; as the run says unless given"),
+            "repeats": {
+                "description": "How often, in each environment or by environment; as the run says unless given",
+                "oneOf": [{"type": "integer"},
+                    {"type": "object", "additionalProperties": {"type": "integer"}}],
+            },
         }))},
         "repeats": number("For cases that name no number of their own"),
         "environments": {"type": "array", "items": {"type": "string"}},

@@ -6,12 +6,12 @@ use super::answer::{Problem, ok};
 use super::ask::{Asked, InPath, Object, Part, token};
 use super::runs::{now_ms, submit_spec};
 use super::shelf::Waiters;
-use crate::scheduler::model::{Refusal, RunSpec, Selected, Status};
-use crate::scheduler::view::{Attempt, Filter, Gap, Pace, RunBook, read, slots, story};
+use crate::scheduler::model::{Refusal, RunSpec, Status};
+use crate::scheduler::view::{self, Again, Attempt, Filter, Gap, Pace, read, slots, story};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use tokio::runtime::Handle;
 
 /// Attempts in one picture.
@@ -249,22 +249,20 @@ pub(super) async fn audit(
     Ok(ok(&shown))
 }
 
-/// What of a run is run again.
+/// What of a run is run again, as `Again` has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Which {
-    /// Failed, without a verdict, timed out or lost.
     #[default]
     Failed,
     Lost,
-    /// Skipped or canceled.
     Unstarted,
     All,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Again {
+struct Rerun {
     which: Which,
     request_id: Option<String>,
 }
@@ -275,54 +273,17 @@ pub(super) async fn rerun(
     InPath(run): InPath<String>,
     body: Object,
 ) -> Result<Response, Problem> {
-    let again: Again = body.parse("a valid rerun")?;
-    let found = services.shelved(&run).await?;
-    let spec = rerun_spec(&found.book, again)?;
-    submit_spec(&services, spec).await
-}
-
-fn rerun_spec(book: &RunBook, again: Again) -> Result<RunSpec, Refusal> {
-    let is_wanted = |status: Status| match again.which {
-        Which::Failed => status.fails_run(),
-        Which::Lost => status == Status::Lost,
-        Which::Unstarted => matches!(status, Status::Skipped | Status::Canceled),
-        Which::All => true,
+    let Rerun { which, request_id } = body.parse("a valid rerun")?;
+    let again = match which {
+        Which::Failed => Again { failed: true, ..Again::default() },
+        Which::Lost => Again { lost: true, ..Again::default() },
+        Which::Unstarted => Again { unstarted: true, ..Again::default() },
+        Which::All => Again { all: true, ..Again::default() },
     };
-    let mut repeats: BTreeMap<&str, u32> = BTreeMap::new();
-    let mut environments = BTreeSet::new();
-    let mut order: Vec<&str> = Vec::new();
-    for (lane, plan) in (0..).zip(&book.plan.lanes) {
-        let totals = book.lane_totals(lane);
-        let of_lane = match again.which {
-            Which::All => u64::from(plan.total),
-            _ => {
-                let wanted = totals.by_status.iter().filter(|(status, _)| is_wanted(**status));
-                wanted.map(|(_, count)| count).sum()
-            }
-        };
-        if of_lane == 0 {
-            continue;
-        }
-        environments.insert(&*plan.environment);
-        let known = repeats.entry(&plan.case).or_insert_with(|| {
-            order.push(&plan.case);
-            0
-        });
-        *known = (*known).max(of_lane.min(u32::MAX.into()) as u32);
-    }
-    if order.is_empty() {
-        return Err(Refusal::new(422, format!("run {} has nothing to run again", book.spec.id)));
-    }
-    let select =
-        |case: &&str| Selected { case: (*case).to_owned(), repeats: repeats.get(case).copied() };
-    let wanted = |id: &&String| environments.contains(id.as_str());
-    Ok(RunSpec {
-        id: String::new(),
-        request_id: again.request_id,
-        cases: order.iter().map(select).collect(),
-        environments: book.spec.environments.iter().filter(wanted).cloned().collect(),
-        missing: crate::scheduler::model::Missing::Ignore,
-        rerun_of: Some(book.spec.id.clone()),
-        ..book.spec.clone()
-    })
+    let found = services.shelved(&run).await?;
+    let spec = view::rerun(&found.book, again);
+    let spec = spec.ok_or_else(|| {
+        Refusal::new(422, format!("run {} has nothing to run again", found.book.spec.id))
+    })?;
+    submit_spec(&services, RunSpec { request_id, ..spec }).await
 }

@@ -5,7 +5,7 @@ use super::SubmitError;
 use crate::scheduler::catalog;
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
-use crate::scheduler::model::{CaseCopy, Copier, Missing, Outline, RunSpec, TestCase};
+use crate::scheduler::model::{CaseCopy, Copier, Missing, Outline, Repeats, RunSpec, TestCase};
 use crate::scheduler::store::Kv;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const SINGLE_READS_MAX: usize = 1_000;
 #[derive(Default)]
 pub(super) struct Chosen {
     /// In the order of the submit, with their own number of repeats if they have one.
-    pub(super) selected: Vec<(Arc<str>, Option<u32>)>,
+    pub(super) selected: Vec<(Arc<str>, Option<Repeats>)>,
     cases: BTreeMap<Arc<str>, CaseCopy>,
     copier: Copier,
 }
@@ -41,15 +41,15 @@ pub(super) async fn read(
     chosen.read_named(client, spec, next).await?;
     for selected in &spec.cases {
         let Some(prefix) = selected.prefix() else {
-            chosen.selected.push((selected.case.as_str().into(), selected.repeats));
+            chosen.selected.push((selected.case.as_str().into(), selected.repeats.clone()));
             continue;
         };
         let before = chosen.selected.len();
         let fits = new.iter().filter(|id| id.starts_with(prefix));
-        chosen.selected.extend(fits.map(|id| (Arc::from(*id), selected.repeats)));
+        chosen.selected.extend(fits.map(|id| (Arc::from(*id), selected.repeats.clone())));
         each(client, prefix, |kv| {
             let id = chosen.keep(&kv, spec, |id| !new.contains(id))?;
-            chosen.selected.push((id, selected.repeats));
+            chosen.selected.push((id, selected.repeats.clone()));
             Some(())
         })
         .await?;

@@ -73,7 +73,8 @@ pub(super) async fn near(client: &Client, spec: &RunSpec) -> Result<Option<Groun
     if of_queue.is_none() {
         ground.holds.push(Compare::Absent(queue));
     }
-    let selected = spec.cases.iter().map(|choice| (choice.case.as_str().into(), choice.repeats));
+    let selected = spec.cases.iter();
+    let selected = selected.map(|choice| (choice.case.as_str().into(), choice.repeats.clone()));
     ground.chosen.selected = selected.collect();
     for kv in found {
         if kv.key.starts_with(keys::CASES) {

@@ -7,7 +7,8 @@ mod ground;
 use super::client::Client;
 use super::keys;
 use super::model::{
-    CaseCopy, Environment, Pack, Packs, Refusal, RunSpec, Selected, Survey, TestCase, survey_of,
+    CaseCopy, Environment, Pack, Packs, Refusal, Repeats, RunSpec, Selected, Survey, TestCase,
+    survey_of,
 };
 use super::store::{Compare, Kv, Op, Outcome, Txn};
 use chosen::Chosen;
@@ -199,7 +200,7 @@ fn survey<'a>(
     let selected = chosen.selected.iter().map(|(id, repeats)| {
         let unknown = || Refusal::new(404, format!("unknown case {id}"));
         let case = chosen.outline(id).ok_or_else(unknown)?;
-        Ok((case, repeats.unwrap_or(spec.repeats)))
+        Ok((case, repeats.clone().unwrap_or(spec.repeats.into())))
     });
     Ok(survey_of(spec, selected, |id| chosen.outline(id), environments)?)
 }
@@ -215,13 +216,14 @@ async fn attempt(
     let survey = survey(spec, &chosen, &environments)?;
     let is_long = chosen.selected.len() > NAMED_MAX;
     let named = chosen.selected.iter().filter(|_| !is_long);
-    let named = named.map(|(id, repeats)| Selected { case: id.to_string(), repeats: *repeats });
+    let named =
+        named.map(|(id, repeats)| Selected { case: id.to_string(), repeats: repeats.clone() });
     let kept = RunSpec { cases: named.collect(), ..spec.clone() };
     let of_run: Vec<Environment> =
         spec.environments.iter().filter_map(|id| environments.get(id).cloned()).collect();
     let cases = survey.cases.iter();
-    let cases = cases.filter_map(|(case, repeats)| Some((chosen.case(&case.id)?, *repeats)));
-    let cases: Vec<(&CaseCopy, u32)> = cases.collect();
+    let cases = cases.filter_map(|(case, repeats)| Some((chosen.case(&case.id)?, repeats)));
+    let cases: Vec<(&CaseCopy, &Repeats)> = cases.collect();
     let only = Packs::new(&cases, &of_run, is_long).only();
     let run = Op::put(keys::run(&spec.id), &kept);
     // What is small goes with the run itself; else it is there before the run.

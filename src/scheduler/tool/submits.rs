@@ -5,12 +5,11 @@ use super::places::Places;
 use super::{cases, desk, environments};
 use crate::scheduler::catalog;
 use crate::scheduler::execute::Rule;
-use crate::scheduler::model::{Missing, RunSpec, Selected, Status};
+use crate::scheduler::model::{Missing, Repeats, RunSpec, Selected};
 use crate::scheduler::plan_file::{self, Plan};
 use crate::scheduler::submit;
-use crate::scheduler::view::{Filter, RunBook};
+use crate::scheduler::view::{self, Again, RunBook};
 use clap::Args;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -142,7 +141,9 @@ fn refine(args: &SubmitArgs, run: &mut RunSpec) {
     for words in &args.cases {
         let number = words.rsplit_once('=').and_then(|(case, n)| Some((case, n.parse().ok()?)));
         run.cases.push(match number {
-            Some((case, repeats)) => Selected { case: case.into(), repeats: Some(repeats) },
+            Some((case, repeats)) => {
+                Selected { case: case.into(), repeats: Some(Repeats::Same(repeats)) }
+            }
             None => Selected { case: words.clone(), repeats: None },
         });
     }
@@ -181,46 +182,16 @@ async fn send(run: RunSpec, desk: &Desk) -> Result<String, Trouble> {
     Ok(made.run)
 }
 
-/// Submits a run of those tasks of another that ended so. Order and tags are those of the cases as
-/// they are now; predecessors that are not run again count as ended.
+/// Submits a run of those tasks of another that ended so.
 pub(super) async fn rerun(book: &RunBook, which: &Which, desk: &Desk) -> Result<String, Trouble> {
-    let statuses: Vec<Status> = Status::ALL
-        .into_iter()
-        .filter(|status| {
-            which.failed && status.fails_run()
-                || which.lost && *status == Status::Lost
-                || which.never_run && matches!(status, Status::Skipped | Status::Canceled)
-                || which.all
-        })
-        .collect();
-    let filter = Filter { statuses, ..Default::default() };
-    let found = book.tasks(&filter, (0, 0), usize::MAX).tasks;
-    if found.is_empty() {
-        return Err(Trouble::Nothing(format!("run {} has no such tasks", book.spec.id)));
-    }
-    // A run has each case in each of its environments: as often as the one with most needs.
-    let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
-    let mut environments: Vec<String> = Vec::new();
-    for task in &found {
-        *counts.entry(task.lane).or_default() += 1;
-        if !task.environment.is_empty() && !environments.contains(&task.environment) {
-            environments.push(task.environment.clone());
-        }
-    }
-    let mut repeats: BTreeMap<&str, u32> = BTreeMap::new();
-    for (lane, count) in counts {
-        let most = repeats.entry(&book.plan.lanes[lane as usize].case).or_default();
-        *most = (*most).max(count);
-    }
-    let chosen = repeats.into_iter();
-    let chosen = chosen.map(|(case, n)| Selected { case: case.into(), repeats: Some(n) });
-    let spec = RunSpec {
-        cases: chosen.collect(),
-        environments,
-        missing: Missing::Ignore,
-        rerun_of: Some(book.spec.id.clone()),
-        request_id: None,
-        ..book.spec.clone()
+    let again = Again {
+        failed: which.failed,
+        lost: which.lost,
+        unstarted: which.never_run,
+        all: which.all,
     };
+    let spec = view::rerun(book, again);
+    let spec =
+        spec.ok_or_else(|| Trouble::Nothing(format!("run {} has no such tasks", book.spec.id)))?;
     send(spec, desk).await
 }

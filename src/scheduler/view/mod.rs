@@ -6,6 +6,7 @@
 //! planner's own rules, so that a view never differs from what a leader would count. A task that
 //! a worker has counts as running as far as the worker has slots; what it has beyond them is assigned.
 
+mod again;
 mod audit;
 mod book;
 mod failures;
@@ -24,6 +25,7 @@ mod tests;
 mod unstarted;
 mod waiting;
 
+pub use again::{Again, rerun};
 pub use audit::{Audit, Fault, Rule, audit, replay};
 pub use book::{Attempt, Forced, Open, RunBook};
 pub use failures::{FailedLane, FailureGroup, FailureKind};

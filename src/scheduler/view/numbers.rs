@@ -89,7 +89,7 @@ pub(super) struct Stretch {
 
 /// Measures a run.
 pub fn numbers(book: &RunBook) -> Numbers {
-    let lanes = book.lanes();
+    let lanes = book.all_lanes();
     let ended = book.status.ended.filter(|_| !book.is_open);
     let slots = slots_of_run(book);
     let estimate = |lane: u32| {

@@ -101,7 +101,7 @@ pub fn story(book: &RunBook) -> Vec<Happening> {
         }
     }
     order.sort_unstable();
-    let lanes = book.plan.lanes.len();
+    let lanes = book.plan.lanes.iter().filter(|lane| lane.total > 0).count();
     let tasks = book.plan.lanes.iter().map(|lane| u64::from(lane.total)).sum();
     let submitted = book.spec.submitted.saturating_mul(1_000);
     let first = Event::Submitted { tasks, lanes };

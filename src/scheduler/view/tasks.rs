@@ -246,8 +246,15 @@ impl RunBook {
         lanes.collect()
     }
 
-    /// All lanes in numbers.
+    /// Lanes in numbers, but for those without tasks.
     pub fn lanes(&self) -> Vec<LaneView> {
+        let mut lanes = self.all_lanes();
+        lanes.retain(|lane| lane.totals.total > 0);
+        lanes
+    }
+
+    /// All lanes by their numbers.
+    pub(super) fn all_lanes(&self) -> Vec<LaneView> {
         let mut lanes: Vec<LaneView> = self
             .plan
             .lanes

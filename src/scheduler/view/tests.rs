@@ -8,19 +8,19 @@ use super::{
 use crate::scheduler::coordinator::{Control, LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
 use crate::scheduler::model::{
-    Claim, Definitions, Item, LaneCheckpoint, Ordinals, Row, RunSpec, Segment, Status, TestCase,
-    Totals,
+    Claim, Definitions, Environment, Item, LaneCheckpoint, Ordinals, Row, RunSpec, Segment, Status,
+    TestCase, Totals,
 };
 use crate::scheduler::record::{Block, Rolled};
 use crate::scheduler::store::{Change, Commit, Kv};
 use serde::Serialize;
 use serde_json::json;
 
-const RUN: &str = "r1";
+pub(super) const RUN: &str = "r1";
 
 /// Keys of a store, each written once.
 #[derive(Default)]
-struct Store {
+pub(super) struct Store {
     kvs: Vec<Kv>,
     revision: i64,
 }
@@ -35,19 +35,27 @@ impl Store {
 
     /// A run of cases that need nothing from outside, submitted at 1 s.
     fn with_run(cases: serde_json::Value, repeats: u32) -> Self {
+        Self::with_run_in(cases, repeats, &[])
+    }
+
+    pub(super) fn with_run_in(cases: serde_json::Value, repeats: u32, places: &[&str]) -> Self {
         let mut store = Self::default();
         let cases: Vec<TestCase> = serde_json::from_value(cases).unwrap();
         let selected: Vec<_> = cases.iter().map(|case| json!({"case": case.id})).collect();
-        let spec = json!({"id": RUN, "cases": selected, "repeats": repeats, "submitted": 1_000});
+        let spec = json!({"id": RUN, "cases": selected, "repeats": repeats, "submitted": 1_000, "environments": places});
         let spec: RunSpec = serde_json::from_value(spec).unwrap();
-        let definitions = Definitions { total: cases.len() as u32, cases, ..Default::default() };
+        let environments =
+            places.iter().map(|id| Environment { id: (*id).into(), ..Default::default() });
+        let environments = environments.collect();
+        let total = cases.len() as u32;
+        let definitions = Definitions { total, cases, environments, ..Default::default() };
         store.put(keys::definitions(RUN, 0), &definitions);
         store.put(keys::run(RUN), &spec);
         store.put(keys::open(RUN), &RUN);
         store
     }
 
-    fn results(&mut self, worker: &str, rows: &[Row]) {
+    pub(super) fn results(&mut self, worker: &str, rows: &[Row]) {
         let name = format!("1-{}", self.revision);
         let segment = Segment { claim: self.revision, rows: rows.to_vec() };
         self.put(keys::segment(RUN, worker, &name, 0), &segment);
@@ -68,7 +76,7 @@ impl Store {
         self.kvs.iter_mut().filter(|kv| kv.key == keys::worker(name)).for_each(|kv| kv.lease = 7);
     }
 
-    fn ended(&mut self, state: &str) {
+    pub(super) fn ended(&mut self, state: &str) {
         self.ended_at(state, 9_000);
     }
 
@@ -86,21 +94,25 @@ impl Store {
         self.put(keys::status(RUN), &status);
     }
 
-    fn book(&self) -> RunBook {
+    pub(super) fn book(&self) -> RunBook {
         RunBook::new(RUN, &self.kvs, self.revision).unwrap()
     }
 }
 
-fn command(id: &str) -> serde_json::Value {
+pub(super) fn command(id: &str) -> serde_json::Value {
     json!({"id": id, "kind": "command", "command": ["true"]})
 }
 
-fn row(lane: u32, ordinal: u32, attempt: u32, status: Status, at: u64, ms: u64) -> Row {
+pub(super) fn row(lane: u32, ordinal: u32, attempt: u32, status: Status, at: u64, ms: u64) -> Row {
     let (start, duration) = (1_000 + at, ms * 1_000);
     Row { lane, ordinal, attempt, status, start, duration, detail: None }
 }
 
-fn with(mut case: serde_json::Value, field: &str, value: serde_json::Value) -> serde_json::Value {
+pub(super) fn with(
+    mut case: serde_json::Value,
+    field: &str,
+    value: serde_json::Value,
+) -> serde_json::Value {
     case[field] = value;
     case
 }

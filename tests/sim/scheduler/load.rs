@@ -5,8 +5,9 @@ use crate::random::Random;
 use quoin::scheduler::coordinator::Control;
 use quoin::scheduler::keys;
 use quoin::scheduler::model::{
-    Definitions, Environment, Health, Kind, Labels, OnLost, Outline, Policy, Predecessor, Retries,
-    RunPlan, RunSpec, Scope, Selected, Status, TagScope, TagUse, TestCase, expand,
+    Definitions, Environment, Health, Kind, Labels, Missing, OnLost, Outline, Policy, Predecessor,
+    Repeats, Retries, RunPlan, RunSpec, Scope, Selected, Status, TagScope, TagUse, TestCase,
+    expand,
 };
 use quoin::scheduler::store::{Op, Txn};
 use std::collections::BTreeMap;
@@ -159,12 +160,8 @@ impl Load {
         self.count += 1;
         let id = format!("r{}", self.count);
         let cases = self.cases();
-        let spec = RunSpec {
+        let mut spec = RunSpec {
             id: id.clone(),
-            cases: cases
-                .iter()
-                .map(|case| Selected { case: case.id.clone(), repeats: None })
-                .collect(),
             repeats: self.random.skewed(1, 30) as u32,
             queue: ["default", "other"][self.random.below(2) as usize].into(),
             priority: self.random.below(3) as i32,
@@ -176,20 +173,29 @@ impl Load {
             },
             ..Default::default()
         };
+        // As when some of a run are run again.
+        if !spec.environments.is_empty() && self.random.chance(300) {
+            spec.missing = Missing::Ignore;
+            spec.rerun_of = Some("r0".into());
+        }
+        for case in &cases {
+            let repeats = self.repeats(&spec);
+            spec.cases.push(Selected { case: case.id.clone(), repeats });
+        }
         let outlines: BTreeMap<&str, Outline> =
             cases.iter().map(|case| (&*case.id, Outline::from(case))).collect();
         let plan = expand(&spec, |id| outlines.get(id), &self.environments).unwrap();
         ledger.runs.insert(id.clone(), RunLedger { plan: plan.clone(), ..Default::default() });
-        self.plans.insert(id.clone(), plan.clone());
+        self.plans.insert(id.clone(), plan);
         let total = cases.len() as u32;
         let environments = self.environments.values().cloned().collect();
         let mut definitions = Definitions { total, cases, environments, ..Default::default() };
         // As in long ones, whose cases are not named in the run itself.
         let mut kept = spec;
         if self.random.chance(300) {
-            let of_cases = plan.lanes.iter().take(definitions.cases.len());
-            definitions.repeats = of_cases.map(|lane| lane.total).collect();
-            kept.cases = Vec::new();
+            let selected = std::mem::take(&mut kept.cases).into_iter();
+            let repeats = selected.map(|one| one.repeats.unwrap_or(kept.repeats.into()));
+            definitions.repeats = repeats.collect();
         }
         let spec = kept;
         let definitions = Op::put(keys::definitions(&id, 0), &definitions);
@@ -200,6 +206,18 @@ impl Load {
             true => vec![txn([definitions].into_iter().chain(run).collect())],
             false => vec![txn(vec![definitions]), txn(run.to_vec())],
         }
+    }
+
+    /// Of a case in a run, where it has its own.
+    fn repeats(&mut self, spec: &RunSpec) -> Option<Repeats> {
+        spec.rerun_of.as_ref()?;
+        let mut each = BTreeMap::new();
+        for environment in &spec.environments {
+            if self.random.chance(700) {
+                each.insert(environment.clone(), self.random.skewed(1, 10) as u32);
+            }
+        }
+        (!each.is_empty()).then(|| Repeats::Each(Box::new(each)))
     }
 
     fn cases(&mut self) -> Vec<TestCase> {
