@@ -249,6 +249,11 @@ pub fn hook(digest: &str) -> String {
     format!("{HOOKS}{digest}")
 }
 
+/// Which cases an address was told to be flaky.
+pub fn hook_flaky(digest: &str) -> String {
+    format!("{HOOKS}{digest}-flaky")
+}
+
 /// What a request id stands for.
 pub fn request(request: &str) -> String {
     format!("{REQUESTS}{request}")

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 
 on_each_engine![
     ends_of_runs_are_told_whatever_becomes_of_the_leader,
+    cases_that_become_flaky_and_recover_are_told,
     webhooks_that_cannot_be_are_refused,
 ];
 
@@ -98,6 +99,69 @@ async fn ends_of_runs_are_told_whatever_becomes_of_the_leader(engine: Engine) {
     let told: Value = serde_json::from_str(&all[1].2).unwrap();
     assert_eq!(told["failures"][0]["case"], "bad", "{told}");
     assert_eq!(all.len(), 2, "nothing is told again: {all:?}");
+}
+
+/// It passes and fails in turns, and then passes for long; the leader dies while it tells.
+async fn cases_that_become_flaky_and_recover_are_told(engine: Engine) {
+    let receiver = Receiver::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let router = Router::new().route("/hook", post(take)).with_state(receiver.clone());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    let secret = team.file("secret");
+    std::fs::write(&secret, "known to both").unwrap();
+    let words = ["--webhook-url", &url, "--webhook-secret-file", &secret];
+    let words = [&words[..], &["--scheduler-listen-url", "none"]].concat();
+    team.start_scheduler_with(&words).says("leading the scheduler").await.unwrap();
+    team.start_worker("w1", 1, &[]).await;
+    let service = Service::start().await;
+    let plan = |path: &str, repeats: u32| {
+        let mut case = case(&service, path, 1, json!({}));
+        case["id"] = "shaky-\u{e9}".into();
+        let id = case["id"].clone();
+        json!({"cases": [case], "run": {"cases": [{"case": id}], "repeats": repeats}})
+    };
+    let told = async |event: &str| {
+        let found = eventually("deliveries", async || {
+            let taken = receiver.taken.lock().unwrap().clone();
+            let told = taken.iter().filter(|(delivery, ..)| delivery.starts_with(event)).cloned();
+            let told: Vec<_> = told.collect();
+            if told.is_empty() { Err(format!("{taken:?}")) } else { Ok(told) }
+        })
+        .await;
+        let (delivery, signed, body) = found[0].clone();
+        assert_eq!(signed, signature(b"known to both", body.as_bytes()));
+        (delivery, serde_json::from_str::<Value>(&body).unwrap(), found.len())
+    };
+    let mut last = String::new();
+    for path in ["good", "bad", "good", "bad", "good"] {
+        last = team.submit(&plan(path, 1)).await;
+        team.ended(&last).await;
+    }
+    let (delivery, body, _) = told("case.flaky").await;
+    assert!(delivery.starts_with("case.flaky-shaky-%C3%A9--"), "{delivery}");
+    assert_eq!((&body["case"], &body["environment"]), (&json!("shaky-\u{e9}"), &json!("")));
+    assert_eq!((&body["last"], &body["run"]), (&json!("PFPFP"), &json!(last)), "{body}");
+    assert_eq!(body["score"], 1.0, "{body}");
+
+    *receiver.is_busy.lock().unwrap() = true;
+    let calm = team.submit(&plan("good", 25)).await;
+    team.ended(&calm).await;
+    // The end of the run and the case, at least once each.
+    eventually("attempts", async || match *receiver.refused.lock().unwrap() {
+        refused @ 0..=1 => Err(refused.to_string()),
+        _ => Ok(()),
+    })
+    .await;
+    team.schedulers[0].kill();
+    *receiver.is_busy.lock().unwrap() = false;
+    team.start_scheduler_with(&words).says("leading the scheduler").await.unwrap();
+    let (_, body, count) = told("case.recovered").await;
+    assert_eq!((&body["case"], &body["event"]), (&json!("shaky-\u{e9}"), &json!("case.recovered")));
+    assert!(body["score"].as_f64().unwrap() < 0.1, "{body}");
+    assert_eq!((count, told("case.flaky").await.2), (1, 1), "nothing is told again");
+    team.audit(&calm, 25).await;
 }
 
 async fn webhooks_that_cannot_be_are_refused(engine: Engine) {

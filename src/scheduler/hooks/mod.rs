@@ -1,8 +1,11 @@
-//! Webhooks: whoever wants to know of the end of a run is posted to, at least once for each.
+//! Webhooks: whoever wants to know of the end of a run, or that a case became flaky, is posted to, at
+//! least once for each.
 //!
 //! How far an address has been told stands in the store, so that the next leader goes on there. An
 //! address is known by its digest: it may hold a secret. What happened before it was first named is
 //! not told.
+
+mod flakes;
 
 use super::client::Client;
 use super::execute::Caller;
@@ -58,17 +61,30 @@ impl Hooks {
     }
 }
 
+/// The key of whoever leads, and its revision.
+type Leader = (String, i64);
+
 /// Tells all addresses for as long as this one leads: it goes on for ever, and is to be dropped.
-pub(super) async fn run(client: Client, hooks: Hooks, leader: (String, i64)) {
+pub(super) async fn run(client: Client, hooks: Hooks, leader: Leader) {
     let Some(caller) = hooks.caller.clone() else { return };
     let mut telling = JoinSet::new();
     for url in hooks.urls {
         let post = Post { url, secret: hooks.secret.clone(), caller: caller.clone() };
-        let (client, leader) = (client.clone(), leader.clone());
+        let post = Arc::new(post);
+        let (shared, of, to) = (client.clone(), leader.clone(), post.clone());
         telling.spawn(async move {
             loop {
-                if let Err(error) = keep(&client, &post, &leader).await {
+                if let Err(error) = keep(&shared, &to, &of).await {
                     tracing::debug!(%error, "cannot follow the ends of runs");
+                }
+                sleep(PAUSE).await;
+            }
+        });
+        let (shared, of) = (client.clone(), leader.clone());
+        telling.spawn(async move {
+            loop {
+                if let Err(error) = flakes::keep(&shared, &post, &of).await {
+                    tracing::debug!(%error, "cannot follow the histories of cases");
                 }
                 sleep(PAUSE).await;
             }
@@ -78,22 +94,15 @@ pub(super) async fn run(client: Client, hooks: Hooks, leader: (String, i64)) {
 }
 
 /// Tells one address of what ended, in the order in which it did.
-async fn keep(client: &Client, post: &Post, leader: &(String, i64)) -> Result<(), Error> {
-    let key = keys::hook(&hex(&Sha256::digest(&post.url))[..16]);
+async fn keep(client: &Client, post: &Post, leader: &Leader) -> Result<(), Error> {
+    let key = keys::hook(&post.digest());
     let known = client.get(&key).await?;
     let (ended, revision) = client.prefix(keys::ENDED, 0).await?;
     let told = match &known {
         Some(kv) => serde_json::from_slice::<Told>(&kv.value).unwrap_or_default().revision,
         None => revision,
     };
-    let advance = async |revision: i64| {
-        let compares = vec![Compare::ChangedAt(leader.0.clone(), leader.1)];
-        let then = vec![Op::put(key.clone(), &Told { revision })];
-        match client.txn(&Txn { compares, then, ..Default::default() }).await {
-            Outcome::Committed { .. } => Ok(()),
-            other => Err(Error::InvalidArgs(format!("{other:?}"))),
-        }
-    };
+    let advance = async |revision: i64| save(client, leader, &key, &Told { revision }).await;
     if known.is_none() {
         advance(told).await?;
     }
@@ -124,32 +133,29 @@ async fn keep(client: &Client, post: &Post, leader: &(String, i64)) -> Result<()
     }
 }
 
+/// Writes down what was told, while this one leads.
+async fn save(
+    client: &Client,
+    leader: &Leader,
+    key: &str,
+    value: &impl Serialize,
+) -> Result<(), Error> {
+    let compares = vec![Compare::ChangedAt(leader.0.clone(), leader.1)];
+    let then = vec![Op::put(key.to_owned(), value)];
+    match client.txn(&Txn { compares, then, ..Default::default() }).await {
+        Outcome::Committed { .. } => Ok(()),
+        other => Err(Error::InvalidArgs(format!("{other:?}"))),
+    }
+}
+
 /// Posts the end of a run until somebody has taken it.
 async fn tell(client: &Client, post: &Post, kv: &Kv) -> Result<(), Error> {
     let Ok(ended) = serde_json::from_slice::<EndedRun>(&kv.value) else { return Ok(()) };
     let report = client.get(&keys::report(&ended.run)).await?;
     let report = report.and_then(|kv| serde_json::from_slice::<Report>(&kv.value).ok());
     let body = body(&ended, report.unwrap_or_default());
-    let (begun, mut pause) = (Instant::now(), PAUSE);
-    loop {
-        let problem = match timeout(PATIENCE, post.send(&ended.run, &body)).await {
-            Ok(Ok(200..=299)) => return Ok(()),
-            Ok(Ok(status)) => format!("it answered {status}"),
-            Ok(Err(error)) => error,
-            Err(_) => format!("it did not answer within {} s", PATIENCE.as_secs()),
-        };
-        let is_given_up = begun.elapsed() > PERSISTENCE;
-        // The address itself may be a secret.
-        if is_given_up || pause == PAUSE {
-            let run = &ended.run;
-            tracing::warn!(run, problem, is_given_up, "cannot tell a webhook of the end of a run");
-        }
-        if is_given_up {
-            return Ok(());
-        }
-        sleep(pause).await;
-        pause = (2 * pause).min(PAUSE_MAX);
-    }
+    post.deliver(&format!("run.ended-{}", ended.run), &body).await;
+    Ok(())
 }
 
 fn body(ended: &EndedRun, report: Report) -> String {
@@ -173,14 +179,56 @@ struct Post {
 }
 
 impl Post {
-    async fn send(&self, run: &str, body: &str) -> Result<u16, String> {
-        let mut headers = vec![(DELIVERY, format!("run.ended-{run}"))];
+    fn digest(&self) -> String {
+        hex(&Sha256::digest(&self.url))[..16].to_owned()
+    }
+
+    /// Posts until somebody has taken it, or nobody has for too long.
+    async fn deliver(&self, delivery: &str, body: &str) {
+        let (begun, mut pause) = (Instant::now(), PAUSE);
+        loop {
+            let problem = match timeout(PATIENCE, self.send(delivery, body)).await {
+                Ok(Ok(200..=299)) => return,
+                Ok(Ok(status)) => format!("it answered {status}"),
+                Ok(Err(error)) => error,
+                Err(_) => format!("it did not answer within {} s", PATIENCE.as_secs()),
+            };
+            let is_given_up = begun.elapsed() > PERSISTENCE;
+            // The address itself may be a secret.
+            if is_given_up || pause == PAUSE {
+                tracing::warn!(delivery, problem, is_given_up, "cannot tell a webhook");
+            }
+            if is_given_up {
+                return;
+            }
+            sleep(pause).await;
+            pause = (2 * pause).min(PAUSE_MAX);
+        }
+    }
+
+    async fn send(&self, delivery: &str, body: &str) -> Result<u16, String> {
+        let mut headers = vec![(DELIVERY, header(delivery))];
         if let Some(secret) = &self.secret {
             let signature = hmac::sign(secret, body.as_bytes());
             headers.push((SIGNATURE, format!("sha256={}", hex(signature.as_ref()))));
         }
         Ok(self.caller.send(&self.url, &headers, body.to_owned()).await?.0)
     }
+}
+
+/// Names of cases may have letters that headers do not take.
+fn header(text: &str) -> String {
+    text.chars()
+        .flat_map(|letter| match letter {
+            '!'..='~' if letter != '%' => vec![letter],
+            _ => {
+                let mut bytes = [0; 4];
+                let escaped =
+                    letter.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}"));
+                escaped.collect::<String>().chars().collect()
+            }
+        })
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
