@@ -250,6 +250,17 @@ fn select<'a>(
             }
         }
     }
+    complete(spec, &mut cases, &mut index, find)?;
+    Ok(Survey { cases, index, places: Vec::new(), warnings })
+}
+
+/// Looks at what the cases wait for: adds what is to be pulled in, refuses what is not there.
+fn complete<'a>(
+    spec: &RunSpec,
+    cases: &mut Vec<(&'a Outline, Repeats)>,
+    index: &mut BTreeMap<&'a str, usize>,
+    find: impl Fn(&str) -> Option<&'a Outline>,
+) -> Result<(), Refusal> {
     let mut next = 0;
     // Those that run in more environments than when they were looked at.
     let mut again: Vec<usize> = Vec::new();
@@ -301,7 +312,7 @@ fn select<'a>(
             }
         }
     }
-    Ok(Survey { cases, index, places: Vec::new(), warnings })
+    Ok(())
 }
 
 fn name_of(place: Option<&Environment>) -> &str {
