@@ -34,12 +34,18 @@ const PAUSE_MS: u64 = 1_000;
 /// its operator lists it: see [`check_url`].
 ///
 /// # Errors
-/// 403 with the address.
+/// 403 with the address; 400 where the url of its check is none when its values are filled in.
 pub fn check_places(environment: &Environment, targets: &Targets) -> Result<(), Refusal> {
     let what = format!("environment {}", environment.id);
     if let Some(check) = &environment.check {
         // A key that is not there is told by the check itself.
-        let url = fill(&check.url, Some(environment)).unwrap_or(Cow::Borrowed(&check.url));
+        let filled = fill(&check.url, Some(environment));
+        let is_http = |url: &str| ["http://", "https://"].iter().any(|s| url.starts_with(s));
+        if filled.as_ref().is_ok_and(|url| !is_http(url)) {
+            let text = format!("{what}: the url of its check is not http or https");
+            return Err(Refusal::new(400, text));
+        }
+        let url = filled.unwrap_or(Cow::Borrowed(&check.url));
         check_url(&what, &url, targets)?;
     }
     let mut left: Vec<&Value> = environment.config.values().collect();
@@ -390,6 +396,25 @@ mod tests {
         // What could not be written is found out again.
         rounds.again(&order, 21_001);
         assert_eq!(rounds.next_timer(), Some(22_001));
+    }
+
+    #[test]
+    fn the_url_of_a_check_is_judged_with_its_values_filled_in() {
+        let check = |base: &str, url: &str| {
+            let text =
+                json!({"id": "lab", "config": {"base": base}, "check": {"url": url, "every": 9}});
+            let environment = Environment::parse(text.to_string().as_bytes());
+            environment.and_then(|environment| check_places(&environment, &Targets::default()))
+        };
+        assert_eq!(check("http://lab.example", "{{base}}"), Ok(()));
+        assert_eq!(check("http://lab.example", "{{base}}/health"), Ok(()));
+        assert_eq!(check("http://lab.example", "{{gone}}"), Ok(()), "the check itself tells it");
+        for (base, url) in [("lab.example", "{{base}}"), ("http://lab.example", "base")] {
+            let refusal = check(base, url).unwrap_err();
+            let text = "environment lab: the url of its check is not http or https";
+            assert_eq!((refusal.status, &*refusal.message), (400, text));
+        }
+        assert_eq!(check("http://169.254.1.1", "{{base}}/").unwrap_err().status, 403);
     }
 
     #[test]

@@ -38,10 +38,10 @@ async fn submit(caller: &Caller, spec: Value) -> String {
 async fn failures_are_grouped_compared_and_saved(engine: Engine) {
     let (mut team, caller, service) = serving(engine).await;
     add(&caller, &service, "bad", 1, json!({"retries": {"test": 1, "backoff_ms": 1}})).await;
-    add(&caller, &service, "good", 1, json!({})).await;
+    add(&caller, &service, "good", 1, json!({"mutual_tag": "printer"})).await;
     team.start_worker("w1", 2, &[]).await;
     let both = json!([{"case": "bad"}, {"case": "good"}]);
-    let first = submit(&caller, json!({"cases": both, "repeats": 3})).await;
+    let first = submit(&caller, json!({"cases": both, "repeats": 3, "owner": "ann"})).await;
     team.ended(&first).await;
     let groups = caller.get(&format!("/v1/runs/{first}/failures")).await.body;
     let group = &groups["items"][0];
@@ -151,6 +151,49 @@ async fn failures_are_grouped_compared_and_saved(engine: Engine) {
     // Where slots were idle is told with the cause.
     let timeline = caller.get(&format!("/v1/runs/{first}/timeline")).await.body;
     assert_eq!(timeline["gaps"][0][2], "start", "{timeline}");
+    long_runs_are_shown_in_parts(&caller, &first).await;
+
+    // Lists are narrowed by tag and owner.
+    for (tag, tasks) in [("printer", 3), ("other", 0)] {
+        let found = caller.get(&format!("/v1/runs/{first}/tasks?tag={tag}")).await.body;
+        assert_eq!(found["items"].as_array().unwrap().len(), tasks, "{found}");
+        let told = team.json(&["result", "ls", &first, "--tag", tag]).await;
+        assert_eq!(told["tasks"], found["items"]);
+    }
+    for (owner, runs) in [("ann", 1), ("bob", 0)] {
+        let found = caller.get(&format!("/v1/runs?owner={owner}")).await.body;
+        assert_eq!(found["items"].as_array().unwrap().len(), runs, "{found}");
+        let told = team.json(&["run", "ls", "--owner", owner]).await;
+        assert_eq!(told["runs"].as_array().unwrap().len(), runs, "{told}");
+    }
+}
+
+/// Of a run with three tasks that ended at their second attempt, and three at their first.
+async fn long_runs_are_shown_in_parts(caller: &Caller, run: &str) {
+    let part = async |window: &str| {
+        let found = caller.get(&format!("/v1/runs/{run}/timeline?{window}")).await;
+        assert_eq!(found.status, 200, "{window}");
+        let counts = [&found.body["before"], &found.body["after"], &found.body["left_out"]];
+        let [before, after, left_out] = counts.map(|count| count.as_u64().unwrap());
+        let rows = found.body["rows"].as_array().unwrap().clone();
+        assert_eq!((before + after, left_out + rows.len() as u64), (left_out, 9), "{window}");
+        assert!(rows.is_sorted_by_key(|row| row[5].as_u64()), "{window}");
+        (rows, before, after)
+    };
+    let (all, ..) = part("").await;
+    let (last, before, after) = part("limit=2").await;
+    assert_eq!((&last[..], before, after), (&all[7..], 7, 0));
+    let (first, before, after) = part("from=0&limit=2").await;
+    assert_eq!((&first[..], before, after), (&all[..2], 0, 7));
+    let (end, start) = (all[8][5].as_u64().unwrap(), all[0][5].as_u64().unwrap());
+    let (earlier, _, after) = part(&format!("to={end}")).await;
+    assert!(after > 0 && earlier.iter().all(|row| row[5].as_u64() < Some(end)), "{earlier:?}");
+    let (none, before, after) = part(&format!("to={start}")).await;
+    assert_eq!((none.len(), before, after), (0, 0, 9));
+    for window in ["limit=0", "limit=20001", "from=x"] {
+        let found = caller.get(&format!("/v1/runs/{run}/timeline?{window}")).await;
+        assert_eq!(found.status, 400, "{window}");
+    }
 }
 
 async fn flaky_cases_are_listed_and_set_apart(engine: Engine) {

@@ -58,6 +58,14 @@ async fn a_run_says_running_only_while_something_of_it_runs(engine: Engine) {
     team.workers.clear();
     says("a run whose workers are dead", "waiting", shown).await;
     says("a run whose workers are dead", "waiting", listed).await;
+    // No slot is left, and what the dead ones did is history.
+    eventually("slots of dead workers", async || {
+        let bound = caller.get(&format!("{of_run}/bound")).await.body;
+        let timeline = caller.get(&format!("{of_run}/timeline")).await.body;
+        let is_so = bound["slots"] == 0 && timeline["gone"] == json!([0, 1]);
+        if is_so { Ok(()) } else { Err(format!("{bound} {timeline}")) }
+    })
+    .await;
     // With nobody who leads, nobody writes that down.
     team.start_worker("w3", 1, &[]).await;
     says("a run with another worker", "running", shown).await;

@@ -128,7 +128,10 @@ impl Environment {
             return fail(&what);
         }
         if let Some(check) = &self.check {
-            if !check.url.starts_with("http://") && !check.url.starts_with("https://") {
+            // One that begins with a value of the configuration is seen when that is in it.
+            let is_known = !check.url.starts_with("{{");
+            let is_http = ["http://", "https://"].iter().any(|s| check.url.starts_with(s));
+            if is_known && !is_http {
                 return fail("the url of its check is not http or https");
             }
             if check.every == 0 {

@@ -1,6 +1,6 @@
 // Calls of the services, and runs followed live.
 
-import { told } from "./told.js";
+import { told, wrong } from "./told.js";
 import { t } from "./words.js";
 
 // Kept for this window alone, and gone with it. A password is never kept.
@@ -64,7 +64,7 @@ export function logInAs(why = "") {
 
 export class Problem extends Error {
   constructor(status, message) {
-    super(told(message));
+    super(wrong(message));
     this.status = status;
   }
 
@@ -84,7 +84,7 @@ async function call(method, path, body, { signal, ...more } = {}) {
       answer = await fetch(path, { method, headers, body: text, signal });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Problem(0, t("away", error.message));
+      throw new Problem(0, t("away", told(error.message)));
     }
     if (answer.status === 401) {
       // Another call may have had it renewed meanwhile.

@@ -3,29 +3,35 @@
 import { get, part, query, send } from "./api.js";
 import { openSubmit } from "./submit.js";
 import { scored, standing, stateButtons } from "./flaky.js";
-import { ago, ask, closeDialog, dialog, h, labels, moment, number, paged, percent, pill, refreshed, say, span, statusPill, strip, sure, table, trying } from "./parts.js";
+import { ago, ask, closeDialog, dialog, filterInput, h, labels, moment, number, paged, percent, pill, refreshed, say, span, statusPill, strip, sure, table, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const link = (found) => `#/cases/${part(found.id)}`;
 const tags = (found) => (found.mutual_tag || []).map((used) => used.tag).join(", ");
 const pasts = (found) => Object.values(found.stats || {});
 
+/** As a case has it that says nothing. */
+const RETRIES = { test: 0, infra: 2 };
+/** How often what failed, or came to no verdict, is tried again, where its case says so. */
+const retriesOf = ({ retries }) => Object.keys(RETRIES).filter((kind) => retries && retries[kind] !== RETRIES[kind]).map((kind) => t(`retries_${kind}`, number(retries[kind]))).join(", ");
+
 export function list(view) {
-  const filter = { text: "", state: "" };
+  const filter = { text: "", state: "", owner: "", tag: "" };
   const columns = [
     { word: "id", show: (found) => [h("a", { href: link(found) }, found.id), found.name && h("div", { class: "soft" }, found.name)] },
     { word: "kind", show: (found) => t(found.kind) }, { word: "state", show: (found) => pill(found.state) },
     { word: "history", show: (found) => pasts(found).slice(0, 2).map((stats) => h("div", {}, strip(stats))) },
     { word: "typical", show: (found) => (pasts(found)[0]?.p50 > 0 ? span(pasts(found)[0].p50) : ""), isNumber: true },
-    { word: "tags", show: tags }, { word: "owner", show: (found) => found.owner || "" },
+    { word: "tags", show: tags }, { word: "retries", show: retriesOf, isLong: true }, { word: "owner", show: (found) => found.owner || "" },
   ];
   const cases = paged((next) => get(query("/v1/testcases", { ...filter, history: true, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_cases"), open: link }));
   const search = h("input", { type: "search", placeholder: t("search"), "aria-label": t("search"), "data-search": true, input: view.debounce((event) => { filter.text = event.target.value; cases.refresh(); }) });
   const states = ["", "enabled", "muted", "skipped"];
   const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.state = event.target.value; cases.refresh(); } }, states.map((state) => h("option", { value: state }, t(state || "all"))));
+  const narrow = ["owner", "tag"].map((name) => filterInput(view, name, filter, () => cases.refresh()));
   const fresh = { id: "", kind: "http", url: "http://", output: "", timeout_ms: 60000 };
   const create = h("button", { type: "button", click: () => edit("new_case", "/v1/testcases", fresh, cases.refresh) }, t("new_case"));
-  view.show(h("div", { class: "head" }, h("h1", {}, t("cases")), h("span", { class: "grow" }), search, choose, h("a", { class: "button", href: "#/slowest" }, t("slowest")), create, h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"))), cases.place);
+  view.show(h("div", { class: "head" }, h("h1", {}, t("cases")), h("span", { class: "grow" }), search, narrow, choose, h("a", { class: "button", href: "#/slowest" }, t("slowest")), create, h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"))), cases.place);
   refreshed(view, cases, 5000, 50);
 }
 
@@ -88,7 +94,7 @@ export async function one(view, id) {
   const { version, ...definition } = found;
   view.show(
     h("div", { class: "head" }, h("h1", {}, id), h("span", {}, standing({ state: found.state, reason: found.state_reason, until: found.state_until, is_expired: isOver(found.state_until) })),
-      found.owner && h("span", { class: "soft" }, `${t("owner")}: ${found.owner}`), h("span", { class: "grow" }),
+      found.owner && h("span", { class: "soft" }, `${t("owner")}: ${found.owner}`), retriesOf(found) && h("span", { class: "soft" }, `${t("retries")}: ${retriesOf(found)}`), h("span", { class: "grow" }),
       h("button", { type: "button", click: () => edit("edit", path, found, again, true) }, t("edit")), stateButtons(found, again),
       h("button", { type: "button", class: "danger", click: trying(remove) }, t("delete")), h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit([id]) }, t("submit"))),
     h("h2", {}, t("history")), h("div", { class: "paper" }, table(columns, places, { empty: t("nothing_ran") })),

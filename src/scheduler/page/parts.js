@@ -20,6 +20,8 @@ export function h(tag, attributes = {}, ...children) {
 
 /** The worker to which tasks of manual cases are given. */
 const PEOPLE = "@people";
+/** What a worker is called. */
+export const workerName = (worker) => (worker === PEOPLE ? t("people") : worker);
 
 export const STATUSES = ["02", "03", "04", "07", "08", "05", "06"];
 
@@ -200,6 +202,9 @@ export const trying = (work) => async (event) => {
 
 /** Whether a list may be drawn again: not under the hands of who uses it, not while nobody looks. */
 const isIdle = (place) => !document.hidden && !document.getElementById("dialog").open && !place.contains(document.activeElement);
+
+/** A field that narrows a list by one of its values. */
+export const filterInput = (view, name, filter, refresh) => h("input", { type: "search", class: "narrow", placeholder: t(name), "aria-label": t(name), input: view.debounce((event) => { filter[name] = event.target.value.trim(); refresh(); }) });
 
 /** Draws a list again every so often, but not one of more rows, which somebody has asked for page by page. */
 export function refreshed(view, list, ms, rows) {

@@ -93,6 +93,8 @@ export function tags(view) {
   refreshed(view, list, 2000, 1000);
 }
 
+const DEFAULT = "default";
+
 export function queues(view) {
   const toggle = (found) => trying(async () => {
     const { weight, limit, runs_max } = found;
@@ -105,7 +107,12 @@ export function queues(view) {
     { word: "state", show: (found) => (found.paused ? pill("paused") : pill("good", t("open"))) },
     { word: "pause", show: (found) => h("button", { type: "button", click: toggle(found) }, t(found.paused ? "resume" : "pause")) },
   ];
-  const list = paged(() => get("/v1/queues"), (items) => table(columns, items, { empty: t("no_queues") }));
+  // Runs that name no queue are in this one, whether or not somebody has set it.
+  const load = async () => {
+    const page = await get("/v1/queues");
+    return page.items.some((found) => found.queue === DEFAULT) ? page : { ...page, items: [{ queue: DEFAULT, weight: 1, paused: false }, ...page.items] };
+  };
+  const list = paged(load, (items) => table(columns, items, { empty: t("no_queues") }));
   view.show(h("div", { class: "head" }, h("h1", {}, t("queues"))), list.place);
   refreshed(view, list, 5000, 1000);
 }

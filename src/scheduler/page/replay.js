@@ -47,20 +47,21 @@ export function replay(view, place, run) {
   const load = async () => {
     const events = [];
     let next = "";
+    let steps = 0;
     do {
       const page = await get(query(`${path}/replay`, { next, limit: PAGE }));
       events.push(...page.items);
-      next = page.next;
+      ({ next, steps } = page);
     } while (next && events.length < STEPS_MAX && !view.signal.aborted);
     const lanes = new Map();
     const tags = await get(query(`${path}/lanes`, { limit: PAGE })).catch(() => ({ items: [] }));
     for (const lane of tags.items) lanes.set(lane.lane, lane.tags || []);
-    place.replaceChildren(shown(view, events, lanes, Boolean(next), run));
+    place.replaceChildren(shown(view, events, lanes, next ? steps - events.length : 0, run));
   };
   load().catch((error) => place.replaceChildren(problem(error)));
 }
 
-function shown(view, events, lanes, isCut, run) {
+function shown(view, events, lanes, leftOut, run) {
   const total = events[0]?.tasks || 0;
   const begin = events[0]?.at_us || 0;
   const slider = h("input", { type: "range", class: "slider", min: "0", max: String(events.length - 1), value: "0", step: "1", "aria-label": t("replay_step"), input: () => { stop(); draw(); } });
@@ -102,5 +103,5 @@ function shown(view, events, lanes, isCut, run) {
   } }, t("play"));
   slider.value = String(events.length - 1);
   draw();
-  return h("div", { class: "paper pad" }, h("div", { class: "head" }, play, slider), where, told, state, isCut && h("p", { class: "soft" }, t("replay_cut", number(events.length))));
+  return h("div", { class: "paper pad" }, h("div", { class: "head" }, play, slider), where, told, state, leftOut > 0 && h("p", { class: "soft" }, t("replay_cut", number(events.length), number(leftOut))));
 }

@@ -4,7 +4,7 @@ import { follow, get, part, Problem, query, send } from "./api.js";
 import { failures as failuresOf } from "./failures.js";
 import { replay } from "./replay.js";
 import { timeline } from "./timeline.js";
-import { ago, bar, ended, endedOf, h, holder, legend, moment, mutedPill, number, paged, percent, pill, problem, rate, runLink, say, span, sure, table, taskLink, taskPill, took, trying } from "./parts.js";
+import { ago, bar, ended, endedOf, filterInput, h, holder, legend, moment, mutedPill, number, paged, percent, pill, problem, rate, runLink, say, span, sure, table, taskLink, taskPill, took, trying } from "./parts.js";
 import { told } from "./told.js";
 import { language, t } from "./words.js";
 
@@ -76,13 +76,15 @@ export async function one(view, run, asked) {
       retries > 0 && fact("retries", number(retries)),
       measured?.rate !== undefined && fact("rate", rate(measured.rate)),
     ];
-    if (!isOver() && !silence && measured?.ends) shown.push(fact("ends", moment(measured.ends), span(Math.max(0, measured.ends - Date.now()))));
+    if (!isOver() && !silence && measured?.is_overdue) shown.push(fact("ends", t("overdue")));
+    // What was read a while ago may lie in the past by now: then nobody knows.
+    else if (!isOver() && !silence && measured?.ends > Date.now()) shown.push(fact("ends", moment(measured.ends), span(measured.ends - Date.now())));
     if (measured?.bound) {
       const causes = ["work", "tag", "chain"];
       const cause = causes.reduce((best, name) => (measured[`bound_${name}`] > measured[`bound_${best}`] ? name : best));
       shown.push(fact("bound", us(measured.bound), t(`bound_${cause}`)), fact("slots", number(measured.slots)));
       if (isOver() && measured.efficiency) shown.push(fact("efficiency", percent(measured.efficiency)));
-      else if (!isOver() && measured.left) shown.push(fact("left", us(measured.left)));
+      else if (!isOver() && measured.left && measured.slots > 0) shown.push(fact("left", us(measured.left)));
     }
     facts.replaceChildren(...shown.filter(Boolean));
   };
@@ -131,6 +133,7 @@ export async function one(view, run, asked) {
     const lanes = paged((next) => get(query(`${path}/lanes`, { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks") }));
     const losses = h("div");
     const drawLoss = () => {
+      if (isOver() && measured?.loss_left_out) losses.replaceChildren(h("h2", {}, t("loss")), h("p", { class: "soft" }, t("loss_left_out")));
       if (!measured?.loss) return;
       const shown = Object.entries(measured.loss).filter(([, us]) => us > 0);
       if (shown.length > 0 && isOver()) losses.replaceChildren(h("h2", {}, t("loss")), h("div", { class: "facts" }, shown.map(([name, us]) => fact(`loss_${name}`, span(us / 1000)))));
@@ -168,7 +171,7 @@ export async function one(view, run, asked) {
   };
 
   function tasks(place) {
-    const filter = { status: "", case: "" };
+    const filter = { status: "", case: "", environment: "", tag: "" };
     const columns = [
       { word: "case", show: (task) => task.case }, { word: "environment", show: (task) => task.environment || "" },
       { word: "repeat", show: (task) => `#${task.ordinal}`, isNumber: true },
@@ -181,7 +184,8 @@ export async function one(view, run, asked) {
     const codes = ["", "00", "01", "02", "failures", "05", "06"];
     const word = (code) => (code === "" ? t("all") : code === "failures" ? t("failures") : t(`s${code}`));
     const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.status = event.target.value; found.refresh(); } }, codes.map((code) => h("option", { value: code }, word(code))));
-    const of = h("input", { type: "search", placeholder: t("case"), "aria-label": t("case"), "data-search": true, input: view.debounce((event) => { filter.case = event.target.value; found.refresh(); }) });
+    const of = ["case", "environment", "tag"].map((name) => filterInput(view, name, filter, () => found.refresh()));
+    of[0].dataset.search = "true";
     place.replaceChildren(h("div", { class: "head" }, choose, of), found.place);
     return () => renew(found, 100);
   }
@@ -201,16 +205,21 @@ export async function one(view, run, asked) {
   }
 
   function slots(place) {
-    const draw = async () => {
+    // Which part of a long run is shown: the last one, unless somebody has turned to another.
+    let part_ = {};
+    const turn = (next) => { part_ = next; return draw(true); };
+    const draw = async (isAsked) => {
       const isUsed = () => place.contains(document.activeElement);
-      if (isUsed()) return;
+      if (isUsed() && !isAsked) return;
       try {
-        const found = await get(`${path}/timeline`);
-        if (!isUsed()) place.replaceChildren(timeline(found, run, measured?.loss));
+        const shown = part_;
+        const found = await get(query(`${path}/timeline`, shown));
+        if (shown === part_ && (isAsked || !isUsed())) place.replaceChildren(timeline(found, run, measured?.loss, turn));
       } catch (error) { place.replaceChildren(problem(error)); }
     };
     draw();
-    return isOver() ? null : draw;
+    // What somebody has turned to stays as it is.
+    return isOver() ? null : () => (Object.keys(part_).length > 0 ? null : draw());
   }
 
   /** Takes note that what was asked is answered (null), that there was a sign of life (nothing), or of what is wrong. */

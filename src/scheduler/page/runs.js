@@ -2,11 +2,11 @@
 
 import { get, query } from "./api.js";
 import { openSubmit } from "./submit.js";
-import { bar, endedOf, h, moment, number, paged, percent, pill, refreshed, runLink, table, took } from "./parts.js";
+import { bar, endedOf, filterInput, h, moment, number, paged, percent, pill, refreshed, runLink, table, took } from "./parts.js";
 import { t } from "./words.js";
 
 export function list(view) {
-  const filter = { state: "", text: "" };
+  const filter = { state: "", text: "", owner: "" };
   const columns = [
     { word: "run", show: (run) => [h("a", { href: runLink(run), class: "mono" }, run.run), run.name && h("div", { class: "soft" }, run.name)] },
     { word: "state", show: (run) => pill(run.state) },
@@ -24,6 +24,7 @@ export function list(view) {
   const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.state = event.target.value; runs.refresh(); } }, states.map((state) => h("option", { value: state }, t(state || "all"))));
   const search = h("input", { type: "search", "aria-label": t("search"), placeholder: t("search"), "data-search": true, input: view.debounce((event) => { filter.text = event.target.value; runs.refresh(); }) });
   const submit = h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"));
-  view.show(h("div", { class: "head" }, h("h1", {}, t("runs")), h("span", { class: "grow" }), search, choose, submit), runs.place);
+  const owner = filterInput(view, "owner", filter, () => runs.refresh());
+  view.show(h("div", { class: "head" }, h("h1", {}, t("runs")), h("span", { class: "grow" }), search, owner, choose, submit), runs.place);
   refreshed(view, runs, 2000, 50);
 }

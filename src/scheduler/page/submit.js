@@ -44,7 +44,7 @@ export async function openSubmit(ids = []) {
   };
   const search = h("input", { type: "search", placeholder: t("search"), "aria-label": t("search"), input: debounce((event) => { text = event.target.value; load(false); }) });
   const name = h("input", { name: "name" });
-  const repeats = h("input", { type: "number", min: "1", value: "1" });
+  const repeats = h("input", { type: "number", min: "1", value: "1", required: true });
   const queue = h("input", { placeholder: "default", pattern: ".*\\S.*" });
   const include = h("input", { type: "checkbox" });
   const places = h("select", { multiple: true, size: "3" });

@@ -3,7 +3,7 @@
 import { get, part, send } from "./api.js";
 import { h, holder, labels, moment, mutedPill, number, pill, runLink, say, span, statusPill, taskLink, taskPill, trying } from "./parts.js";
 import { told } from "./told.js";
-import { t } from "./words.js";
+import { language, t } from "./words.js";
 
 /** Between two looks at a task that has not ended. */
 const LOOK_MS = 2000;
@@ -76,6 +76,9 @@ function standing(found, waits) {
   return attempts > 0 ? null : h("div", { class: "paper empty" }, t("nothing_ran"));
 }
 
+/** What is said when nobody has answered since a time. */
+const silent = (heard, error) => h("div", { class: "paper pad problem", role: "alert" }, pill("lost", t("no_connection", new Date(heard).toLocaleTimeString(language)), error.message), " ", error.message);
+
 export async function task(view, run, lane, ordinal) {
   const path = `/v1/runs/${part(run)}/tasks/${lane}/${ordinal}`;
   let found = await get(path);
@@ -85,6 +88,8 @@ export async function task(view, run, lane, ordinal) {
   // Before, and when it is not its turn, nobody can give a verdict.
   const isAsked = () => definition.kind === "manual" && isOpen() && (found.task.is_assigned || found.task.status === "01");
   const head = h("div");
+  const away = h("div", { class: "below" });
+  let heard = Date.now();
   const now = h("div");
   const asked = h("div");
   const ended = h("div");
@@ -121,9 +126,19 @@ export async function task(view, run, lane, ordinal) {
   await learn();
   if (definition.kind === "manual") {
     const steps = instructions(definition, values);
-    view.show(head, steps, asked, now, ended, defined(definition));
-  } else view.show(head, now, ended, defined(definition));
-  view.every(LOOK_MS, () => (isOpen() && !document.hidden ? look().catch(() => {}) : null));
+    view.show(head, away, steps, asked, now, ended, defined(definition));
+  } else view.show(head, away, now, ended, defined(definition));
+  const again = async () => {
+    try {
+      await look();
+      heard = Date.now();
+      away.replaceChildren();
+    } catch (error) {
+      // While nobody is heard, nothing is known of how long it has run.
+      if (error.isPassing) away.replaceChildren(silent(heard, error));
+    }
+  };
+  view.every(LOOK_MS, () => (isOpen() && !document.hidden ? again() : null));
 }
 
 const defined = (definition) => [h("h2", {}, t("definition")), h("pre", {}, JSON.stringify(definition, null, 2)),

@@ -1,8 +1,8 @@
 // Slots as a timeline: a row for each worker's slot. Attempts have the colour of their outcome or case; or gaps have
 // that of what kept the slot idle. Arrow keys go from one to the next, and what is reached is told in words.
 
-import { h, moment, number, pill, span, statusPill } from "./parts.js";
-import { t } from "./words.js";
+import { h, moment, number, pill, span, statusPill, workerName } from "./parts.js";
+import { language, t } from "./words.js";
 
 const ROW = 14;
 const ROWS_MAX = 200;
@@ -48,7 +48,8 @@ function rowsOf(found, now) {
     }
   }
   const names = found.workers.map((_, worker) => worker).sort((a, b) => found.workers[a].localeCompare(found.workers[b]));
-  return names.flatMap((worker) => workers[worker].map((items, slot) => ({ worker: found.workers[worker], slot: slot + 1, attempts: items })));
+  const nameOf = (worker) => workerName(found.workers[worker]) + (found.gone?.includes(worker) ? ` (${t("worker_gone")})` : "");
+  return names.flatMap((worker) => workers[worker].map((items, slot) => ({ worker: nameOf(worker), isGone: found.gone?.includes(worker), slot: slot + 1, attempts: items })));
 }
 
 /** Stretches of a row in which nothing ran, each with its cause. */
@@ -68,8 +69,18 @@ function idleOf(row, gaps, end) {
   return idle;
 }
 
-/** `loss` is the time that slots were idle, by cause, as the run's overview tells it. */
-export function timeline(found, run, loss) {
+/** Buttons that turn to what was before and after; nothing where all is shown. */
+function turning(found, turn) {
+  if (!found.left_out) return null;
+  const button = (word, isThere, next) => h("button", { type: "button", disabled: !isThere, click: () => turn(next()) }, t(word));
+  return h("div", { class: "head" },
+    button("earlier", found.before > 0, () => ({ to: found.rows[0][5] })),
+    button("later", found.after > 0, () => ({ from: found.rows.at(-1)[5] + 1 })),
+    h("span", { class: "soft" }, t("left_out", number(found.rows.length), number(found.before), number(found.after))));
+}
+
+/** `loss` is the time that slots were idle, by cause, as the run's overview tells it; `turn` shows another part. */
+export function timeline(found, run, loss, turn) {
   const rows = rowsOf(found, Date.now());
   const shown = rows.slice(0, ROWS_MAX);
   const all = [...new Set(rows.flatMap((row) => row.attempts))];
@@ -78,7 +89,8 @@ export function timeline(found, run, loss) {
   const from = all.reduce((first, attempt) => Math.min(first, attempt.start), gaps[0]?.[0] ?? Infinity);
   const to = all.reduce((last, attempt) => Math.max(last, attempt.end), Math.max(from + 1, gaps.at(-1)?.[1] ?? 0));
   for (const row of shown) {
-    row.idle = idleOf(row, gaps, to);
+    // Nobody can tell why what is gone was idle.
+    row.idle = idleOf(row, gaps, row.isGone ? (row.attempts.at(-1)?.end ?? 0) : to);
     row.both = [...row.attempts, ...row.idle].sort((a, b) => a.start - b.start);
   }
   const itemsOf = (row) => (mode === "gap" ? row.both : row.attempts);
@@ -124,7 +136,9 @@ export function timeline(found, run, loss) {
       pen.fillRect(x(at), TOP - 4, 1, shown.length * ROW + 4);
       pen.fillStyle = color("--soft");
       pen.textAlign = step === steps ? "right" : step === 0 ? "left" : "center";
-      pen.fillText(step === 0 ? "0" : span(at - from), x(at), 12);
+      // Where a part of a run begins is told by the clock.
+      const begin = found.before > 0 ? new Date(from).toLocaleTimeString(language) : "0";
+      pen.fillText(step === 0 ? begin : `${found.before > 0 ? "+" : ""}${span(at - from)}`, x(at), 12);
     }
     pen.textAlign = "left";
     const fills = new Map();
@@ -226,6 +240,6 @@ export function timeline(found, run, loss) {
     Object.entries(MODES).map(([name, word]) => h("option", { value: name, selected: name === mode }, t(word))));
   new ResizeObserver(draw).observe(canvas);
   drawLegend();
-  return h("div", { class: "paper pad" }, h("div", { class: "head" }, h("label", {}, h("span", { class: "soft" }, t("colour_by"), " "), select), legend), canvas, tip,
-    h("p", { class: "soft", id: "timeline-keys" }, t("timeline_keys")), found.left_out > 0 && h("p", { class: "soft" }, t("left_out", number(found.left_out))));
+  return h("div", { class: "paper pad" }, h("div", { class: "head" }, h("label", {}, h("span", { class: "soft" }, t("colour_by"), " "), select), legend), turning(found, turn), canvas, tip,
+    h("p", { class: "soft", id: "timeline-keys" }, t("timeline_keys")));
 }

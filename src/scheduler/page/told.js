@@ -20,7 +20,10 @@ const SENTENCES = [
   ["the body is not JSON: {0}", "内容不是 JSON：{0}"], ["the body is not a JSON object", "内容不是 JSON 对象"], ["the body is longer than {0} bytes", "内容超过 {0} 字节"], ["it is larger than the store takes", "超出存储允许的大小"],
   ["next is not what a list has said", "翻页标记无效"], ["limit is not between 1 and {0}", "条数不在 1 到 {0} 之间"],
   ["the store is full", "存储已满"], ["the store does not let this user do that", "该用户没有此权限"], ["the store does not know this token, or not any more", "令牌无效或已过期"], ["the store knows no such user with this password", "用户名或密码错误"],
-  ["the store has no users", "存储没有启用用户"], ["this scheduler answers users of its store", "请以存储的用户身份登录"], ["this scheduler answers those who have its token", "请提供调度器的令牌"], ["the store does not answer: {0}", "存储没有应答：{0}"],
+  ["the store has no users", "存储没有启用用户"], ["this scheduler answers users of its store", "请以存储的用户身份登录"], ["this scheduler answers those who have its token", "请提供调度器的令牌"], ["the store does not answer: {0}", "存储没有应答：{0}"], ["the store does not answer", "存储没有应答"],
+  ["etcdserver: no leader", "存储集群没有主节点"], ["etcdserver: leader changed", "存储集群正在更换主节点"], ["etcdserver: request timed out", "请求超时"], ["etcdserver: request timed out, {0}", "请求超时（{0}）"],
+  ["etcdserver: server stopped", "存储节点已停止"], ["etcdserver: too many requests", "存储请求过多"], ["etcdserver: not capable", "存储不支持此请求"], ["etcdserver: corrupt cluster", "存储集群数据损坏"], ["etcdserver: requested lease not found", "租约不存在"],
+  ["Failed to fetch", "请求未送达"], ["NetworkError when attempting to fetch resource.", "请求未送达"], ["Timeout expired", "请求超时"], ["transport error", "无法连接"], ["tcp connect error", "无法连接"], ["error trying to connect: {0}", "无法连接：{0}"], ["grpc request error: {0}", "请求失败：{0}"], ["transport error: {0}", "无法连接：{0}"], ["Connection refused (os error {0})", "连接被拒绝"],
   ["the store has that revision no more", "存储中已没有该修订号"], ["the store has not come to this revision yet", "尚无该修订号"], ["a revision is above 0", "修订号应大于 0"], ["reading the run was cut off", "读取运行时中断"], ["telling the run was cut off", "读取运行时中断"],
   ["it has ended", "已结束"], ["all of it is with workers", "已全部分配给执行机"], ["the run is paused", "运行已暂停"], ["the run is being stopped", "运行正在停止"], ["there is no worker", "没有执行机"], ["no worker with {0} runs commands", "没有满足 {0} 且可执行命令的执行机"], ["no worker with {0}", "没有满足 {0} 的执行机"],
   ["no scheduler leads: nobody gives tasks out", "没有主调度器：无人派发任务"], ["no worker runs commands", "没有可执行命令的执行机"], ["all workers that could run it are full", "可用的执行机都已满"], ["other lanes go first", "其他用例先行"], ["it rests before another attempt", "重试前等待"],
@@ -32,13 +35,21 @@ const SENTENCES = [
 
 let patterns = null;
 
-/** The sentence in the user's language; as it stands if it is not among those that are known. */
-export function told(text) {
-  if (language !== "zh" || !text) return text;
+/** The sentence in Chinese, with what it quotes; null if it is not among those that are known. */
+function known(text) {
   patterns ||= SENTENCES.map(([said, words]) => [new RegExp(`^${said.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(/\{\d\}/g, "(.+?)")}$`, "s"), words]);
   for (const [pattern, words] of patterns) {
     const found = pattern.exec(text);
-    if (found) return words.replace(/\{(\d)\}/g, (_, place) => found[Number(place) + 1]);
+    if (found) return words.replace(/\{(\d)\}/g, (_, place) => known(found[Number(place) + 1]) ?? found[Number(place) + 1]);
   }
-  return text;
+  return null;
+}
+
+/** The sentence in the user's language; as it stands if it is not among those that are known. */
+export const told = (text) => (language === "zh" && text && known(text)) || text;
+
+/** The same of what went wrong: what is not known is led in, so that one sees that it is quoted. */
+export function wrong(text) {
+  if (language !== "zh" || !text) return text;
+  return known(text) ?? (/\p{Script=Han}/u.test(text) ? text : `服务报告：${text}`);
 }

@@ -49,9 +49,9 @@ const WORDS = {
   key_back: ["Close", "关闭"], tasks_wait: ["{0} tasks", "{0} 个任务"], new_case: ["New case", "新建用例"], edit: ["Edit", "编辑"], mute: ["Mute", "静默"], 
   delete: ["Delete", "删除"], sure: ["Delete {0}?", "删除 {0}？"], sure_cancel: ["Cancel this run? What runs is stopped.", "取消此运行？正在执行的任务会被停止。"], definition: ["Definition", "定义"], check_now: ["Check now", "立即检查"], checked: ["Checked.", "已检查。"], start_maintenance: ["Maintenance", "维护"], end_maintenance: ["Back to use", "恢复使用"], new_environment: ["New environment", "新建环境"],
   your_verdict: ["Your verdict", "您的判定"], seen: ["What was seen", "观察到的情况"], error: ["error", "异常"],
-  left_out: ["The first {0} attempts are not shown.", "未显示最早的 {0} 次尝试。"], deadline: ["free", "空闲"], audit: ["Audit", "审计"], clean: ["The record is whole: nothing lost, nothing doubled.", "记录完整：无丢失、无重复。"], version: ["version", "版本"],
+  left_out: ["{0} attempts are shown; {1} were before, {2} after.", "显示 {0} 次尝试；之前还有 {1} 次，之后还有 {2} 次。"], earlier: ["Earlier", "更早"], later: ["Later", "更晚"], people: ["people", "人工"], worker_gone: ["gone", "已离开"], deadline: ["free", "空闲"], audit: ["Audit", "审计"], clean: ["The record is whole: nothing lost, nothing doubled.", "记录完整：无丢失、无重复。"], version: ["version", "版本"],
   flaky_cases: ["Flaky", "不稳定用例"], assigned: ["given out", "已分配"], rest: ["not ended", "未结束"], retries: ["Retries", "重试"], rate: ["Tasks a second", "每秒任务数"],
-  ends: ["Ends about", "预计结束"], score: ["Flake score", "不稳定分数"], fails_since: ["Fails since", "失败始于"], until: ["until {0}", "至 {0}"], for_ever: ["for ever", "永久"], expired: ["expired", "已过期"],
+  ends: ["Ends about", "预计结束"], overdue: ["overdue", "已超时"], loss_left_out: ["There are too many tasks for the loss by cause.", "任务过多，无法按原因统计。"], retries_test: ["{0} after a failure", "失败后 {0} 次"], retries_infra: ["{0} without a verdict", "无判定 {0} 次"], score: ["Flake score", "不稳定分数"], fails_since: ["Fails since", "失败始于"], until: ["until {0}", "至 {0}"], for_ever: ["for ever", "永久"], expired: ["expired", "已过期"],
   recovered: ["has recovered", "已恢复"], skip_case: ["Skip", "跳过"], enable: ["Enable", "启用"], reason_label: ["Reason", "原因"], days_label: ["For how many days (empty: for ever)", "多少天（留空：永久）"],
   changes: ["{0} changes in {1}", "{1} 次比较中变化 {0} 次"], no_flaky: ["No case is flaky, muted or skipped.", "没有不稳定、静默或跳过的用例。"], actions: ["Actions", "操作"], ago: ["{0} ago", "{0}前"],
   sure_mute: ["Mute {0}: it runs, and its failures do not count", "静默 {0}：照常运行，失败不计"], sure_skip: ["Skip {0}: it does not run", "跳过 {0}：不再运行"],
@@ -71,7 +71,7 @@ const WORDS = {
   timeline_keys: ["Left and right: attempts of a slot. Up and down: slots. Home, End. Enter opens the task.", "左右键：同一槽位的尝试。上下键：切换槽位。Home、End。回车打开任务。"],
   replay: ["Replay", "回放"], replay_at: ["{0} of {1} · {2} after the submit", "{0} / {1} · 提交后 {2}"], replay_step: ["Step", "步骤"], revision: ["revision {0}", "修订号 {0}"], play: ["Play", "播放"], stop: ["Stop", "停止"], runs_now: ["Running then", "当时运行"], tags_then: ["Tags held then", "当时占用的标签"],
   event_submitted: ["submitted: {0} tasks", "已提交：{0} 个任务"], event_start: ["{0} starts {1}", "{0} 开始 {1}"], event_end: ["{0} ends {1}: {2}", "{0} 结束 {1}：{2}"], event_again: ["{0} ends {1}: {2}, to be tried again", "{0} 结束 {1}：{2}，将重试"], event_over: ["the run ends: {0}", "运行结束：{0}"],
-  replay_cut: ["The first {0} steps are shown.", "显示前 {0} 步。"], back_to_run: ["Back to the run", "返回运行"], no_page: ["There is no such page", "没有这个页面"], no_page_text: ["{0} names nothing that can be shown. Perhaps a part of the address was lost.", "{0} 不对应任何可显示的内容。地址可能不完整。"],
+  replay_cut: ["The first {0} steps are shown; the {1} after them are left out.", "显示前 {0} 步；其后 {1} 步未显示。"], back_to_run: ["Back to the run", "返回运行"], no_page: ["There is no such page", "没有这个页面"], no_page_text: ["{0} names nothing that can be shown. Perhaps a part of the address was lost.", "{0} 不对应任何可显示的内容。地址可能不完整。"],
 };
 
 export let language = localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en");

@@ -145,6 +145,9 @@ fn measures(page: &mut Page, found: &Numbers) {
         row("... with nothing left to start", share(loss.tail));
         row("Slots busy with attempts in vain", share(loss.repeated));
     }
+    if let Some(why) = found.loss_left_out {
+        row("Slots lost", why.to_owned());
+    }
     page.raw("</table>\n");
 }
 

@@ -36,6 +36,7 @@ mod settings;
 mod shelf;
 mod slow;
 mod station;
+mod timeline;
 mod views;
 
 pub use flags::ServiceArgs;

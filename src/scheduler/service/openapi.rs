@@ -57,12 +57,18 @@ const RUN_FILTER: &[(&str, &str)] = &[
     ("text", "Part of id, name or owner"),
 ];
 
+const WINDOW: &[(&str, &str)] = &[
+    ("from", "No attempt that ended before this time, in milliseconds since 1970"),
+    ("to", "None that began then or later"),
+    ("limit", "At most so many: the last of them, or the first where only from is given"),
+];
 const TASK_FILTER: &[(&str, &str)] = &[
     PART[0],
     PART[1],
     ("status", "Codes or their words with commas between them, or failures"),
     ("case", "Of one case"),
     ("environment", "In one environment"),
+    ("tag", "With a mutual-exclusion tag"),
     ("flaky", "true: those that passed after a failed attempt"),
     ("fingerprint", "Those that said what a group of failures said"),
 ];
@@ -253,7 +259,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     read("/v1/runs/{run}/lanes", R, "Lists its cases in environments, counted", &PART, "List"),
     read("/v1/runs/{run}/waiting", R, "Says what each lane waits for", &[], "Object"),
     read("/v1/runs/{run}/bound", R, "Measures it: bound, efficiency, losses", &[], "Object"),
-    read("/v1/runs/{run}/timeline", R, "Shows attempts as stretches of time", &[], "Object"),
+    read("/v1/runs/{run}/timeline", R, "Shows attempts as stretches of time", WINDOW, "Object"),
     read("/v1/runs/{run}/replay", R, "Tells what happened in order", &PART, "List"),
     read("/v1/runs/{run}/audit", R, "Checks its record", &[], "Object"),
     read("/v1/runs/{run}/failures", R, "Groups failures that are alike", &[], "FailureGroups"),

@@ -3,7 +3,7 @@
 use super::answer::{no_such_method, no_such_path};
 use super::{
     Shared, claims, definitions, events, failures, flaky, guard, instances, login, metrics,
-    openapi, records, runs, settings, slow, views,
+    openapi, records, runs, settings, slow, timeline, views,
 };
 use crate::scheduler::model::{Environment, TestCase};
 use crate::scheduler::page;
@@ -94,8 +94,8 @@ pub(super) fn calls() -> Routes {
         .get("/v1/runs/{run}/lanes", views::lanes)
         .get("/v1/runs/{run}/waiting", views::waiting)
         .get("/v1/runs/{run}/bound", views::bound)
-        .get("/v1/runs/{run}/timeline", views::timeline)
-        .get("/v1/runs/{run}/replay", views::replay)
+        .get("/v1/runs/{run}/timeline", timeline::timeline)
+        .get("/v1/runs/{run}/replay", timeline::replay)
         .get("/v1/runs/{run}/audit", views::audit)
         .get("/v1/runs/{run}/failures", failures::groups)
         .get("/v1/runs/{run}/compare", failures::compare)

@@ -8,7 +8,7 @@ use super::runs::now_ms;
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
 use crate::scheduler::submit::SubmitError;
-use crate::scheduler::view::{FailureGroup, Gap, Numbers, RunBook, Waiting, gaps, numbers, read};
+use crate::scheduler::view::{FailureGroup, Gap, Numbers, Pace, RunBook, Waiting, measured, read};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -35,8 +35,10 @@ const WAITERS_MAX: usize = 20;
 pub(super) struct Shelved {
     pub(super) book: RunBook,
     pub(super) numbers: Numbers,
+    /// As it was when the run was read.
+    pub(super) pace: Pace,
+    pub(super) gaps: Vec<Gap>,
     /// Found when somebody asks for them.
-    gaps: OnceLock<Vec<Gap>>,
     groups: OnceLock<Vec<FailureGroup>>,
     pub(super) waiting: Waiters,
     read: Instant,
@@ -45,10 +47,6 @@ pub(super) struct Shelved {
 }
 
 impl Shelved {
-    pub(super) fn gaps(&self) -> &[Gap] {
-        self.gaps.get_or_init(|| gaps(&self.book))
-    }
-
     pub(super) fn groups(&self) -> &[FailureGroup] {
         self.groups.get_or_init(|| self.book.failure_groups())
     }
@@ -115,9 +113,11 @@ impl Shelf {
 async fn read_run(client: &Client, run: &str) -> Result<Shelved, SubmitError> {
     let begun = Instant::now();
     let (book, waiting) = read::why(client, run, now_ms()).await?;
-    let (numbers, waiting, read) = (numbers(&book), Waiters::new(run, waiting), Instant::now());
-    let (cost, gaps, groups) = (read.duration_since(begun), OnceLock::new(), OnceLock::new());
-    Ok(Shelved { book, numbers, gaps, groups, waiting, read, cost })
+    let pace = Pace::of(&book, now_ms());
+    let ((numbers, gaps), waiting) = (measured(&book), Waiters::new(run, waiting));
+    let (read, groups) = (Instant::now(), OnceLock::new());
+    let cost = read.duration_since(begun);
+    Ok(Shelved { book, numbers, pace, gaps, groups, waiting, read, cost })
 }
 
 /// Lanes that wait: of very many only the first.

@@ -1,23 +1,18 @@
 //! What lies behind a run's totals: its tasks and lanes page by page, why they wait, the bound and what
-//! was lost against it, the timeline of slots, the audit; and the same again as a new run.
+//! was lost against it, the audit; and the same again as a new run.
 
 use super::Services;
 use super::answer::{Problem, ok};
 use super::ask::{Asked, InPath, Object, Part, token};
-use super::runs::{now_ms, submit_spec};
+use super::runs::submit_spec;
 use super::shelf::Waiters;
 use crate::scheduler::model::{Refusal, RunSpec, Status};
-use crate::scheduler::view::{self, Again, Attempt, Filter, Gap, Pace, read, slots, story};
+use crate::scheduler::view::{self, Again, Attempt, Filter, read};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use tokio::runtime::Handle;
 
-/// Attempts in one picture.
-const TIMELINE_MAX: usize = 20_000;
-/// Cases that a picture names.
-const CASES_MAX: usize = 1_000;
 /// How far the clocks of workers may be apart.
 const SKEW_MS: u64 = 50;
 
@@ -31,6 +26,7 @@ pub(super) struct TaskFilter {
     status: Option<String>,
     case: Option<String>,
     environment: Option<String>,
+    tag: Option<String>,
     flaky: Option<bool>,
     /// As groups of failures tell it.
     fingerprint: Option<String>,
@@ -91,6 +87,7 @@ pub(super) async fn tasks(
         statuses: asked.status.as_deref().map_or(Ok(Vec::new()), statuses)?,
         case: asked.case,
         environment: asked.environment,
+        tag: asked.tag,
         flaky: asked.flaky.unwrap_or_default(),
         fingerprint: asked.fingerprint,
     };
@@ -152,81 +149,13 @@ pub(super) async fn bound(
     shown["state"] = found.book.state().into();
     shown["running"] = found.book.running().into();
     shown["assigned"] = found.book.assigned().into();
-    let pace = Pace::of(&found.book, &found.numbers, now_ms());
     if let (Some(shown), Ok(Value::Object(pace))) =
-        (shown.as_object_mut(), serde_json::to_value(pace))
+        (shown.as_object_mut(), serde_json::to_value(found.pace))
     {
         shown.extend(pace);
     }
     shown["revision"] = found.book.revision.into();
     Ok(ok(&shown))
-}
-
-/// Attempts as stretches of time: worker, lane, ordinal, attempt, status, start, duration. The last
-/// ones, where there are too many for a picture. What runs has no end: worker, lane, ordinal, attempt, since.
-/// `widths` are of lanes whose tasks take more than one slot.
-pub(super) async fn timeline(
-    services: Services,
-    InPath(run): InPath<String>,
-) -> Result<Response, Problem> {
-    let found = services.shelved(&run).await?;
-    let looking = found.clone();
-    let gaps = tokio::task::spawn_blocking(move || looking.gaps().to_vec());
-    let gaps = gaps.await.map_err(|_| Problem::new(500, "reading the run was cut off"))?;
-    let attempts = &found.book.attempts;
-    let left_out = attempts.len().saturating_sub(TIMELINE_MAX);
-    let mut workers: BTreeMap<&str, usize> = BTreeMap::new();
-    for attempt in attempts {
-        let next = workers.len();
-        workers.entry(&attempt.worker).or_insert(next);
-    }
-    let show = |attempt: &Attempt| {
-        let row = &attempt.row;
-        let worker = workers.get(&*attempt.worker);
-        json!([worker, row.lane, row.ordinal, row.attempt, row.status, row.start, row.duration])
-    };
-    let rows: Vec<Value> = attempts.iter().skip(left_out).map(show).collect();
-    let gap = |gap: &Gap| json!([gap.from / 1_000, gap.to.div_ceil(1_000), gap.cause]);
-    let idle: Vec<Value> = gaps.iter().take(TIMELINE_MAX).map(gap).collect();
-    let of_workers = slots(&found.book);
-    // Those that had nothing of it take part in the picture, too.
-    for worker in of_workers.keys() {
-        let next = workers.len();
-        workers.entry(worker).or_insert(next);
-    }
-    let running: Vec<Value> = found
-        .book
-        .running_tasks()
-        .map(|(lane, ordinal, worker, since)| {
-            let attempt = found.book.attempts_of(lane, ordinal).count() + 1;
-            json!([workers.get(worker), lane, ordinal, attempt, since])
-        })
-        .collect();
-    let mut names: Vec<(&str, usize)> = workers.iter().map(|(name, at)| (*name, *at)).collect();
-    names.sort_by_key(|(_, at)| *at);
-    let names: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
-    let slots: Vec<Option<&u64>> = names.iter().map(|name| of_workers.get(name)).collect();
-    let lanes: Vec<_> = found.book.plan.lanes.iter().take(CASES_MAX).map(|l| &*l.case).collect();
-    let wide = (0..).zip(&found.book.plan.lanes).filter(|(_, lane)| lane.slots > 1);
-    let widths: BTreeMap<u32, u32> =
-        wide.take(CASES_MAX).map(|(at, lane)| (at, lane.slots)).collect();
-    Ok(ok(&json!({
-        "workers": names, "slots": slots, "cases": lanes, "widths": widths, "rows": rows, "running": running,
-        "gaps": idle, "left_out": left_out,
-    })))
-}
-
-/// What happened, in order.
-pub(super) async fn replay(
-    services: Services,
-    InPath(run): InPath<String>,
-    Asked(part): Asked<Part>,
-) -> Result<Response, Problem> {
-    let cut = Cut::new(&part)?;
-    let found = services.shelved(&run).await?;
-    let telling =
-        tokio::task::spawn_blocking(move || cut.page(&story(&found.book), found.book.revision));
-    Ok(ok(&telling.await.map_err(|_| Problem::new(500, "telling the run was cut off"))?))
 }
 
 /// Whether the record holds what the scheduler promises.

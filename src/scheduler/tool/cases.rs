@@ -40,6 +40,9 @@ pub enum CaseAction {
         /// Whose they are
         #[arg(long)]
         owner: Option<String>,
+        /// Those with this tag
+        #[arg(long)]
+        tag: Option<String>,
         /// At most so many
         #[arg(long, default_value_t = 1_000)]
         limit: usize,
@@ -99,10 +102,11 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
             let found = catalog::get::<TestCase>(&desk.client, &case).await?;
             say(&json(&found));
         }
-        CaseAction::Ls { prefix, labels, owner, limit } => {
+        CaseAction::Ls { prefix, labels, owner, tag, limit } => {
             let has = |case: &TestCase| {
                 labels.iter().all(|(name, value)| case.labels.get(name) == Some(value))
                     && owner.as_ref().is_none_or(|owner| case.owner == *owner)
+                    && tag.as_ref().is_none_or(|tag| case.mutual_tag.iter().any(|t| t.tag == *tag))
             };
             let mut found = matching(desk, &prefix, limit.saturating_add(1), has).await?;
             if found.len() > limit {

@@ -26,6 +26,9 @@ pub enum ResultAction {
         /// In this environment
         #[arg(long)]
         env: Option<String>,
+        /// With this tag
+        #[arg(long)]
+        tag: Option<String>,
         /// At most so many
         #[arg(long, default_value_t = 100)]
         limit: usize,
@@ -65,8 +68,8 @@ fn place(text: &str) -> Result<(u32, u32), String> {
 
 pub(super) async fn run(action: ResultAction, desk: &Desk) -> Done {
     match action {
-        ResultAction::Ls { run, status, case, env, limit, from } => {
-            let mut filter = Filter { case, environment: env, ..Default::default() };
+        ResultAction::Ls { run, status, case, env, tag, limit, from } => {
+            let mut filter = Filter { case, environment: env, tag, ..Default::default() };
             for word in &status {
                 narrow(&mut filter, word).map_err(Trouble::Usage)?;
             }

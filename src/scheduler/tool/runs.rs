@@ -25,6 +25,9 @@ pub enum RunAction {
         /// Those in this state
         #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(view::STATES))]
         state: Option<String>,
+        /// Whose they are
+        #[arg(long)]
+        owner: Option<String>,
         /// Those that were submitted before this one
         #[arg(long)]
         before: Option<String>,
@@ -116,8 +119,12 @@ pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
             let run = submits::rerun(&book, &which, desk).await?;
             then(run, &after, desk).await
         }
-        RunAction::Ls { state, before, limit } => {
-            let found = read::runs(client, state.as_deref(), before.as_deref(), limit).await?;
+        RunAction::Ls { state, owner, before, limit } => {
+            let is_wanted = |run: &RunSummary| {
+                state.as_ref().is_none_or(|state| run.state == *state)
+                    && owner.as_ref().is_none_or(|owner| run.owner == *owner)
+            };
+            let found = read::runs(client, is_wanted, before.as_deref(), limit).await?;
             desk.show(&json!({"runs": found.0, "next": found.1}), |_| list(&found.0));
             Ok(0)
         }
@@ -432,6 +439,9 @@ fn bound(found: &Numbers) -> String {
         ] {
             rows.push([format!("slots lost: {name}"), percent(lost as f64 / all)]);
         }
+    }
+    if let Some(why) = found.loss_left_out {
+        rows.push(["slots lost".to_owned(), why.to_owned()]);
     }
     table(["what", "value"], rows)
 }

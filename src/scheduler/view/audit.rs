@@ -133,9 +133,9 @@ pub fn audit(book: &RunBook, skew_ms: u64) -> Audit {
     order(book, skew_ms, &mut audit);
     tags(book, skew_ms, &mut audit);
     for (worker, peak) in peaks(book) {
-        let Some(info) = book.workers.get(worker) else { continue };
+        let Some(info) = book.workers.get(&**worker) else { continue };
         audit.looked(Rule::Slots, 1);
-        if peak > u64::from(info.max_task_num) {
+        if *peak > u64::from(info.max_task_num) {
             audit.fault(Rule::Slots, || {
                 format!("worker {worker} has {} slots and used {peak}", info.max_task_num)
             });

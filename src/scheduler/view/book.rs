@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The end of an attempt as it was recorded.
 #[derive(Clone, Debug)]
@@ -94,6 +94,8 @@ pub struct RunBook {
     pub(super) counted: Vec<LaneCheckpoint>,
     /// Attempts by task: lane, ordinal, place in `attempts`; in order.
     pub(super) index: Vec<(u32, u32, u32)>,
+    /// The most slots that each worker used at once; found when somebody asks for it.
+    pub(super) peaks: OnceLock<BTreeMap<Arc<str>, u64>>,
 }
 
 /// What may be tried again.
@@ -135,6 +137,7 @@ impl RunBook {
             unstarted: BTreeMap::new(),
             counted: Vec::new(),
             index: Vec::new(),
+            peaks: OnceLock::new(),
             spec,
         };
         let submitted = find(&keys::run(run)).map(|spec| spec.mod_revision);

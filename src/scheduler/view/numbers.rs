@@ -1,47 +1,24 @@
-//! How near a run came to the least time in which it could be done, and what the rest went to.
+//! How near a run came to the least time in which it could be done.
 
 use super::book::RunBook;
-use super::slots::{has_all, slots};
-use crate::scheduler::coordinator::WorkerInfo;
-use crate::scheduler::model::{Labels, LaneCheckpoint, LanePlan, Scope};
-use crate::scheduler::planner::{Bound, Verdict, bound};
+use super::loss::{Gap, Loss, Stretch, gaps, stretches};
+use super::slots::{slots, slots_now};
+use super::tasks::LaneView;
+use crate::scheduler::planner::{Bound, bound};
 use crate::scheduler::record::efficiency;
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Tasks of cases that nobody ever saw are taken to be this long, in microseconds.
 const UNKNOWN_US: u64 = 1_000_000;
-/// Looking for the cause of each gap costs starts times lanes; beyond this it is not looked for.
-const STEPS_MAX: u64 = 50_000_000;
-
-/// No slot is handed from one task to the next for so long, in microseconds.
-const HAND_OVER_MAX_US: u64 = 1_000_000;
-
-/// What slots did not do, in microseconds of one slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Loss {
-    /// From the submit to the first start.
-    pub start: u64,
-    /// All that had not started waited for predecessors.
-    pub predecessor: u64,
-    /// Or for tags as well.
-    pub tag: u64,
-    /// Something could have run: a slot was handed from one task to the next.
-    pub hand_over: u64,
-    /// Neither predecessors nor tags kept tasks back, and yet they did not come: no idle worker had
-    /// their labels, their environment was full, or for a second and more something else kept them
-    /// that the record does not tell, such as a pause, a closed environment, a rest or a lost store.
-    pub other: u64,
-    /// Nothing was left to start.
-    pub tail: u64,
-    /// Spent on attempts after which the task was tried again.
-    pub repeated: u64,
-}
+/// So many tasks of a lane tell better how long its others take than the history of its case does.
+const OBSERVED_MIN: u64 = 3;
+/// Said in place of the loss.
+const LOSS_LEFT_OUT: &str = "too many tasks for the loss by cause";
 
 /// A run measured. Times are in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Numbers {
+    /// Of workers that took part; while the run goes on, of those that are there.
     pub slots: u64,
     /// All attempts together, and the estimate of what is left.
     pub work: u64,
@@ -62,66 +39,104 @@ pub struct Numbers {
     /// None where there were too many tasks to look.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
+    /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_left_out: Option<&'static str>,
 }
 
-/// A stretch of time in which slots were idle, in microseconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Gap {
-    pub from: u64,
-    pub to: u64,
-    /// What most of them were idle for, as a field of `Loss`.
-    pub cause: &'static str,
+/// How long tasks of each lane take, and how many are left.
+pub(super) struct Rest<'b> {
+    book: &'b RunBook,
+    lanes: Vec<LaneView>,
 }
 
-/// One attempt as a stretch of time.
-#[derive(Clone, Copy)]
-pub(super) struct Stretch {
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) lane: u32,
-    /// Where it is among the attempts.
-    pub(super) attempt: u32,
-    /// The first attempt of its task, so that one task fewer waits.
-    is_first: bool,
-    /// The task ended with it.
-    is_last: bool,
+impl<'b> Rest<'b> {
+    pub(super) fn new(book: &'b RunBook) -> Self {
+        Self { book, lanes: book.all_lanes() }
+    }
+
+    /// How long a task takes with all its attempts, in microseconds: as those of this run that have ended, where
+    /// there are enough of them, and before as in the past.
+    pub(super) fn each(&self, lane: u32) -> u64 {
+        let Some(view) = self.lanes.get(lane as usize) else { return UNKNOWN_US };
+        let ended = ended_by_attempt(self.book, lane);
+        let observed = view.work.checked_div(ended);
+        let known = self.book.plan.lanes[lane as usize].estimate;
+        let known = if ended >= OBSERVED_MIN { observed.or(known) } else { known.or(observed) };
+        known.unwrap_or(UNKNOWN_US)
+    }
+
+    /// Tasks that have not ended.
+    fn tasks(&self, lane: u32) -> u64 {
+        let totals = &self.lanes[lane as usize].totals;
+        totals.total.saturating_sub(totals.ended())
+    }
+
+    /// What a lane's tasks take that have not ended, and the longest of them.
+    fn left(&self, lane: u32) -> (u64, u64) {
+        match self.tasks(lane) {
+            0 => (0, 0),
+            left => (left.saturating_mul(self.each(lane)), self.each(lane)),
+        }
+    }
+
+    /// The same for all of a lane's tasks.
+    fn all(&self, lane: u32) -> (u64, u64) {
+        let (view, (left, longest)) = (&self.lanes[lane as usize], self.left(lane));
+        (view.work.saturating_add(left), view.longest.max(longest))
+    }
+
+    /// What is left without what has run of it by a time in milliseconds since 1970, in microseconds: all of it as
+    /// time of slots, and the least time that it needs.
+    pub(super) fn left_at(&self, now: u64) -> (u64, u64) {
+        let left_of = |lane: u32| {
+            let (left, each) = self.left(lane);
+            let running = self.book.running.range((lane, 0)..=(lane, u32::MAX));
+            let mut all_run = self.tasks(lane) == u64::from(self.book.running_of(lane));
+            let (mut done, mut longest) = (0_u64, 0);
+            for (_, since) in running {
+                all_run &= *since > 0;
+                let ran = if *since == 0 { 0 } else { now.saturating_sub(*since) * 1_000 };
+                done += ran.min(each);
+                longest = longest.max(each - ran.min(each));
+            }
+            (left.saturating_sub(done), if all_run { longest } else { each })
+        };
+        let lanes = 0..self.lanes.len() as u32;
+        let of_slots = |lane| left_of(lane).0.saturating_mul(self.book.slots_of(lane).into());
+        let least = self.bound(slots_now(self.book), left_of).longest();
+        (lanes.map(of_slots).fold(0, u64::saturating_add), least)
+    }
+
+    fn bound(&self, slots: u64, work_of: impl Fn(u32) -> (u64, u64)) -> Bound {
+        let capacity = |tag: &str| u64::from(self.book.capacities.get(tag).copied().unwrap_or(1));
+        bound(&self.book.plan, slots, work_of, capacity)
+    }
 }
 
 /// Measures a run.
 pub fn numbers(book: &RunBook) -> Numbers {
-    let lanes = book.all_lanes();
+    measured(book).0
+}
+
+/// The same, with when slots were idle and why, in the order of time.
+pub fn measured(book: &RunBook) -> (Numbers, Vec<Gap>) {
+    let rest = Rest::new(book);
+    let lanes = 0..rest.lanes.len() as u32;
     let ended = book.status.ended.filter(|_| !book.is_open);
-    let slots = slots_of_run(book);
-    let estimate = |lane: u32| {
-        let known = book.plan.lanes.get(lane as usize).and_then(|plan| plan.estimate);
-        let of_lane = lanes.get(lane as usize);
-        let ended = of_lane.map_or(0, |lane| ended_by_attempt(book, lane.lane));
-        let observed = of_lane.and_then(|lane| lane.work.checked_div(ended));
-        known.or(observed).unwrap_or(UNKNOWN_US)
-    };
-    let left_of = |lane: u32| {
-        let totals = &lanes[lane as usize].totals;
-        totals.total.saturating_sub(totals.ended())
-    };
-    let work_of = |lane: u32| {
-        let (left, view) = (left_of(lane), &lanes[lane as usize]);
-        let each = if left > 0 { estimate(lane) } else { 0 };
-        (view.work.saturating_add(left.saturating_mul(each)), view.longest.max(each))
-    };
-    let left_work = |lane: u32| match left_of(lane) {
-        0 => (0, 0),
-        left => (left.saturating_mul(estimate(lane)), estimate(lane)),
-    };
-    let capacity = |tag: &str| u64::from(book.capacities.get(tag).copied().unwrap_or(1));
-    let all: Bound = bound(&book.plan, slots, work_of, capacity);
-    let left = bound(&book.plan, slots, left_work, capacity);
+    let took_part = slots_of_run(book);
+    let slots = if book.is_open { slots_now(book) } else { took_part };
+    let all = rest.bound(took_part, |lane| rest.all(lane));
+    let left = rest.bound(slots, |lane| rest.left(lane));
     let stretches = stretches(book);
     let begin = book.spec.submitted.saturating_mul(1_000);
     let (last, end) = ends(book, &stretches);
     let makespan = end.saturating_sub(begin);
-    Numbers {
+    // By a worker's clock its last task may have ended after the run.
+    let (gaps, loss) = gaps(book, &stretches, took_part, (begin, end.max(last)));
+    let numbers = Numbers {
         slots,
-        work: (0..lanes.len() as u32).map(|lane| work_of(lane).0).sum(),
+        work: lanes.clone().map(|lane| rest.all(lane).0).sum(),
         bound_work: all.work,
         bound_tag: all.tag,
         bound_chain: all.chain,
@@ -129,23 +144,11 @@ pub fn numbers(book: &RunBook) -> Numbers {
         makespan,
         efficiency: ended.map(|_| efficiency(all.longest(), makespan / 1_000)),
         left: left.longest(),
-        left_work: (0..lanes.len() as u32).map(|lane| left_work(lane).0).sum(),
-        // By a worker's clock its last task may have ended after the run.
-        loss: loss(book, &stretches, slots, (begin, end.max(last)), &mut |_| {}),
-    }
-}
-
-/// When slots were idle and why, in the order of time; nothing where there were too many tasks to look.
-pub fn gaps(book: &RunBook) -> Vec<Gap> {
-    let stretches = stretches(book);
-    let (slots, (last, end)) = (slots_of_run(book), ends(book, &stretches));
-    let span = (book.spec.submitted.saturating_mul(1_000), end.max(last));
-    let mut found: Vec<Gap> = Vec::new();
-    loss(book, &stretches, slots, span, &mut |gap| match found.last_mut() {
-        Some(last) if last.to == gap.from && last.cause == gap.cause => last.to = gap.to,
-        _ => found.push(gap),
-    });
-    found
+        left_work: lanes.map(|lane| rest.left(lane).0).sum(),
+        loss,
+        loss_left_out: loss.is_none().then_some(LOSS_LEFT_OUT),
+    };
+    (numbers, gaps)
 }
 
 /// Slots of all workers; of a run that has ended, what its report says is said here too.
@@ -166,312 +169,4 @@ fn ends(book: &RunBook, stretches: &[Stretch]) -> (u64, u64) {
 
 fn ended_by_attempt(book: &RunBook, lane: u32) -> u64 {
     book.counted.get(lane as usize).map_or(0, |counted| u64::from(counted.ended.count()))
-}
-
-pub(super) fn stretches(book: &RunBook) -> Vec<Stretch> {
-    let mut stretches = Vec::with_capacity(book.attempts.len());
-    let mut before = None;
-    for (lane, ordinal, at) in &book.index {
-        let attempt = &book.attempts[*at as usize];
-        let start = attempt.row.start.saturating_mul(1_000);
-        let is_first = before != Some((*lane, *ordinal));
-        before = Some((*lane, *ordinal));
-        stretches.push(Stretch {
-            start,
-            end: start + attempt.row.duration,
-            lane: *lane,
-            attempt: *at,
-            is_first,
-            is_last: matches!(attempt.verdict, Verdict::Ended(..)),
-        });
-    }
-    stretches
-}
-
-/// Where the slots' time went that no task used; each stretch of it is told.
-fn loss(
-    book: &RunBook,
-    found: &[Stretch],
-    slots: u64,
-    (begin, end): (u64, u64),
-    tell: &mut impl FnMut(Gap),
-) -> Option<Loss> {
-    if found.len() as u64 * book.plan.lanes.len() as u64 > STEPS_MAX {
-        return None;
-    }
-    let mut loss = Loss::default();
-    let again = found.iter().filter(|stretch| !stretch.is_last);
-    loss.repeated = again.map(|stretch| stretch.end - stretch.start).sum();
-    let mut state = State::new(book);
-    let mut room = Room::new(book);
-    let mut at = begin;
-    let mut has_begun = false;
-    for (next, is_start, stretch) in steps(found) {
-        let idle = slots.saturating_sub(state.busy);
-        if idle == 0 {
-            room.since.fill(None);
-        } else if next > at && has_begun {
-            let cause = room.lose(&mut loss, &state, idle, (at, next));
-            tell(Gap { from: at, to: next, cause });
-        } else if next > at {
-            loss.start += idle * (next - at);
-            tell(Gap { from: at, to: next, cause: "start" });
-        }
-        at = at.max(next);
-        has_begun |= is_start;
-        state.step(stretch, is_start);
-        room.step(stretch, is_start);
-    }
-    debug_assert!(at <= end.max(begin));
-    let idle = slots.saturating_sub(state.busy);
-    if has_begun && end > at && idle > 0 {
-        let cause = room.lose(&mut loss, &state, idle, (at, end));
-        tell(Gap { from: at, to: end, cause });
-    } else if end > at {
-        loss.start += idle * (end - at);
-        tell(Gap { from: at, to: end, cause: "start" });
-    }
-    Some(loss)
-}
-
-/// Starts and ends in their order, with whether it is a start.
-pub(super) fn steps(found: &[Stretch]) -> Vec<(u64, bool, &Stretch)> {
-    let mut steps: Vec<(u64, bool, &Stretch)> = Vec::with_capacity(found.len() * 2);
-    for stretch in found {
-        steps.push((stretch.start, true, stretch));
-        steps.push((stretch.end, false, stretch));
-    }
-    // Ends first: what they free may start in the same instant.
-    steps.sort_unstable_by_key(|(at, is_start, stretch)| (*at, *is_start, stretch.lane));
-    steps
-}
-
-/// What is going on at one instant.
-pub(super) struct State<'b> {
-    book: &'b RunBook,
-    busy: u64,
-    /// By lane: tasks that have not started.
-    unstarted: Vec<u32>,
-    /// By lane: tasks that have not ended, those left out that nobody ever ran.
-    open: Vec<u32>,
-    /// By lane: tasks that have.
-    ended: Vec<u32>,
-    /// Tasks that are to be tried again and have not started.
-    again: u32,
-    held: BTreeMap<&'b str, u32>,
-}
-
-impl<'b> State<'b> {
-    pub(super) fn new(book: &'b RunBook) -> Self {
-        let ran = |counted: &LaneCheckpoint| counted.ended.count();
-        let mut open: Vec<u32> = book.counted.iter().map(ran).collect();
-        if book.is_open {
-            open = book.plan.lanes.iter().map(|lane| lane.total).collect();
-        }
-        let ended = vec![0; open.len()];
-        Self {
-            book,
-            busy: 0,
-            unstarted: open.clone(),
-            open,
-            ended,
-            again: 0,
-            held: BTreeMap::new(),
-        }
-    }
-
-    pub(super) fn step(&mut self, stretch: &Stretch, is_start: bool) {
-        let lane = stretch.lane as usize;
-        let Some(plan) = self.book.plan.lanes.get(lane) else { return };
-        let slots = u64::from(plan.slots);
-        if is_start {
-            self.busy += slots;
-            self.unstarted[lane] -= u32::from(stretch.is_first).min(self.unstarted[lane]);
-            self.again -= u32::from(!stretch.is_first).min(self.again);
-        } else {
-            self.busy = self.busy.saturating_sub(slots);
-            self.open[lane] -= u32::from(stretch.is_last).min(self.open[lane]);
-            self.ended[lane] += u32::from(stretch.is_last);
-            self.again += u32::from(!stretch.is_last);
-        }
-        for tag in &plan.tags {
-            let held = self.held.entry(tag).or_default();
-            *held = if is_start { *held + 1 } else { held.saturating_sub(1) };
-        }
-    }
-
-    /// What the next task of a lane waits for.
-    pub(super) fn of_lane(&self, lane: usize) -> Waits {
-        let Some(plan) = self.book.plan.lanes.get(lane) else { return Waits::Not };
-        if self.unstarted[lane] == 0 {
-            return Waits::Not;
-        }
-        let is_early = plan.predecessors.iter().any(|before| match before.scope {
-            Scope::Repeat => {
-                let started = plan.total - self.unstarted[lane].min(plan.total);
-                let before = before.lane as usize;
-                self.ended[before] <= started && self.open[before] > 0
-            }
-            Scope::Run | Scope::Global => self.open[before.lane as usize] > 0,
-        });
-        if is_early {
-            return Waits::ForLane;
-        }
-        let is_full = |tag: &str| {
-            let capacity = self.book.capacities.get(tag).copied().unwrap_or(1);
-            self.held.get(tag).is_some_and(|held| *held >= capacity)
-        };
-        match plan.tags.iter().any(|tag| is_full(tag)) {
-            true => Waits::ForTag,
-            false => Waits::ForNothing,
-        }
-    }
-}
-
-/// A worker's slots.
-struct Seat {
-    slots: u64,
-    busy: u64,
-    /// Attempts that it has still to end.
-    attempts: u64,
-    /// What it offers, unless it is gone.
-    offers: Option<Labels>,
-    /// It is gone, leaves or rests: behind its last attempt nothing could have gone there.
-    leaves: bool,
-}
-
-/// Where idle slots are, and since when lanes could have had them.
-struct Room<'b> {
-    book: &'b RunBook,
-    workers: BTreeMap<&'b str, Seat>,
-    /// By environment: how many tasks it takes, and has.
-    environments: BTreeMap<&'b str, (u32, u32)>,
-    /// By lane: since when idle slots could have had its tasks, and none came.
-    since: Vec<Option<u64>>,
-}
-
-impl<'b> Room<'b> {
-    fn new(book: &'b RunBook) -> Self {
-        let seat = |slots: u64, worker: &str| {
-            let known = book.workers.get(worker);
-            let leaves = known.is_none_or(|info| info.draining || info.resting.is_some());
-            let offers = known.map(WorkerInfo::offers);
-            Seat { slots, busy: 0, attempts: 0, offers, leaves }
-        };
-        let mut workers: BTreeMap<&str, Seat> =
-            slots(book).into_iter().map(|(name, slots)| (name, seat(slots, name))).collect();
-        for attempt in &book.attempts {
-            if let Some(seat) = workers.get_mut(&*attempt.worker) {
-                seat.attempts += 1;
-            }
-        }
-        let limits =
-            book.environments.iter().filter_map(|found| Some((&*found.id, found.capacity?)));
-        Self {
-            book,
-            workers,
-            environments: limits.map(|(id, capacity)| (id, (capacity, 0))).collect(),
-            since: vec![None; book.plan.lanes.len()],
-        }
-    }
-
-    fn step(&mut self, stretch: &Stretch, is_start: bool) {
-        let Some(plan) = self.book.plan.lanes.get(stretch.lane as usize) else { return };
-        let worker = &*self.book.attempts[stretch.attempt as usize].worker;
-        let slots = u64::from(plan.slots);
-        if let Some(seat) = self.workers.get_mut(worker) {
-            let busy = seat.busy;
-            seat.busy = if is_start { busy + slots } else { busy.saturating_sub(slots) };
-            seat.attempts -= u64::from(!is_start && seat.attempts > 0);
-        }
-        if let Some((_, tasks)) = self.environments.get_mut(&*plan.environment) {
-            *tasks = if is_start { *tasks + 1 } else { tasks.saturating_sub(1) };
-        }
-        if is_start {
-            self.since[stretch.lane as usize] = None;
-        }
-    }
-
-    /// Idle slots that tasks of a lane could have had.
-    fn of_lane(&self, plan: &LanePlan) -> u64 {
-        let limit = self.environments.get(&*plan.environment);
-        if limit.is_some_and(|(capacity, tasks)| tasks >= capacity) {
-            return 0;
-        }
-        let fits = |offers: &Labels| has_all(offers, &plan.requires);
-        let is_there = |seat: &&Seat| !seat.leaves || seat.attempts > 0;
-        let fit = self.workers.values().filter(is_there);
-        let fit = fit.filter(|seat| seat.offers.as_ref().is_none_or(fits));
-        fit.map(|seat| seat.slots.saturating_sub(seat.busy)).sum()
-    }
-
-    /// Counts so many slots that were idle for a time, by their cause. Returns that of most of them.
-    fn lose(
-        &mut self,
-        loss: &mut Loss,
-        state: &State<'_>,
-        idle: u64,
-        (from, to): (u64, u64),
-    ) -> &'static str {
-        let (mut waits_for_tag, mut waits_for_lane, mut waits_for_slot) = (false, false, false);
-        let (mut handed, mut known): (u64, Option<(&LanePlan, u64)>) = (0, None);
-        for lane in 0..self.since.len() {
-            let waits = state.of_lane(lane);
-            if waits == Waits::ForNothing {
-                let plan = &self.book.plan.lanes[lane];
-                let alike = known.filter(|(other, _)| {
-                    // Lanes in a row that want the same share it.
-                    Arc::ptr_eq(&other.requires, &plan.requires)
-                        && other.environment == plan.environment
-                });
-                let room = alike.map_or_else(|| self.of_lane(plan), |(_, room)| room);
-                known = Some((plan, room));
-                let since = self.since[lane].unwrap_or(from);
-                self.since[lane] = (room > 0).then_some(since);
-                if to.saturating_sub(since) <= HAND_OVER_MAX_US {
-                    handed = room.min(idle).max(handed);
-                }
-            } else {
-                self.since[lane] = None;
-            }
-            waits_for_slot |= waits == Waits::ForNothing;
-            waits_for_tag |= waits == Waits::ForTag;
-            waits_for_lane |= waits == Waits::ForLane;
-        }
-        let all = idle * (to - from);
-        match (waits_for_slot, waits_for_tag, waits_for_lane) {
-            (true, ..) => {
-                loss.hand_over += handed * (to - from);
-                loss.other += (idle - handed) * (to - from);
-                if handed * 2 > idle { "hand_over" } else { "other" }
-            }
-            (false, true, _) => {
-                loss.tag += all;
-                "tag"
-            }
-            (false, false, true) => {
-                loss.predecessor += all;
-                "predecessor"
-            }
-            (false, false, false) if state.again > 0 => {
-                loss.other += all;
-                "other"
-            }
-            (false, false, false) => {
-                loss.tail += all;
-                "tail"
-            }
-        }
-    }
-}
-
-/// What keeps tasks of a lane from starting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// All have started.
-    Not,
-    ForLane,
-    ForTag,
-    /// But a slot.
-    ForNothing,
 }

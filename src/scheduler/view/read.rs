@@ -125,15 +125,15 @@ pub async fn verify(
     Ok((book, found, history.is_ok()))
 }
 
-/// Runs, the newest first: at most `limit`, those with an id below `before` if it is given, and in a
-/// state if one is given. With the id to go on from; none behind the last.
+/// Runs, the newest first: at most `limit` of those that are wanted, with an id below `before` if it is given.
+/// With the id to go on from; none behind the last.
 ///
 /// # Errors
 ///
 /// When the store does not answer.
 pub async fn runs(
     client: &Client,
-    state: Option<&str>,
+    is_wanted: impl Fn(&RunSummary) -> bool,
     before: Option<&str>,
     limit: usize,
 ) -> Result<(Vec<RunSummary>, Option<String>), SubmitError> {
@@ -146,7 +146,7 @@ pub async fn runs(
         let Some(summary) = summary_at(client, id, revision, held.as_ref()).await? else {
             continue;
         };
-        if state.is_some_and(|state| state != summary.state) {
+        if !is_wanted(&summary) {
             continue;
         }
         if found.len() == limit {

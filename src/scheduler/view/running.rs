@@ -2,19 +2,19 @@
 
 use super::book::{Open, RunBook};
 use super::live::beat;
-use super::numbers::Numbers;
+use super::numbers::Rest;
 use crate::scheduler::coordinator::{Control, WorkerInfo};
 use crate::scheduler::keys;
-use crate::scheduler::model::Item;
+use crate::scheduler::model::{Item, Row};
 use crate::scheduler::planner::Verdict;
 use crate::scheduler::store::Kv;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// How far back one looks to see how fast a run is, in milliseconds.
-const WINDOW_MS: u64 = 30_000;
+/// How far back one looks to see how fast a run is, in microseconds.
+const WINDOW_US: u64 = 30_000_000;
 /// In less time there is nothing to see.
-const WINDOW_MS_MIN: u64 = 1_000;
+const WINDOW_US_MIN: u64 = 1_000_000;
 
 /// By lane and ordinal: since when a task runs, in milliseconds since 1970; 0 where nobody says.
 pub(super) type RunningTasks = BTreeMap<(u32, u32), u64>;
@@ -85,56 +85,74 @@ pub struct Pace {
     /// Tasks that end in a second: of late, or on average of a run that has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
-    /// When it should have ended, in milliseconds since 1970: what is left, by as many slots as were
-    /// busy of late, but not before tags and predecessors let it. None while nothing runs, or it is paused, or
-    /// waits for people, who take their time.
+    /// When it should have ended, in milliseconds since 1970: what is left, as fast as slots worked of late with
+    /// the time between two tasks in it, but not before tags and predecessors let it. None while nothing runs, or it
+    /// is paused, or waits for people, who take their time; and where it should have ended by now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ends: Option<u64>,
+    /// All that is left runs, and each of it for longer than its like took.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_overdue: bool,
 }
 
 impl Pace {
-    /// At a time in milliseconds since 1970.
-    pub fn of(book: &RunBook, numbers: &Numbers, now: u64) -> Self {
-        let end = |row: &crate::scheduler::model::Row| row.start + row.duration / 1_000;
+    /// At a time in milliseconds since 1970, which should be that at which the book was read.
+    pub fn of(book: &RunBook, now: u64) -> Self {
+        let end = |row: &Row| row.start.saturating_mul(1_000).saturating_add(row.duration);
         let starts = book.attempts.iter().map(|attempt| attempt.row.start);
         let starts = starts.chain(book.running.values().copied().filter(|since| *since > 0));
-        let Some(first) = starts.min() else { return Self::default() };
+        let Some(first) = starts.min().map(|first| first.saturating_mul(1_000)) else {
+            return Self::default();
+        };
         let last = book.attempts.iter().map(|attempt| end(&attempt.row)).max();
-        let to = if book.is_open { now } else { last.unwrap_or(now) };
-        let from = if book.is_open { first.max(to.saturating_sub(WINDOW_MS)) } else { first };
+        let now_us = now.saturating_mul(1_000);
+        let to = if book.is_open { now_us } else { last.unwrap_or(now_us) };
+        let from = if book.is_open { first.max(to.saturating_sub(WINDOW_US)) } else { first };
         let window = to.saturating_sub(from);
-        let (mut ended, mut busy_ms) = (0_u64, 0);
+        let (mut ended, mut busy) = (0_u64, 0);
         for attempt in &book.attempts {
             let (row, slots) = (&attempt.row, u64::from(book.slots_of(attempt.row.lane)));
             let at = end(row).min(to);
-            busy_ms += slots * at.saturating_sub(row.start.max(from));
+            busy += slots * at.saturating_sub(row.start.saturating_mul(1_000).max(from));
             let is_last = matches!(attempt.verdict, Verdict::Ended(..) | Verdict::GivenUp(_));
             ended += u64::from(is_last && at >= from);
         }
+        let rate = (window > 0).then(|| ended as f64 * 1_000_000.0 / window as f64);
         if !book.is_open {
-            let rate = (window > 0).then(|| ended as f64 * 1_000.0 / window as f64);
-            return Self { rate, ends: None };
+            return Self { rate, ..Default::default() };
         }
-        if window < WINDOW_MS_MIN {
+        if window < WINDOW_US_MIN {
             return Self::default();
         }
+        let rest = Rest::new(book);
         for ((lane, _), since) in &book.running {
-            let since = if *since == 0 { from } else { (*since).max(from) };
-            busy_ms += u64::from(book.slots_of(*lane)) * to.saturating_sub(since);
+            let ran = match *since {
+                // Nobody has said since when, so that it is no longer than such a task takes.
+                0 => rest.each(*lane).min(window),
+                since => to.saturating_sub(since.saturating_mul(1_000).max(from)),
+            };
+            busy += u64::from(book.slots_of(*lane)) * ran;
         }
-        let slots = busy_ms as f64 / window as f64;
-        let by_pace = (slots > 0.0).then(|| (numbers.left_work as f64 / slots) as u64);
-        let left_ms = by_pace.map(|by_pace| by_pace.max(numbers.left) / 1_000);
+        let slots = busy as f64 / window as f64;
+        let (work, least) = rest.left_at(now);
+        let by_pace = (slots > 0.0).then(|| (work as f64 / slots) as u64);
         let is_known = !book.running.is_empty() && book.control == Control::Running;
-        let left_ms = left_ms.filter(|_| is_known && !book.waits_for_people());
+        let is_known = is_known && !book.waits_for_people();
+        let left = by_pace.map(|by_pace| by_pace.max(least)).filter(|_| is_known);
         Self {
-            rate: Some(ended as f64 * 1_000.0 / window as f64),
-            ends: left_ms.map(|left| now.saturating_add(left)),
+            rate,
+            ends: left.filter(|left| *left > 0).map(|left| now.saturating_add(left / 1_000)),
+            is_overdue: left == Some(0),
         }
     }
 }
 
 impl RunBook {
+    /// Whether a worker that took part is there no more; people are no worker.
+    pub fn is_gone(&self, worker: &str) -> bool {
+        worker != keys::PEOPLE && !self.workers.contains_key(worker)
+    }
+
     /// How many tasks run.
     pub fn running(&self) -> u64 {
         self.running.len() as u64

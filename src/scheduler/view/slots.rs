@@ -10,8 +10,8 @@ use std::sync::Arc;
 pub fn slots(book: &RunBook) -> BTreeMap<&str, u64> {
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for (worker, peak) in peaks(book) {
-        let known = book.workers.get(worker).map(|info| u64::from(info.max_task_num));
-        seen.insert(worker, known.unwrap_or(peak));
+        let known = book.workers.get(&**worker).map(|info| u64::from(info.max_task_num));
+        seen.insert(worker, known.unwrap_or(*peak));
     }
     if book.is_open || seen.is_empty() {
         let wanted = wanted(book);
@@ -26,6 +26,12 @@ pub fn slots(book: &RunBook) -> BTreeMap<&str, u64> {
         }
     }
     seen
+}
+
+/// Slots of those workers that are there.
+pub(super) fn slots_now(book: &RunBook) -> u64 {
+    let there = slots(book).into_iter().filter(|(worker, _)| book.workers.contains_key(*worker));
+    there.map(|(_, slots)| slots).sum()
 }
 
 /// What lanes require of workers, with the slots that each of their tasks takes; each once.
@@ -51,7 +57,11 @@ pub(super) fn has_all(offers: &Labels, requires: &Labels) -> bool {
 }
 
 /// The most slots that each worker used at once.
-pub(super) fn peaks(book: &RunBook) -> BTreeMap<&str, u64> {
+pub(super) fn peaks(book: &RunBook) -> &BTreeMap<Arc<str>, u64> {
+    book.peaks.get_or_init(|| find_peaks(book))
+}
+
+fn find_peaks(book: &RunBook) -> BTreeMap<Arc<str>, u64> {
     let mut steps: BTreeMap<&str, Vec<(u64, i64)>> = BTreeMap::new();
     for attempt in book.attempts.iter().filter(|attempt| attempt.row.duration > 0) {
         let slots = book.plan.lanes.get(attempt.row.lane as usize).map_or(1, |lane| lane.slots);
@@ -72,5 +82,5 @@ pub(super) fn peaks(book: &RunBook) -> BTreeMap<&str, u64> {
         }
         peak as u64
     };
-    steps.into_iter().map(|(worker, steps)| (worker, peak(steps))).collect()
+    steps.into_iter().map(|(worker, steps)| (worker.into(), peak(steps))).collect()
 }

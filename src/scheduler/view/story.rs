@@ -8,7 +8,7 @@
 
 use super::book::{Attempt, RunBook};
 use crate::scheduler::keys;
-use crate::scheduler::model::{Status, Totals};
+use crate::scheduler::model::{Item, Status, Totals};
 use crate::scheduler::planner::Verdict;
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
@@ -54,6 +54,26 @@ pub struct Step {
     pub fence: i64,
 }
 
+impl Step {
+    fn new(
+        book: &RunBook,
+        (lane, ordinal, attempt): (u32, u32, u32),
+        worker: Arc<str>,
+        fence: i64,
+    ) -> Self {
+        let plan = book.plan.lanes.get(lane as usize);
+        Self {
+            case: plan.map_or_else(|| "?".into(), |plan| plan.case.clone()),
+            environment: plan.map_or_else(|| "".into(), |plan| plan.environment.clone()),
+            lane,
+            ordinal,
+            attempt,
+            worker,
+            fence,
+        }
+    }
+}
+
 fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(text)
 }
@@ -81,7 +101,7 @@ enum Kind {
 /// A start is known to the millisecond only: what ends within so many microseconds of it may have made room.
 const START_US: u64 = 999;
 
-/// Tells a run from its submit on. Attempts that go on are not known before their end.
+/// Tells a run from its submit on. Of attempts that go on the start is told, where their worker says it.
 pub fn story(book: &RunBook) -> Vec<Happening> {
     // By when they count as having happened, and then as they are told: the kind, the attempt, and whether it
     // is its end.
@@ -100,6 +120,10 @@ pub fn story(book: &RunBook) -> Vec<Happening> {
             }
         }
     }
+    let attempts = book.attempts.len();
+    let going = going(book);
+    let starts = (attempts..).zip(&going);
+    order.extend(starts.map(|(at, (start, _))| (*start, Kind::Start, at, false)));
     order.sort_unstable();
     let lanes = book.plan.lanes.iter().filter(|lane| lane.total > 0).count();
     let tasks = book.plan.lanes.iter().map(|lane| u64::from(lane.total)).sum();
@@ -108,21 +132,19 @@ pub fn story(book: &RunBook) -> Vec<Happening> {
     let mut told = Vec::with_capacity(order.len() + 2);
     told.push(Happening { at_us: submitted, running: 0, ended: 0, event: first });
     let (mut running, mut ended, mut at_us) = (0_u64, 0, 0);
-    for (_, _, place, is_end) in order {
+    for (start, _, place, is_end) in order {
+        if let Some((_, step)) = place.checked_sub(attempts).and_then(|place| going.get(place)) {
+            running += 1;
+            at_us = start.max(at_us);
+            told.push(Happening { at_us, running, ended, event: Event::Start(step.clone()) });
+            continue;
+        }
         let attempt = &book.attempts[place];
         let row = &attempt.row;
         let took = if is_end { row.duration } else { 0 };
         at_us = row.start.saturating_mul(1_000).saturating_add(took).max(at_us);
-        let plan = book.plan.lanes.get(row.lane as usize);
-        let step = Step {
-            case: plan.map_or_else(|| "?".into(), |plan| plan.case.clone()),
-            environment: plan.map_or_else(|| "".into(), |plan| plan.environment.clone()),
-            lane: row.lane,
-            ordinal: row.ordinal,
-            attempt: row.attempt,
-            worker: attempt.worker.clone(),
-            fence: attempt.claim,
-        };
+        let (worker, fence) = (attempt.worker.clone(), attempt.claim);
+        let step = Step::new(book, (row.lane, row.ordinal, row.attempt), worker, fence);
         let event = match is_end {
             false => {
                 running += 1;
@@ -144,6 +166,20 @@ pub fn story(book: &RunBook) -> Vec<Happening> {
         told.push(Happening { at_us, running, ended, event: Event::Over { state, totals } });
     }
     told
+}
+
+/// Attempts that go on, each with its start in microseconds since 1970.
+fn going(book: &RunBook) -> Vec<(u64, Step)> {
+    let out = book.out();
+    let going = book.running.iter().filter(|(_, since)| **since > 0);
+    let step = |((lane, ordinal), since): (&(u32, u32), &u64)| {
+        let mut of_lane = out.get(lane)?.iter();
+        let has = |item: &Item| (item.from..item.to).contains(ordinal);
+        let (item, open) = of_lane.find(|(item, _)| has(item))?;
+        let place = (*lane, *ordinal, item.attempt);
+        Some((since * 1_000, Step::new(book, place, open.worker.clone(), open.fence)))
+    };
+    going.filter_map(step).collect()
 }
 
 /// A person's verdict, and the loss of a worker, are all that is known of what they end.

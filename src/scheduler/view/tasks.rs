@@ -8,6 +8,7 @@ use crate::scheduler::record::{has_run, message};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One task with what is known of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,6 +69,8 @@ pub struct Filter {
     pub statuses: Vec<Status>,
     pub case: Option<String>,
     pub environment: Option<String>,
+    /// Those that take this tag, by its name or with its scope.
+    pub tag: Option<String>,
     /// Those that passed after a failed attempt.
     pub flaky: bool,
     /// Those whose last attempt said something with this fingerprint.
@@ -117,6 +120,7 @@ impl RunBook {
             };
             if is_other(&filter.case, &plan.case)
                 || is_other(&filter.environment, &plan.environment)
+                || !filter.takes_tag(&plan.tags)
             {
                 continue;
             }
@@ -306,6 +310,14 @@ impl Filter {
     pub fn failures() -> Self {
         let statuses = Status::ALL.into_iter().filter(|status| status.fails_run()).collect();
         Self { statuses, ..Default::default() }
+    }
+
+    fn takes_tag(&self, tags: &[Arc<str>]) -> bool {
+        let is_it = |tag: &str, wanted: &str| {
+            tag == wanted || tag.split_once('/').is_some_and(|(name, _)| name == wanted)
+        };
+        let wanted = self.tag.as_deref();
+        wanted.is_none_or(|wanted| tags.iter().any(|tag| is_it(tag, wanted)))
     }
 
     fn takes(&self, task: &TaskView) -> bool {

@@ -1,0 +1,433 @@
+//! Where the time of slots went that no task used, and why.
+
+use super::book::RunBook;
+use super::slots::{has_all, slots};
+use crate::scheduler::coordinator::WorkerInfo;
+use crate::scheduler::model::{Labels, LaneCheckpoint, LanePlan, Scope};
+use crate::scheduler::planner::Verdict;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Looking for the cause of each gap costs starts times lanes; beyond this it is not looked for.
+const STEPS_MAX: u64 = 50_000_000;
+
+/// No slot is handed from one task to the next for so long, in microseconds.
+const HAND_OVER_MAX_US: u64 = 1_000_000;
+
+/// What slots did not do, in microseconds of one slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Loss {
+    /// From the submit to the first start.
+    pub start: u64,
+    /// All that had not started waited for predecessors.
+    pub predecessor: u64,
+    /// Or for tags as well.
+    pub tag: u64,
+    /// Something could have run: a slot was handed from one task to the next.
+    pub hand_over: u64,
+    /// Neither predecessors nor tags kept tasks back, and yet they did not come: no idle worker had
+    /// their labels, their environment was full, or for a second and more something else kept them
+    /// that the record does not tell, such as a pause, a closed environment, a rest or a lost store.
+    pub other: u64,
+    /// Nothing was left to start.
+    pub tail: u64,
+    /// Spent on attempts after which the task was tried again.
+    pub repeated: u64,
+}
+
+/// A stretch of time in which slots were idle, in microseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Gap {
+    pub from: u64,
+    pub to: u64,
+    /// What most of them were idle for, as a field of `Loss`.
+    pub cause: &'static str,
+}
+
+/// One attempt as a stretch of time.
+#[derive(Clone, Copy)]
+pub(super) struct Stretch {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) lane: u32,
+    /// Where it is among the attempts.
+    pub(super) attempt: u32,
+    /// The first attempt of its task, so that one task fewer waits.
+    is_first: bool,
+    /// The task ended with it.
+    is_last: bool,
+}
+
+/// When slots were idle and why, in the order of time, and what was lost so; nothing where there were too many tasks
+/// to look.
+pub(super) fn gaps(
+    book: &RunBook,
+    stretches: &[Stretch],
+    slots: u64,
+    span: (u64, u64),
+) -> (Vec<Gap>, Option<Loss>) {
+    let mut found: Vec<Gap> = Vec::new();
+    let loss = loss(book, stretches, slots, span, &mut |gap| match found.last_mut() {
+        Some(last) if last.to == gap.from && last.cause == gap.cause => last.to = gap.to,
+        _ => found.push(gap),
+    });
+    (found, loss)
+}
+
+pub(super) fn stretches(book: &RunBook) -> Vec<Stretch> {
+    let mut stretches = Vec::with_capacity(book.attempts.len());
+    let mut before = None;
+    for (lane, ordinal, at) in &book.index {
+        let attempt = &book.attempts[*at as usize];
+        let start = attempt.row.start.saturating_mul(1_000);
+        let is_first = before != Some((*lane, *ordinal));
+        before = Some((*lane, *ordinal));
+        stretches.push(Stretch {
+            start,
+            end: start + attempt.row.duration,
+            lane: *lane,
+            attempt: *at,
+            is_first,
+            is_last: matches!(attempt.verdict, Verdict::Ended(..)),
+        });
+    }
+    stretches
+}
+
+/// Where the slots' time went that no task used; each stretch of it is told.
+fn loss(
+    book: &RunBook,
+    found: &[Stretch],
+    slots: u64,
+    (begin, end): (u64, u64),
+    tell: &mut impl FnMut(Gap),
+) -> Option<Loss> {
+    if found.len() as u64 * book.plan.lanes.len() as u64 > STEPS_MAX {
+        return None;
+    }
+    let mut loss = Loss::default();
+    let again = found.iter().filter(|stretch| !stretch.is_last);
+    loss.repeated = again.map(|stretch| stretch.end - stretch.start).sum();
+    let mut state = State::new(book);
+    let mut room = Room::new(book);
+    let mut at = begin;
+    let mut has_begun = false;
+    for (next, is_start, stretch) in steps(found) {
+        let idle = slots.saturating_sub(state.busy);
+        if idle == 0 {
+            room.since.fill(None);
+        } else if next > at && has_begun {
+            let cause = room.lose(&mut loss, &state, idle, (at, next));
+            tell(Gap { from: at, to: next, cause });
+        } else if next > at {
+            loss.start += idle * (next - at);
+            tell(Gap { from: at, to: next, cause: "start" });
+        }
+        at = at.max(next);
+        has_begun |= is_start;
+        state.step(stretch, is_start);
+        room.step(stretch, is_start);
+    }
+    debug_assert!(at <= end.max(begin));
+    let idle = slots.saturating_sub(state.busy);
+    if has_begun && end > at && idle > 0 {
+        let cause = room.lose(&mut loss, &state, idle, (at, end));
+        tell(Gap { from: at, to: end, cause });
+    } else if end > at {
+        loss.start += idle * (end - at);
+        tell(Gap { from: at, to: end, cause: "start" });
+    }
+    Some(loss)
+}
+
+/// Starts and ends in their order, with whether it is a start.
+pub(super) fn steps(found: &[Stretch]) -> Vec<(u64, bool, &Stretch)> {
+    let mut steps: Vec<(u64, bool, &Stretch)> = Vec::with_capacity(found.len() * 2);
+    for stretch in found {
+        steps.push((stretch.start, true, stretch));
+        steps.push((stretch.end, false, stretch));
+    }
+    // Ends first: what they free may start in the same instant.
+    steps.sort_unstable_by_key(|(at, is_start, stretch)| (*at, *is_start, stretch.lane));
+    steps
+}
+
+/// What is going on at one instant.
+pub(super) struct State<'b> {
+    book: &'b RunBook,
+    busy: u64,
+    /// By lane: tasks that have not started.
+    unstarted: Vec<u32>,
+    /// By lane: tasks that have not ended, those left out that nobody ever ran.
+    open: Vec<u32>,
+    /// By lane: tasks that have.
+    ended: Vec<u32>,
+    /// Tasks that are to be tried again and have not started.
+    again: u32,
+    held: BTreeMap<&'b str, u32>,
+}
+
+impl<'b> State<'b> {
+    pub(super) fn new(book: &'b RunBook) -> Self {
+        let ran = |counted: &LaneCheckpoint| counted.ended.count();
+        let mut open: Vec<u32> = book.counted.iter().map(ran).collect();
+        if book.is_open {
+            open = book.plan.lanes.iter().map(|lane| lane.total).collect();
+        }
+        let ended = vec![0; open.len()];
+        Self {
+            book,
+            busy: 0,
+            unstarted: open.clone(),
+            open,
+            ended,
+            again: 0,
+            held: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn step(&mut self, stretch: &Stretch, is_start: bool) {
+        let lane = stretch.lane as usize;
+        let Some(plan) = self.book.plan.lanes.get(lane) else { return };
+        let slots = u64::from(plan.slots);
+        if is_start {
+            self.busy += slots;
+            self.unstarted[lane] -= u32::from(stretch.is_first).min(self.unstarted[lane]);
+            self.again -= u32::from(!stretch.is_first).min(self.again);
+        } else {
+            self.busy = self.busy.saturating_sub(slots);
+            self.open[lane] -= u32::from(stretch.is_last).min(self.open[lane]);
+            self.ended[lane] += u32::from(stretch.is_last);
+            self.again += u32::from(!stretch.is_last);
+        }
+        for tag in &plan.tags {
+            let held = self.held.entry(tag).or_default();
+            *held = if is_start { *held + 1 } else { held.saturating_sub(1) };
+        }
+    }
+
+    /// What the next task of a lane waits for.
+    pub(super) fn of_lane(&self, lane: usize) -> Waits {
+        let Some(plan) = self.book.plan.lanes.get(lane) else { return Waits::Not };
+        if self.unstarted[lane] == 0 {
+            return Waits::Not;
+        }
+        let is_early = plan.predecessors.iter().any(|before| match before.scope {
+            Scope::Repeat => {
+                let started = plan.total - self.unstarted[lane].min(plan.total);
+                let before = before.lane as usize;
+                self.ended[before] <= started && self.open[before] > 0
+            }
+            Scope::Run | Scope::Global => self.open[before.lane as usize] > 0,
+        });
+        if is_early {
+            return Waits::ForLane;
+        }
+        let is_full = |tag: &str| {
+            let capacity = self.book.capacities.get(tag).copied().unwrap_or(1);
+            self.held.get(tag).is_some_and(|held| *held >= capacity)
+        };
+        match plan.tags.iter().any(|tag| is_full(tag)) {
+            true => Waits::ForTag,
+            false => Waits::ForNothing,
+        }
+    }
+}
+
+/// A worker's slots.
+struct Seat {
+    slots: u64,
+    busy: u64,
+    /// Attempts that it has still to end.
+    attempts: u64,
+    /// What it offers, unless it is gone.
+    offers: Option<Labels>,
+    /// It is gone, leaves or rests: behind its last attempt nothing could have gone there.
+    leaves: bool,
+}
+
+/// Where idle slots are, and since when lanes could have had them.
+struct Room<'b> {
+    book: &'b RunBook,
+    workers: BTreeMap<&'b str, Seat>,
+    /// By environment: how many tasks it takes, and has.
+    environments: BTreeMap<&'b str, (u32, u32)>,
+    /// By lane: since when idle slots could have had its tasks, and none came.
+    since: Vec<Option<u64>>,
+}
+
+impl<'b> Room<'b> {
+    fn new(book: &'b RunBook) -> Self {
+        let seat = |slots: u64, worker: &str| {
+            let known = book.workers.get(worker);
+            let leaves = known.is_none_or(|info| info.draining || info.resting.is_some());
+            let offers = known.map(WorkerInfo::offers);
+            Seat { slots, busy: 0, attempts: 0, offers, leaves }
+        };
+        let mut workers: BTreeMap<&str, Seat> =
+            slots(book).into_iter().map(|(name, slots)| (name, seat(slots, name))).collect();
+        for attempt in &book.attempts {
+            if let Some(seat) = workers.get_mut(&*attempt.worker) {
+                seat.attempts += 1;
+            }
+        }
+        let limits =
+            book.environments.iter().filter_map(|found| Some((&*found.id, found.capacity?)));
+        Self {
+            book,
+            workers,
+            environments: limits.map(|(id, capacity)| (id, (capacity, 0))).collect(),
+            since: vec![None; book.plan.lanes.len()],
+        }
+    }
+
+    fn step(&mut self, stretch: &Stretch, is_start: bool) {
+        let Some(plan) = self.book.plan.lanes.get(stretch.lane as usize) else { return };
+        let worker = &*self.book.attempts[stretch.attempt as usize].worker;
+        let slots = u64::from(plan.slots);
+        if let Some(seat) = self.workers.get_mut(worker) {
+            let busy = seat.busy;
+            seat.busy = if is_start { busy + slots } else { busy.saturating_sub(slots) };
+            seat.attempts -= u64::from(!is_start && seat.attempts > 0);
+        }
+        if let Some((_, tasks)) = self.environments.get_mut(&*plan.environment) {
+            *tasks = if is_start { *tasks + 1 } else { tasks.saturating_sub(1) };
+        }
+        if is_start {
+            self.since[stretch.lane as usize] = None;
+        }
+    }
+
+    /// Idle slots that tasks of a lane could have had.
+    fn of_lane(&self, plan: &LanePlan) -> u64 {
+        let limit = self.environments.get(&*plan.environment);
+        if limit.is_some_and(|(capacity, tasks)| tasks >= capacity) {
+            return 0;
+        }
+        let fits = |offers: &Labels| has_all(offers, &plan.requires);
+        let is_there = |seat: &&Seat| !seat.leaves || seat.attempts > 0;
+        let fit = self.workers.values().filter(is_there);
+        let fit = fit.filter(|seat| seat.offers.as_ref().is_none_or(fits));
+        fit.map(|seat| seat.slots.saturating_sub(seat.busy)).sum()
+    }
+
+    /// Counts so many slots that were idle for a time, by their cause. Returns that of most of them.
+    fn lose(
+        &mut self,
+        loss: &mut Loss,
+        state: &State<'_>,
+        idle: u64,
+        (from, to): (u64, u64),
+    ) -> &'static str {
+        let (mut waits_for_tag, mut waits_for_lane, mut waits_for_slot) = (false, false, false);
+        // Idle slots that lanes could have had: which had time to go from one task to the next, and which
+        // stayed idle for longer than that takes.
+        let (mut handed, mut kept): (u64, u64) = (0, 0);
+        let mut fit = Fit::default();
+        for lane in 0..self.since.len() {
+            let waits = state.of_lane(lane);
+            if waits == Waits::ForNothing {
+                let room = fit.of(self, lane);
+                let since = self.since[lane].unwrap_or(from);
+                self.since[lane] = (room > 0).then_some(since);
+                let is_late = to.saturating_sub(since) > HAND_OVER_MAX_US;
+                let slots = if is_late { &mut kept } else { &mut handed };
+                *slots = room.min(idle).max(*slots);
+            } else {
+                self.since[lane] = None;
+            }
+            waits_for_slot |= waits == Waits::ForNothing;
+            waits_for_tag |= waits == Waits::ForTag;
+            waits_for_lane |= waits == Waits::ForLane;
+        }
+        let mut parts = Parts { left: idle, hand_over: handed, ..Default::default() };
+        parts.left -= handed;
+        match (waits_for_slot, waits_for_tag, waits_for_lane) {
+            (true, ..) => {
+                parts.other = kept.min(parts.left);
+                parts.left -= parts.other;
+                // Of slots that no ready lane could have had, those that others wait for are theirs.
+                if parts.left > 0 && (waits_for_tag || waits_for_lane) {
+                    parts.tag = self.of_lanes(state, Waits::ForTag).min(parts.left);
+                    parts.left -= parts.tag;
+                    parts.predecessor = self.of_lanes(state, Waits::ForLane).min(parts.left);
+                    parts.left -= parts.predecessor;
+                }
+                parts.other += parts.left;
+            }
+            (false, true, _) => parts.tag = idle,
+            (false, false, true) => parts.predecessor = idle,
+            (false, false, false) if state.again > 0 => parts.other = idle,
+            (false, false, false) => parts.tail = idle,
+        }
+        parts.count(loss, to - from)
+    }
+
+    /// Idle slots that lanes could have had which wait so.
+    fn of_lanes(&self, state: &State<'_>, waits: Waits) -> u64 {
+        let mut fit = Fit::default();
+        let lanes = (0..self.since.len()).filter(|lane| state.of_lane(*lane) == waits);
+        lanes.map(|lane| fit.of(self, lane)).max().unwrap_or(0)
+    }
+}
+
+/// Idle slots that fit a lane: lanes in a row that want the same share them.
+#[derive(Default)]
+struct Fit<'b>(Option<(&'b LanePlan, u64)>);
+
+impl<'b> Fit<'b> {
+    fn of(&mut self, room: &Room<'b>, lane: usize) -> u64 {
+        let plan = &room.book.plan.lanes[lane];
+        let alike = self.0.filter(|(other, _)| {
+            Arc::ptr_eq(&other.requires, &plan.requires) && other.environment == plan.environment
+        });
+        let slots = alike.map_or_else(|| room.of_lane(plan), |(_, slots)| slots);
+        self.0 = Some((plan, slots));
+        slots
+    }
+}
+
+/// Idle slots by their cause.
+#[derive(Default)]
+struct Parts {
+    hand_over: u64,
+    other: u64,
+    tag: u64,
+    predecessor: u64,
+    tail: u64,
+    /// Not told apart yet.
+    left: u64,
+}
+
+impl Parts {
+    /// Counts them for a time. Returns the cause of most.
+    fn count(&self, loss: &mut Loss, time: u64) -> &'static str {
+        let mut most = ("tail", 0);
+        for (cause, slots, lost) in [
+            ("hand_over", self.hand_over, &mut loss.hand_over),
+            ("other", self.other, &mut loss.other),
+            ("tag", self.tag, &mut loss.tag),
+            ("predecessor", self.predecessor, &mut loss.predecessor),
+            ("tail", self.tail, &mut loss.tail),
+        ] {
+            *lost += slots * time;
+            // Of as many the later one: it has a name.
+            if slots > 0 && slots >= most.1 {
+                most = (cause, slots);
+            }
+        }
+        most.0
+    }
+}
+
+/// What keeps tasks of a lane from starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// All have started.
+    Not,
+    ForLane,
+    ForTag,
+    /// But a slot.
+    ForNothing,
+}
