@@ -9,7 +9,7 @@ use super::client::{Client, Commits};
 use super::clock::Clock;
 use super::execute::{Caller, Reach, Targets, fill, reach};
 use super::keys;
-use super::model::{Environment, Health, Refusal};
+use super::model::{Environment, Health, Kind, Refusal, TestCase};
 use super::store::{Change, Compare, Kv, Op, Outcome, Txn};
 use etcd_client::Error;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,17 @@ pub fn check_places(environment: &Environment, targets: &Targets) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// The same for what a case calls, as far as it is known before values of an environment are put in.
+///
+/// # Errors
+/// 403 with the address.
+pub fn check_case(case: &TestCase, targets: &Targets) -> Result<(), Refusal> {
+    match case.kind {
+        Kind::Http => check_url(&format!("case {}", case.id), &case.url, targets),
+        Kind::Command | Kind::Manual => Ok(()),
+    }
 }
 
 /// Refuses a url with a link-local or reserved address, unless that is listed: behind such addresses clouds hand out

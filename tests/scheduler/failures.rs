@@ -288,10 +288,13 @@ async fn nobody_sets_a_case_apart_without_a_reason(engine: Engine) {
     }
     let (code, _, said) = team.says(&["flaky", "mute", "calm", "--reason", " "]).await;
     assert_eq!(code, 2, "{said}");
-    // One that a file has muted may be changed otherwise, and muted for a reason.
+    // One that somebody has muted by hand may be changed otherwise, and muted for a reason.
     let mut muted = with(mute);
     muted.as_object_mut().unwrap().remove("version");
     let file = crate::commands::write(&team, "calm.json", &muted.to_string());
+    let (code, _, said) = team.says(&["case", "put", &file]).await;
+    assert!(code == 2 && said.contains("say why in state_reason"), "{said}");
+    team.client().await.put("/testcases/calm", muted.to_string(), None).await.unwrap();
     assert_eq!(team.says(&["case", "put", &file]).await.0, 0);
     let given = |more: Value| caller.call("PATCH", path, more);
     assert_eq!(given(json!({"owner": "Ann"})).await.status, 200);

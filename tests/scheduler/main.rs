@@ -287,7 +287,7 @@ async fn failures_are_tried_again_and_told(engine: Engine) {
     let cases = vec![
         case(&service, "bad", 1, retries),
         case(&service, "good", 1, json!({})),
-        case(&service, "badmuted", 1, json!({"state": "muted"})),
+        case(&service, "badmuted", 1, json!({"state": "muted", "state_reason": "it shakes"})),
         unreachable,
         case(&service, "after", 1, json!({"case_pre": {"case": "bad", "policy": "passed"}})),
     ];

@@ -18,6 +18,7 @@ on_each_engine![
     what_each_attempt_said_is_printed,
     a_key_that_holds_another_case_says_so,
     what_was_skipped_says_why,
+    files_say_why_they_mute_and_call_nothing_secret,
     what_is_asked_for_by_unknown_words_is_refused,
     tests_that_are_gone_are_told_and_pruned,
     a_report_of_ours_comes_back_as_the_same_cases,
@@ -205,6 +206,50 @@ async fn a_key_that_holds_another_case_says_so(engine: Engine) {
     assert_eq!(team.says(&["case", "rm"]).await.0, 2);
 }
 
+async fn files_say_why_they_mute_and_call_nothing_secret(engine: Engine) {
+    let team = Team::new(Cluster::start(engine, 1).await);
+    let cases = |more: &str| {
+        format!(
+            "cases:\n  - {{id: a, kind: command, command: [ls]}}\n  - {{id: b, {more}}}\n\
+             run: {{cases: [{{case: a}}]}}\n"
+        )
+    };
+    let muted = "kind: command, command: [ls], state: muted";
+    let secret = "url: \"http://169.254.169.254/latest\", output: \"\"";
+    for (more, wanted) in [
+        (muted, "case b is to be muted: say why in state_reason"),
+        (
+            &*muted.replace("muted", "skipped, state_reason: \" \""),
+            "case b is to be skipped: say why",
+        ),
+        (secret, "case b: 169.254.169.254 leads to 169.254.169.254, a link-local address"),
+    ] {
+        let file = write(&team, "cases.yaml", &cases(more));
+        for words in [&["case", "put", &file][..], &["run", "submit", &file]] {
+            let (code, _, said) = team.says(words).await;
+            let wanted = format!("Error: {file}: line 3: {wanted}");
+            assert!(code == 2 && said.starts_with(&wanted), "{words:?}: {said}");
+            assert_eq!(team.json(&["case", "ls"]).await, json!([]), "nothing is written");
+        }
+    }
+    let file = write(&team, "cases.yaml", &cases(secret));
+    let words = ["case", "put", &file, "--allow-target", "169.254.0.0/16"];
+    assert_eq!(team.says(&words).await.0, 0);
+    let urls = write(&team, "urls.txt", "GET http://169.254.169.254/ 200\n");
+    let (code, _, said) = team.says(&["case", "import", "urls", &urls]).await;
+    assert!(code == 2 && said.contains("a link-local address"), "{said}");
+
+    // Who mutes one by its reason may leave that out of his file, or go on as before.
+    let why = ["flaky", "mute", "b", "--reason", "it shakes"];
+    assert_eq!(team.says(&why).await.0, 0);
+    let file = write(&team, "cases.yaml", &cases("kind: command, command: [pwd]"));
+    assert_eq!(team.says(&["case", "put", &file]).await.0, 0);
+    let case = team.json(&["case", "get", "b"]).await;
+    assert_eq!((&case["state"], &case["state_reason"]), (&json!("muted"), &json!("it shakes")));
+    let file = write(&team, "cases.yaml", &cases(muted));
+    assert_eq!(team.says(&["case", "put", &file]).await.0, 2);
+}
+
 async fn what_was_skipped_says_why(engine: Engine) {
     let mut team = with_worker(engine).await;
     let plan = write(
@@ -378,7 +423,8 @@ async fn muted_failures_are_none_in_reports(engine: Engine) {
     let mut team = Team::new(Cluster::start(engine, 1).await);
     team.start_scheduler().says("leading the scheduler").await.unwrap();
     team.start_worker("w1", 1, &["--allow-command"]).await;
-    let case = json!({"id": "known", "kind": "command", "command": ["false"], "state": "muted"});
+    let case = json!({"id": "known", "kind": "command", "command": ["false"],
+        "state": "muted", "state_reason": "it shakes"});
     let run = team.submit(&json!({"cases": [case], "run": {"cases": [{"case": "known"}]}})).await;
     assert_eq!(team.ended(&run).await.state, "passed");
     let (code, report, said) = team.says(&["report", "junit", &run]).await;

@@ -334,8 +334,8 @@ impl TestCase {
         self.check_numbers().or_else(fail)
     }
 
-    /// Whether it says why it is muted or skipped, beside what was there before. What a file has muted without a
-    /// reason may go on so.
+    /// Whether it says why it is muted or skipped, beside what was there before. What was muted without a reason, by
+    /// hand or when files could do so, may go on so.
     pub(in crate::scheduler) fn check_state(&self, before: Option<&Self>) -> Result<(), Refusal> {
         let goes_on = before.is_some_and(|before| {
             before.state == self.state && before.state_reason.trim().is_empty()

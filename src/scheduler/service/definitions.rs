@@ -6,10 +6,10 @@ use super::ask::{Asked, Expected, InPath, Object, Part, check_known, token};
 use super::runs::now_ms;
 use crate::scheduler::analysis::{FlakeRule, FlakeScore, Stats, Trend};
 use crate::scheduler::catalog::{self, Definition, Listed};
-use crate::scheduler::checks::{Checked, check_places, check_url};
+use crate::scheduler::checks::{Checked, check_case, check_places};
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
-use crate::scheduler::model::{Environment, Kind, Refusal, TestCase};
+use crate::scheduler::model::{Environment, Refusal, TestCase};
 use crate::scheduler::steer;
 use crate::scheduler::submit::check_room;
 use axum::http::StatusCode;
@@ -30,9 +30,7 @@ impl Served for TestCase {
     const PATH: &'static str = "/v1/testcases/";
 
     async fn check_beside(&self, services: &Services) -> Result<(), Problem> {
-        if self.kind == Kind::Http {
-            check_url(&format!("case {}", self.id), &self.url, &services.inner.targets)?;
-        }
+        check_case(self, &services.inner.targets)?;
         Ok(catalog::check_order(&services.store().await?, std::slice::from_ref(self)).await?)
     }
 }

@@ -4,7 +4,9 @@ use super::desk::{Desk, Done, Trouble, cell, count_of, json, read, say, table, w
 use super::places::Places;
 use crate::scheduler::adapters::{self, Form, SOURCE_LABEL, Suite};
 use crate::scheduler::catalog::{self, Written};
-use crate::scheduler::model::{CaseState, Kind, TestCase};
+use crate::scheduler::checks::check_case;
+use crate::scheduler::execute::{Rule, Targets};
+use crate::scheduler::model::{CaseState, Kind, Refusal, TestCase};
 use crate::scheduler::plan_file::{self, Given};
 use clap::{Subcommand, ValueEnum as _};
 use serde_json::json as value;
@@ -26,6 +28,9 @@ pub enum CaseAction {
         /// Give a variable of the file another value: name=value
         #[arg(long = "set", value_parser = super::submits::assignment)]
         variables: Vec<(String, String)>,
+        /// Let a case call a link-local or reserved target: address or network
+        #[arg(long = "allow-target")]
+        allow_targets: Vec<Rule>,
     },
     /// Prints a case
     Get { case: String },
@@ -79,6 +84,9 @@ junit                    a report; with --command each test becomes a command, e
         /// same prefix before, and whose tests are gone
         #[arg(long)]
         prune: bool,
+        /// Let a case call a link-local or reserved target: address or network
+        #[arg(long = "allow-target")]
+        allow_targets: Vec<Rule>,
     },
     /// Prints cases for others. Of a case csv has all but steps, expected results, mutes and empty texts;
     /// yaml and json have all
@@ -97,7 +105,9 @@ junit                    a report; with --command each test becomes a command, e
 
 pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
     match action {
-        CaseAction::Put { files, variables } => put(desk, &files, &variables).await?,
+        CaseAction::Put { files, variables, allow_targets } => {
+            put(desk, &files, &variables, &allow_targets).await?;
+        }
         CaseAction::Get { case } => {
             let found = catalog::get::<TestCase>(&desk.client, &case).await?;
             say(&json(&found));
@@ -122,7 +132,7 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
             let deleted = catalog::delete_all::<TestCase>(&desk.client, &cases).await?;
             desk.tell(&value!({"deleted": deleted}));
         }
-        CaseAction::Import { form, path, prefix, command, dry_run, prune } => {
+        CaseAction::Import { form, path, prefix, command, dry_run, prune, allow_targets } => {
             if prune && !adapters::is_suite(form) {
                 let text =
                     "--prune is for nextest, pytest and gotest, which list all tests there are";
@@ -131,7 +141,7 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
             let cases = import(form, &path, &prefix, &command)?;
             match dry_run {
                 true => say(&json(&cases)),
-                false => take_in(desk, cases, prune).await?,
+                false => take_in(desk, cases, prune, &allow_targets).await?,
             }
         }
         CaseAction::Export { form, prefix, output } => {
@@ -160,7 +170,12 @@ pub(super) async fn run(action: CaseAction, desk: &Desk) -> Done {
     Ok(0)
 }
 
-async fn put(desk: &Desk, files: &[PathBuf], set: &[(String, String)]) -> Result<(), Trouble> {
+async fn put(
+    desk: &Desk,
+    files: &[PathBuf],
+    set: &[(String, String)],
+    allowed: &[Rule],
+) -> Result<(), Trouble> {
     let (mut cases, mut places) = (Vec::new(), Places::default());
     for file in files {
         let fail = |error| Trouble::Usage(format!("{}: {error}", file.display()));
@@ -168,13 +183,18 @@ async fn put(desk: &Desk, files: &[PathBuf], set: &[(String, String)]) -> Result
         places.add(file, &given);
         cases.extend(given);
     }
-    let saved = save(desk, &cases).await;
+    let saved = save(desk, &cases, allowed).await;
     tell(desk, &saved.map_err(|trouble| places.locate(trouble))?);
     Ok(())
 }
 
 /// Writes imported cases, and sees which of an earlier import are gone.
-async fn take_in(desk: &Desk, mut cases: Vec<TestCase>, prune: bool) -> Result<(), Trouble> {
+async fn take_in(
+    desk: &Desk,
+    mut cases: Vec<TestCase>,
+    prune: bool,
+    allowed: &[Rule],
+) -> Result<(), Trouble> {
     let reported: Vec<String> =
         cases.iter().filter(|case| case.kind == Kind::Manual).map(|case| case.id.clone()).collect();
     let known = catalog::of_ids::<TestCase>(&desk.client, &reported).await?;
@@ -191,7 +211,7 @@ async fn take_in(desk: &Desk, mut cases: Vec<TestCase>, prune: bool) -> Result<(
     let source = cases.first().and_then(|case| case.labels.get(SOURCE_LABEL)).cloned();
     let ids: BTreeSet<String> = cases.iter().map(|case| case.id.clone()).collect();
     let given: Vec<_> = cases.into_iter().map(Given::from).collect();
-    let written = save(desk, &given).await?;
+    let written = save(desk, &given, allowed).await?;
     let mut gone = Vec::new();
     if let Some(source) = source {
         let is_gone = |case: &TestCase| {
@@ -226,11 +246,23 @@ fn tell(desk: &Desk, written: &[Written]) {
     desk.show(&value!({"cases": written}), |_| count_of(written.len(), "case"));
 }
 
-/// Writes cases, all of which are fine by themselves and close no circle.
-pub(super) async fn save(desk: &Desk, cases: &[Given<TestCase>]) -> Result<Vec<Written>, Trouble> {
-    for case in cases {
-        case.value.check()?;
+/// That all are fine by themselves, and call nothing that must not be called.
+pub(super) fn check_all(given: &[Given<TestCase>], allowed: &[Rule]) -> Result<(), Refusal> {
+    let targets = Targets { allowed: allowed.to_vec(), ..Targets::default() };
+    for Given { value, .. } in given {
+        value.check()?;
+        check_case(value, &targets).map_err(|why| why.about("case", &value.id))?;
     }
+    Ok(())
+}
+
+/// Writes cases, all of which are fine by themselves and close no circle.
+pub(super) async fn save(
+    desk: &Desk,
+    cases: &[Given<TestCase>],
+    allowed: &[Rule],
+) -> Result<Vec<Written>, Trouble> {
+    check_all(cases, allowed)?;
     let values: Vec<TestCase> = cases.iter().map(|given| given.value.clone()).collect();
     catalog::check_order(&desk.client, &values).await?;
     Ok(catalog::put_all(&desk.client, cases).await?)

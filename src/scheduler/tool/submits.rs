@@ -49,7 +49,7 @@ pub struct SubmitArgs {
     /// Do as if predecessors that are not selected had ended
     #[arg(long)]
     ignore_missing_predecessors: bool,
-    /// Let an environment of the file name a link-local or reserved target: address or network
+    /// Let a case or an environment of the file name a link-local or reserved target: address or network
     #[arg(long = "allow-target")]
     allow_targets: Vec<Rule>,
     #[command(flatten)]
@@ -115,9 +115,7 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
 
 /// Nothing is written of a plan of which a part is wrong.
 async fn check_and_send(plan: Plan, allowed: &[Rule], desk: &Desk) -> Result<String, Trouble> {
-    for case in &plan.cases {
-        case.value.check()?;
-    }
+    cases::check_all(&plan.cases, allowed)?;
     environments::check_all(&plan.environments, allowed.to_vec())?;
     if !plan.cases.is_empty() || !plan.environments.is_empty() {
         let client = &desk.client;
@@ -127,7 +125,7 @@ async fn check_and_send(plan: Plan, allowed: &[Rule], desk: &Desk) -> Result<Str
         submit::check(client, &spec, &cases, &environments).await?;
     }
     if !plan.cases.is_empty() {
-        cases::save(desk, &plan.cases).await?;
+        cases::save(desk, &plan.cases, allowed).await?;
     }
     catalog::put_all(&desk.client, &plan.environments).await?;
     send(plan.run, desk).await

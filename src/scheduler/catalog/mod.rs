@@ -4,14 +4,17 @@
 //! overwrites no other. Deleted definitions stay, marked, until they are described anew: runs have
 //! copies of their own.
 
+mod kinds;
+
+pub use kinds::Definition;
+
 use super::client::Client;
 use super::keys;
-use super::model::{Environment, Refusal, TestCase, find_circle};
+use super::model::{Refusal, TestCase, find_circle};
 use super::plan_file::Given;
 use super::store::{Compare, Kv, Op, Outcome, Txn};
 use super::submit::{SubmitError, check_room};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
@@ -29,97 +32,6 @@ const WRITES_MAX: usize = 64;
 const WRITTEN_BYTES_MAX: usize = 256 * 1024;
 /// Attempts to write what somebody else changes at the same time.
 const TRIES: usize = 5;
-
-/// A kind of definition.
-pub trait Definition: Clone + Serialize + DeserializeOwned + Send + Sync {
-    const PREFIX: &'static str;
-    /// What one is called.
-    const WHAT: &'static str;
-
-    fn id(&self) -> &str;
-    /// # Errors
-    /// 400 with what is wrong.
-    fn check(&self) -> Result<(), Refusal>;
-    fn is_deleted(&self) -> bool;
-    /// When it was created and changed, and whether it is deleted.
-    fn marks(&mut self) -> (&mut String, &mut String, &mut bool);
-    /// Takes over what people set by hand while the other one was in use, but for what `named` names.
-    /// A reason goes with what it is the reason of.
-    fn keep(&mut self, before: &Self, named: &BTreeSet<String>);
-    /// What people may make of the one that is there, if there is one.
-    /// # Errors
-    /// 422 with what is missing.
-    fn check_change(&self, _before: Option<&Self>) -> Result<(), Refusal> {
-        Ok(())
-    }
-}
-
-/// Takes fields over that are not named; none of them where the first of them is.
-macro_rules! keep {
-    ($new:ident, $before:ident, $named:ident, $first:ident $(, $other:ident)*) => {
-        if !$named.contains(stringify!($first)) {
-            $new.$first.clone_from(&$before.$first);
-            $(if !$named.contains(stringify!($other)) {
-                $new.$other.clone_from(&$before.$other);
-            })*
-        }
-    };
-}
-
-impl Definition for TestCase {
-    const PREFIX: &'static str = keys::CASES;
-    const WHAT: &'static str = "case";
-
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn check(&self) -> Result<(), Refusal> {
-        TestCase::check(self)
-    }
-
-    fn is_deleted(&self) -> bool {
-        self.is_deleted
-    }
-
-    fn marks(&mut self) -> (&mut String, &mut String, &mut bool) {
-        (&mut self.gmt_create, &mut self.gmt_modified, &mut self.is_deleted)
-    }
-
-    fn keep(&mut self, before: &Self, named: &BTreeSet<String>) {
-        keep!(self, before, named, state, state_reason, state_until);
-    }
-
-    fn check_change(&self, before: Option<&Self>) -> Result<(), Refusal> {
-        self.check_state(before)
-    }
-}
-
-impl Definition for Environment {
-    const PREFIX: &'static str = keys::ENVIRONMENTS;
-    const WHAT: &'static str = "environment";
-
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn check(&self) -> Result<(), Refusal> {
-        Environment::check(self)
-    }
-
-    fn is_deleted(&self) -> bool {
-        self.is_deleted
-    }
-
-    fn marks(&mut self) -> (&mut String, &mut String, &mut bool) {
-        (&mut self.gmt_create, &mut self.gmt_modified, &mut self.is_deleted)
-    }
-
-    fn keep(&mut self, before: &Self, named: &BTreeSet<String>) {
-        keep!(self, before, named, health, health_reason);
-        keep!(self, before, named, state, state_reason);
-    }
-}
 
 /// A definition as it was read or written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -243,12 +155,13 @@ pub async fn put<T: Definition>(
 /// not name it: nobody ends somebody else's maintenance or mute by writing a file again.
 ///
 /// # Errors
-/// What `check` refuses of any, and then nothing is written; else those before the failure may be.
+/// What `check` and `check_change` refuse of any, and then nothing is written; else those before the failure may be.
 pub async fn put_all<T: Definition>(
     client: &Client,
     values: &[Given<T>],
 ) -> Result<Vec<Written>, SubmitError> {
     values.iter().try_for_each(|given| given.value.check())?;
+    check_changes(client, values).await?;
     let (mut written, mut rest) = (Vec::with_capacity(values.len()), values);
     while !rest.is_empty() {
         let (together, others) = rest.split_at(fitting(rest));
@@ -259,6 +172,21 @@ pub async fn put_all<T: Definition>(
         rest = others;
     }
     Ok(written)
+}
+
+/// That all may be what they would be beside those that are there: else none is written.
+async fn check_changes<T: Definition>(
+    client: &Client,
+    values: &[Given<T>],
+) -> Result<(), SubmitError> {
+    let doubtful: Vec<&Given<T>> =
+        values.iter().filter(|given| given.value.check_change(None).is_err()).collect();
+    let ids: Vec<String> = doubtful.iter().map(|given| given.value.id().to_owned()).collect();
+    let before = of_ids::<T>(client, &ids).await?;
+    for given in doubtful {
+        changed(given, before.get(given.value.id()))?;
+    }
+    Ok(())
 }
 
 /// How many of the first definitions one transaction takes.
@@ -286,8 +214,8 @@ async fn put_together<T: Definition>(
         let mut txn = Txn::default();
         for given in values {
             let before = before.get(given.value.id()).copied();
-            let (_, compare, put) =
-                writing(merged(given, before.map(|before| &before.value)), before);
+            let value = changed(given, before.map(|before| &before.value))?;
+            let (_, compare, put) = writing(value, before);
             txn.compares.push(compare);
             txn.then.push(put);
         }
@@ -307,6 +235,14 @@ pub async fn beside<T: Definition>(
     let ids: Vec<String> = values.iter().map(|given| given.value.id().to_owned()).collect();
     let before = of_ids::<T>(client, &ids).await?;
     Ok(values.iter().map(|given| merged(given, before.get(given.value.id()))).collect())
+}
+
+/// The same, if people may do that.
+fn changed<T: Definition>(given: &Given<T>, before: Option<&T>) -> Result<T, Refusal> {
+    let value = merged(given, before);
+    let alive = before.filter(|before| !before.is_deleted());
+    value.check_change(alive).map_err(|why| why.about(T::WHAT, value.id()))?;
+    Ok(value)
 }
 
 /// A definition with what people set of the one that is there.
