@@ -4,6 +4,7 @@ use crate::cluster::{Cluster, Engine};
 use crate::commands::write;
 use crate::on_each_engine;
 use crate::team::Team;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
@@ -13,6 +14,7 @@ on_each_engine![
     what_people_set_stays_when_files_are_written_again,
     wrong_usage_is_no_failed_test,
     a_run_that_is_watched_can_be_left,
+    a_watch_that_is_ended_restores_the_terminal,
     what_is_refused_writes_nothing,
     mistakes_of_a_plan_name_their_line,
     a_store_that_refuses_does_not_fall_silent,
@@ -237,6 +239,50 @@ async fn a_run_that_is_watched_can_be_left(engine: Engine) {
     assert_eq!(open["runs"].as_array().unwrap().len(), 2, "{open}");
 }
 
+/// Whoever ends the command leaves the terminal as it was.
+async fn a_watch_that_is_ended_restores_the_terminal(engine: Engine) {
+    let team = Team::new(Cluster::start(engine, 1).await);
+    let text = "{cases: [{id: look, kind: manual, name: look}], run: {cases: [{case: look}]}}";
+    let run = team.submit_file(&write(&team, "plan.yaml", text)).await;
+    let endpoint = team.cluster.endpoints().join(",");
+    let program = env!("CARGO_BIN_EXE_quoin");
+    let watch = format!("exec {program} run watch {run} --endpoints {endpoint}");
+    let words = format!("sh -c 'echo pid $$; {watch}'; stty -a");
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
+        let words = words.clone();
+        let work = move || {
+            let mut terminal = Command::new("script")
+                .args(["-qec", &words, "/dev/null"])
+                .env("TERM", "xterm")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut out = terminal.stdout.take().unwrap();
+            let (mut seen, mut some) = (String::new(), [0; 4096]);
+            let mut is_sent = false;
+            loop {
+                let count = out.read(&mut some).unwrap();
+                if count == 0 {
+                    break;
+                }
+                seen += &String::from_utf8_lossy(&some[..count]);
+                if !is_sent && seen.contains("q: leave it running") {
+                    let pid = seen.split_whitespace().nth(1).unwrap().parse().unwrap();
+                    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+                    is_sent = true;
+                }
+            }
+            terminal.wait().unwrap();
+            seen
+        };
+        let seen = tokio::task::spawn_blocking(work).await.unwrap();
+        let modes = seen.split_once("goes on").map(|(_, modes)| modes).unwrap_or_default();
+        let has = |wanted: &str| modes.split_whitespace().any(|word| word == wanted);
+        assert!(has("echo") && has("icanon"), "{signal:?}: {seen}");
+    }
+}
+
 async fn what_is_refused_writes_nothing(engine: Engine) {
     let team = Team::new(Cluster::start(engine, 1).await);
     let case = "{id: new, kind: command, command: [ls]}";
@@ -335,7 +381,7 @@ async fn a_store_that_refuses_does_not_fall_silent(engine: Engine) {
 
 async fn what_is_left_out_is_told(engine: Engine) {
     let team = Team::new(Cluster::start(engine, 1).await);
-    let text = "[{id: a, kind: command, command: [ls], on_lost: never, mutual_tag: t, state: muted},\n\
+    let text = "[{id: a, kind: command, command: [ls], on_lost: never, mutual_tag: t, state: muted, state_reason: r},\n\
                 {id: b, kind: command, command: [ls], output: \"\", case_pre: {case: a, policy: passed}},\n\
                 {id: c, kind: command, command: [ls], case_pre: a}]\n";
     assert_eq!(team.says(&["case", "put", &write(&team, "cases.yaml", text)]).await.0, 0);
@@ -344,7 +390,7 @@ async fn what_is_left_out_is_told(engine: Engine) {
     assert_eq!(said, "Warning: there are more than 2 cases: see them with --limit 20\n");
     assert_eq!(team.says(&["case", "ls", "--limit", "3"]).await.2, "");
     let (code, _, said) = team.says(&["case", "export", "csv"]).await;
-    let wanted = "Warning: 2 cases say what csv cannot hold, of output, state; yaml and json can\n";
+    let wanted = "Warning: 2 cases say what csv cannot hold, of output, state, state_reason; yaml and json can\n";
     assert_eq!((code, &*said), (0, wanted));
     assert_eq!(team.says(&["case", "export", "csv", "--prefix", "c"]).await.2, "");
     let (_, text, _) = team.says(&["case", "export", "csv"]).await;

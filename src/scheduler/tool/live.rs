@@ -9,9 +9,11 @@ use crate::scheduler::keys;
 use crate::scheduler::model::{Status, Totals};
 use crate::scheduler::submit::SubmitError;
 use crate::scheduler::view::{End, Live, Unstarted, read, totals_line};
+use std::future::poll_fn;
 use std::io::{self, Write as _};
+use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Tasks that are shown while they run.
@@ -29,12 +31,23 @@ const DOTS: usize = 80;
 
 /// Shows a run until its end; the exit code is how it went. None if somebody left it running before.
 pub(super) async fn watch(desk: &Desk, run: &str) -> Result<Option<u8>, Trouble> {
-    let mut show: Box<dyn Show> = match (desk.wants_json, Screen::is_there()) {
+    let is_seen = !desk.wants_json && Screen::is_there();
+    let signals = signals(is_seen);
+    tokio::select! {
+        watched = look_on(desk, run, is_seen) => watched,
+        () = any(signals) => {
+            Err(Trouble::Usage(format!("no longer watched: run {run} goes on")))
+        }
+    }
+}
+
+async fn look_on(desk: &Desk, run: &str, is_seen: bool) -> Result<Option<u8>, Trouble> {
+    let mut show: Box<dyn Show> = match (desk.wants_json, is_seen) {
         (true, _) => Box::new(Silent),
         (false, true) => Box::new(Picture::default()),
         (false, false) => Box::new(Dots::default()),
     };
-    let mut keys = (!desk.wants_json && Screen::is_there()).then(Keys::new);
+    let mut keys = is_seen.then(Keys::new);
     // Those that were shown: after the store was away, the run is read from its begin again.
     let mut shown = 0;
     let mut away: Option<Instant> = None;
@@ -102,7 +115,6 @@ async fn follow(
     show.ends(&known);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut interrupt = signal(SignalKind::interrupt()).ok();
     while live.status().ended.is_none() {
         tokio::select! {
             found = next(&mut commits) => {
@@ -125,9 +137,6 @@ async fn follow(
                 b'q' => return Ok(Followed::Left),
                 _ => {}
             },
-            () = interrupted(&mut interrupt) => {
-                return Err(Trouble::Usage(format!("no longer watched: run {run} goes on")));
-            }
         }
     }
     Ok(Followed::Ended { has_all: live.has_all() })
@@ -146,14 +155,24 @@ async fn key(keys: &mut Option<Keys>) -> u8 {
     }
 }
 
-/// The terminal must be put right before the process ends by it.
-async fn interrupted(signal: &mut Option<tokio::signal::unix::Signal>) {
-    match signal {
-        Some(signal) => {
-            signal.recv().await;
-        }
-        None => std::future::pending().await,
+/// What asks this process to end. Its terminal, if it has one, must be put right before.
+fn signals(is_at_terminal: bool) -> Vec<Signal> {
+    let mut kinds = vec![SignalKind::interrupt()];
+    if is_at_terminal {
+        kinds.extend([SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()]);
     }
+    kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect()
+}
+
+async fn any(mut signals: Vec<Signal>) {
+    poll_fn(|context| {
+        let has_come = |signal: &mut Signal| signal.poll_recv(context).is_ready();
+        match signals.iter_mut().any(has_come) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
 }
 
 /// How a run is shown while it goes on.

@@ -1,25 +1,38 @@
 //! The terminal while a run is watched: keys without Enter, and lines at the bottom that are drawn
 //! again and again.
 
+use parking_lot::Mutex;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::thread;
+use std::sync::Once;
+use std::{panic, thread};
 use tokio::sync::mpsc;
 
 /// Columns where the terminal does not say.
 const COLUMNS: usize = 80;
 
-/// Keys are read one by one while it lives; then the terminal is as it was.
+/// The terminal as it was, while it is otherwise.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Keys are read one by one while it lives; then the terminal is as it was, after a panic too.
 pub(super) struct Keys {
-    before: Option<Termios>,
     typed: mpsc::UnboundedReceiver<u8>,
 }
 
 impl Keys {
     pub(super) fn new() -> Self {
-        let before = tcgetattr(io::stdin()).ok();
-        if let Some(before) = &before {
+        // Nothing is dropped where a panic ends the process at once.
+        static RESTORED: Once = Once::new();
+        RESTORED.call_once(|| {
+            let next = panic::take_hook();
+            panic::set_hook(Box::new(move |what| {
+                restore();
+                next(what);
+            }));
+        });
+        if let Ok(before) = tcgetattr(io::stdin()) {
             let mut now = before.clone();
+            *BEFORE.lock() = Some(before);
             // Ctrl-C stays what it is.
             now.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
             // Where it cannot be set, keys need Enter.
@@ -35,7 +48,7 @@ impl Keys {
                 }
             }
         });
-        Self { before, typed }
+        Self { typed }
     }
 
     /// The next key; never, when there are no more.
@@ -49,9 +62,14 @@ impl Keys {
 
 impl Drop for Keys {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _unset = tcsetattr(io::stdin(), OptionalActions::Now, before);
-        }
+        restore();
+    }
+}
+
+fn restore() {
+    // Whoever has it now is about to do the same.
+    if let Some(before) = BEFORE.try_lock().and_then(|mut before| before.take()) {
+        let _unset = tcsetattr(io::stdin(), OptionalActions::Now, &before);
     }
 }
 
@@ -90,5 +108,37 @@ impl Screen {
         let mut to = io::stdout();
         // A reader that is gone has seen enough.
         let _closed = to.write_all(out.as_bytes()).and_then(|()| to.flush());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Keys;
+    use std::process::Command;
+
+    const TERMINAL: &str = "QUOIN_TEST_AT_TERMINAL";
+
+    /// As where a panic ends the process: nothing is dropped.
+    #[test]
+    fn the_terminal_is_as_it_was_after_a_panic() {
+        if std::env::var_os(TERMINAL).is_some() {
+            std::mem::forget(Keys::new());
+            let now = Command::new("stty").arg("-a").status().unwrap();
+            panic!("as it shall: {now}");
+        }
+        let program = std::env::current_exe().unwrap();
+        let name = std::thread::current().name().unwrap().to_owned();
+        let words = format!("{} --exact {name} --nocapture; stty -a", program.display());
+        let output = Command::new("script")
+            .args(["-qec", &words, "/dev/null"])
+            .env(TERMINAL, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let modes: Vec<&str> = said
+            .split_whitespace()
+            .filter(|word| word.ends_with("echo;") || word.ends_with("echo"))
+            .collect();
+        assert_eq!(modes, ["-echo", "echo"], "{said}");
     }
 }
