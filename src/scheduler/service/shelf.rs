@@ -26,6 +26,8 @@ const FRESH: Duration = Duration::from_secs(1);
 const COST_FACTOR: u32 = 5;
 /// But no longer: that a store was slow once must not be seen for minutes.
 const OLDEST: Duration = Duration::from_secs(20);
+/// So long it is read why a run's lanes wait after somebody has asked for it: that takes as long as all the rest.
+const ASKED: Duration = Duration::from_secs(30);
 /// Lanes that are told why they wait.
 const WAITING_MAX: usize = 1_000;
 /// Lanes that are told for one tag.
@@ -40,7 +42,9 @@ pub(super) struct Shelved {
     pub(super) gaps: Vec<Gap>,
     /// Found when somebody asks for them.
     groups: OnceLock<Vec<FailureGroup>>,
+    /// Empty unless somebody has asked for it lately.
     pub(super) waiting: Waiters,
+    has_waiting: bool,
     read: Instant,
     /// How long that took.
     cost: Duration,
@@ -66,40 +70,59 @@ impl Shelved {
     }
 }
 
+/// A run's place on the shelf.
+#[derive(Default)]
+struct Place {
+    found: Option<Arc<Shelved>>,
+    /// When somebody wanted to know last why its lanes wait.
+    asked: Option<Instant>,
+}
+
 /// Runs that somebody has looked at lately. Whoever wants one that is being read waits for it.
 #[derive(Default)]
 pub(super) struct Shelf {
-    runs: Mutex<BTreeMap<String, Arc<Mutex<Option<Arc<Shelved>>>>>>,
+    runs: Mutex<BTreeMap<String, Arc<Mutex<Place>>>>,
 }
 
 impl Shelf {
-    async fn find(&self, client: Client, run: &str) -> Result<Arc<Shelved>, Problem> {
+    /// `is_asked`: why its lanes wait is wanted, too.
+    async fn find(
+        &self,
+        client: Client,
+        run: &str,
+        is_asked: bool,
+    ) -> Result<Arc<Shelved>, Problem> {
         let place = self.place(run).await;
         let mut place = place.lock().await;
-        if let Some(found) = place.as_ref()
+        if is_asked {
+            place.asked = Some(Instant::now());
+        }
+        if let Some(found) = place.found.as_ref()
+            && (found.has_waiting || !is_asked)
             && found.is_fresh(&client, run).await?
         {
             return Ok(found.clone());
         }
-        let name = run.to_owned();
-        let handle = Handle::current();
-        let reading =
-            tokio::task::spawn_blocking(move || handle.block_on(read_run(&client, &name)));
+        let (name, handle) = (run.to_owned(), Handle::current());
+        let with_waiting = place.asked.is_some_and(|asked| asked.elapsed() < ASKED);
+        let reading = tokio::task::spawn_blocking(move || {
+            handle.block_on(read_run(&client, &name, with_waiting))
+        });
         let found = reading.await.map_err(|_| Problem::new(500, "reading the run was cut off"))?;
         let found = Arc::new(found?);
-        *place = Some(found.clone());
+        place.found = Some(found.clone());
         Ok(found)
     }
 
     /// Where a run is kept; the one that was read longest ago makes room.
-    async fn place(&self, run: &str) -> Arc<Mutex<Option<Arc<Shelved>>>> {
+    async fn place(&self, run: &str) -> Arc<Mutex<Place>> {
         let mut runs = self.runs.lock().await;
         if !runs.contains_key(run) && runs.len() >= BOOKS_MAX {
-            let read = |place: &Arc<Mutex<Option<Arc<Shelved>>>>| {
+            let read = |place: &Arc<Mutex<Place>>| {
                 // One that is being read is in use.
                 place
                     .try_lock()
-                    .map_or(Some(Instant::now()), |found| found.as_ref().map(|f| f.read))
+                    .map_or(Some(Instant::now()), |place| place.found.as_ref().map(|f| f.read))
             };
             let oldest = runs.iter().min_by_key(|(_, place)| read(place));
             if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
@@ -110,17 +133,24 @@ impl Shelf {
     }
 }
 
-async fn read_run(client: &Client, run: &str) -> Result<Shelved, SubmitError> {
+async fn read_run(client: &Client, run: &str, has_waiting: bool) -> Result<Shelved, SubmitError> {
     let begun = Instant::now();
-    let (book, waiting) = read::why(client, run, now_ms()).await?;
+    let (book, waiting) = match has_waiting {
+        false => (read::book(client, run).await?, Waiters::default()),
+        true => {
+            let (book, waiting) = read::why(client, run, now_ms()).await?;
+            (book, Waiters::new(run, waiting))
+        }
+    };
     let pace = Pace::of(&book, now_ms());
-    let ((numbers, gaps), waiting) = (measured(&book), Waiters::new(run, waiting));
+    let (numbers, gaps) = measured(&book);
     let (read, groups) = (Instant::now(), OnceLock::new());
     let cost = read.duration_since(begun);
-    Ok(Shelved { book, numbers, pace, gaps, groups, waiting, read, cost })
+    Ok(Shelved { book, numbers, pace, gaps, groups, waiting, has_waiting, read, cost })
 }
 
 /// Lanes that wait: of very many only the first.
+#[derive(Default)]
 pub(super) struct Waiters {
     pub(super) first: Vec<Waiting>,
     /// Those that wait for tags, by tag.
@@ -204,7 +234,7 @@ pub(super) async fn contention(services: &Services) -> Result<Contention, Proble
     for kv in open.kvs {
         let run = kv.key.strip_prefix(keys::OPEN).unwrap_or_default();
         // A run that has ended meanwhile waits for nothing.
-        let Ok(shelved) = services.shelved(run).await else { continue };
+        let Ok(shelved) = services.shelved_waiting(run).await else { continue };
         for (tag, queue) in &shelved.waiting.for_tags {
             found.queues.entry(tag.clone()).or_default().merge(queue);
         }
@@ -215,8 +245,17 @@ pub(super) async fn contention(services: &Services) -> Result<Contention, Proble
 
 impl Services {
     pub(super) async fn shelved(&self, run: &str) -> Result<Arc<Shelved>, Problem> {
+        self.find(run, false).await
+    }
+
+    /// The same with why its lanes wait.
+    pub(super) async fn shelved_waiting(&self, run: &str) -> Result<Arc<Shelved>, Problem> {
+        self.find(run, true).await
+    }
+
+    async fn find(&self, run: &str, is_asked: bool) -> Result<Arc<Shelved>, Problem> {
         self.check_may_read_all().await?;
         let client = self.store().await?;
-        self.inner.shelf.find(client, run).await
+        self.inner.shelf.find(client, run, is_asked).await
     }
 }

@@ -133,7 +133,7 @@ pub(super) async fn waiting(
     services: Services,
     InPath(run): InPath<String>,
 ) -> Result<Response, Problem> {
-    let found = services.shelved(&run).await?;
+    let found = services.shelved_waiting(&run).await?;
     let Waiters { first, lanes, tasks, .. } = &found.waiting;
     let revision = found.book.revision;
     Ok(ok(&json!({"items": first, "lanes": lanes, "tasks": tasks, "revision": revision})))
