@@ -186,7 +186,12 @@ pub fn roll(run: &str) -> String {
 
 /// The history of a case in an environment, which may be empty.
 pub fn stats(case: &str, environment: &str) -> String {
-    format!("{STATS}{case}/{}", or_none(environment))
+    format!("{}{}", stats_of(case), or_none(environment))
+}
+
+/// What the keys of a case's histories begin with.
+pub fn stats_of(case: &str) -> String {
+    format!("{STATS}{case}/")
 }
 
 /// The case and the environment of a history, from its key.

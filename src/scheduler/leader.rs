@@ -12,6 +12,7 @@ use super::execute::Caller;
 use super::hooks::{self, Hooks};
 use super::keys;
 use super::lease::Lease;
+use super::mutes;
 use super::numbers::Numbers;
 use super::store::{Compare, Kv, Op, Outcome, Txn};
 use etcd_client::Error;
@@ -311,6 +312,12 @@ fn ask(
                 Err(Error::GRpcStatus(status)) if status.code() == tonic::Code::NotFound => return,
                 Err(error) => Answer::Lost(error),
             },
+            Request::EndMute { case, recovered } => {
+                return if let Err(error) = mutes::end(&client, &case, recovered).await {
+                    // It recovers again, or the next leader tries it.
+                    tracing::warn!(case, %error, "cannot end the mute of a case that has recovered");
+                };
+            }
             Request::Rebuild | Request::Deposed => return,
         };
         // Nobody listens when the term is over.

@@ -22,6 +22,7 @@ pub mod leader;
 mod late;
 mod lease;
 pub mod model;
+mod mutes;
 pub mod numbers;
 mod page;
 pub mod planner;

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 on_each_engine![
     failures_are_grouped_compared_and_saved,
     flaky_cases_are_listed_and_set_apart,
+    a_muted_case_that_has_recovered_counts_again,
     nobody_sets_a_case_apart_without_a_reason,
     tags_are_told_with_who_waits_and_environments_with_their_checks,
 ];
@@ -367,4 +368,57 @@ async fn tags_are_told_with_who_waits_and_environments_with_their_checks(engine:
     let seen = version(&closed.body);
     let gone = caller.raw("DELETE", "/v1/environments/plain", &[("if-match", &seen)], "").await;
     assert_eq!((gone.status, &gone.body["isDelete"]), (200, &json!(true)));
+}
+
+async fn a_muted_case_that_has_recovered_counts_again(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    team.start_worker("w1", 1, &["--allow-command"]).await;
+    let broken = team.file("broken");
+    let script = format!("[ {{{{place}}}} = lab ] || [ ! -e {broken} ]");
+    let place = |id: &str| json!({"id": id, "config": {"place": id}});
+    let plan = |repeats: u32, places: &[&str]| {
+        json!({
+            "cases": [{"id": "shaky", "kind": "command", "command": ["sh", "-c", script]}],
+            "environments": [place("lab"), place("field")],
+            "run": {"cases": [{"case": "shaky"}], "repeats": repeats, "environments": places},
+        })
+    };
+    let state = async |team: &Team| {
+        let case = team.json(&["case", "get", "shaky"]).await;
+        case["state"].as_str().unwrap_or("enabled").to_owned()
+    };
+    std::fs::write(&broken, "").unwrap();
+    let run = team.submit(&plan(1, &["lab", "field"])).await;
+    assert_eq!(team.ended(&run).await.state, "failed");
+    let mute = ["flaky", "mute", "shaky", "--reason", "the field is closed"];
+    assert_eq!(team.says(&mute).await.0, 0);
+    for (repeats, places) in [(30, &["lab"][..]), (1, &["field"]), (1, &["lab"])] {
+        let run = team.submit(&plan(repeats, places)).await;
+        assert_eq!(team.ended(&run).await.state, "passed");
+    }
+    assert_eq!(state(&team).await, "muted", "it fails in the field");
+    std::fs::remove_file(&broken).unwrap();
+    let run = team.submit(&plan(9, &["field"])).await;
+    team.ended(&run).await;
+    assert_eq!(state(&team).await, "muted", "nine have passed");
+    // Another leader counts on.
+    team.schedulers[0].kill();
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    let run = team.submit(&plan(1, &["field"])).await;
+    team.ended(&run).await;
+    eventually("the case to count again", async || match &*state(&team).await {
+        "enabled" => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .await;
+    // What is muted anew has to recover anew.
+    assert_eq!(team.says(&mute).await.0, 0);
+    let run = team.submit(&plan(9, &["lab", "field"])).await;
+    team.ended(&run).await;
+    assert_eq!(state(&team).await, "muted");
+    std::fs::write(&broken, "").unwrap();
+    assert_eq!(team.says(&["flaky", "unmute", "shaky"]).await.0, 0);
+    let run = team.submit(&plan(1, &["field"])).await;
+    assert_eq!(team.ended(&run).await.state, "failed");
 }

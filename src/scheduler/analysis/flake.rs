@@ -57,6 +57,13 @@ pub struct FlakeScore {
 }
 
 impl FlakeRule {
+    /// Whether the case has run to a verdict within the window before a time, in milliseconds since 1970.
+    pub fn has_run(&self, stats: &Stats, now: u64) -> bool {
+        let now = u32::try_from(now / 3_600_000).unwrap_or(u32::MAX);
+        let is_meant = |mark: &&Mark| now.saturating_sub(mark.hour) <= self.window_hours;
+        stats.last.iter().filter(is_meant).any(|mark| mark.verdict.is_of_case())
+    }
+
     /// The score of a case at a time, in milliseconds since 1970.
     pub fn score(&self, stats: &Stats, now: u64) -> FlakeScore {
         let now = u32::try_from(now / 3_600_000).unwrap_or(u32::MAX);

@@ -5,6 +5,7 @@ use crate::scheduler::model::{Environment, Refusal, TestCase};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 /// A kind of definition.
 pub trait Definition: Clone + Serialize + DeserializeOwned + Send + Sync {
@@ -28,6 +29,8 @@ pub trait Definition: Clone + Serialize + DeserializeOwned + Send + Sync {
     fn check_change(&self, _before: Option<&Self>) -> Result<(), Refusal> {
         Ok(())
     }
+    /// Sets what says since when something is so, when it is written at a time in place of another.
+    fn date(&mut self, _before: Option<&Self>, _now: SystemTime) {}
 }
 
 /// Takes fields over that are not named; none of them where the first of them is.
@@ -64,6 +67,10 @@ impl Definition for TestCase {
 
     fn keep(&mut self, before: &Self, named: &BTreeSet<String>) {
         keep!(self, before, named, state, state_reason, state_until);
+    }
+
+    fn date(&mut self, before: Option<&Self>, now: SystemTime) {
+        self.date_state(before, &humantime::format_rfc3339_millis(now).to_string());
     }
 
     fn check_change(&self, before: Option<&Self>) -> Result<(), Refusal> {

@@ -70,10 +70,6 @@ fn parse<T: Definition>(kv: &Kv) -> Result<Stored<T>, SubmitError> {
     Ok(Stored { value, version: kv.mod_revision })
 }
 
-fn now() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
-}
-
 fn unknown<T: Definition>(id: &str) -> SubmitError {
     Refusal::new(404, format!("unknown {} {id}", T::WHAT)).into()
 }
@@ -342,8 +338,10 @@ async fn write<T: Definition>(
 fn writing<T: Definition>(mut value: T, before: Option<&Stored<T>>) -> (T, Compare, Op) {
     let alive = before.filter(|before| !before.value.is_deleted());
     let created = alive.map(|before| before.value.clone().marks().0.clone());
+    let now = SystemTime::now();
+    value.date(alive.map(|before| &before.value), now);
     let (gmt_create, gmt_modified, _) = value.marks();
-    *gmt_modified = now();
+    *gmt_modified = humantime::format_rfc3339_seconds(now).to_string();
     *gmt_create = created.unwrap_or_else(|| gmt_modified.clone());
     let key = key::<T>(value.id());
     let compare = match before {

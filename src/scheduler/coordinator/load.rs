@@ -77,6 +77,7 @@ impl Coordinator {
         for key in new.claims.keys().cloned().collect::<Vec<_>>() {
             new.maybe_reclaim(now, &key);
         }
+        new.end_mutes(now);
         new.look_at_drafts(now);
         new
     }

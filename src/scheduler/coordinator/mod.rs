@@ -90,6 +90,12 @@ pub enum Request {
     },
     /// Look which runs have definitions but do not exist, and hand them in as `drafts_read`.
     ReadDrafts,
+    /// Let a muted case be as any other: it had recovered at a time, in milliseconds since 1970. A newer
+    /// mute stays.
+    EndMute {
+        case: String,
+        recovered: u64,
+    },
     /// End a lease: its worker does not answer.
     Revoke {
         lease: i64,

@@ -108,6 +108,9 @@ pub struct TestCase {
     pub state_reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_until: Option<String>,
+    /// Since when it is so, for this reason and until then; set when it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_since: Option<String>,
     pub gmt_create: String,
     pub gmt_modified: String,
     #[serde(rename = "isDelete")]
@@ -456,6 +459,17 @@ impl TestCase {
         if since.is_some_and(|since| since.as_millis() <= u128::from(now)) {
             self.state = CaseState::Enabled;
         }
+    }
+
+    /// Says since when its state is as it is, when it is written at a time in place of another.
+    pub(in crate::scheduler) fn date_state(&mut self, before: Option<&Self>, now: &str) {
+        let of = |case: &Self| (case.state, case.state_reason.clone(), case.state_until.clone());
+        let before = before.filter(|before| of(before) == of(self));
+        self.state_since = match (self.state, before) {
+            (CaseState::Enabled, _) => None,
+            (_, Some(before)) => before.state_since.clone(),
+            (_, None) => Some(now.to_owned()),
+        };
     }
 
     /// How its output is compared. Exact, as test teams are used to, where an output is given for a

@@ -359,6 +359,11 @@ impl Planner {
         self.lane(id).map(|lane| (&lane.case_name, &lane.traits.environment))
     }
 
+    /// Whether what a lane's tasks fail does not fail their run.
+    pub fn is_muted(&self, id: LaneId) -> bool {
+        self.lane(id).is_some_and(|lane| lane.traits.is_muted)
+    }
+
     /// How long a task of a lane may take, in milliseconds.
     pub fn timeout_ms(&self, id: LaneId) -> Option<u64> {
         self.lane(id).map(|lane| lane.traits.timeout_ms)

@@ -9,7 +9,7 @@ pub mod verdict;
 pub use block::{Block, Packer, Rolled, unrolled};
 pub use tally::{Failure, Group, Past, Report, Slow, Tally, Times, efficiency};
 
-use super::analysis::Stats;
+use super::analysis::{self, Ended, FlakeRule, Stats};
 use super::model::{Row, Status, Totals};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,8 +24,39 @@ const LOGS_BYTES_MAX: usize = 4 * 1024;
 pub struct History {
     /// Results recorded up to this revision are counted, each once, and later ones are not.
     pub folded: i64,
+    /// Passes in a row, none of them after a retry, in runs for which the case was muted.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub clean: u32,
+    /// When there were so many that the mute may end, in milliseconds since 1970, until it is otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<u64>,
     #[serde(flatten)]
     pub stats: Stats,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+impl History {
+    /// Takes in an end of a task; whether a muted case has recovered by it.
+    /// What says nothing of the case changes nothing.
+    pub fn add(&mut self, ended: &Ended<'_>, is_muted: bool, rule: &FlakeRule) -> bool {
+        self.stats.add(ended);
+        if !ended.verdict.is_of_case() {
+            return false;
+        }
+        let is_clean = is_muted && ended.verdict == analysis::Verdict::Passed;
+        self.clean = if is_clean { self.clean + 1 } else { 0 };
+        if !is_clean {
+            self.recovered = None;
+        }
+        let has_recovered = self.clean >= rule.recovers_after;
+        if has_recovered {
+            (self.clean, self.recovered) = (0, Some(ended.at));
+        }
+        has_recovered
+    }
 }
 
 /// How a case in an environment came out last: the value of `/results/{case}/{environment}`.

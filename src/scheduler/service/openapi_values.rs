@@ -86,6 +86,7 @@ fn case() -> Value {
         "state": words(&["enabled", "muted", "skipped"], "Whether it runs and counts"),
         "state_reason": text("Why it is muted or skipped"),
         "state_until": text("Until when (RFC 3339)"),
+        "state_since": text("Since when it is so (RFC 3339); set when it is written"),
         "gmt_create": text("Set by the service"),
         "gmt_modified": text("Set by the service"),
         "isDelete": truth("Set by the service"),

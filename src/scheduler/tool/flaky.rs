@@ -116,7 +116,7 @@ fn list(found: &[Found]) -> String {
     let rows = found.iter().map(|Found { found, last, pass_rate }| {
         let state = match (found.state, found.score.has_recovered) {
             (CaseState::Enabled, _) => "",
-            (CaseState::Muted, true) => "muted, has recovered",
+            (CaseState::Muted, true) => "muted, passes again",
             (CaseState::Muted, false) => "muted",
             (CaseState::Skipped, _) => "skipped",
         };

@@ -644,6 +644,8 @@ impl World {
                             let delay = self.network.skewed(1, 50);
                             self.after(delay, Event::DraftsRead { to: who, life });
                         }
+                        // Definitions are changed by nobody here.
+                        coordinator::Request::EndMute { .. } => {}
                         coordinator::Request::Revoke { lease } => self.store.revoke(lease),
                         coordinator::Request::Rebuild => {
                             self.leaders[place].coordinator = None;
