@@ -64,6 +64,8 @@ struct OutClaim {
 enum Event {
     End { worker: WorkerNo, claim: ClaimNo, lane: LaneId, ordinal: u32, attempt: u32 },
     Kill(WorkerNo),
+    Rest(WorkerNo),
+    Wake(WorkerNo),
     Release(u32),
     Set(u32),
 }
@@ -83,6 +85,7 @@ pub(super) struct Play {
     events: BTreeSet<(u64, u64, Event)>,
     count: u64,
     workers: BTreeMap<WorkerNo, PaperWorker>,
+    resting: BTreeSet<WorkerNo>,
     claims: BTreeMap<ClaimNo, OutClaim>,
     plans: BTreeMap<RunNo, Vec<LanePlan>>,
     /// How each task ended, and when.
@@ -110,6 +113,7 @@ impl Play {
             events: BTreeSet::new(),
             count: 0,
             workers: BTreeMap::new(),
+            resting: BTreeSet::new(),
             claims: BTreeMap::new(),
             plans: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -137,6 +141,11 @@ impl Play {
 
     pub(super) fn kill_at(&mut self, at: u64, worker: WorkerNo) {
         self.at(at, Event::Kill(worker));
+    }
+
+    pub(super) fn rest_at(&mut self, at: u64, until: u64, worker: WorkerNo) {
+        self.at(at, Event::Rest(worker));
+        self.at(until, Event::Wake(worker));
     }
 
     pub(super) fn set_at(&mut self, at: u64, name: &LockName, setting: Setting) {
@@ -210,6 +219,7 @@ impl Play {
                 let twice = self.tags.insert((tag.clone(), *unit), made.claim);
                 assert_eq!(twice, None, "{tag} was given twice");
             }
+            assert!(!self.resting.contains(&made.worker), "{made:?}: it rests");
             let mut left = Vec::new();
             for Item { lane, from, to, attempt } in made.items {
                 let slots = self.plan(LaneId { run: made.run, lane }).slots;
@@ -317,6 +327,14 @@ impl Play {
                 self.end(worker, claim, lane, ordinal, attempt);
             }
             Event::Kill(worker) => self.kill(worker),
+            Event::Rest(worker) => {
+                self.resting.insert(worker);
+                self.planner.worker_rests(worker);
+            }
+            Event::Wake(worker) => {
+                self.resting.remove(&worker);
+                self.planner.worker_wakes(worker);
+            }
             Event::Release(place) => {
                 let (tag, unit) = self.draining[place as usize].clone();
                 self.tags.remove(&(tag.clone(), unit));
@@ -433,11 +451,10 @@ impl Play {
                     continue;
                 }
                 let plan = self.plan(id);
-                for (number, worker) in &self.workers {
-                    let fits = plan
-                        .requires
-                        .iter()
-                        .all(|(name, value)| worker.labels.get(name) == Some(value));
+                let awake = self.workers.iter().filter(|(no, _)| !self.resting.contains(no));
+                for (number, worker) in awake {
+                    let has = |(name, value)| worker.labels.get(name) == Some(value);
+                    let fits = plan.requires.iter().all(has);
                     let free = self.planner.workers.get(*number).unwrap().free();
                     let is_kept = self.planner.workers.is_held(*number);
                     assert!(

@@ -189,13 +189,23 @@ fn play_at_random(seed: u64) {
     play.durations =
         Box::new(|random, plan, _| 1 + random.below(2 * plan.estimate.unwrap_or(SECOND)));
     let linux = BTreeMap::from([("os".to_string(), "linux".to_string())]);
-    play.join(2 + random.below(4) as u32, &linux);
+    let first = play.join(2 + random.below(4) as u32, &linux);
+    // Apart, so that all else goes as it did without.
+    let mut rests = Random(!seed);
+    let rest = |rests: &mut Random, play: &mut Play, worker| {
+        for _ in 0..rests.below(3) {
+            let at = rests.below(30 * SECOND);
+            play.rest_at(at, at + rests.below(10 * SECOND), worker);
+        }
+    };
+    rest(&mut rests, &mut play, first);
     for _ in 0..random.below(5) {
         let labels = if random.chance(50) { linux.clone() } else { Labels::new() };
         let worker = play.join(1 + random.below(5) as u32, &labels);
         if random.chance(40) {
             play.kill_at(random.below(20 * SECOND), worker);
         }
+        rest(&mut rests, &mut play, worker);
     }
     if random.chance(50) {
         play.limit(&LockName::Tag("t1".into()), 1 + random.below(3) as u32);
