@@ -121,6 +121,8 @@ struct Run {
     failures: u32,
     failures_max: Option<u32>,
     no_worker_timeout: Option<u64>,
+    /// Classes that no worker could run when that was looked at last, and since when that is known.
+    unserved: BTreeMap<ClassNo, u64>,
     state: RunState,
     is_over: bool,
 }
@@ -307,10 +309,12 @@ impl Planner {
             self.timers.insert((deadline, Timer::Deadline(number)));
         }
         if let Some(timeout) = setup.no_worker_timeout {
-            self.timers.insert((now.saturating_add(timeout), Timer::NoWorker(number)));
+            self.timers.insert((timers::look_at(now, timeout), Timer::NoWorker(number)));
         }
         let key = RunKey::new(now, setup.priority, 0, u64::from(number));
         self.ready.add_run(number, queue, key);
+        let unserved = classes.iter().filter(|class| !self.has_worker(**class));
+        let unserved = unserved.map(|class| (*class, now)).collect();
         let run = Run {
             name: setup.name,
             open_lanes: lanes.len() as u32,
@@ -321,6 +325,7 @@ impl Planner {
             failures: 0,
             failures_max: setup.failures_max,
             no_worker_timeout: setup.no_worker_timeout,
+            unserved,
             state: RunState::Running,
             is_over: false,
         };

@@ -1,7 +1,13 @@
 //! What happens by itself: rests end, runs come to their deadline, lanes find no worker for too long.
 
+use super::workers::ClassNo;
 use super::{Planner, RunNo, Timer};
 use crate::scheduler::model::Status;
+use std::collections::BTreeMap;
+
+/// That often within its time it is looked whether a run's lanes have workers.
+const LOOKS: u64 = 4;
+const LOOK_MIN_MS: u64 = 100;
 
 impl Planner {
     /// The next time at which `advance` has something to do.
@@ -35,24 +41,40 @@ impl Planner {
     fn skip_unserved(&mut self, now: u64, number: RunNo) {
         let Some(run) = self.runs.get(number) else { return };
         let Some(timeout) = run.no_worker_timeout else { return };
+        let classes = run.classes.iter().filter(|class| !self.has_worker(**class));
+        let since = |class| run.unserved.get(class).copied().unwrap_or(now);
+        let unserved: BTreeMap<ClassNo, u64> =
+            classes.map(|class| (*class, since(class))).collect();
         let mut overdue = Vec::new();
-        let mut next = now.saturating_add(timeout);
-        for (class, id, _) in self.ready.lanes_of(number) {
-            if self.workers.serves(class) || self.workers.resting_for(class).next().is_some() {
-                continue;
-            }
-            let Some(lane) = self.lane(id) else { continue };
-            match lane.since.saturating_add(timeout) {
-                at if at <= now => overdue.push(id),
-                at => next = next.min(at),
+        let mut next = look_at(now, timeout);
+        if !unserved.is_empty() {
+            for (class, id, _) in self.ready.lanes_of(number) {
+                let known = unserved.get(&class).zip(self.lane(id));
+                let Some((since, lane)) = known else { continue };
+                match lane.since.max(*since).saturating_add(timeout) {
+                    at if at <= now => overdue.push(id),
+                    at => next = next.min(at),
+                }
             }
         }
         for id in overdue {
             self.skip(now, id);
         }
-        if self.runs.get(number).is_some() {
+        if let Some(run) = self.runs.get_mut(number) {
+            run.unserved = unserved;
             // Never at once again, whatever the run says.
             self.timers.insert((next.max(now.saturating_add(1)), Timer::NoWorker(number)));
         }
     }
+
+    /// Whether any worker could run lanes of a class, now or when it has rested.
+    pub(super) fn has_worker(&self, class: ClassNo) -> bool {
+        self.workers.serves(class) || self.workers.resting_for(class).next().is_some()
+    }
+}
+
+/// When it is looked again whether lanes have a worker: a few times within the time that they may be
+/// without one.
+pub(super) fn look_at(now: u64, timeout: u64) -> u64 {
+    now.saturating_add((timeout / LOOKS).max(LOOK_MIN_MS).min(timeout))
 }
