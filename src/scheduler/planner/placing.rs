@@ -51,13 +51,14 @@ impl Planner {
             self.unreserve(id);
             return;
         }
-        let rank = lane_rank(lane, &self.locks, &self.workers);
+        let chain = lane_chain(lane, &self.workers);
+        let rank = chain.max(backlog(lane, &self.locks));
         let closed = lane.locks.iter().find(|lock| self.locks.get(**lock).closed.is_some());
         let full = || lane.locks.iter().find(|lock| !self.locks.get(**lock).admits(id));
         if let Some(&lock) = closed.or_else(full) {
             // All who wait for a tag have its backlog before them: what counts is what is behind each.
             let work = match self.locks.get(lock).is_tag() {
-                true => lane_chain(lane, &self.workers),
+                true => chain,
                 false => rank,
             };
             let key = WaitKey::new(lane.since, priority, work);
@@ -74,7 +75,7 @@ impl Planner {
         for lock in lane.locks.iter() {
             self.locks.get_mut(*lock).count_ready(lane.traits.class);
         }
-        let key = LaneKey::new(lane.traits.priority, rank);
+        let key = LaneKey::new(lane.traits.priority, rank, chain);
         lane.place = Place::Ready(key);
         lane.counted_work = lane.work();
         self.ready_work = self.ready_work.saturating_add(lane.counted_work);
@@ -166,13 +167,10 @@ impl Planner {
     }
 }
 
-/// How long the work takes at best that starts with this lane: the longest chain behind it, or all
-/// that wants the same lock.
-fn lane_rank(lane: &Lane, locks: &Locks, workers: &Workers) -> u64 {
-    let chain = lane_chain(lane, workers);
+/// How long all that wants a lock of the lane takes at best, of the lock that is wanted most.
+fn backlog(lane: &Lane, locks: &Locks) -> u64 {
     let locks = lane.locks.iter().map(|lock| locks.get(*lock));
-    let backlog = locks.map(|lock| lock.backlog / u64::from(lock.capacity.max(1))).max();
-    chain.max(backlog.unwrap_or(0))
+    locks.map(|lock| lock.backlog / u64::from(lock.capacity.max(1))).max().unwrap_or(0)
 }
 
 /// The longest chain that starts with this lane.

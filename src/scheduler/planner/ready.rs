@@ -34,11 +34,14 @@ impl RunKey {
 pub(super) struct LaneKey {
     priority: Reverse<i32>,
     rank: Reverse<u64>,
+    chain: Reverse<u64>,
 }
 
 impl LaneKey {
-    pub(super) fn new(priority: i32, rank: u64) -> Self {
-        Self { priority: Reverse(priority), rank: Reverse(rank) }
+    /// `rank` is how long the work takes at best that starts with the lane, and `chain` the part of it that
+    /// waits for this lane alone: those that share a tag differ by that.
+    pub(super) fn new(priority: i32, rank: u64, chain: u64) -> Self {
+        Self { priority: Reverse(priority), rank: Reverse(rank), chain: Reverse(chain) }
     }
 }
 

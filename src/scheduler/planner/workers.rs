@@ -2,6 +2,7 @@
 
 use super::numbered::Numbered;
 use crate::scheduler::model::Labels;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ pub(super) struct Worker {
     pub name: Arc<str>,
     /// In slots.
     pub capacity: u32,
+    /// When it came or last gave something back, in turns of all workers.
+    heard: u64,
     /// How many tasks it takes ahead for each slot, at most.
     pub ahead_max: u32,
     /// Slots of all that it was given and has not ended.
@@ -42,10 +45,19 @@ impl Worker {
         u64::from(self.load) * PARTS / u64::from(self.capacity)
     }
 
+    /// Of those that are as full, who was heard of last goes first: one that has died is not yet known to
+    /// have.
+    fn order(&self) -> Order {
+        (self.fullness(), Reverse(self.heard))
+    }
+
     pub(super) fn free(&self) -> u32 {
         self.capacity.saturating_sub(self.load)
     }
 }
+
+/// The order in which workers get something: lower first.
+type Order = (u64, Reverse<u64>);
 
 /// Workers with the same labels and as many slots: the emptiest of them has most room.
 #[derive(Debug)]
@@ -54,7 +66,7 @@ struct Group {
     /// Slots of each of them.
     slots: u32,
     /// Those that take work, the emptiest first.
-    by_fullness: BTreeSet<(u64, WorkerNo)>,
+    by_fullness: BTreeSet<(Order, WorkerNo)>,
     /// Free slots of all of them.
     free: u64,
     /// Slots of all of them.
@@ -104,6 +116,8 @@ pub(super) struct Workers {
     classes: Vec<Class>,
     class_by_want: BTreeMap<(Arc<Labels>, u32), ClassNo>,
     capacity: u64,
+    /// How often workers were heard of.
+    turn: u64,
     /// Those that take nothing for a while.
     resting: BTreeSet<WorkerNo>,
     /// A worker that takes nothing but what is of this class.
@@ -167,6 +181,7 @@ impl Workers {
         let worker = Worker {
             name,
             capacity,
+            heard: 0,
             ahead_max,
             load: 0,
             group,
@@ -181,11 +196,12 @@ impl Workers {
     fn open(&mut self, number: WorkerNo) {
         let Some(worker) = self.workers.get_mut(number) else { return };
         worker.is_open = true;
+        worker.heard = self.turn;
         self.capacity += u64::from(worker.capacity);
         let group = &mut self.groups[worker.group as usize];
         group.capacity += u64::from(worker.capacity);
         group.free += u64::from(worker.free());
-        group.by_fullness.insert((worker.fullness(), number));
+        group.by_fullness.insert((worker.order(), number));
     }
 
     /// The worker gets nothing more until it wakes.
@@ -247,7 +263,7 @@ impl Workers {
         let group = &mut self.groups[worker.group as usize];
         group.capacity -= u64::from(worker.capacity);
         group.free -= u64::from(worker.free());
-        group.by_fullness.remove(&(worker.fullness(), number));
+        group.by_fullness.remove(&(worker.order(), number));
     }
 
     pub(super) fn remove(&mut self, number: WorkerNo) {
@@ -310,7 +326,7 @@ impl Workers {
         let Some(number) = large.max_by_key(|number| self.free(*number)) else { return };
         let Some(worker) = self.workers.get(number) else { return };
         let group = &mut self.groups[worker.group as usize];
-        group.by_fullness.remove(&(worker.fullness(), number));
+        group.by_fullness.remove(&(worker.order(), number));
         group.free -= u64::from(worker.free());
         self.hold = Some((class_no, number));
     }
@@ -326,7 +342,7 @@ impl Workers {
         };
         if let Some(worker) = self.workers.get(number).filter(|worker| worker.is_open) {
             let group = &mut self.groups[worker.group as usize];
-            group.by_fullness.insert((worker.fullness(), number));
+            group.by_fullness.insert((worker.order(), number));
             group.free += u64::from(worker.free());
         }
     }
@@ -346,7 +362,10 @@ impl Workers {
 
     /// Counts tasks that a worker has no longer, and the slots that it has free by that.
     pub(super) fn take_back(&mut self, number: WorkerNo, slots: u32, tasks: u32, estimate: u64) {
+        self.turn += 1;
+        let turn = self.turn;
         self.change(number, |worker| {
+            worker.heard = turn;
             worker.load = worker.load.saturating_sub(slots);
             if let Some(count) = worker.estimates.get_mut(&estimate) {
                 *count = count.saturating_sub(tasks);
@@ -359,9 +378,9 @@ impl Workers {
 
     fn change(&mut self, number: WorkerNo, change: impl FnOnce(&mut Worker)) {
         let Some(worker) = self.workers.get_mut(number) else { return };
-        let (before, free) = (worker.fullness(), worker.free());
+        let (before, free) = (worker.order(), worker.free());
         change(worker);
-        let after = worker.fullness();
+        let after = worker.order();
         let is_held = self.hold.is_some_and(|(_, held)| held == number);
         if worker.is_open && !is_held && before != after {
             let group = &mut self.groups[worker.group as usize];
@@ -384,7 +403,7 @@ impl Workers {
             let emptiest = group.by_fullness.first().filter(|_| group.free > 0);
             // More than one slot may be wanted.
             let fits = |number: WorkerNo| class.slots == 1 || self.free(number) >= class.slots;
-            emptiest.filter(|(fullness, number)| *fullness < PARTS && fits(*number)).copied()
+            emptiest.filter(|((fullness, _), number)| *fullness < PARTS && fits(*number)).copied()
         };
         let (_, worker) = groups.filter_map(emptiest).min()?;
         Some(Free { worker, is_kept: false })
