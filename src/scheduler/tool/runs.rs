@@ -67,7 +67,8 @@ pub enum RunAction {
         #[arg(long)]
         case: Option<String>,
     },
-    /// Submits some tasks of a run again, as a new run that points to it
+    /// Submits some tasks of a run again, as a new run that points to it: each case in the environments where
+    /// there are any, as often as there are
     Rerun {
         run: String,
         #[command(flatten)]

@@ -71,7 +71,7 @@ pub struct Then {
 #[derive(Debug, Args)]
 #[group(required = true)]
 pub struct Which {
-    /// Those that failed, timed out, were lost or ended in error
+    /// Those that failed, timed out, were lost or ended in error, but for muted ones
     #[arg(long)]
     failed: bool,
     /// Those that were lost with their workers
