@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 on_each_engine![
     what_people_set_stays_when_files_are_written_again,
@@ -193,22 +193,27 @@ fn a_bench_without_a_load_is_wrong_usage() {
 }
 
 /// On a terminal, by a key.
+/// Runs a command of the shell at a terminal of its own.
+fn at_terminal(command: &str) -> Child {
+    Command::new("script")
+        .args(["-qec", command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 async fn a_run_that_is_watched_can_be_left(engine: Engine) {
     let team = Team::new(Cluster::start(engine, 1).await);
     let text = "{cases: [{id: look, kind: manual, name: look}], run: {cases: [{case: look}]}}";
     let plan = write(&team, "plan.yaml", text);
     let run = team.submit_file(&plan).await;
     let endpoint = team.cluster.endpoints().join(",");
-    let at_terminal = async |words: String| {
+    let shown = async |words: String| {
         let command = format!("{} run {words} --endpoints {endpoint}", env!("CARGO_BIN_EXE_quoin"));
         let work = move || {
-            let mut terminal = Command::new("script")
-                .args(["-qec", &command, "/dev/null"])
-                .env("TERM", "xterm")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
+            let mut terminal = at_terminal(&command);
             let mut out = terminal.stdout.take().unwrap();
             let (mut seen, mut some) = (Vec::new(), [0; 4096]);
             let mut has_left = false;
@@ -227,12 +232,12 @@ async fn a_run_that_is_watched_can_be_left(engine: Engine) {
         };
         tokio::task::spawn_blocking(work).await.unwrap()
     };
-    let (code, seen) = at_terminal(format!("watch {run}")).await;
+    let (code, seen) = shown(format!("watch {run}")).await;
     assert_eq!(code, Some(0), "{seen}");
     assert!(seen.ends_with("watching ended; the run goes on\r\n"), "{seen:?}");
     assert!(!seen.contains("Error"), "{seen:?}");
     // Whoever waits for its end has not seen it pass.
-    let (code, seen) = at_terminal(format!("submit {plan} --wait")).await;
+    let (code, seen) = shown(format!("submit {plan} --wait")).await;
     assert_eq!(code, Some(2), "{seen}");
     assert!(seen.ends_with("watching ended; the run goes on\r\n"), "{seen:?}");
     let open = team.json(&["run", "ls", "--state", "accepted"]).await;
@@ -251,13 +256,7 @@ async fn a_watch_that_is_ended_restores_the_terminal(engine: Engine) {
     for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
         let words = words.clone();
         let work = move || {
-            let mut terminal = Command::new("script")
-                .args(["-qec", &words, "/dev/null"])
-                .env("TERM", "xterm")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
+            let mut terminal = at_terminal(&words);
             let mut out = terminal.stdout.take().unwrap();
             let (mut seen, mut some) = (String::new(), [0; 4096]);
             let mut is_sent = false;
