@@ -34,7 +34,7 @@ func (r *runner) DoMemberList(ctx context.Context, c *clientv3.Client, s step) (
 }
 
 func (r *runner) DoMemberAdd(ctx context.Context, c *clientv3.Client, s step) (string, error) {
-	answer, err := c.MemberAddAsLearner(ctx, []string{s.Peer})
+	answer, err := c.MemberAddAsLearner(ctx, strings.Split(s.Peer, ","))
 	if err != nil {
 		return "", err
 	}

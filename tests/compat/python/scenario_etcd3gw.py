@@ -308,7 +308,7 @@ class Gateway(Steps):
         return self.listed({"members": self.client.members()})
 
     def member_add(self, step):
-        body = {"peerURLs": [step["peer"]], "isLearner": True}
+        body = {"peerURLs": step["peer"].split(","), "isLearner": True}
         answer = self.post(step, "/cluster/member/add", body)
         self.members[step["id"]] = answer["member"]["ID"]
         return self.listed(answer)

@@ -23,7 +23,7 @@ fn shown(members: &[Member]) -> String {
 impl Runner {
     pub(crate) async fn member(&mut self, step: &Step, mut client: Client) -> Outcome {
         let id = self.members.get(&step.text("id")).copied().unwrap_or_default();
-        let peer = [step.text("peer")];
+        let peer: Vec<String> = step.text("peer").split(',').map(str::to_owned).collect();
         Ok(match step.text("do").as_str() {
             "member_list" => shown(client.member_list().await?.members()),
             "member_add" => {
