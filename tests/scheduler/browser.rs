@@ -102,7 +102,10 @@ impl Browser {
         answer["result"].clone()
     }
 
+    /// Opens an address as a fresh document. Where only its fragment differs the document would stay,
+    /// and what it still shows of the address before would be taken for the new one's.
     pub async fn open(&self, url: &str) {
+        self.call("Page.navigate", json!({"url": "about:blank"})).await;
         self.call("Page.navigate", json!({ "url": url })).await;
     }
 
