@@ -88,7 +88,7 @@ export async function one(view, id) {
     { word: "run", show: (place) => past.results[place]?.run && [h("a", { class: "mono", href: `#/runs/${part(past.results[place].run)}` }, past.results[place].run), h("div", { class: "soft" }, moment(past.results[place].start))] },
     { word: "tasks", show: (place) => number(past.stats[place]?.n), isNumber: true }, { word: "passed", show: (place) => number(past.stats[place]?.pass), isNumber: true },
     { word: "failed", show: (place) => number(past.stats[place]?.fail), isNumber: true },
-    { word: "p50", show: (place) => (past.stats[place]?.p50 > 0 ? span(past.stats[place].p50) : ""), isNumber: true }, { word: "p90", show: (place) => (past.stats[place]?.p90 > 0 ? span(past.stats[place].p90) : ""), isNumber: true },
+    { word: "p50", show: (place) => (past.stats[place]?.p50 > 0 ? span(past.stats[place].p50) : ""), isNumber: true }, { word: "p95", show: (place) => (past.stats[place]?.p95 > 0 ? span(past.stats[place].p95) : ""), isNumber: true },
     { word: "durations", show: (place) => durations(past.stats[place]?.durations, past.trends?.[place]) },
   ];
   const { version, ...definition } = found;
