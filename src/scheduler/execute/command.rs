@@ -37,9 +37,9 @@ impl Executor {
         attempt: &Attempt<'_>,
         cancel: impl Future<Output = ()>,
     ) -> Report {
-        let (mut command, input) = match prepare(attempt) {
-            Ok(prepared) => prepared,
-            Err(message) => return Report::error(message),
+        let ((mut command, input), expected) = match (prepare(attempt), attempt.expected()) {
+            (Ok(prepared), Ok(expected)) => (prepared, expected),
+            (Err(message), _) | (_, Err(message)) => return Report::error(message),
         };
         if let Some(folder) = &attempt.case.folder
             && let Err(error) = tokio::fs::read_dir(folder).await
@@ -87,7 +87,7 @@ impl Executor {
         let mut report = Report { has_leaked, ..Report::new(Status::Failed) };
         (report.output, report.stderr) = (output.finish().await, stderr.finish().await);
         match end {
-            Ok(end) => self.judge_end(attempt, end, report).await,
+            Ok(end) => self.judge_end(attempt, expected.as_deref(), end, report).await,
             Err(error) => {
                 report.status = Status::Error;
                 report.message = Some(format!("wait for the command: {error}"));
@@ -96,7 +96,13 @@ impl Executor {
         }
     }
 
-    async fn judge_end(&self, attempt: &Attempt<'_>, end: End, mut report: Report) -> Report {
+    async fn judge_end(
+        &self,
+        attempt: &Attempt<'_>,
+        expected: Option<&str>,
+        end: End,
+        mut report: Report,
+    ) -> Report {
         let case = attempt.case;
         report.code = end.exit.code().map(|code| ("exit", code));
         report.signal = end.exit.signal().map(signal_name);
@@ -108,12 +114,12 @@ impl Executor {
         }
         match end.exit.code() {
             Some(code) if case.matching() == OutputMatch::Status => {
-                let verdict = compare_code(case.output.as_deref(), code, code == 0);
+                let verdict = compare_code(expected, code, code == 0);
                 report.decide(verdict);
             }
             Some(0) => {
                 let bytes_max = self.settings.compared_bytes_max;
-                report.judge(case, &self.artifacts, bytes_max).await;
+                report.judge(case.matching(), expected, &self.artifacts, bytes_max).await;
             }
             Some(code) => {
                 let said = complaint(&report.stderr, &report.output);

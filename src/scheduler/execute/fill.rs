@@ -1,4 +1,4 @@
-//! `{{key}}` in what a case sends: stands for a value of the environment's configuration.
+//! `{{key}}` in what a case sends and expects: stands for a value of the environment's configuration.
 //!
 //! What stands for a key is taken as it is: neither quoted for where it lands, nor filled again. So
 //! a configured value may hold braces of its own, which is also how to send them.

@@ -36,10 +36,11 @@ pub(super) fn client(settings: &Settings, dialer: Dialer) -> Client {
 impl Executor {
     /// Calls whom the case names, and judges the answer.
     pub(super) async fn call(&self, attempt: &Attempt<'_>) -> Report {
-        let request = match request(attempt) {
-            Ok(request) => request,
-            Err(message) => return Report::error(message),
+        let (request, expected) = match (request(attempt), attempt.expected()) {
+            (Ok(request), Ok(expected)) => (request, expected),
+            (Err(message), _) | (_, Err(message)) => return Report::error(message),
         };
+        let expected = expected.as_deref();
         let answer = match self.client.request(request).await {
             Ok(answer) => answer,
             Err(error) => return Report::error(failure(&error)),
@@ -74,11 +75,13 @@ impl Executor {
         let case = attempt.case;
         match case.matching() {
             OutputMatch::Status => {
-                let expected = case.output.as_deref();
                 let verdict = compare_code(expected, status.as_u16().into(), status.is_success());
                 report.decide(verdict);
             }
-            _ => report.judge(case, &self.artifacts, self.settings.compared_bytes_max).await,
+            how => {
+                let bytes_max = self.settings.compared_bytes_max;
+                report.judge(how, expected, &self.artifacts, bytes_max).await;
+            }
         }
         // What is just as it should be needs no word.
         if report.status == Status::Passed && status.is_success() {

@@ -33,6 +33,7 @@ use crate::tls::Dialer;
 use output::Capture;
 use report::Report;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -55,6 +56,16 @@ pub struct Attempt<'a> {
     pub fence: i64,
     /// The attempt is timed out when this has passed.
     pub deadline: Instant,
+}
+
+impl<'a> Attempt<'a> {
+    /// The output that the case expects, with the values of the environment in their places.
+    ///
+    /// # Errors
+    /// It names a value that the environment does not have.
+    fn expected(&self) -> Result<Option<Cow<'a, str>>, String> {
+        self.case.output.as_deref().map(|output| fill(output, self.environment)).transpose()
+    }
 }
 
 /// What came of an attempt.

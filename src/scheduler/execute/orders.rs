@@ -85,7 +85,7 @@ impl Attempt<'_> {
             "recordId": record, "case": case.id, "kind": case.kind,
             "url": fill(&case.url, self.environment)?, "method": case.method,
             "headers": of_map(&case.headers)?, "command": command?,
-            "variables": of_map(&case.variables)?, "input": input, "output": case.output,
+            "variables": of_map(&case.variables)?, "input": input, "output": self.expected()?,
             "match": case.matching(), "environment": self.environment.map(|found| &found.id),
             "run": self.run, "task": self.task(), "attempt": self.attempt, "fence": self.fence,
             "deadline": self.deadline_ms() as u64,

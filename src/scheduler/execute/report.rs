@@ -4,7 +4,7 @@ use super::artifacts::Artifacts;
 use super::output::{Output, shorten};
 use super::verdict::{self, Objection};
 use super::{Attempt, Settings};
-use crate::scheduler::model::{OutputMatch, Status, TestCase};
+use crate::scheduler::model::{OutputMatch, Status};
 use serde_json::{Map, Value};
 
 /// Of a message in a record, as bytes of JSON.
@@ -41,10 +41,14 @@ impl Report {
         Self { message, ..Self::new(Status::TimedOut) }
     }
 
-    /// Compares the output with what the case expects, and so decides.
-    pub(super) async fn judge(&mut self, case: &TestCase, artifacts: &Artifacts, bytes_max: u64) {
-        let how = case.matching();
-        let expected = case.output.as_deref();
+    /// Compares the output with what is expected, and so decides.
+    pub(super) async fn judge(
+        &mut self,
+        how: OutputMatch,
+        expected: Option<&str>,
+        artifacts: &Artifacts,
+        bytes_max: u64,
+    ) {
         let verdict = if matches!(how, OutputMatch::Status | OutputMatch::None) {
             Ok(())
         } else if let Some(expected) = expected

@@ -364,9 +364,6 @@ impl TestCase {
                 if is_known && !is_http {
                     return Err(format!("url {:?} is not http or https", self.url));
                 }
-                if self.output.is_none() && self.matching() == OutputMatch::Exact {
-                    return Err("match is exact, but there is no output to compare with".into());
-                }
                 self.check_request()?;
                 self.check_output()
             }
@@ -407,16 +404,24 @@ impl TestCase {
     /// Whether what is expected is something that can be compared with.
     fn check_output(&self) -> Result<(), String> {
         let matching = self.matching();
-        if matches!(matching, OutputMatch::Json | OutputMatch::JsonSubset) {
-            let output = self.output.as_deref().unwrap_or_default();
-            serde_json::from_str::<Value>(output)
-                .map_err(|error| format!("output is not JSON: {error}"))?;
-        }
-        // Values of the environment are seen when they are known.
-        let Some(output) = self.output.as_deref().filter(|output| !output.contains("{{")) else {
-            return Ok(());
+        let Some(output) = &self.output else {
+            let word = match matching {
+                OutputMatch::Status | OutputMatch::None => return Ok(()),
+                OutputMatch::Exact => "exact",
+                OutputMatch::Json => "json",
+                OutputMatch::JsonSubset => "json-subset",
+                OutputMatch::Regex => "regex",
+            };
+            return Err(format!("match is {word}, but there is no output to compare with"));
         };
+        // Values of the environment are seen when they are known.
+        if output.contains("{{") {
+            return Ok(());
+        }
         match matching {
+            OutputMatch::Json | OutputMatch::JsonSubset => serde_json::from_str::<Value>(output)
+                .map(|_| ())
+                .map_err(|error| format!("output is not JSON: {error}")),
             OutputMatch::Regex => pattern(output).map(|_| ()),
             OutputMatch::Status if output.trim().parse::<i32>().is_err() => {
                 Err(format!("output {output:?} is no status to compare with"))
@@ -574,8 +579,18 @@ mod tests {
         assert!(pattern.starts_with("case c: output is no pattern: "), "{pattern}");
         assert!(matching("regex", r"\w{9999}{9999}").is_err(), "too large a pattern");
         // What stands there is known with the environment.
-        for how in ["regex", "status"] {
+        for how in ["json", "regex", "status"] {
             assert!(matching(how, "{{expected}}").is_ok(), "{how}");
+        }
+        for how in ["exact", "json", "json-subset", "regex"] {
+            let text = format!("case c: match is {how}, but there is no output to compare with");
+            for sent in [json!({"url": "http://a/"}), json!({"kind": "command", "command": ["x"]})]
+            {
+                let mut case = sent;
+                case["id"] = json!("c");
+                case["match"] = json!(how);
+                assert_eq!(parse(case).unwrap_err(), text);
+            }
         }
         let unknown = with("retires", json!(1)).unwrap_err();
         assert!(unknown.starts_with("not a case: unknown field `retires`"), "{unknown}");

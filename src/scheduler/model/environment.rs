@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 pub struct Environment {
     pub id: String,
     pub name: String,
-    /// What cases are given: `{{key}}` in a case's url, headers, input, command and variables
-    /// stands for it.
+    /// What cases are given: `{{key}}` in a case's url, headers, input, command, variables
+    /// and output stands for it.
     pub config: Map<String, Value>,
     /// Labels that a worker must have to run cases here.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

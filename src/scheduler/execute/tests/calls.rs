@@ -137,6 +137,15 @@ async fn answers_are_judged() {
         (json!({"url": url("/status/200"), "match": "status", "output": "404"}), Status::Failed),
         (json!({"url": url("/status/500"), "match": "none"}), Status::Passed),
         (json!({"url": url("/status/500"), "output": "body"}), Status::Passed),
+        (json!({"url": url("/echo"), "input": "{{who}}", "output": "{{who}}"}), Status::Passed),
+        (json!({"url": url("/echo"), "input": "80", "output": "{{port}}"}), Status::Passed),
+        (
+            json!({"url": url("/echo"), "input": r#"{"port":80,"more":1}"#,
+                "output": r#"{"port":{{port}}}"#, "match": "json-subset"}),
+            Status::Passed,
+        ),
+        (json!({"url": url("/echo"), "input": "81", "output": "{{port}}"}), Status::Failed),
+        (json!({"url": url("/echo"), "input": "a", "output": "{{gone}}"}), Status::Error),
     ];
     for (case, expected) in table {
         let outcome = bench.run(case.clone()).await;
