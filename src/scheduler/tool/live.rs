@@ -32,12 +32,27 @@ const DOTS: usize = 80;
 /// Shows a run until its end; the exit code is how it went. None if somebody left it running before.
 pub(super) async fn watch(desk: &Desk, run: &str) -> Result<Option<u8>, Trouble> {
     let is_seen = !desk.wants_json && Screen::is_there();
-    let signals = signals(is_seen);
+    let stopped = any(signals(is_seen));
+    let text = format!("no longer watched: run {run} goes on");
+    unless(stopped, text, look_on(desk, run, is_seen)).await
+}
+
+/// What is done after a watch: since then Ctrl-C ends nothing by itself.
+pub(super) async fn after<T>(
+    work: impl Future<Output = Result<T, Trouble>>,
+    text: String,
+) -> Result<T, Trouble> {
+    unless(any(signals(false)), text, work).await
+}
+
+async fn unless<T>(
+    stopped: impl Future<Output = ()>,
+    text: String,
+    work: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
     tokio::select! {
-        watched = look_on(desk, run, is_seen) => watched,
-        () = any(signals) => {
-            Err(Trouble::Usage(format!("no longer watched: run {run} goes on")))
-        }
+        done = work => done,
+        () = stopped => Err(Trouble::Usage(text)),
     }
 }
 

@@ -190,7 +190,9 @@ async fn then(run: String, then: &Then, desk: &Desk) -> Done {
         return Ok(USAGE);
     };
     if !then.reports.is_empty() {
-        let book = read::book(&desk.client, &run).await?;
+        let text = format!("no report is written: run {run} has ended");
+        let read = async { Ok(read::book(&desk.client, &run).await?) };
+        let book = live::after(read, text).await?;
         for file in &then.reports {
             reports::write_as_named(&book, file)?;
         }
