@@ -246,8 +246,8 @@ async fn the_page_shows_failures_slots_tags_and_what_is_set_apart(engine: Engine
         "[...document.querySelectorAll('tbody tr')].find(r => r.innerText.includes({first:?}))\
          ?.innerText.split(/[\\n\\t]+/).join('|')"
     );
-    let row = browser.until(&cells).await.as_str().unwrap().to_owned();
-    assert!(row.contains("8 of 8|4|") && row.contains(" %|"), "{row}");
+    let told = format!("(row => row?.includes('8 of 8|4|') && row.includes(' %|'))({cells})");
+    browser.until(&told).await;
     browser.open(&format!("{url}/#/runs/{first}")).await;
     browser.until(&says("Tasks a second")).await;
     browser.until(&says("Retries")).await;
