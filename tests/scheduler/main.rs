@@ -18,6 +18,7 @@ mod full;
 mod hooks;
 mod http;
 mod kept;
+mod members;
 mod numbers;
 mod page;
 mod refusals;

@@ -3,18 +3,18 @@
 //! Tokens are got for a name and password once and put into each call; they are not renewed here, since
 //! passwords are not kept.
 
-use super::{Access, CALL_TIMEOUT, CONNECT_TIMEOUT, Client, PING_INTERVAL, PING_TIMEOUT};
+use super::members::Members;
+use super::{Access, CALL_TIMEOUT, Client};
 use etcd_client::Error;
 use http::HeaderValue;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
 /// Connections to the store on which many users ask, each with a token of his own.
 #[derive(Clone, Debug)]
 pub struct Door {
-    channel: Channel,
+    members: Members,
 }
 
 impl Door {
@@ -22,28 +22,7 @@ impl Door {
     ///
     /// When an endpoint cannot be used; that none answers now is seen at the first call.
     pub fn open(access: &Access) -> Result<Self, Error> {
-        let tls = access.tls();
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut endpoints = Vec::new();
-        for endpoint in &access.endpoints {
-            let url = match endpoint.contains("://") {
-                true => endpoint.clone(),
-                false => format!("{scheme}://{endpoint}"),
-            };
-            let is_secure = url.starts_with("https://");
-            let mut endpoint = Endpoint::from_shared(url).map_err(Error::TransportError)?;
-            if let Some(tls) = tls.clone().filter(|_| is_secure) {
-                endpoint = endpoint.tls_config(tls)?;
-            }
-            endpoints.push(
-                endpoint
-                    .keep_alive_while_idle(false)
-                    .http2_keep_alive_interval(PING_INTERVAL)
-                    .keep_alive_timeout(PING_TIMEOUT)
-                    .connect_timeout(CONNECT_TIMEOUT),
-            );
-        }
-        Ok(Self { channel: Channel::balance_list(endpoints.into_iter()) })
+        Ok(Self { members: Members::new(access)? })
     }
 
     /// A token for a name and password.
@@ -79,7 +58,7 @@ impl Door {
             }
             request
         };
-        let channel = self.channel.clone().map_err(Into::into).map_request(with_token);
+        let channel = self.members.clone().map_request(with_token);
         let channel = etcd_client::Channel::Custom(BoxCloneSyncService::new(channel));
         etcd_client::Client::from_channel(channel, None).await
     }

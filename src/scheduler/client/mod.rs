@@ -1,24 +1,29 @@
 //! The store as the scheduler sees it, through the crate etcd-client: transactions, consistent reads
 //! and watches, in the words of `store`.
 
+mod commits;
 mod door;
+mod members;
 mod parts;
 mod rights;
 mod room;
 
+pub use commits::Commits;
 pub use door::Door;
 pub use room::Room;
 
 use super::keys;
-use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
+use super::store::{Commit, Compare, Kv, Op, Outcome, Txn};
+use commits::commits;
 use etcd_client::{
-    Certificate, CompareOp, ConnectOptions, DeleteOptions, Error, EventType, GetOptions, Identity,
-    KvClient, PutOptions, SortOrder, SortTarget, TlsOptions, TxnOp, TxnOpResponse, WatchOptions,
-    WatchResponse, WatchStream,
+    Certificate, CompareOp, ConnectOptions, DeleteOptions, Error, GetOptions, Identity, KvClient,
+    PutOptions, SortOrder, SortTarget, TlsOptions, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
 };
+use members::Members;
 use parts::Part;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
+use tower::util::BoxCloneSyncService;
 
 /// After which it is not known what became of a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(7);
@@ -83,18 +88,13 @@ impl Client {
     ///
     /// When no endpoint can be used at all; that none answers now is seen at the first call.
     pub async fn connect(access: &Access) -> Result<Self, Error> {
-        let mut options = ConnectOptions::new()
-            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-            .with_keep_alive_while_idle(false)
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_auto_token_refresh(true);
+        let mut options = ConnectOptions::new().with_auto_token_refresh(true);
         if let Some((name, password)) = &access.user {
             options = options.with_user(name, password);
         }
-        if let Some(tls) = access.tls() {
-            options = options.with_tls(tls);
-        }
-        Ok(Self { inner: etcd_client::Client::connect(&access.endpoints, Some(options)).await? })
+        let channel = BoxCloneSyncService::new(Members::new(access)?);
+        let channel = etcd_client::Channel::Custom(channel);
+        Ok(Self { inner: etcd_client::Client::from_channel(channel, Some(options)).await? })
     }
 
     fn kv(&self) -> KvClient {
@@ -323,13 +323,17 @@ impl Client {
 
     /// Commits on keys with a prefix, from a revision on.
     pub async fn watch(&self, prefix: &str, from: i64) -> Result<Commits, Error> {
+        let stream = self.stream(prefix, from).await?;
+        Ok(Commits::new(self.clone(), prefix, from, stream))
+    }
+
+    async fn stream(&self, prefix: &str, from: i64) -> Result<WatchStream, Error> {
         let options = WatchOptions::new()
             .with_range(keys::range_end(prefix))
             .with_start_revision(from)
             .with_progress_notify();
         let mut client = self.inner.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-        let stream = client.watch(prefix, Some(options)).await?;
-        Ok(Commits { stream })
+        client.watch(prefix, Some(options)).await
     }
 
     /// All commits on keys with a prefix between two revisions, both included, in order.
@@ -344,7 +348,7 @@ impl Client {
         to: i64,
         mut take: impl FnMut(Commit),
     ) -> Result<(), Error> {
-        let Commits { mut stream } = self.watch(prefix, from).await?;
+        let mut stream = self.stream(prefix, from).await?;
         loop {
             // The answer says how far the watch has come, once it has come to the newest revision.
             stream.request_progress().await?;
@@ -371,51 +375,6 @@ impl Client {
             }
         }
     }
-}
-
-/// A watch, commit by commit.
-pub struct Commits {
-    stream: WatchStream,
-}
-
-impl Commits {
-    /// The next commits, at least one. All changes of a revision come together.
-    ///
-    /// # Errors
-    ///
-    /// When the watch has ended, for example because its revision was compacted.
-    pub async fn next(&mut self) -> Result<Vec<Commit>, Error> {
-        loop {
-            let Some(response) = self.stream.message().await? else {
-                return Err(Error::WatchError("the watch has ended".into()));
-            };
-            if response.canceled() || response.compact_revision() != 0 {
-                return Err(Error::WatchError(response.cancel_reason().to_owned()));
-            }
-            let found = commits(&response);
-            if !found.is_empty() {
-                return Ok(found);
-            }
-        }
-    }
-}
-
-/// The commits of a message: without fragments it holds whole revisions only.
-fn commits(response: &WatchResponse) -> Vec<Commit> {
-    let mut commits: Vec<Commit> = Vec::new();
-    for event in response.events() {
-        let Some(found) = event.kv() else { continue };
-        let revision = found.mod_revision();
-        let change = match event.event_type() {
-            EventType::Put => Change::Put(kv(found)),
-            EventType::Delete => Change::Delete { key: text(found.key()) },
-        };
-        match commits.last_mut() {
-            Some(commit) if commit.revision == revision => commit.changes.push(change),
-            _ => commits.push(Commit { revision, changes: vec![change] }),
-        }
-    }
-    commits
 }
 
 /// Keys of the scheduler are text; others are not its own.
