@@ -140,6 +140,7 @@ async fn a_run_is_looked_at_from_all_sides(engine: Engine) {
     let plan = write(&team, "plan.yaml", MIXED);
     let (html, xml) = (team.file("r.html"), team.file("r.xml"));
     let words = ["run", "submit", &plan, "--wait", "--report", &html, "--report", &xml];
+    let words = [&words[..], &["--request-id", "nightly-1"]].concat();
     let (code, said, _) = team.says(&words).await;
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!((code, lines[1]), (1, "····FF"), "{said}");

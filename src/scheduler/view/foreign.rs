@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const VALUES: [&str; 6] =
     [keys::WORKERS, keys::BEATS, keys::CLAIMS, keys::TAGS, keys::TAG_DEFINITIONS, keys::LEADERS];
 
+/// Prefixes of which it counts that keys have a lease: names alone do not tell that.
+pub(super) const LEASED: [&str; 2] = [keys::LATE, keys::REQUESTS];
+
 /// Looks at the keys of a run, and at those of workers, claims, tags and leaders.
 pub(super) fn foreign(run: &str, kvs: &[Kv]) -> Audit {
     let mut audit = Audit::default();
@@ -103,15 +106,21 @@ impl<'r> Names<'r> {
         Self { run, runs, parts, audit: Audit::default() }
     }
 
-    /// Takes a key, whose value is not needed.
+    /// Takes the name of a key.
     pub(super) fn look(&mut self, kv: &Kv) {
         let key = &kv.key;
-        let is_looked_at = VALUES.iter().any(|prefix| key.starts_with(prefix))
+        let is_looked_at = VALUES.iter().chain(&LEASED).any(|prefix| key.starts_with(prefix))
             || key.starts_with(&keys::run_parts(self.run))
             || key.starts_with(&keys::segments(self.run));
         if is_looked_at {
             return;
         }
+        self.look_leased(kv);
+    }
+
+    /// Takes a key with all that is known of it, of those that should have a lease.
+    pub(super) fn look_leased(&mut self, kv: &Kv) {
+        let key = &kv.key;
         self.audit.looked(Rule::Foreign, 1);
         match named(kv) {
             Named::Own => {}

@@ -1,7 +1,7 @@
 //! Reads from the store what views are made of, each at one revision.
 
 use super::book::{Registered, RunBook};
-use super::foreign::{Names, foreign};
+use super::foreign::{LEASED, Names, foreign};
 use super::{
     Audit, FlakyCase, RunSummary, Waiting, audit, idleness, is_undisturbed, replay, waiting,
 };
@@ -106,6 +106,9 @@ pub async fn verify(
     found.merge(foreign(run, &kvs));
     let mut names = Names::new(run);
     client.each_key(keys::PREFIX, revision, |kv| names.look(&kv)).await?;
+    for prefix in LEASED {
+        client.each(prefix, revision, |kv| names.look_leased(&kv)).await?;
+    }
     found.merge(names.finish());
     let spec = kvs.iter().find(|kv| kv.key == keys::run(run));
     let from = spec.map_or(0, |kv| kv.create_revision);

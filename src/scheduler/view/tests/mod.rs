@@ -9,7 +9,7 @@ mod tasks;
 
 use super::{
     Filter, Pace, Rule, RunBook, TaskView, audit,
-    foreign::{Names, foreign},
+    foreign::{LEASED, Names, foreign},
     idleness, is_undisturbed, line, measured, numbers, replay, state_of, story, waiting,
 };
 use crate::scheduler::coordinator::{Control, LanePack, RunStatus, TagHold, WorkerInfo};

@@ -75,7 +75,14 @@ fn keys_of_others_are_told() {
 /// What the names of all keys tell, with the run's own left out.
 fn named(store: &Store) -> Vec<String> {
     let mut names = Names::new(RUN);
-    store.kvs.iter().for_each(|kv| names.look(&Kv { value: Vec::new(), ..kv.clone() }));
+    // A store that is asked for keys alone tells neither values nor leases.
+    let name = |kv: &Kv| Kv { value: Vec::new(), lease: 0, ..kv.clone() };
+    for kv in &store.kvs {
+        match LEASED.iter().any(|prefix| kv.key.starts_with(prefix)) {
+            true => names.look_leased(kv),
+            false => names.look(&name(kv)),
+        }
+    }
     names.finish().faults.into_iter().map(|fault| fault.text).collect()
 }
 
