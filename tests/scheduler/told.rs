@@ -159,11 +159,17 @@ async fn what_each_attempt_said_is_printed(engine: Engine) {
     let cases = json!([
         {"id": "long", "kind": "command", "command": ["sh", "-c", long],
          "retries": {"test": 1, "backoff_ms": 1}},
+        {"id": "red", "kind": "command", "command": ["printf", "\\033[31mred\\r\\n"], "output": ""},
         {"id": "mute", "kind": "command", "command": ["true"]},
     ]);
-    let selected = json!({"cases": [{"case": "long"}, {"case": "mute"}]});
+    let selected = json!({"cases": [{"case": "long"}, {"case": "red"}, {"case": "mute"}]});
     let run = team.submit(&json!({"cases": cases, "run": selected})).await;
     team.ended(&run).await;
+    // Nothing that a test says commands a terminal; whoever pipes it gets it as it is.
+    let (_, text, _) = team.says(&["result", "get", &run, "red"]).await;
+    assert!(text.contains("  output: \\u{1b}[31mred\n"), "{text}");
+    let (_, text, _) = team.says(&["result", "logs", &run, "red"]).await;
+    assert!(text.contains("\x1b[31mred"), "{text}");
     let logs = team.json(&["result", "logs", &run, "long#0"]).await;
     let logs = logs.as_array().unwrap();
     let told: Vec<_> = logs.iter().map(|log| (log["attempt"].as_u64(), &log["stream"])).collect();

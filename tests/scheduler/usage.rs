@@ -107,6 +107,10 @@ async fn wrong_usage_is_no_failed_test(engine: Engine) {
         assert_eq!((code, &*out), (2, ""), "{words:?}: {said}");
         assert!(said.starts_with("Error: ") && !said.contains("panicked"), "{words:?}: {said}");
     }
+    for (case, wanted) in [("a=-1", "case a: -1 repeats"), ("a=0.5", "case a: 0.5 repeats")] {
+        let (code, _, said) = team.says(&["run", "submit", "--case", case]).await;
+        assert_eq!((code, said), (2, format!("Error: {wanted}\n")));
+    }
     // Those of etcdctl have its codes.
     assert_eq!(team.says(&["get", "--bogus"]).await.0, 1);
     let endless = ["flaky", "mute", "a", "--reason", "x", "--for", "99999999999d"];

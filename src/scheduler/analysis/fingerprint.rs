@@ -105,11 +105,13 @@ fn is_path(word: &str) -> bool {
 fn is_identifier(word: &str) -> bool {
     let digits = word.strip_prefix("0x").unwrap_or(word);
     let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    let long_enough = if word.len() > digits.len() { 1 } else { 8 };
+    let is_prefixed = word.len() > digits.len();
+    let long_enough = if is_prefixed { 1 } else { 8 };
     let hex = digits.bytes().filter(u8::is_ascii_hexdigit).count();
     // A date has no letters, a word no digits.
-    let is_marked = word.len() > digits.len() || digits.bytes().any(|b| b.is_ascii_alphabetic());
-    is_hex && hex >= long_enough && is_marked && digits.bytes().any(|b| b.is_ascii_digit())
+    let has = |is: fn(&u8) -> bool| digits.as_bytes().iter().any(is);
+    let is_marked = has(u8::is_ascii_alphabetic) && has(u8::is_ascii_digit);
+    is_hex && hex >= long_enough && (is_prefixed || is_marked)
 }
 
 /// One `#` for each number, with its sign, fraction and the separators of dates and times.
@@ -158,6 +160,7 @@ mod tests {
             ("at 2026-11-21 20:44:28,123 lost", "at # # lost"),
             ("id=6f9619ff-8b86-d011-b42d-00c04fc964ff gone", "id=<id> gone"),
             ("object at 0x7f3a2c", "object at <id>"),
+            ("object at 0xabcd: gone", "object at <id>: gone"),
             ("commit 763be8862d379672", "commit <id>"),
             ("open /tmp/x-81/a.txt: no such file", "open <path>/a.txt: no such file"),
             ("tests/api/test_user.py:42: AssertionError", "<path>/test_user.py:#: AssertionError"),

@@ -26,11 +26,17 @@ pub enum ReportAction {
         limit: u16,
     },
     /// What differs between two runs: what broke, what is mended, what is slower or quicker
-    Compare { first: String, second: String },
+    Compare {
+        /// A run's id
+        first: String,
+        /// The id of a later one
+        second: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
 pub struct Where {
+    /// The run's id
     run: String,
     /// A file; standard output if none is named
     #[arg(long, short)]

@@ -1,6 +1,6 @@
 //! `quoin result`: tasks of a run one by one, and the latest result of each case.
 
-use super::desk::{Desk, Done, Trouble, cell, duration, json, table, time};
+use super::desk::{Desk, Done, Trouble, cell, duration, json, plain, table, time};
 use super::runs::{parse_task, task_name};
 use crate::scheduler::junit::{CASE_PROPERTY, Case, Reason, Report, Suite, write};
 use crate::scheduler::keys;
@@ -11,6 +11,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::{self, Write as _};
+use std::io::IsTerminal as _;
 
 #[derive(Debug, Subcommand)]
 pub enum ResultAction {
@@ -177,8 +178,8 @@ async fn get(desk: &Desk, run: &str, task: &str) -> Result<(), Trouble> {
                 attempt.claim,
             );
             for (name, said) in report::sayings(row.detail.as_ref()) {
-                let _infallible =
-                    writeln!(text, "  {name}: {}", said.trim_end().replace('\n', "\n    "));
+                let said = harmless(said.trim_end()).replace('\n', "\n    ");
+                let _infallible = writeln!(text, "  {name}: {said}");
             }
         }
         text
@@ -255,6 +256,12 @@ impl fmt::Display for Log {
     }
 }
 
+/// What somebody else has written, without what would command a terminal.
+fn harmless(text: &str) -> String {
+    let line = |line: &str| plain(line.trim_end_matches('\r'), usize::MAX);
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
 async fn logs(desk: &Desk, run: &str, task: &str, attempt: Option<u32>) -> Result<(), Trouble> {
     let book = read::book(&desk.client, run).await?;
     let (lane, ordinal) = parse_task(&book, task)?;
@@ -276,7 +283,11 @@ async fn logs(desk: &Desk, run: &str, task: &str, attempt: Option<u32>) -> Resul
         .flat_map(|attempt| logs_of(attempt, served(&attempt.worker).unwrap_or_default()));
     desk.show(&logs.collect::<Vec<_>>(), |logs| match logs.is_empty() {
         true => format!("{} has said nothing that was stored", task_name(&found)),
-        false => logs.iter().map(Log::to_string).collect(),
+        false => {
+            let text: String = logs.iter().map(Log::to_string).collect();
+            // A file or a program gets what was said as it is.
+            if std::io::stdout().is_terminal() { harmless(&text) } else { text }
+        }
     });
     Ok(())
 }

@@ -103,7 +103,7 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
         }
         None => Plan::blank(),
     };
-    refine(args, &mut plan.run);
+    refine(args, &mut plan.run)?;
     let mut places = Places::default();
     if let Some(file) = &args.file {
         places.add(file, &plan.cases);
@@ -132,17 +132,21 @@ async fn check_and_send(plan: Plan, allowed: &[Rule], desk: &Desk) -> Result<Str
 }
 
 /// What words say beats what the file says.
-fn refine(args: &SubmitArgs, run: &mut RunSpec) {
+fn refine(args: &SubmitArgs, run: &mut RunSpec) -> Result<(), Trouble> {
     if !args.cases.is_empty() {
         run.cases = Vec::new();
     }
+    let is_of_number = |c: char| c.is_ascii_digit() || "+-.".contains(c);
     for words in &args.cases {
-        let number = words.rsplit_once('=').and_then(|(case, n)| Some((case, n.parse().ok()?)));
-        run.cases.push(match number {
-            Some((case, repeats)) => {
+        let counted = words.rsplit_once('=').map(|(case, count)| (case, count, count.parse()));
+        run.cases.push(match counted {
+            Some((case, _, Ok(repeats))) => {
                 Selected { case: case.into(), repeats: Some(Repeats::Same(repeats)) }
             }
-            None => Selected { case: words.clone(), repeats: None },
+            Some((case, count, Err(_))) if count.starts_with(is_of_number) => {
+                return Err(Trouble::Usage(format!("case {case}: {count} repeats")));
+            }
+            _ => Selected { case: words.clone(), repeats: None },
         });
     }
     if !args.environments.is_empty() {
@@ -165,6 +169,7 @@ fn refine(args: &SubmitArgs, run: &mut RunSpec) {
     } else if args.ignore_missing_predecessors {
         run.missing = Missing::Ignore;
     }
+    Ok(())
 }
 
 async fn send(run: RunSpec, desk: &Desk) -> Result<String, Trouble> {

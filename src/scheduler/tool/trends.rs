@@ -81,6 +81,10 @@ fn trend_text(found: &Trends) -> String {
     });
     let titles = ["run", "name", "ended", "state", "tasks", "passed", "failures", "flaky", "took"];
     let mut text = table(titles, rows.collect());
+    if found.runs.iter().any(|run| run.name != found.runs[0].name) {
+        text += "runs of different names show no trend: see those of one with --name\n";
+        return text;
+    }
     for (what, trend) in
         [("time", found.took), ("failures", found.failures), ("flaky tasks", found.flaky)]
     {
