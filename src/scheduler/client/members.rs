@@ -56,6 +56,8 @@ pub(super) struct Members(Arc<Shared>);
 struct Shared {
     members: Vec<Member>,
     turn: AtomicUsize,
+    /// Connections made so far.
+    links: AtomicUsize,
     /// A member is found to be there, or away.
     found: Notify,
 }
@@ -115,8 +117,8 @@ impl Members {
         if members.is_empty() {
             return Err(Error::InvalidArgs("empty endpoints".into()));
         }
-        let (turn, found) = Default::default();
-        Ok(Self(Arc::new(Shared { members, turn, found })))
+        let (turn, links, found) = Default::default();
+        Ok(Self(Arc::new(Shared { members, turn, links, found })))
     }
 
     /// A member that is there, in turn; one that knows no leader if there is no other.
@@ -202,7 +204,7 @@ impl Members {
             Some(link) => link,
             None => match timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
                 Ok(Ok(channel)) => {
-                    Link { number: self.0.turn.fetch_add(1, Ordering::Relaxed), channel }
+                    Link { number: self.0.links.fetch_add(1, Ordering::Relaxed), channel }
                 }
                 Ok(Err(error)) => return away(tls::reason(&error), None),
                 Err(_) => return away("no connection in time".into(), None),
@@ -254,6 +256,7 @@ impl Members {
         let mut waits = Waits { members: self, at, link, since: Instant::now(), is_over: false };
         let answer = async { link.channel.clone().ready().await?.call(request).await };
         let answer = tokio::select! {
+            biased;
             answer = answer => answer,
             never = waits.doubt_after_silence() => match never {},
         };
