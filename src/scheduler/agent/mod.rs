@@ -5,14 +5,20 @@
 //! one, that no more run than there are slots, and that each result is delivered once or is known
 //! to be late. A transaction whose outcome is not known is repeated word for word until it is: the
 //! revision of the claim makes that harmless.
+//!
+//! Its watches may be behind its own transactions, each by itself: what one brings of a claim may be
+//! older than what has become of that since, and a command may come before the claim it speaks of.
 
 mod rows;
+#[cfg(test)]
+mod tests;
+mod watches;
 
 use super::coordinator::{Command, TxnNo};
 use super::keys;
 use super::model::{Claim, Item, Row, Segment, Status};
 use super::record::Running;
-use super::store::{Change, Commit, Compare, Kv, Op, Outcome, Txn};
+use super::store::{Compare, Op, Outcome, Txn};
 use crate::planted::{self, Bug};
 use rows::{take_rows, without};
 use std::collections::{BTreeMap, VecDeque};
@@ -109,6 +115,8 @@ struct Held {
     given_back: Vec<(u32, u32)>,
     /// Its tasks are to be stopped because they took too long.
     is_overdue: bool,
+    /// It is no longer in the store, which became known while a delivery was on its way.
+    is_gone: bool,
     /// When the first of the rows came.
     since: u64,
     running: u32,
@@ -122,6 +130,12 @@ pub struct Agent {
     registration: i64,
     settings: Settings,
     claims: BTreeMap<Arc<str>, Held>,
+    /// The watch has brought every claim that was created by this revision: what it brings of one of
+    /// those is no new claim, whether that is still held or not.
+    claims_seen: i64,
+    /// Commands about claims that the watch may yet bring, by the claim's key, each with its revision:
+    /// every claim was created before a command speaks of it.
+    early: BTreeMap<Arc<str>, (i64, Vec<Command>)>,
     /// Tasks to start, those under tags apart: they go first, since others may wait for their tags.
     tagged: VecDeque<(Task, u32)>,
     plain: VecDeque<(Task, u32)>,
@@ -145,6 +159,8 @@ impl Agent {
             registration,
             settings,
             claims: BTreeMap::new(),
+            claims_seen: registration,
+            early: BTreeMap::new(),
             tagged: VecDeque::new(),
             plain: VecDeque::new(),
             running: BTreeMap::new(),
@@ -163,128 +179,6 @@ impl Agent {
         if !self.is_fenced {
             self.lease_ends = self.lease_ends.max(ends);
         }
-    }
-
-    /// A commit of the watch on this worker's claims and commands.
-    pub fn commit(&mut self, now: u64, commit: &Commit) {
-        for change in &commit.changes {
-            match change {
-                Change::Put(kv) if kv.key.starts_with(keys::CLAIMS) => self.claimed(kv),
-                Change::Delete { key } if key.starts_with(keys::CLAIMS) => self.unclaimed(key),
-                Change::Put(kv) if kv.key.starts_with(keys::COMMANDS) => self.command(now, kv),
-                Change::Put(_) | Change::Delete { .. } => {}
-            }
-        }
-    }
-
-    fn claimed(&mut self, kv: &Kv) {
-        let Ok(claim) = serde_json::from_slice::<Claim>(&kv.value) else { return };
-        // What an earlier registration of this name was given is taken back by the leader.
-        if self.is_fenced || claim.registration != self.registration {
-            return;
-        }
-        let key: Arc<str> = kv.key.as_str().into();
-        if let Some(held) = self.claims.get_mut(&key) {
-            // Own deliveries come back this way too.
-            held.mod_revision = held.mod_revision.max(kv.mod_revision);
-            return;
-        }
-        for item in &claim.items {
-            for ordinal in item.from..item.to {
-                let task = Task { claim: key.clone(), lane: item.lane, ordinal };
-                let queue = if claim.tags.is_empty() { &mut self.plain } else { &mut self.tagged };
-                queue.push_back((task, item.attempt));
-            }
-        }
-        let held = Held {
-            run: claim.run.as_str().into(),
-            claim,
-            mod_revision: kv.mod_revision,
-            fence: kv.create_revision,
-            rows: Vec::new(),
-            given_back: Vec::new(),
-            is_overdue: false,
-            since: 0,
-            running: 0,
-            delivery: None,
-            parts: 0,
-        };
-        self.claims.insert(key, held);
-    }
-
-    /// A claim is gone from the store: delivered, or taken away.
-    fn unclaimed(&mut self, key: &str) {
-        let Some(held) = self.claims.get(key) else { return };
-        // The answer to what is on its way tells whether it was that.
-        if held.delivery.is_none() {
-            self.drop_claim(key);
-        }
-    }
-
-    /// Nothing of a claim counts any more.
-    fn drop_claim(&mut self, key: &str) {
-        if let Some(held) = self.claims.remove(key) {
-            // What had ended under it comes too late.
-            self.requests.extend(rows::late(&self.name, key, held));
-        }
-        self.tagged.retain(|(task, _)| &*task.claim != key);
-        self.plain.retain(|(task, _)| &*task.claim != key);
-        let running = self.running.keys().filter(|task| &*task.claim == key);
-        let stop = running.map(|task| Request::Stop { task: task.clone() });
-        self.requests.extend(stop);
-    }
-
-    fn command(&mut self, now: u64, kv: &Kv) {
-        let Ok(command) = serde_json::from_slice::<Command>(&kv.value) else { return };
-        match command {
-            Command::Drain => self.is_draining = true,
-            Command::Cancel { claim, overdue } => {
-                let key: Arc<str> = format!("{}{claim}", keys::claims(&self.name)).into();
-                self.end_unstarted(now, &key, if overdue { None } else { Some(Status::Canceled) });
-                if let Some(held) = self.claims.get_mut(&key) {
-                    held.is_overdue = overdue;
-                }
-                let running = self.running.keys().filter(|task| task.claim == key);
-                self.requests.extend(running.map(|task| Request::Stop { task: task.clone() }));
-            }
-            Command::Skip { claim } => {
-                let key: Arc<str> = format!("{}{claim}", keys::claims(&self.name)).into();
-                self.end_unstarted(now, &key, Some(Status::Skipped));
-            }
-        }
-        self.next_txn += 1;
-        let txn = Txn { then: vec![Op::Delete(kv.key.clone())], ..Default::default() };
-        self.requests.push(Request::Try(self.next_txn, txn));
-    }
-
-    /// What has not started ends with a status, or goes back.
-    fn end_unstarted(&mut self, now: u64, key: &Arc<str>, status: Option<Status>) {
-        let mut ended = Vec::new();
-        for queue in [&mut self.tagged, &mut self.plain] {
-            queue.retain(|(task, attempt)| {
-                let is_other = task.claim != *key;
-                if !is_other {
-                    ended.push((task.clone(), *attempt));
-                }
-                is_other
-            });
-        }
-        let Some(held) = self.claims.get_mut(key) else { return };
-        held.claim.urgent = true;
-        held.since = now;
-        let Some(status) = status else {
-            held.given_back.extend(ended.iter().map(|(task, _)| (task.lane, task.ordinal)));
-            return;
-        };
-        held.rows.extend(ended.into_iter().map(|(task, attempt)| Row {
-            lane: task.lane,
-            ordinal: task.ordinal,
-            attempt,
-            status,
-            start: now,
-            duration: 0,
-            detail: None,
-        }));
     }
 
     /// A task that was started has ended as the row says.
@@ -330,6 +224,7 @@ impl Agent {
             Outcome::Refused { found, .. } => match &found[..] {
                 // An earlier sending of the same did it.
                 [Some(_), claim, ..] => {
+                    held.is_gone |= claim.is_none();
                     let revision = claim.as_ref().map_or(0, |kv| kv.mod_revision);
                     self.delivered(&key, revision);
                 }
@@ -345,6 +240,8 @@ impl Agent {
         held.claim.items = delivery.left;
         if held.claim.items.is_empty() {
             self.claims.remove(key);
+        } else if held.is_gone {
+            self.drop_claim(key);
         }
     }
 

@@ -43,10 +43,11 @@ enum Event {
         no: TxnNo,
         outcome: Outcome,
     },
-    /// The watch brings what there is.
+    /// A watch brings what there is.
     Watch {
         to: Proc,
         life: u64,
+        which: usize,
     },
     Wake {
         who: Proc,
@@ -102,11 +103,20 @@ struct Leader {
     watched: i64,
 }
 
+/// A watch of a worker, on a member that may be behind.
+#[derive(Clone, Copy, Default)]
+struct WorkerWatch {
+    watched: i64,
+    /// Milliseconds after which it brings a commit, at least.
+    lag: u64,
+}
+
 struct Worker {
     life: u64,
     lease: i64,
     agent: Option<Agent>,
-    watched: i64,
+    /// Of its claims, and of its commands.
+    watches: [WorkerWatch; 2],
     running: BTreeMap<Task, (u32, Status, u64)>,
     /// Of each claim that it was given.
     runs: BTreeMap<Arc<str>, String>,
@@ -120,6 +130,7 @@ pub struct World {
     pub ledger: Ledger,
     random: Random,
     network: Random,
+    lags: Random,
     events: BTreeMap<(u64, u64), Event>,
     count: u64,
     leaders: Vec<Leader>,
@@ -127,6 +138,10 @@ pub struct World {
     paused: BTreeMap<Proc, u64>,
     /// The next time that each process is woken.
     wakes: BTreeMap<Proc, (u64, u64)>,
+    /// Who began each attempt, and the fence.
+    begun: BTreeMap<(String, u32, u32, u32), (usize, i64)>,
+    /// When each commit was made.
+    committed: Vec<u64>,
     broken: Option<String>,
     load: Load,
     checked: usize,
@@ -151,12 +166,15 @@ impl World {
             store: Store::default(),
             ledger: Ledger::default(),
             network: Random::new(seed, "network"),
+            lags: Random::new(seed, "lags"),
             events: BTreeMap::new(),
             count: 0,
             leaders: Vec::new(),
             workers: Vec::new(),
             paused: BTreeMap::new(),
             wakes: BTreeMap::new(),
+            begun: BTreeMap::new(),
+            committed: Vec::new(),
             broken: None,
             load: Load::new(seed, capacity),
             keep_runs: random.below(4) as usize,
@@ -181,7 +199,7 @@ impl World {
                 life: 0,
                 lease: 0,
                 agent: None,
-                watched: 0,
+                watches: Default::default(),
                 running: BTreeMap::new(),
                 runs: BTreeMap::new(),
                 fenced_at: None,
@@ -302,6 +320,7 @@ impl World {
                 }
             }
             self.ledger.take_in(self.now, commit)?;
+            self.committed.push(self.now);
             self.checked += 1;
         }
         Ok(())
@@ -317,7 +336,7 @@ impl World {
                 }
             }
             Event::Answer { to, life, no, outcome } => self.answer(to, life, no, &outcome),
-            Event::Watch { to, life } => self.watch(to, life),
+            Event::Watch { to, life, which } => self.watch(to, life, which),
             Event::Wake { who, life } => self.wake(who, life),
             Event::Lease { who, life } => self.keep_alive(who, life),
             Event::ReadRun { to, life, run } => {
@@ -449,7 +468,7 @@ impl World {
         let life = leader.life;
         let who = Proc::Leader(place);
         self.after(LEADER_TTL / 3, Event::Lease { who, life });
-        self.after(5, Event::Watch { to: who, life });
+        self.after(5, Event::Watch { to: who, life, which: 0 });
         self.work(who);
     }
 
@@ -483,11 +502,16 @@ impl World {
         worker.running.clear();
         worker.fenced_at = None;
         worker.was_paused = false;
-        worker.watched = revision;
+        for watch in &mut worker.watches {
+            let lag_max = if self.lags.chance(400) { 2_000 } else { 0 };
+            *watch = WorkerWatch { watched: revision, lag: self.lags.skewed(0, lag_max) };
+        }
         worker.agent = Some(Agent::new(&name, revision, settings, self.now + WORKER_TTL));
         let (who, life) = (Proc::Worker(place), worker.life);
         self.after(WORKER_TTL / 3, Event::Lease { who, life });
-        self.after(1, Event::Watch { to: who, life });
+        for which in 0..2 {
+            self.after(1, Event::Watch { to: who, life, which });
+        }
     }
 
     fn task_ends(&mut self, place: usize, life: u64, task: &Task) {
@@ -558,17 +582,21 @@ impl World {
         self.work(who);
     }
 
-    fn watch(&mut self, to: Proc, life: u64) {
+    fn watch(&mut self, to: Proc, life: u64, which: usize) {
         if self.life(to) != life {
             return;
         }
         let now = self.now;
-        let watched = match to {
-            Proc::Leader(place) => self.leaders[place].watched,
-            Proc::Worker(place) => self.workers[place].watched,
+        let (watched, revision) = match to {
+            Proc::Leader(place) => (self.leaders[place].watched, self.store.revision),
+            Proc::Worker(place) => {
+                let WorkerWatch { watched, lag } = self.workers[place].watches[which];
+                let seen = self.committed.partition_point(|at| at + lag <= now) as i64;
+                (watched, seen.max(watched))
+            }
         };
-        let commits: Vec<Commit> = self.store.commits_after(watched).to_vec();
-        let revision = self.store.revision;
+        let mut commits: Vec<Commit> = self.store.commits_after(watched).to_vec();
+        commits.truncate((revision - watched) as usize);
         match to {
             Proc::Leader(place) => {
                 let leader = &mut self.leaders[place];
@@ -583,18 +611,18 @@ impl World {
             }
             Proc::Worker(place) => {
                 let worker = &mut self.workers[place];
-                worker.watched = revision;
+                worker.watches[which].watched = revision;
                 if let Some(agent) = &mut worker.agent {
-                    let (claims, commands) =
-                        (keys::claims(&format!("w{place}")), keys::commands(&format!("w{place}")));
+                    let name = format!("w{place}");
+                    let prefix = [keys::claims(&name), keys::commands(&name)][which].clone();
                     for commit in &commits {
-                        agent.commit(now, &only(commit, &[&claims, &commands]));
+                        agent.commit(now, &only(commit, &[&prefix]));
                     }
                 }
             }
         }
         let delay = self.network.skewed(1, 100);
-        self.after(delay, Event::Watch { to, life });
+        self.after(delay, Event::Watch { to, life, which });
         if !commits.is_empty() {
             self.work(to);
         }
@@ -711,11 +739,21 @@ impl World {
         }
     }
 
+    /// That no attempt begins a second time, wherever it was begun before.
+    fn check_first(&mut self, place: usize, attempt: (String, u32, u32, u32), fence: i64) {
+        let text = format!("{attempt:?} begins at w{place} with fence {fence}");
+        if let Some((other, before)) = self.begun.insert(attempt, (place, fence)) {
+            let text = format!("{text}, after it began at w{other} with fence {before}");
+            self.broken.get_or_insert(text);
+        }
+    }
+
     fn worker_request(&mut self, place: usize, request: agent::Request) {
         let life = self.workers[place].life;
         match request {
             agent::Request::Try(no, txn) => self.send(Proc::Worker(place), no, txn),
-            agent::Request::Start { task, run, attempt, .. } => {
+            agent::Request::Start { task, run, attempt, fence } => {
+                self.check_first(place, (run.to_string(), task.lane, task.ordinal, attempt), fence);
                 let (duration, status) = self.load.draw(&run, task.lane);
                 self.check_start(place, &run, task.lane);
                 let worker = &mut self.workers[place];
