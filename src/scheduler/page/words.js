@@ -24,7 +24,7 @@ const WORDS = {
   overview: ["Overview", "概览"], waiting: ["Waiting", "等待中"], failures: ["Failures", "失败"], timeline: ["Slots", "槽位时间线"], lanes: ["Cases", "用例"],
   bound: ["Lower bound", "理论下限"], efficiency: ["Efficiency", "效率"], makespan: ["Makespan", "总用时"], left: ["At least left", "至少剩余"], work: ["Work", "工作量"],
   loss: ["Slot time that was not used, by cause", "未利用的槽位时间（按原因）"], loss_start: ["first start", "首次启动"], loss_predecessor: ["predecessors", "前置用例"], loss_tag: ["tags", "互斥标签"],
-  loss_hand_over: ["hand-over", "交接"], loss_tail: ["tail", "收尾"], loss_repeated: ["repeated attempts", "重复尝试"], loss_other: ["other causes", "其他原因"],
+  loss_hand_over: ["hand-over", "交接"], loss_tail: ["tail", "收尾"], loss_repeated: ["repeated attempts", "重复尝试"], loss_gone: ["workers gone", "执行机离开"], loss_other: ["other causes", "其他原因"],
   bound_work: ["work over slots", "工作量/槽位"], bound_tag: ["longest tag", "最长标签"], bound_chain: ["longest chain", "最长链"],
   no_runs: ["No runs yet. Submit one, or: quoin run submit PLAN", "还没有运行。提交一个，或者：quoin run submit 计划文件"],
   no_cases: ["No cases fit.", "没有符合的用例。"], no_environments: ["No environments.", "没有环境。"], no_workers: ["No workers. Start one: quoin worker --name w1", "没有执行机。启动一个：quoin worker --name w1"],

@@ -6,7 +6,7 @@
 
 use super::audit::{Audit, Rule};
 use super::book::{RunBook, parse};
-use super::loss::{State, Waits, steps, stretches};
+use super::steps::{State, Waits, steps, stretches};
 use crate::scheduler::coordinator::WorkerInfo;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Claim, Labels, Status};

@@ -1,10 +1,11 @@
 //! Where the time of slots went that no task used, and why.
 
 use super::book::RunBook;
+use super::gone::{Turn, is_lost, turns};
 use super::slots::{has_all, slots};
+use super::steps::{State, Stretch, Waits, steps};
 use crate::scheduler::coordinator::WorkerInfo;
-use crate::scheduler::model::{Labels, LaneCheckpoint, LanePlan, Scope};
-use crate::scheduler::planner::Verdict;
+use crate::scheduler::model::{Labels, LanePlan};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,13 +27,15 @@ pub struct Loss {
     pub tag: u64,
     /// Something could have run: a slot was handed from one task to the next.
     pub hand_over: u64,
+    /// Their worker was gone while something was left to start, or had what was lost with it.
+    pub gone: u64,
     /// Neither predecessors nor tags kept tasks back, and yet they did not come: no idle worker had
     /// their labels, their environment was full, or for a second and more something else kept them
     /// that the record does not tell, such as a pause, a closed environment, a rest or a lost store.
     pub other: u64,
     /// Nothing was left to start.
     pub tail: u64,
-    /// Spent on attempts after which the task was tried again.
+    /// Spent on attempts after which the task was tried again, but for those that were lost.
     pub repeated: u64,
 }
 
@@ -43,20 +46,6 @@ pub struct Gap {
     pub to: u64,
     /// What most of them were idle for, as a field of `Loss`.
     pub cause: &'static str,
-}
-
-/// One attempt as a stretch of time.
-#[derive(Clone, Copy)]
-pub(super) struct Stretch {
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) lane: u32,
-    /// Where it is among the attempts.
-    pub(super) attempt: u32,
-    /// The first attempt of its task, so that one task fewer waits.
-    is_first: bool,
-    /// The task ended with it.
-    is_last: bool,
 }
 
 /// When slots were idle and why, in the order of time, and what was lost so; nothing where there were too many tasks
@@ -75,26 +64,6 @@ pub(super) fn gaps(
     (found, loss)
 }
 
-pub(super) fn stretches(book: &RunBook) -> Vec<Stretch> {
-    let mut stretches = Vec::with_capacity(book.attempts.len());
-    let mut before = None;
-    for (lane, ordinal, at) in &book.index {
-        let attempt = &book.attempts[*at as usize];
-        let start = attempt.row.start.saturating_mul(1_000);
-        let is_first = before != Some((*lane, *ordinal));
-        before = Some((*lane, *ordinal));
-        stretches.push(Stretch {
-            start,
-            end: start + attempt.row.duration,
-            lane: *lane,
-            attempt: *at,
-            is_first,
-            is_last: matches!(attempt.verdict, Verdict::Ended(..)),
-        });
-    }
-    stretches
-}
-
 /// Where the slots' time went that no task used; each stretch of it is told.
 fn loss(
     book: &RunBook,
@@ -107,13 +76,30 @@ fn loss(
         return None;
     }
     let mut loss = Loss::default();
-    let again = found.iter().filter(|stretch| !stretch.is_last);
-    loss.repeated = again.map(|stretch| stretch.end - stretch.start).sum();
+    for stretch in found {
+        let lost = if is_lost(&book.attempts[stretch.attempt as usize]) {
+            &mut loss.gone
+        } else if !stretch.is_last {
+            &mut loss.repeated
+        } else {
+            continue;
+        };
+        *lost += stretch.end - stretch.start;
+    }
     let mut state = State::new(book);
     let mut room = Room::new(book);
     let mut at = begin;
     let mut has_begun = false;
-    for (next, is_start, stretch) in steps(found) {
+    let mut turns = turns(book).into_iter().peekable();
+    let mut steps = steps(found).into_iter().peekable();
+    loop {
+        let turn = turns.next_if(|turn| steps.peek().is_none_or(|(next, ..)| turn.at < *next));
+        let step = if turn.is_none() { steps.next() } else { None };
+        let next = match (&turn, &step) {
+            (Some(turn), _) => turn.at.min(end),
+            (None, Some((next, ..))) => *next,
+            (None, None) => break,
+        };
         let idle = slots.saturating_sub(state.busy);
         if idle == 0 {
             room.since.fill(None);
@@ -125,9 +111,14 @@ fn loss(
             tell(Gap { from: at, to: next, cause: "start" });
         }
         at = at.max(next);
-        has_begun |= is_start;
-        state.step(stretch, is_start);
-        room.step(stretch, is_start);
+        if let Some(turn) = turn {
+            room.turn(turn);
+        }
+        if let Some((_, is_start, stretch)) = step {
+            has_begun |= is_start;
+            state.step(stretch, is_start);
+            room.step(stretch, is_start);
+        }
     }
     debug_assert!(at <= end.max(begin));
     let idle = slots.saturating_sub(state.busy);
@@ -141,100 +132,6 @@ fn loss(
     Some(loss)
 }
 
-/// Starts and ends in their order, with whether it is a start.
-pub(super) fn steps(found: &[Stretch]) -> Vec<(u64, bool, &Stretch)> {
-    let mut steps: Vec<(u64, bool, &Stretch)> = Vec::with_capacity(found.len() * 2);
-    for stretch in found {
-        steps.push((stretch.start, true, stretch));
-        steps.push((stretch.end, false, stretch));
-    }
-    // Ends first: what they free may start in the same instant.
-    steps.sort_unstable_by_key(|(at, is_start, stretch)| (*at, *is_start, stretch.lane));
-    steps
-}
-
-/// What is going on at one instant.
-pub(super) struct State<'b> {
-    book: &'b RunBook,
-    busy: u64,
-    /// By lane: tasks that have not started.
-    unstarted: Vec<u32>,
-    /// By lane: tasks that have not ended, those left out that nobody ever ran.
-    open: Vec<u32>,
-    /// By lane: tasks that have.
-    ended: Vec<u32>,
-    /// Tasks that are to be tried again and have not started.
-    again: u32,
-    held: BTreeMap<&'b str, u32>,
-}
-
-impl<'b> State<'b> {
-    pub(super) fn new(book: &'b RunBook) -> Self {
-        let ran = |counted: &LaneCheckpoint| counted.ended.count();
-        let mut open: Vec<u32> = book.counted.iter().map(ran).collect();
-        if book.is_open {
-            open = book.plan.lanes.iter().map(|lane| lane.total).collect();
-        }
-        let ended = vec![0; open.len()];
-        Self {
-            book,
-            busy: 0,
-            unstarted: open.clone(),
-            open,
-            ended,
-            again: 0,
-            held: BTreeMap::new(),
-        }
-    }
-
-    pub(super) fn step(&mut self, stretch: &Stretch, is_start: bool) {
-        let lane = stretch.lane as usize;
-        let Some(plan) = self.book.plan.lanes.get(lane) else { return };
-        let slots = u64::from(plan.slots);
-        if is_start {
-            self.busy += slots;
-            self.unstarted[lane] -= u32::from(stretch.is_first).min(self.unstarted[lane]);
-            self.again -= u32::from(!stretch.is_first).min(self.again);
-        } else {
-            self.busy = self.busy.saturating_sub(slots);
-            self.open[lane] -= u32::from(stretch.is_last).min(self.open[lane]);
-            self.ended[lane] += u32::from(stretch.is_last);
-            self.again += u32::from(!stretch.is_last);
-        }
-        for tag in &plan.tags {
-            let held = self.held.entry(tag).or_default();
-            *held = if is_start { *held + 1 } else { held.saturating_sub(1) };
-        }
-    }
-
-    /// What the next task of a lane waits for.
-    pub(super) fn of_lane(&self, lane: usize) -> Waits {
-        let Some(plan) = self.book.plan.lanes.get(lane) else { return Waits::Not };
-        if self.unstarted[lane] == 0 {
-            return Waits::Not;
-        }
-        let is_early = plan.predecessors.iter().any(|before| match before.scope {
-            Scope::Repeat => {
-                let started = plan.total - self.unstarted[lane].min(plan.total);
-                let before = before.lane as usize;
-                self.ended[before] <= started && self.open[before] > 0
-            }
-            Scope::Run | Scope::Global => self.open[before.lane as usize] > 0,
-        });
-        if is_early {
-            return Waits::ForLane;
-        }
-        let is_full = |tag: &str| {
-            let capacity = self.book.capacities.get(tag).copied().unwrap_or(1);
-            self.held.get(tag).is_some_and(|held| *held >= capacity)
-        };
-        match plan.tags.iter().any(|tag| is_full(tag)) {
-            true => Waits::ForTag,
-            false => Waits::ForNothing,
-        }
-    }
-}
-
 /// A worker's slots.
 struct Seat {
     slots: u64,
@@ -243,6 +140,8 @@ struct Seat {
     attempts: u64,
     /// What it offers, unless it is gone.
     offers: Option<Labels>,
+    /// It was gone at this time.
+    is_gone: bool,
     /// It is gone, leaves or rests: behind its last attempt nothing could have gone there.
     leaves: bool,
 }
@@ -263,7 +162,7 @@ impl<'b> Room<'b> {
             let known = book.workers.get(worker);
             let leaves = known.is_none_or(|info| info.draining || info.resting.is_some());
             let offers = known.map(WorkerInfo::offers);
-            Seat { slots, busy: 0, attempts: 0, offers, leaves }
+            Seat { slots, busy: 0, attempts: 0, offers, is_gone: false, leaves }
         };
         let mut workers: BTreeMap<&str, Seat> =
             slots(book).into_iter().map(|(name, slots)| (name, seat(slots, name))).collect();
@@ -299,6 +198,18 @@ impl<'b> Room<'b> {
         }
     }
 
+    fn turn(&mut self, turn: Turn<'_>) {
+        if let Some(seat) = self.workers.get_mut(turn.worker) {
+            seat.is_gone = turn.goes;
+        }
+    }
+
+    /// Idle slots of workers that are gone.
+    fn gone(&self) -> u64 {
+        let gone = self.workers.values().filter(|seat| seat.is_gone);
+        gone.map(|seat| seat.slots.saturating_sub(seat.busy)).sum()
+    }
+
     /// Idle slots that tasks of a lane could have had.
     fn of_lane(&self, plan: &LanePlan) -> u64 {
         let limit = self.environments.get(&*plan.environment);
@@ -306,7 +217,7 @@ impl<'b> Room<'b> {
             return 0;
         }
         let fits = |offers: &Labels| has_all(offers, &plan.requires);
-        let is_there = |seat: &&Seat| !seat.leaves || seat.attempts > 0;
+        let is_there = |seat: &&Seat| !seat.is_gone && (!seat.leaves || seat.attempts > 0);
         let fit = self.workers.values().filter(is_there);
         let fit = fit.filter(|seat| seat.offers.as_ref().is_none_or(fits));
         fit.map(|seat| seat.slots.saturating_sub(seat.busy)).sum()
@@ -320,6 +231,10 @@ impl<'b> Room<'b> {
         idle: u64,
         (from, to): (u64, u64),
     ) -> &'static str {
+        let left: u64 = state.unstarted.iter().map(|left| u64::from(*left)).sum();
+        let has_more = left + u64::from(state.again) > 0;
+        let gone = if has_more { self.gone().min(idle) } else { 0 };
+        let idle = idle - gone;
         let (mut waits_for_tag, mut waits_for_lane, mut waits_for_slot) = (false, false, false);
         // Idle slots that lanes could have had: which had time to go from one task to the next, and which
         // stayed idle for longer than that takes.
@@ -341,7 +256,7 @@ impl<'b> Room<'b> {
             waits_for_tag |= waits == Waits::ForTag;
             waits_for_lane |= waits == Waits::ForLane;
         }
-        let mut parts = Parts { left: idle, hand_over: handed, ..Default::default() };
+        let mut parts = Parts { gone, left: idle, hand_over: handed, ..Default::default() };
         parts.left -= handed;
         match (waits_for_slot, waits_for_tag, waits_for_lane) {
             (true, ..) => {
@@ -391,6 +306,7 @@ impl<'b> Fit<'b> {
 /// Idle slots by their cause.
 #[derive(Default)]
 struct Parts {
+    gone: u64,
     hand_over: u64,
     other: u64,
     tag: u64,
@@ -407,6 +323,7 @@ impl Parts {
         for (cause, slots, lost) in [
             ("hand_over", self.hand_over, &mut loss.hand_over),
             ("other", self.other, &mut loss.other),
+            ("gone", self.gone, &mut loss.gone),
             ("tag", self.tag, &mut loss.tag),
             ("predecessor", self.predecessor, &mut loss.predecessor),
             ("tail", self.tail, &mut loss.tail),
@@ -419,15 +336,4 @@ impl Parts {
         }
         most.0
     }
-}
-
-/// What keeps tasks of a lane from starting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// All have started.
-    Not,
-    ForLane,
-    ForTag,
-    /// But a slot.
-    ForNothing,
 }

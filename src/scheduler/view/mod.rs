@@ -12,6 +12,7 @@ mod book;
 mod failures;
 mod flaky;
 mod foreign;
+mod gone;
 mod idle;
 mod live;
 mod loss;
@@ -19,6 +20,7 @@ mod numbers;
 pub mod read;
 mod running;
 mod slots;
+mod steps;
 mod story;
 mod tasks;
 #[cfg(test)]

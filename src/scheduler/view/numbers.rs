@@ -1,8 +1,9 @@
 //! How near a run came to the least time in which it could be done.
 
 use super::book::RunBook;
-use super::loss::{Gap, Loss, Stretch, gaps, stretches};
+use super::loss::{Gap, Loss, gaps};
 use super::slots::{slots, slots_now};
+use super::steps::{Stretch, stretches};
 use super::tasks::LaneView;
 use crate::scheduler::planner::{Bound, bound};
 use crate::scheduler::record::efficiency;

@@ -200,3 +200,80 @@ fn what_is_not_handed_over_is_not_called_so() {
     let loss = numbers(&store.book()).loss.unwrap();
     assert_eq!((loss.other, loss.hand_over, loss.tail), (100_000, 20_000, 100_000));
 }
+
+/// What a worker took with it: nobody knows since when it ran.
+fn lost(ordinal: u32, at: u64) -> Row {
+    row(0, ordinal, 1, Status::Lost, at, 0)
+}
+
+/// Slot time that went into nothing, in milliseconds; all parts of it are told.
+fn all_lost(found: &Numbers) -> Loss {
+    let loss = found.loss.unwrap();
+    let parts = [loss.start, loss.predecessor, loss.tag, loss.hand_over, loss.gone, loss.other];
+    let sum = parts.iter().sum::<u64>() + loss.tail;
+    assert_eq!(sum + found.work, found.slots * found.makespan, "{loss:?}");
+    loss
+}
+
+#[test]
+fn slots_of_what_was_lost_are_not_busy_for_ever() {
+    let mut store = Store::with_run(json!([command("a")]), 6);
+    store.worker("w1", 2);
+    // Killed while it had two of six; noticed after four seconds, and back after five more.
+    let passed = |ordinal, attempt, at| row(0, ordinal, attempt, Status::Passed, at, 500);
+    store.results("w1", &[passed(0, 1, 0), passed(1, 1, 0)]);
+    store.results("w1", &[lost(2, 4_000), lost(3, 4_000)]);
+    store.results("w1", &[passed(2, 2, 9_000), passed(3, 2, 9_000)]);
+    store.results("w1", &[passed(4, 1, 9_500), passed(5, 1, 9_600)]);
+    store.ended_at("passed", 11_200);
+    let (found, gaps) = measured(&store.book());
+    let loss = all_lost(&found);
+    assert_eq!((loss.gone, loss.hand_over), (17_000_000, 100_000), "{loss:?}");
+    assert_eq!((loss.other, loss.tail), (0, 300_000), "{loss:?}");
+    let causes: Vec<_> =
+        gaps.iter().map(|gap| (gap.from / 1_000, gap.to / 1_000, gap.cause)).collect();
+    assert_eq!(
+        causes,
+        [(1_500, 10_000, "gone"), (10_500, 10_600, "hand_over"), (11_000, 11_200, "tail"),]
+    );
+}
+
+#[test]
+fn slots_of_a_lost_worker_are_handed_to_nobody() {
+    let mut store = Store::with_run(json!([command("a")]), 5);
+    store.worker("stays", 1);
+    let passed = |ordinal, attempt, at| row(0, ordinal, attempt, Status::Passed, at, 500);
+    let of_stays = [passed(1, 1, 0), passed(3, 1, 510), passed(4, 1, 1_020), passed(2, 2, 3_000)];
+    store.results("goes", &[passed(0, 1, 0)]);
+    store.results("stays", &of_stays[..3]);
+    store.results("goes", &[lost(2, 2_500)]);
+    store.results("stays", &of_stays[3..]);
+    store.ended_at("passed", 5_000);
+    let loss = all_lost(&numbers(&store.book()));
+    // Gone from its last end, until nothing is left to start.
+    assert_eq!((loss.gone, loss.tail), (2_500_000, 1_500_000), "{loss:?}");
+    assert_eq!((loss.hand_over, loss.other), (20_000 + 980_000, 500_000), "{loss:?}");
+}
+
+#[test]
+fn what_a_lost_attempt_is_known_to_have_taken_counts_as_lost_with_its_worker() {
+    let mut store = Store::with_run(json!([command("a")]), 2);
+    store.worker("w1", 1);
+    let known = row(0, 0, 1, Status::Lost, 0, 700);
+    let rest = [(0, 2, 700), (1, 1, 1_200)];
+    let rest = rest.map(|(ordinal, attempt, at)| row(0, ordinal, attempt, Status::Passed, at, 500));
+    store.results("w1", &[&[known][..], &rest].concat());
+    let loss = numbers(&store.book()).loss.unwrap();
+    assert_eq!((loss.gone, loss.repeated), (700_000, 0), "{loss:?}");
+}
+
+#[test]
+fn a_worker_that_is_not_there_has_no_idle_slots_while_the_run_goes_on() {
+    let mut store = Store::with_run(json!([command("a")]), 5);
+    store.worker("stays", 1);
+    let passed = |ordinal, at| row(0, ordinal, 1, Status::Passed, at, 500);
+    store.results("gone", &[passed(0, 0)]);
+    store.results("stays", &[passed(1, 0), passed(2, 500), passed(3, 1_000)]);
+    let loss = numbers(&store.book()).loss.unwrap();
+    assert_eq!((loss.gone, loss.hand_over, loss.other), (1_000_000, 0, 0), "{loss:?}");
+}

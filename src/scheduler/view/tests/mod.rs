@@ -8,7 +8,7 @@ mod stories;
 mod tasks;
 
 use super::{
-    Filter, Pace, Rule, RunBook, TaskView, audit,
+    Filter, Loss, Numbers, Pace, Rule, RunBook, TaskView, audit,
     foreign::{LEASED, Names, foreign},
     idleness, is_undisturbed, line, measured, numbers, replay, state_of, story, waiting,
 };
