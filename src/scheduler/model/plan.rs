@@ -128,14 +128,16 @@ impl Survey<'_> {
             for before in case.case_pre.iter().filter(|before| before.scope == Scope::Repeat) {
                 let Some(place) = self.index.get(before.case.as_str()) else { continue };
                 let of_before = &self.cases[*place].1;
-                let has_fewer = self
-                    .places
-                    .iter()
-                    .map(|place| name_of(*place))
-                    .any(|place| (1..repeats.within(place)).contains(&of_before.within(place)));
-                if has_fewer {
+                let has_fewer =
+                    |place: &&str| (1..repeats.within(place)).contains(&of_before.within(place));
+                let mut places = self.places.iter().map(|place| name_of(*place));
+                if let Some(place) = places.find(has_fewer) {
+                    let place = match (repeats, of_before) {
+                        (Repeats::Same(_), Repeats::Same(_)) => String::new(),
+                        _ => format!(" in environment {place}"),
+                    };
                     let message = format!(
-                        "case {}: waits for each repeat of {}, which has fewer",
+                        "case {}: waits for each repeat of {}, which has fewer{place}",
                         case.id, before.case
                     );
                     return Err(Refusal::malformed(message).about("case", &case.id));
@@ -262,6 +264,7 @@ fn complete<'a>(
     find: impl Fn(&str) -> Option<&'a Outline>,
 ) -> Result<(), Refusal> {
     let mut next = 0;
+    let mut included = Included { from: cases.len(), within: BTreeMap::new() };
     // Those that run in more environments than when they were looked at.
     let mut again: Vec<usize> = Vec::new();
     while next < cases.len() || !again.is_empty() {
@@ -307,12 +310,54 @@ fn complete<'a>(
                     cases.len() - 1
                 }
             };
-            if cases[known].1.fill(&repeats, spec.repeats, &spec.environments) && known < next {
+            let filled = cases[known].1.fill(&repeats, spec.repeats, &spec.environments);
+            if !filled.is_empty() && known < next {
                 again.push(known);
+            }
+            if !filled.is_empty() && known < included.from {
+                included.within.entry(known).or_default().extend(filled);
             }
         }
     }
+    included.raise(spec, cases, index);
     Ok(())
+}
+
+/// Where cases were pulled in that others wait for.
+struct Included<'s> {
+    /// Cases from this one on were in all their environments.
+    from: usize,
+    /// And of those before, these in some.
+    within: BTreeMap<usize, BTreeSet<&'s String>>,
+}
+
+impl Included<'_> {
+    /// Gives what was pulled in as many repeats as those have that wait for each of its repeats.
+    fn raise(
+        &self,
+        spec: &RunSpec,
+        cases: &mut [(&Outline, Repeats)],
+        index: &BTreeMap<&str, usize>,
+    ) {
+        if self.from == cases.len() && self.within.is_empty() {
+            return;
+        }
+        let mut left: Vec<usize> = (0..cases.len()).rev().collect();
+        while let Some(number) = left.pop() {
+            let (case, repeats) = cases[number].clone();
+            for before in case.case_pre.iter().filter(|before| before.scope == Scope::Repeat) {
+                let Some(known) = index.get(before.case.as_str()).copied() else { continue };
+                let within = self.within.get(&known);
+                let may = |place: &str| {
+                    known >= self.from
+                        || within.is_some_and(|within| within.iter().any(|one| *one == place))
+                };
+                if cases[known].1.raise(&repeats, &spec.environments, may) {
+                    left.push(known);
+                }
+            }
+        }
+    }
 }
 
 fn name_of(place: Option<&Environment>) -> &str {
@@ -462,6 +507,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_included_has_as_many_repeats_as_those_that_wait_for_each() {
+        let after = |case: &str| json!({"case": case, "scope": "repeat"});
+        let softly = json!({"case": "a", "scope": "repeat", "soft": true});
+        let cases = json!([
+            case("a", &[]),
+            case("b", &[after("a")]),
+            case("c", &[after("b"), json!("d")]),
+            case("d", &[]),
+            case("s", &[softly]),
+        ]);
+        let run = |selected: Value, places: Value| {
+            let run = json!({"cases": selected, "environments": places, "missing": "include"});
+            planned(cases.clone(), run)
+        };
+        let one = |id: &str, repeats: Value| json!({"case": id, "repeats": repeats});
+        // However far away, and only where it is waited for by repeat.
+        let three = json!([one("c", json!(3))]);
+        assert_eq!(run(three.clone(), json!([])), "c@:3{b}[d] b@:3{a} d@:1 a@:3");
+        let both = json!(["e", "f"]);
+        let expected = "c@e:3{b}[d] b@e:3{a} d@e:1 a@e:3 c@f:3{b}[d] b@f:3{a} d@f:1 a@f:3";
+        assert_eq!(run(three, both.clone()), expected);
+        // The most in each environment, whoever comes first.
+        let some = json!([one("s", json!({"f": 4})), one("b", json!({"e": 2, "f": 3}))]);
+        let expected = "b@e:2{a} a@e:2 s@f:4{a} b@f:3{a} a@f:4";
+        assert_eq!(run(some, both.clone()), expected);
+        // What was selected stays as it is; what was added to it elsewhere does not.
+        let added = json!([one("a", json!({"e": 2})), one("b", json!({"e": 2, "f": 5}))]);
+        assert_eq!(run(added, both.clone()), "a@e:2 b@e:2{a} a@f:5 b@f:5{a}");
+        let fewer = json!([one("a", json!(2)), one("b", json!(3))]);
+        let text = "case b: waits for each repeat of a, which has fewer";
+        assert_eq!(run(fewer, both.clone()), text);
+        let fewer = json!([one("a", json!(2)), one("b", json!({"f": 3}))]);
+        assert_eq!(run(fewer, both), format!("{text} in environment f"));
+    }
+
+    #[test]
     fn repeats_may_differ_by_environment() {
         let after = |case: &str| json!({"case": case, "scope": "repeat"});
         let cases = json!([case("a", &[]), case("b", &[json!("a")]), case("c", &[after("b")])]);
@@ -491,7 +572,7 @@ mod tests {
         assert_eq!(run(mixed, ignore.clone()), "b@e:5 c@e:2{b} c@f:3");
         // What has more repeats than what they wait for.
         let more = json!([one("b", json!({"e": 1})), one("c", json!({"e": 2}))]);
-        let text = "case c: waits for each repeat of b, which has fewer";
+        let text = "case c: waits for each repeat of b, which has fewer in environment e";
         assert_eq!(run(more.clone(), ignore), text);
         assert_eq!(run(more, again), "b@e:1 c@e:2[b]");
         let twice = json!([one("a", json!(2)), one("a", json!({"f": 3}))]);

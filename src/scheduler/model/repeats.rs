@@ -78,20 +78,64 @@ impl Repeats {
         of_both
     }
 
-    /// Lets it run so often in environments in which `other` runs and this does not; whether that
-    /// changed anything.
-    pub fn fill(&mut self, other: &Self, repeats: u32, all: &[String]) -> bool {
+    /// Lets it run so often in environments in which `other` runs and this does not, which are returned.
+    pub fn fill<'a>(&mut self, other: &Self, repeats: u32, all: &'a [String]) -> Vec<&'a String> {
         let missing: Vec<&String> = other.beyond(self, all).collect();
-        let Self::Each(each) = self else { return false };
-        let is_changed = !missing.is_empty();
-        each.extend(missing.into_iter().map(|environment| (environment.clone(), repeats)));
-        is_changed
+        let Self::Each(each) = self else { return Vec::new() };
+        each.extend(missing.iter().map(|environment| ((*environment).clone(), repeats)));
+        missing
+    }
+
+    /// Lets it run as often as `other` at least, where it runs at all and may be changed: in environments of
+    /// `all` that `may` takes. Says whether that changed anything.
+    pub fn raise(&mut self, other: &Self, all: &[String], may: impl Fn(&str) -> bool) -> bool {
+        if all.is_empty() {
+            let Self::Same(repeats) = self else { return false };
+            let is_less = may("") && (1..other.within("")).contains(repeats);
+            *repeats = if is_less { other.within("") } else { *repeats };
+            return is_less;
+        }
+        let is_less = |environment: &&String| {
+            (1..other.within(environment)).contains(&self.within(environment)) && may(environment)
+        };
+        let less: Vec<&String> = all.iter().filter(is_less).collect();
+        if less.is_empty() {
+            return false;
+        }
+        let here = all.iter().map(|environment| (environment.clone(), self.within(environment)));
+        let mut each: BTreeMap<String, u32> = here.filter(|(_, repeats)| *repeats > 0).collect();
+        each.extend(less.into_iter().map(|place| (place.clone(), other.within(place))));
+        *self = Self::new(each, all);
+        true
     }
 }
 
 impl Default for Repeats {
     fn default() -> Self {
         Self::Each(Box::default())
+    }
+}
+
+/// Of one environment. Not derived: what is wrong would be said in words of the program, and YAML would take texts
+/// that look like numbers.
+struct Number(u32);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Found;
+        impl Visitor<'_> for Found {
+            type Value = Number;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of repeats for each environment")
+            }
+
+            fn visit_u64<E: Error>(self, repeats: u64) -> Result<Number, E> {
+                let wrong = |_| E::invalid_value(Unexpected::Unsigned(repeats), &self);
+                u32::try_from(repeats).map(Number).map_err(wrong)
+            }
+        }
+        deserializer.deserialize_any(Found)
     }
 }
 
@@ -112,8 +156,10 @@ impl<'de> Deserialize<'de> for Repeats {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Repeats, A::Error> {
-                let each = BTreeMap::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Repeats::Each(Box::new(each)))
+                let each =
+                    BTreeMap::<String, Number>::deserialize(MapAccessDeserializer::new(map))?;
+                let each = each.into_iter().map(|(environment, Number(n))| (environment, n));
+                Ok(Repeats::Each(Box::new(each.collect())))
             }
         }
         deserializer.deserialize_any(Found)
@@ -166,10 +212,20 @@ mod tests {
             let of_both = (0..3).find(|n| here[*n] > 0 && there[*n] > 0);
             prop_assert_eq!(said, of_both.map(|n| sums[n]));
             let mut filled = other.clone();
-            prop_assert_eq!(filled.fill(&one, 7, &all), !beyond.is_empty());
+            prop_assert_eq!(filled.fill(&one, 7, &all), beyond);
             let expected: Vec<u32> =
                 here.iter().zip(there).map(|(a, b)| if *a > 0 && b == 0 { 7 } else { b }).collect();
             prop_assert_eq!(&numbers(&filled)[..], &expected[..]);
+            let may = |place: &str| place != "b";
+            let mut raised = other.clone();
+            let expected: Vec<u32> = (0..3)
+                .map(|n| match there[n] {
+                    repeats if repeats > 0 && may(PLACES[n]) => repeats.max(here[n]),
+                    repeats => repeats,
+                })
+                .collect();
+            prop_assert_eq!(raised.raise(&one, &all, may), expected != there);
+            prop_assert_eq!(&numbers(&raised)[..], &expected[..]);
             let text = serde_json::to_string(&one).unwrap();
             prop_assert_eq!(serde_json::from_str::<Repeats>(&text).unwrap(), one);
         }
@@ -189,9 +245,19 @@ mod tests {
 
     #[test]
     fn what_is_no_number_of_repeats_is_refused() {
-        for text in ["-1", "1.5", "4294967296", "\"3\"", "[1]", "{\"a\":-1}"] {
-            let error = serde_json::from_str::<Repeats>(text).unwrap_err().to_string();
-            assert!(error.contains("invalid"), "{text}: {error}");
+        for wrong in ["-1", "1.5", "4294967296", "\"3\"", "[1]", "null"] {
+            let each = format!("{{\"a\": {wrong}}}");
+            for text in [wrong, &each] {
+                let error = serde_json::from_str::<Repeats>(text).unwrap_err().to_string();
+                let said =
+                    error.contains("invalid") && error.contains("expected a number of repeats");
+                assert!(said && !error.contains("u32"), "{text}: {error}");
+                let error = serde_saphyr::from_str::<Repeats>(text).unwrap_err().to_string();
+                assert!(error.contains("expected a number of repeats"), "{text}: {error}");
+            }
         }
+        let both = [serde_json::from_str("{\"a\": 3}").ok(), serde_saphyr::from_str("a: 3").ok()];
+        let each = Repeats::Each(Box::new([("a".to_owned(), 3)].into()));
+        assert_eq!(both, [Some(each.clone()), Some(each)]);
     }
 }
