@@ -4,7 +4,6 @@
 //! equal flags counts; what is wrong is said in etcdctl's words, with its exit code.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt as _;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -17,6 +16,9 @@ use super::go;
 /// is none of their commands, with their help page.
 const GROUPS: [&str; 9] =
     ["alarm", "auth", "downgrade", "endpoint", "lease", "member", "role", "snapshot", "user"];
+
+/// Commands of the scheduler that have others below them.
+const OWN_GROUPS: [&str; 8] = ["case", "env", "flaky", "queue", "report", "result", "run", "tag"];
 
 /// Adds the rules to the description of a command and of all below it.
 pub fn with_rules(command: Command) -> Command {
@@ -131,10 +133,9 @@ pub fn complaint(error: &clap::Error) -> Failure {
     let why = std::error::Error::source(error).map(ToString::to_string);
     let is_missing = value.is_empty() && why.is_none();
     let complaint = match error.kind() {
-        ErrorKind::UnknownArgument => unknown(&text(ContextKind::InvalidArg)),
+        ErrorKind::UnknownArgument => unknown(&text(ContextKind::InvalidArg), own_group(error)),
         ErrorKind::InvalidSubcommand => {
-            let word = go::quote(text(ContextKind::InvalidSubcommand).as_bytes());
-            format!("unknown command {word} for \"quoin\"\nRun 'quoin help tools' for usage.")
+            unknown_command(text(ContextKind::InvalidSubcommand).as_bytes(), own_group(error))
         }
         ErrorKind::InvalidValue | ErrorKind::NoEquals | ErrorKind::TooFewValues if is_missing => {
             format!("flag needs an argument: {}", flag())
@@ -172,16 +173,37 @@ fn name_of(flag: &str) -> String {
     first.trim_end_matches(',').to_owned()
 }
 
-fn unknown(arg: &str) -> String {
+/// The command of ours, such as `quoin run`, below which something is wrong, if it is one that has no example
+/// in etcdctl.
+fn own_group(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) else { return None };
+    let usage = usage.to_string();
+    let mut words = usage.split_whitespace().skip(1);
+    let (program, group) = (words.next()?, words.next()?);
+    OWN_GROUPS.contains(&group).then(|| {
+        let is_word = |word: &&str| word.starts_with(|first: char| first.is_ascii_lowercase());
+        let more = words.take_while(is_word);
+        [program, group].into_iter().chain(more).collect::<Vec<_>>().join(" ")
+    })
+}
+
+fn unknown_command(word: &[u8], below: Option<String>) -> String {
+    let word = go::quote(word);
+    match below {
+        Some(below) => {
+            format!("unknown command {word} for \"{below}\"\nRun '{below} --help' for usage.")
+        }
+        None => format!("unknown command {word} for \"quoin\"\nRun 'quoin help tools' for usage."),
+    }
+}
+
+fn unknown(arg: &str, below: Option<String>) -> String {
     match arg.strip_prefix("--") {
         Some(_) => format!("unknown flag: {}", name_of(arg)),
         None if arg.starts_with('-') => {
             let letter = arg.chars().nth(1).unwrap_or_default();
             format!("unknown shorthand flag: '{letter}' in {arg}")
         }
-        None => {
-            let word = go::quote(std::ffi::OsStr::new(arg).as_bytes());
-            format!("unknown command {word} for \"quoin\"\nRun 'quoin help tools' for usage.")
-        }
+        None => unknown_command(arg.as_bytes(), below),
     }
 }

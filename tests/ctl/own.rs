@@ -174,6 +174,11 @@ fn help_is_printed_where_it_is_asked_for() {
     let unknown = quoin(&["kv", "foo"]);
     let said = "Error: unknown command \"foo\" for \"quoin\"\nRun 'quoin help tools' for usage.\n";
     assert_eq!((unknown.status.code(), text(&unknown.stderr)), (Some(1), said.to_owned()));
+    let said =
+        "Error: unknown command \"wat\" for \"quoin run\"\nRun 'quoin run --help' for usage.\n";
+    assert_eq!(text(&quoin(&["run", "wat"]).stderr), said);
+    let said = "Error: unknown command \"wat\" for \"quoin run pause\"\nRun 'quoin run pause --help' for usage.\n";
+    assert_eq!(text(&quoin(&["run", "pause", "r1", "wat"]).stderr), said);
 }
 
 #[test]

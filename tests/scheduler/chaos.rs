@@ -41,6 +41,7 @@ async fn nothing_is_lost_while_workers_are_killed(engine: Engine) {
     // Too short for a kill it proves nothing.
     let (code, out, _) = team.says(&["bench", "chaos", "--repeats", "1"]).await;
     assert!(code == 1 && out.contains("no worker was killed"), "{out}");
+    assert!(out.contains("TOO SHORT") && !out.contains("FAULTS"), "{out}");
     assert!(out.contains("0 lost, 0 doubled, 0 retried"), "{out}");
 }
 

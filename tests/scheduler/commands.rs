@@ -198,6 +198,9 @@ async fn a_run_is_looked_at_from_all_sides(engine: Engine) {
     }
     assert_eq!(team.says(&["run", "why", run]).await.1, "nothing waits; the run is failed\n");
     assert_eq!(team.says(&["run", "why", run, "bad#1"]).await.1, "bad#1 is failed on w1\n");
+    assert_eq!(team.says(&["run", "why", run, "bad@-#1"]).await.1, "bad#1 is failed on w1\n");
+    let (code, _, said) = team.says(&["run", "why", run, "bad#99"]).await;
+    assert_eq!((code, &*said), (2, &*format!("Error: run {run} has no task bad#99\n")));
 
     let (code, said, _) = team.says(&["run", "rerun", run, "--failed", "--wait", "--json"]).await;
     let again: Value = serde_json::from_str(&said).unwrap();

@@ -108,7 +108,7 @@ export async function task(view, run, lane, ordinal) {
       h("span", { class: "grow" }), h("a", { href: runLink({ run }), class: "mono" }, run)));
     ended.replaceChildren(...found.attempts.flatMap((attempt) => [h("div", { class: "paper pad" },
       h("div", { class: "head" }, statusPill(attempt.status), h("b", {}, t("attempt", attempt.attempt, attempt.worker)), h("span", { class: "grow" }),
-        h("span", { class: "soft" }, moment(attempt.start), " · ", span(attempt.duration / 1000))),
+        h("span", { class: "soft" }, typeof attempt.start === "number" ? [moment(attempt.start), " · ", span(attempt.duration / 1000)] : "")),
       outputs(attempt.detail, attempt.worker)), h("h2")]));
     if (!isAsked()) asked.replaceChildren();
     else if (!asked.hasChildNodes()) asked.append(verdict(`${path}/verdict`, look), h("h2"));

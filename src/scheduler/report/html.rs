@@ -141,6 +141,7 @@ fn measures(page: &mut Page, found: &Numbers) {
         row("... while all waited for predecessors", share(loss.predecessor));
         row("... while all waited for tags", share(loss.tag));
         row("... from one task to the next", share(loss.hand_over));
+        row("... with their worker gone, or lost with it", share(loss.gone));
         row("... while something else kept what could run", share(loss.other));
         row("... with nothing left to start", share(loss.tail));
         row("Slots busy with attempts in vain", share(loss.repeated));
@@ -213,8 +214,10 @@ fn one(page: &mut Page, book: &RunBook, task: &TaskView, class: &str) {
 fn attempt_of(page: &mut Page, attempt: &Attempt) {
     let row = &attempt.row;
     page.raw("<p>");
-    let (word, took) = (row.status.word(), seconds(row.duration));
-    page.text(&format!("Attempt {} on {}: {word} in {took}", row.attempt, attempt.worker));
+    let word = row.status.word();
+    let took = attempt.start().map(|_| format!(" in {}", seconds(row.duration)));
+    let took = took.unwrap_or_default();
+    page.text(&format!("Attempt {} on {}: {word}{took}", row.attempt, attempt.worker));
     page.raw("</p>\n");
     for (name, text) in sayings(row.detail.as_ref()) {
         let end = (0..=OUTPUT_BYTES_MAX.min(text.len())).rev();

@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SAID_MAX: usize = 200;
 /// Characters in a line of them.
 const DOTS: usize = 80;
+/// More that end at once without an attempt are told by their number.
+const DOTS_AT_ONCE_MAX: u64 = 1_000;
 
 /// Shows a run until its end; the exit code is how it went. None if somebody left it running before.
 pub(super) async fn watch(desk: &Desk, run: &str) -> Result<Option<u8>, Trouble> {
@@ -238,8 +240,12 @@ fn told(end: &End) -> Option<String> {
         Some(_) if end.is_muted => ", muted",
         Some(_) => "",
     };
-    let (word, took) = (status.word(), duration(end.row.duration));
-    let mut text = format!("{word} {task} on {} after {took}{again}\n", end.worker);
+    // Nobody knows since when it ran that was lost with its worker.
+    let took = match (status, end.row.duration) {
+        (Status::Lost, 0) => String::new(),
+        (_, took) => format!(" after {}", duration(took)),
+    };
+    let mut text = format!("{} {task} on {}{took}{again}\n", status.word(), end.worker);
     for (name, said) in crate::scheduler::report::sayings(end.row.detail.as_ref()) {
         for line in said.lines().take(10) {
             text += &format!("    {name}: {}\n", plain(line, SAID_MAX));
@@ -313,7 +319,13 @@ impl Dots {
     /// Characters of those that ended without an attempt.
     fn rest(&mut self, totals: &Totals) -> String {
         let mut text = String::new();
-        for _ in self.count..totals.ended() {
+        let left = totals.ended().saturating_sub(self.count);
+        if left > DOTS_AT_ONCE_MAX {
+            let line = if self.column > 0 { "\n" } else { "" };
+            (self.count, self.column) = (self.count + left, 0);
+            return format!("{line}° x {left}\n");
+        }
+        for _ in 0..left {
             text.push('°');
             self.next(&mut text);
         }
@@ -414,6 +426,22 @@ mod tests {
     }
 
     #[test]
+    fn many_that_end_without_an_attempt_are_told_by_their_number() {
+        let of = |count| {
+            let mut totals = Totals::default();
+            totals.add(Status::Canceled, count);
+            totals
+        };
+        let mut dots = Dots::default();
+        assert_eq!(dots.rest(&of(3)), "°°°");
+        assert_eq!(dots.rest(&of(3)), "");
+        assert_eq!(dots.rest(&of(10_000_003)), "\n° x 10000000\n");
+        assert_eq!((dots.count, dots.column), (10_000_003, 0));
+        assert_eq!(Dots::default().rest(&of(1_001)), "° x 1001\n");
+        assert_eq!(Dots::default().rest(&of(1_000)).chars().filter(|c| *c == '°').count(), 1_000);
+    }
+
+    #[test]
     fn a_failure_is_told_with_what_it_said() {
         let detail = json!({"message": "exit code 1", "stderr": "a\tc\nb\u{1b}[1m\r\n\u{9b}2J\n"});
         let row = Row {
@@ -440,6 +468,8 @@ mod tests {
             "failed pay@lab#3 on w1 after 1.5 ms, again\n    message: exit code 1\n    \
              stderr: a       c\n    stderr: b\\u{1b}[1m\n    stderr: \\u{9b}2J\n"
         );
+        (end.row.status, end.row.duration, end.row.detail) = (Status::Lost, 0, None);
+        assert_eq!(told(&end).unwrap(), "lost pay@lab#3 on w1, again\n");
         end.row.status = Status::Passed;
         assert_eq!(told(&end), None);
     }

@@ -9,6 +9,7 @@ mod desk;
 mod environments;
 mod flaky;
 mod live;
+mod named;
 mod places;
 mod reports;
 mod results;

@@ -1,7 +1,7 @@
 //! `quoin result`: tasks of a run one by one, and the latest result of each case.
 
 use super::desk::{Desk, Done, Trouble, cell, duration, json, plain, table, time};
-use super::runs::{parse_task, task_name};
+use super::named::{parse_task, task_name};
 use crate::scheduler::junit::{CASE_PROPERTY, Case, Reason, Report, Suite, write};
 use crate::scheduler::keys;
 use crate::scheduler::model::{Status, TestCase};

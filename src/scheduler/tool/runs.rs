@@ -1,6 +1,7 @@
 //! `quoin run`: submits, looks at runs and steers them.
 
 use super::desk::{Desk, Done, Trouble, duration, now_ms, percent, say, table, time};
+use super::named::{parse_task, parse_tasks, task_name};
 use super::submits::{self, SubmitArgs, Then, Which};
 use super::{CANCELED, FAILED, USAGE, live, reports};
 use crate::ctl;
@@ -8,7 +9,7 @@ use crate::scheduler::coordinator::Control;
 use crate::scheduler::model::{Row, Status};
 use crate::scheduler::steer;
 use crate::scheduler::view::{
-    self, Audit, Event, LaneView, Numbers, RunBook, RunSummary, TaskView, Waiting, numbers, read,
+    self, Audit, Event, LaneView, Numbers, RunSummary, TaskView, Waiting, numbers, read,
     totals_line,
 };
 use clap::Subcommand;
@@ -320,55 +321,6 @@ pub(super) fn failure(task: &TaskView) -> String {
     line
 }
 
-/// `case@environment#number`
-pub(super) fn task_name(task: &TaskView) -> String {
-    match task.environment.as_str() {
-        "" => format!("{}#{}", task.case, task.ordinal),
-        environment => format!("{}@{environment}#{}", task.case, task.ordinal),
-    }
-}
-
-/// Takes `case@environment#number` apart, of which the number may be missing, and the environment where the
-/// case is in one only.
-pub(super) fn parse_task(book: &RunBook, text: &str) -> Result<(u32, Option<u32>), Trouble> {
-    let (lanes, ordinal) = parse_tasks(book, text)?;
-    if let [lane] = lanes[..] {
-        return Ok((lane, ordinal));
-    }
-    let lanes = lanes.iter().filter_map(|lane| book.plan.lanes.get(*lane as usize));
-    let places: Vec<String> = lanes.map(|lane| lane.environment.to_string()).collect();
-    let text = text.rsplit_once('#').map_or(text, |(case, _)| case);
-    let places = places.join(", ");
-    Err(Trouble::Usage(format!(
-        "case {text} is in several environments, {places}: name it {text}@environment#number"
-    )))
-}
-
-/// The same where all environments are meant if none is named.
-fn parse_tasks(book: &RunBook, text: &str) -> Result<(Vec<u32>, Option<u32>), Trouble> {
-    let (name, ordinal) = match text.rsplit_once('#').map(|(name, n)| (name, n.parse().ok())) {
-        Some((name, Some(ordinal))) => (name, Some(ordinal)),
-        _ => (text, None),
-    };
-    let (case, environment) = match book.lane_of(name, "") {
-        Some(lane) => return Ok((vec![lane], ordinal)),
-        None => name.rsplit_once('@').unwrap_or((name, "")),
-    };
-    let lanes: Vec<u32> = match environment {
-        "" => {
-            let lanes = (0..).zip(&book.plan.lanes).filter(|(_, lane)| *lane.case == *case);
-            lanes.map(|(lane, _)| lane).collect()
-        }
-        environment => book.lane_of(case, environment).into_iter().collect(),
-    };
-    if lanes.is_empty() {
-        let run = &book.spec.id;
-        let text = format!("run {run} has no task {text}: name it case@environment#number");
-        return Err(Trouble::Usage(text));
-    }
-    Ok((lanes, ordinal))
-}
-
 async fn why(desk: &Desk, run: &str, task: Option<&str>) -> Done {
     let (book, mut found) = read::why(&desk.client, run, now_ms()).await?;
     if let Some(task) = task {
@@ -436,6 +388,7 @@ fn bound(found: &Numbers) -> String {
             ("waiting for predecessors", loss.predecessor),
             ("waiting for tags", loss.tag),
             ("hand-over", loss.hand_over),
+            ("workers gone", loss.gone),
             ("other causes", loss.other),
             ("tail", loss.tail),
             ("attempts in vain", loss.repeated),

@@ -117,6 +117,9 @@ pub(super) async fn submit(args: &SubmitArgs, desk: &Desk) -> Result<String, Tro
 async fn check_and_send(plan: Plan, allowed: &[Rule], desk: &Desk) -> Result<String, Trouble> {
     cases::check_all(&plan.cases, allowed)?;
     environments::check_all(&plan.environments, allowed.to_vec())?;
+    if plan.run.cases.is_empty() {
+        return Err(Trouble::Nothing("the run selects no cases".into()));
+    }
     if !plan.cases.is_empty() || !plan.environments.is_empty() {
         let client = &desk.client;
         let cases = catalog::beside(client, &plan.cases).await?;
