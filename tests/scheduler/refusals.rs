@@ -25,7 +25,6 @@ async fn each_bad_plan_has_its_text(engine: Engine) {
     for (cases, run, text) in [
         (vec![], run(&["nobody"]), "unknown case nobody"),
         (vec![case("a", none())], nowhere, "unknown environment nowhere"),
-        (vec![], run(&[]), "the run selects no cases"),
         (vec![case("a", json!("a"))], run(&["a"]), "case a: waits for itself: a -> a"),
         (
             vec![case("a", json!("c")), case("b", json!("a")), case("c", json!("b"))],
@@ -42,6 +41,9 @@ async fn each_bad_plan_has_its_text(engine: Engine) {
         let refused = team.submit_refused(&json!({"cases": cases, "run": run})).await;
         assert_eq!((refused.0, without_place(&refused.1)), (Exit::Code(2), text));
     }
+    // That is nothing to run, as where no case has the name that was asked for.
+    let nothing = team.submit_refused(&json!({"cases": [], "run": run(&[])})).await;
+    assert_eq!((nothing.0, without_place(&nothing.1)), (Exit::Code(4), "the run selects no cases"));
     let unknown = team.submit_refused(&json!({"cases": [{"id": "a", "retires": 1}]})).await;
     assert!(unknown.1.contains("unknown field `retires`"), "{unknown:?}");
     let left =
