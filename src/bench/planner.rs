@@ -15,6 +15,8 @@ use std::sync::Arc;
 const WORKERS: u32 = 64;
 const SLOTS: u32 = 32;
 const QUEUES: u32 = 4;
+/// How fast claims end, as far as the planner sees: what has waited for seconds is treated otherwise.
+const CLAIMS_PER_MS: u64 = 10;
 
 /// Numbers without order, always the same.
 fn scattered(number: u32) -> u32 {
@@ -102,10 +104,11 @@ fn measure(plans: Vec<RunPlan>) -> Result<Measured, BenchError> {
         planner.start_run(0, run);
     }
     let known = process::own_cpu_seconds()?;
-    let (mut out, mut ended, mut now): (VecDeque<Assignment>, u64, u64) = Default::default();
+    let (mut out, mut ended, mut claims): (VecDeque<Assignment>, u64, u64) = Default::default();
     loop {
+        let now = claims / CLAIMS_PER_MS;
         out.extend(planner.decide(now));
-        now += 1;
+        claims += 1;
         let Some(claim) = out.pop_front() else { break };
         let row = |lane, ordinal, attempt| Row {
             lane,

@@ -123,13 +123,13 @@ impl Planner {
     fn best(&mut self) -> Option<(LaneId, Room)> {
         let mut best: Option<(ready::Candidate, Room)> = None;
         for place in 0..self.ready.filled() {
-            let Some(class) = self.ready.class(place) else { continue };
-            let free = self.workers.free_for(class);
-            if free.is_none() && !self.workers.may_wait(class) {
-                continue;
-            }
             let Some(head) = self.ready.head(place) else { continue };
             if best.as_ref().is_some_and(|(best, _)| *best < head) {
+                continue;
+            }
+            let class = head.class;
+            let free = self.workers.free_for(class);
+            if free.is_none() && !self.workers.may_wait(class) {
                 continue;
             }
             let Some(lane) = self.lane(head.lane) else { continue };
@@ -161,7 +161,7 @@ impl Planner {
         let Some(lane) = self.lane(id) else { return false };
         let cases = lane.global_predecessors();
         lane.locks.iter().all(|lock| self.locks.get(*lock).admits(id))
-            && cases.iter().all(|case| self.cases[*case as usize].open == 0)
+            && cases.iter().all(|case| self.cases.open(*case) == 0)
     }
 
     /// Takes tasks of a lane, with the locks they need.

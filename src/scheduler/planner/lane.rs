@@ -2,8 +2,10 @@
 //! or wait for another try.
 
 use super::CaseNo;
-use super::locks::{LockList, LockNo, WaitKey};
-use super::ready::LaneKey;
+use super::few::Few;
+use super::lines::LockSet;
+use super::links::Links;
+use super::locks::{LockNo, WaitKey};
 use super::traits::Traits;
 use crate::scheduler::model::{
     LaneCheckpoint, LanePlan, OnLost, Ordinals, PlannedPredecessor, Policy, Row, Status, Totals,
@@ -18,12 +20,15 @@ pub(super) enum Place {
     /// Nothing of it may be given: it waits for predecessors, its tasks are all out or ended, or its
     /// run is paused.
     Aside,
-    /// Among the waiters of a lock.
-    Parked(LockNo, WaitKey),
+    /// In its line, for a lock.
+    Parked(WaitKey),
+    /// Alone at a lock: it has waited so long that a unit of each that it wants is kept for it.
+    Reserving(LockNo),
     /// Waits for tasks of a case in any run to end.
     Behind,
-    /// Among the ready ones of its class.
-    Ready(LaneKey),
+    /// Among the ready ones of its class: how long the work takes at best that starts with it, and the
+    /// part of that which waits for it alone, in microseconds.
+    Ready { rank: u64, chain: u64 },
 }
 
 /// A task that was lost so often, with more than one worker, is thought to be what kills them.
@@ -62,84 +67,54 @@ pub(super) struct Extra {
     pub passed: Ordinals,
     /// Sum and number of what its tasks took, where nothing was known before.
     observed: (u64, u64),
-}
-
-/// Who waits for a lane, and for whom it waits; most do neither.
-#[derive(Debug, Default)]
-pub(super) struct Links {
-    pub predecessors: Vec<PlannedPredecessor>,
-    /// Cases of which no task may be open in any run.
-    pub global_predecessors: Vec<CaseNo>,
-    /// Lanes of the run that wait for this one as a whole.
-    pub successors: Vec<u32>,
-    /// Lanes of the run that wait for each repeat of this one.
-    pub repeat_successors: Vec<u32>,
-}
-
-/// How tasks of a lane ended: most pass.
-#[derive(Debug, Default)]
-pub(super) struct Ends {
-    passed: u32,
-    /// All but the passed.
+    /// How tasks ended that did not pass.
     others: Option<Box<Totals>>,
 }
 
-impl Ends {
-    fn add(&mut self, status: Status, count: u32) {
-        match status {
-            Status::Passed => self.passed += count,
-            _ => self.others.get_or_insert_default().add(status, count.into()),
-        }
-    }
-
-    pub(super) fn failures(&self) -> u64 {
-        self.others.as_ref().map_or(0, |others| others.failures)
-    }
-}
-
-/// There may be millions of them: each byte counts.
+/// There may be millions of them, and what few of their bytes are looked at is far away in memory: those
+/// that each step needs lie together.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Lane {
-    pub case_name: Arc<str>,
     pub traits: Arc<Traits>,
-    pub case: CaseNo,
+    pub locks: Arc<LockSet>,
+    links: Option<Box<Links>>,
+    extra: Option<Box<Extra>>,
     /// Repeats.
     pub total: u32,
-    pub locks: LockList,
-    /// Of one task, in microseconds: known before, or guessed.
-    expected: u64,
+    /// The first ordinal that was never given out.
+    pub fresh: u32,
+    /// Tasks that workers have.
+    pub open: u32,
+    passed: u32,
+    pub case: CaseNo,
     is_known: bool,
     pub waits_for_repeats: bool,
     pub has_tags: bool,
     /// It has ended and its successors know.
     pub is_closed: bool,
-    /// Predecessors as a whole that have not ended.
-    pub missing: u32,
-    /// The first ordinal that was never given out.
-    pub fresh: u32,
-    /// Tasks that workers have.
-    pub open: u32,
-    pub ended: Ordinals,
-    pub ends: Ends,
-    /// Work of the longest chain that starts when this lane has ended, in microseconds.
-    pub behind: u64,
+    /// It keeps units of what it waits for from those that came later.
+    pub is_reserving: bool,
     pub place: Place,
     /// Since when it could run but for locks and slots.
     pub since: u64,
     /// Its part of the planner's ready work, while it is ready.
     pub counted_work: u64,
-    links: Option<Box<Links>>,
-    extra: Option<Box<Extra>>,
+    /// Of one task, in microseconds: known before, or guessed.
+    expected: u64,
+    pub ended: Ordinals,
 }
+
+const _: () = assert!(size_of::<Lane>() == 128);
 
 impl Lane {
     /// `guess` is what a task is taken to last while nothing is known, in microseconds.
     pub(super) fn new(
         plan: LanePlan,
         traits: Arc<Traits>,
-        locks: LockList,
+        locks: Arc<LockSet>,
         case: CaseNo,
-        global_predecessors: Vec<CaseNo>,
+        global_predecessors: Few,
         guess: u64,
         now: u64,
     ) -> Self {
@@ -149,28 +124,36 @@ impl Lane {
             Box::new(Links { predecessors, global_predecessors, ..Links::default() })
         });
         Self {
-            case_name: plan.case,
             traits,
-            case,
-            total: plan.total,
             locks,
-            expected: plan.estimate.unwrap_or(guess),
+            links,
+            extra: None,
+            total: plan.total,
+            fresh: 0,
+            open: 0,
+            passed: 0,
+            case,
             is_known: plan.estimate.is_some(),
             waits_for_repeats: false,
             has_tags: !plan.tags.is_empty(),
             is_closed: false,
-            missing: 0,
-            fresh: 0,
-            open: 0,
-            ended: Ordinals::new(),
-            ends: Ends::default(),
-            behind: 0,
+            is_reserving: false,
             place: Place::Aside,
             since: now,
             counted_work: 0,
-            links,
-            extra: None,
+            expected: plan.estimate.unwrap_or(guess),
+            ended: Ordinals::new(),
         }
+    }
+
+    /// Predecessors as a whole that have not ended.
+    pub(super) fn missing(&self) -> u32 {
+        self.links.as_ref().map_or(0, |links| links.missing)
+    }
+
+    /// Work of the longest chain that starts when this lane has ended, in microseconds.
+    pub(super) fn behind(&self) -> u64 {
+        self.links.as_ref().map_or(0, |links| links.behind)
     }
 
     pub(super) fn predecessors(&self) -> &[PlannedPredecessor] {
@@ -181,12 +164,12 @@ impl Lane {
         self.links.as_ref().map_or(&[], |links| &links.global_predecessors)
     }
 
-    pub(super) fn successors(&self) -> &[u32] {
-        self.links.as_ref().map_or(&[], |links| &links.successors)
+    pub(super) fn successors(&self) -> &Few {
+        self.links.as_ref().map_or(&Few::NONE, |links| &links.successors)
     }
 
-    pub(super) fn repeat_successors(&self) -> &[u32] {
-        self.links.as_ref().map_or(&[], |links| &links.repeat_successors)
+    pub(super) fn repeat_successors(&self) -> &Few {
+        self.links.as_ref().map_or(&Few::NONE, |links| &links.repeat_successors)
     }
 
     pub(super) fn links(&mut self) -> &mut Links {
@@ -194,10 +177,11 @@ impl Lane {
     }
 
     pub(super) fn totals(&self) -> Totals {
-        let mut totals = self.ends.others.as_deref().cloned().unwrap_or_default();
+        let others = self.extra.as_ref().and_then(|extra| extra.others.as_deref());
+        let mut totals = others.cloned().unwrap_or_default();
         totals.total = self.total.into();
-        if self.ends.passed > 0 {
-            totals.add(Status::Passed, self.ends.passed.into());
+        if self.passed > 0 {
+            totals.add(Status::Passed, self.passed.into());
         }
         totals
     }
@@ -206,8 +190,10 @@ impl Lane {
     pub(super) fn restore(&mut self, known: LaneCheckpoint) {
         let mut others = known.totals;
         let passed = others.by_status.remove(&Status::Passed).unwrap_or_default();
-        self.ends.passed = u32::try_from(passed).unwrap_or(u32::MAX);
-        self.ends.others = (others != Totals::of(others.total)).then(|| Box::new(others));
+        self.passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        if others != Totals::of(others.total) {
+            self.extra().others = Some(Box::new(others));
+        }
         self.ended = known.ended;
         if !known.passed.is_empty() || !known.tried.is_empty() {
             let extra = self.extra();
@@ -345,12 +331,30 @@ impl Lane {
         self.extra().again.insert_range(from, to);
     }
 
+    /// How tasks ended that did not pass.
+    fn others(&mut self) -> &mut Totals {
+        self.extra().others.get_or_insert_default()
+    }
+
+    fn count(&mut self, status: Status, count: u32) {
+        match status {
+            Status::Passed => self.passed += count,
+            _ => self.others().add(status, count.into()),
+        }
+    }
+
+    /// Tasks that failed its run.
+    pub(super) fn failures(&self) -> u64 {
+        let others = self.extra.as_ref().and_then(|extra| extra.others.as_ref());
+        others.map_or(0, |others| others.failures)
+    }
+
     /// Counts a task as ended. The caller has seen that it had not.
     fn end(&mut self, ordinal: u32, status: Status) {
         self.ended.insert(ordinal);
-        self.ends.add(status, 1);
+        self.count(status, 1);
         if status.fails_run() && !self.traits.is_muted {
-            self.ends.others.get_or_insert_default().failures += 1;
+            self.others().failures += 1;
         }
         if status == Status::Passed && !self.repeat_successors().is_empty() {
             self.extra().passed.insert(ordinal);
@@ -360,7 +364,7 @@ impl Lane {
             && status == Status::Passed
             && tried.test > 0
         {
-            self.ends.others.get_or_insert_default().flaky += 1;
+            self.others().flaky += 1;
         }
     }
 
@@ -435,7 +439,9 @@ impl Lane {
             count += self.ended.insert_range(from, start);
             from = end;
         }
-        self.ends.add(status, count);
+        if count > 0 {
+            self.count(status, count);
+        }
         self.fresh = self.total;
         if let Some(extra) = &mut self.extra {
             extra.again = Ordinals::new();
@@ -479,7 +485,7 @@ impl Lane {
 
     /// Whether a predecessor that ended as this one did lets its successors run.
     pub(super) fn satisfies(&self, policy: Policy) -> bool {
-        let passed = self.ends.passed;
+        let passed = self.passed;
         match policy {
             Policy::Ended => true,
             Policy::Passed => passed == self.total,

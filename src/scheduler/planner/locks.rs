@@ -2,6 +2,7 @@
 //! and queues), which only the leader counts. Both have a capacity, holders and waiting lanes.
 
 use super::LaneId;
+use super::lines::{Head, Lines};
 use super::workers::ClassNo;
 use crate::scheduler::model::Ordinals;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,46 +10,6 @@ use std::sync::Arc;
 
 /// Names a lock for the life of the planner.
 pub(super) type LockNo = u32;
-
-/// The locks that a lane wants; few, as a rule.
-#[derive(Clone, Debug)]
-pub(super) enum LockList {
-    Few(u8, [LockNo; 3]),
-    #[expect(clippy::box_collection, reason = "each lane has a list, which must stay small")]
-    Many(Box<Vec<LockNo>>),
-}
-
-impl LockList {
-    pub(super) fn push(&mut self, lock: LockNo) {
-        match self {
-            LockList::Few(count, few) => match few.get_mut(usize::from(*count)) {
-                Some(free) => {
-                    *free = lock;
-                    *count += 1;
-                }
-                None => *self = LockList::Many(Box::new([&*few, &[lock][..]].concat())),
-            },
-            LockList::Many(many) => many.push(lock),
-        }
-    }
-}
-
-impl Default for LockList {
-    fn default() -> Self {
-        LockList::Few(0, [0; 3])
-    }
-}
-
-impl std::ops::Deref for LockList {
-    type Target = [LockNo];
-
-    fn deref(&self) -> &[LockNo] {
-        match self {
-            LockList::Few(count, few) => &few[..usize::from(*count)],
-            LockList::Many(many) => many,
-        }
-    }
-}
 
 /// A step of priority is worth this much waiting.
 pub(super) const AGEING_MS: u64 = 30_000;
@@ -87,7 +48,10 @@ struct LockClass {
     class: ClassNo,
     /// How many of them are ready.
     ready: u32,
-    waiters: BTreeSet<(WaitKey, LaneId)>,
+    /// The first of those.
+    first: Option<Head>,
+    /// Who is first in each line that waits here.
+    heads: BTreeSet<Head>,
 }
 
 #[derive(Debug)]
@@ -105,6 +69,10 @@ pub(super) struct Lock {
     classes: Vec<LockClass>,
     /// How many lanes of all classes want it and are ready.
     ready: u32,
+    /// Lines of all classes that wait here.
+    lines: u32,
+    /// Lanes that wait here in no line: they have reserved a unit.
+    pub waiting_alone: u32,
     /// Lanes that have waited long for several locks, the first of them first: a unit is kept free for
     /// each.
     reserved: BTreeSet<(u64, LaneId)>,
@@ -145,7 +113,7 @@ impl Lock {
     }
 
     /// Free units that are kept for nobody.
-    fn unreserved(&self) -> u32 {
+    pub(super) fn unreserved(&self) -> u32 {
         self.free().saturating_sub(self.reserved.len() as u32)
     }
 
@@ -180,7 +148,7 @@ impl Lock {
         let place = match self.classes.binary_search_by_key(&class, |of| of.class) {
             Ok(place) => place,
             Err(place) => {
-                let new = LockClass { class, ready: 0, waiters: BTreeSet::new() };
+                let new = LockClass { class, ready: 0, first: None, heads: BTreeSet::new() };
                 self.classes.insert(place, new);
                 place
             }
@@ -188,12 +156,20 @@ impl Lock {
         &mut self.classes[place]
     }
 
-    pub(super) fn park(&mut self, class: ClassNo, key: WaitKey, lane: LaneId) {
-        self.class(class).waiters.insert((key, lane));
+    /// Another is first now in a line that waits here, or was first in it, or is.
+    pub(super) fn change_head(&mut self, class: ClassNo, before: Option<Head>, now: Option<Head>) {
+        self.lines = self.lines + u32::from(now.is_some()) - u32::from(before.is_some());
+        let class = self.class(class);
+        if let Some(before) = before {
+            class.heads.remove(&before);
+        }
+        class.heads.extend(now);
+        class.first = class.heads.first().copied();
     }
 
-    pub(super) fn leave(&mut self, class: ClassNo, key: WaitKey, lane: LaneId) {
-        self.class(class).waiters.remove(&(key, lane));
+    /// Who is first in each line that waits here.
+    pub(super) fn heads(&self) -> impl Iterator<Item = &Head> {
+        self.classes.iter().flat_map(|class| &class.heads)
     }
 
     /// A lane that wants it has become ready.
@@ -218,23 +194,22 @@ impl Lock {
     }
 
     /// The waiter that shall try next: the best of all, if fewer lanes are ready than there are units.
-    pub(super) fn next(&self) -> Option<LaneId> {
-        if self.ready >= self.unreserved() {
+    pub(super) fn next(&self) -> Option<Head> {
+        if self.lines == 0 || self.ready >= self.unreserved() {
             return None;
         }
-        let waiters = self.classes.iter().filter_map(|class| class.waiters.first());
-        waiters.min().map(|(_, lane)| *lane)
+        self.classes.iter().filter_map(|class| class.first).min()
     }
 
     /// The waiter that shall try next when there is no worker for those that are ready: the best of a
     /// class of which fewer lanes are ready than there are units.
-    pub(super) fn next_of_others(&self) -> Option<LaneId> {
+    pub(super) fn next_of_others(&self) -> Option<Head> {
         let free = self.unreserved();
-        if free == 0 {
+        if self.lines == 0 || free == 0 {
             return None;
         }
         let may_try = self.classes.iter().filter(|class| class.ready < free);
-        may_try.filter_map(|class| class.waiters.first()).min().map(|(_, lane)| *lane)
+        may_try.filter_map(|class| class.first).min()
     }
 
     /// Whether nobody holds it, wants it or waits for it.
@@ -242,16 +217,12 @@ impl Lock {
     pub(super) fn is_idle(&self) -> bool {
         self.free() == self.capacity
             && self.reserved.is_empty()
-            && self.classes.iter().all(|class| class.ready == 0 && class.waiters.is_empty())
+            && (self.ready, self.lines, self.waiting_alone) == (0, 0, 0)
     }
 
     /// Whether any lane wants it that could run but for locks and slots.
     pub(super) fn is_wanted(&self) -> bool {
-        self.ready > 0 || self.classes.iter().any(|class| !class.waiters.is_empty())
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        self.classes.iter().map(|class| class.waiters.len()).sum()
+        self.ready > 0 || self.lines > 0 || self.waiting_alone > 0
     }
 }
 
@@ -260,6 +231,7 @@ pub(super) struct Locks {
     locks: Vec<Lock>,
     by_name: BTreeMap<LockName, LockNo>,
     unused: Vec<LockNo>,
+    pub lines: Lines,
 }
 
 impl Locks {
@@ -276,6 +248,8 @@ impl Locks {
             used: 0,
             classes: Vec::new(),
             ready: 0,
+            lines: 0,
+            waiting_alone: 0,
             reserved: BTreeSet::new(),
             backlog: 0,
         };
@@ -318,19 +292,5 @@ impl Locks {
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Lock> {
         self.locks.iter()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::LockList;
-
-    #[test]
-    fn a_lane_may_want_many_locks() {
-        let mut list = LockList::default();
-        for lock in 0..9 {
-            list.push(lock);
-            assert!(list.iter().copied().eq(0..=lock));
-        }
     }
 }

@@ -7,10 +7,14 @@
 //! with the process: whoever leads next builds another from the store.
 
 mod bound;
+mod cases;
 mod decide;
+mod few;
 #[cfg(test)]
 mod golden;
 mod lane;
+mod lines;
+mod links;
 mod locks;
 mod numbered;
 mod placing;
@@ -35,9 +39,12 @@ pub use why::Why;
 pub use workers::WorkerNo;
 
 use super::keys;
-use super::model::{Item, Labels, LaneCheckpoint, LanePlan, RunPlan, Scope, Totals};
+use super::model::{Item, Labels, LaneCheckpoint, LanePlan, RunPlan, Totals};
+use cases::Cases;
+use few::Few;
 use lane::Lane;
-use locks::{LockList, LockNo, Locks};
+use links::{link, rank};
+use locks::{LockNo, Locks};
 use numbered::Numbered;
 use ready::{QueueNo, Ready, RunKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,15 +134,6 @@ struct Run {
     is_over: bool,
 }
 
-#[derive(Debug, Default)]
-struct OpenCase {
-    name: Arc<str>,
-    /// Tasks that have not ended, in all runs.
-    open: u64,
-    /// Lanes that wait for the last of them.
-    waiting: BTreeSet<LaneId>,
-}
-
 /// What a worker was given and has not ended.
 #[derive(Debug)]
 struct OpenClaim {
@@ -178,8 +176,7 @@ pub struct Planner {
     workers: Workers,
     claims: BTreeMap<ClaimNo, OpenClaim>,
     queues: BTreeMap<Arc<str>, QueueNo>,
-    cases: Vec<OpenCase>,
-    case_by_name: BTreeMap<Arc<str>, CaseNo>,
+    cases: Cases,
     timers: BTreeSet<(u64, Timer)>,
     /// Lanes that have waited long for several locks and keep units of them from later ones, with
     /// since when they wait.
@@ -259,16 +256,6 @@ impl Planner {
         queue
     }
 
-    fn case(&mut self, name: &Arc<str>) -> CaseNo {
-        if let Some(case) = self.case_by_name.get(name) {
-            return *case;
-        }
-        let case = self.cases.len() as CaseNo;
-        self.cases.push(OpenCase { name: name.clone(), ..OpenCase::default() });
-        self.case_by_name.insert(name.clone(), case);
-        case
-    }
-
     /// Makes a run known. Nothing of it is given out before `start_run`.
     pub fn add_run(&mut self, now: u64, setup: RunSetup) -> RunNo {
         self.next_run += 1;
@@ -289,7 +276,7 @@ impl Planner {
                 classes.insert(class);
                 class
             });
-            let mut locks = LockList::default();
+            let mut locks = Few::default();
             for tag in &plan.tags {
                 locks.push(self.locks.number(&LockName::Tag(tag.clone())));
             }
@@ -297,10 +284,12 @@ impl Planner {
             for lock in self.locks.find(&place).into_iter().chain(limit) {
                 locks.push(lock);
             }
-            let case = self.case(&plan.case);
-            self.cases[case as usize].open += u64::from(plan.total);
-            let before = plan.global_predecessors.iter().map(|case| self.case(case)).collect();
+            let case = self.cases.number(&plan.case);
+            self.cases.add(case, plan.total);
+            let before = plan.global_predecessors.iter();
+            let before = before.map(|case| self.cases.number(case)).collect();
             let traits = known.of(&plan, class);
+            let locks = self.locks.want(class, locks);
             lanes.push(Lane::new(plan, traits, locks, case, before, guess, now));
         }
         link(&mut lanes);
@@ -361,7 +350,7 @@ impl Planner {
 
     /// The case of a lane and its environment, which is empty where the run names none.
     pub fn names(&self, id: LaneId) -> Option<(&Arc<str>, &Arc<str>)> {
-        self.lane(id).map(|lane| (&lane.case_name, &lane.traits.environment))
+        self.lane(id).map(|lane| (self.cases.name(lane.case), &lane.traits.environment))
     }
 
     /// Whether what a lane's tasks fail does not fail their run.
@@ -392,8 +381,7 @@ impl Planner {
         found.extend((!self.claims.is_empty()).then(|| format!("{:?}", self.claims)));
         found.extend((self.ready.filled() > 0).then(|| format!("{:?}", self.ready)));
         found.extend((self.ready_work > 0).then(|| format!("work of {}", self.ready_work)));
-        found
-            .extend(self.cases.iter().filter(|case| case.open > 0).map(|case| format!("{case:?}")));
+        found.extend(self.cases.all_open().map(|case| format!("{case} is open")));
         found.join("\n")
     }
 
@@ -410,39 +398,4 @@ fn guess(lanes: &[LanePlan]) -> u64 {
     known.sort_unstable();
     let rank = (known.len() * 9).div_ceil(10).max(1);
     known.get(rank - 1).copied().unwrap_or(UNKNOWN_US)
-}
-
-/// Tells lanes who waits for them.
-fn link(lanes: &mut [Lane]) {
-    for number in 0..lanes.len() {
-        for predecessor in lanes[number].predecessors().to_vec() {
-            let Some(before) = lanes.get_mut(predecessor.lane as usize) else { continue };
-            match predecessor.scope {
-                Scope::Repeat => before.links().repeat_successors.push(number as u32),
-                Scope::Run | Scope::Global => before.links().successors.push(number as u32),
-            }
-            lanes[number].waits_for_repeats |= predecessor.scope == Scope::Repeat;
-        }
-    }
-}
-
-/// Finds the longest chain of work behind each lane, last lanes first.
-fn rank(lanes: &mut [Lane], slots: u64) {
-    let mut followers: Vec<u32> = lanes
-        .iter()
-        .map(|lane| (lane.successors().len() + lane.repeat_successors().len()) as u32)
-        .collect();
-    let mut next: Vec<usize> = (0..lanes.len()).filter(|lane| followers[*lane] == 0).collect();
-    while let Some(number) = next.pop() {
-        let lane = &lanes[number];
-        let length = lane.behind.saturating_add(lane.length(u64::from(lane.total), slots));
-        for predecessor in lane.predecessors().to_vec() {
-            let before = predecessor.lane as usize;
-            lanes[before].behind = lanes[before].behind.max(length);
-            followers[before] -= 1;
-            if followers[before] == 0 {
-                next.push(before);
-            }
-        }
-    }
 }

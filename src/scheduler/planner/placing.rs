@@ -1,10 +1,11 @@
 //! Where each lane waits: with the first thing that keeps it from running, or among the ready ones.
 
 use super::lane::{Lane, Place};
+use super::lines::Head;
 use super::locks::{AGEING_MS, Locks, WaitKey};
 use super::ready::LaneKey;
 use super::workers::Workers;
-use super::{CaseNo, LaneId, Planner, RunState, Timer};
+use super::{LaneId, Planner, RunState, Timer};
 
 impl Planner {
     /// Takes a lane out of where it waits.
@@ -16,14 +17,16 @@ impl Planner {
         };
         match std::mem::replace(&mut lane.place, Place::Aside) {
             Place::Aside => {}
-            Place::Parked(lock, key) => self.locks.get_mut(lock).leave(lane.traits.class, key, id),
+            Place::Parked(key) => self.locks.leave(lane.locks.line, key, id),
+            Place::Reserving(lock) => self.locks.get_mut(lock).waiting_alone -= 1,
             Place::Behind => {
                 for case in lane.global_predecessors() {
-                    self.cases[*case as usize].waiting.remove(&id);
+                    self.cases.leave(*case, id);
                 }
             }
-            Place::Ready(key) => {
-                self.ready.remove(lane.traits.class, id, key);
+            Place::Ready { rank, chain } => {
+                let key = LaneKey::new(lane.traits.priority, rank, chain, id.lane);
+                self.ready.remove(lane.traits.class, id.run, key);
                 self.ready_work = self.ready_work.saturating_sub(lane.counted_work);
                 for lock in lane.locks.iter() {
                     self.locks.get_mut(*lock).discount_ready(lane.traits.class);
@@ -40,13 +43,13 @@ impl Planner {
         let Some(run) = self.runs.get_mut(id.run) else { return };
         let (priority, state) = (run.priority, run.state);
         let Some(lane) = run.lanes.get_mut(id.lane as usize) else { return };
-        if state != RunState::Running || lane.missing > 0 || lane.claimable() == 0 {
+        if state != RunState::Running || lane.missing() > 0 || lane.claimable() == 0 {
             self.unreserve(id);
             return;
         }
-        let is_open = |case: &&CaseNo| self.cases[**case as usize].open > 0;
+        let is_open = |case: &&u32| self.cases.open(**case) > 0;
         if let Some(case) = lane.global_predecessors().iter().find(is_open) {
-            self.cases[*case as usize].waiting.insert(id);
+            self.cases.wait(*case, id);
             lane.place = Place::Behind;
             self.unreserve(id);
             return;
@@ -56,31 +59,35 @@ impl Planner {
         let closed = lane.locks.iter().find(|lock| self.locks.get(**lock).closed.is_some());
         let full = || lane.locks.iter().find(|lock| !self.locks.get(**lock).admits(id));
         if let Some(&lock) = closed.or_else(full) {
+            if lane.is_reserving && closed.is_none() {
+                lane.place = Place::Reserving(lock);
+                self.locks.get_mut(lock).waiting_alone += 1;
+                return;
+            }
             // All who wait for a tag have its backlog before them: what counts is what is behind each.
             let work = match self.locks.get(lock).is_tag() {
                 true => chain,
                 false => rank,
             };
             let key = WaitKey::new(lane.since, priority, work);
-            self.locks.get_mut(lock).park(lane.traits.class, key, id);
-            lane.place = Place::Parked(lock, key);
-            if closed.is_some() {
-                // It may stay closed for days.
-                self.unreserve(id);
-            } else if lane.locks.len() > 1 && !self.reserving.contains_key(&id) {
+            self.locks.park(lane.locks.line, lock, key, id);
+            lane.place = Place::Parked(key);
+            if lane.locks.len() > 1 {
                 self.timers.insert((lane.since.max(now) + AGEING_MS, Timer::Reserve(id)));
             }
+            // What is closed may stay so for days.
+            self.unreserve(id);
             return;
         }
         for lock in lane.locks.iter() {
             self.locks.get_mut(*lock).count_ready(lane.traits.class);
         }
-        let key = LaneKey::new(lane.traits.priority, rank, chain);
-        lane.place = Place::Ready(key);
+        let key = LaneKey::new(lane.traits.priority, rank, chain, id.lane);
+        lane.place = Place::Ready { rank, chain };
         lane.counted_work = lane.work();
         self.ready_work = self.ready_work.saturating_add(lane.counted_work);
         let class = lane.traits.class;
-        self.ready.insert(class, id, key);
+        self.ready.insert(class, id.run, key);
         if !self.workers.serves(class) {
             self.unreserve(id);
         }
@@ -91,14 +98,12 @@ impl Planner {
         while let Some(lock) = self.wakes.pop_first() {
             for id in self.locks.get(lock).kept_for() {
                 // Others for which it is kept wait for something else first.
-                let waits_here =
-                    |lane: &Lane| matches!(lane.place, Place::Parked(at, _) if at == lock);
-                if self.lane(id).is_some_and(waits_here) {
+                if self.lane(id).is_some_and(|lane| lane.place == Place::Reserving(lock)) {
                     self.place_again(id);
                 }
             }
-            while let Some(id) = self.locks.get(lock).next() {
-                self.place_again(id);
+            while let Some(head) = self.locks.get(lock).next() {
+                self.try_line(head);
             }
             if self.locks.get(lock).next_of_others().is_some() {
                 self.passed_over.insert(lock);
@@ -111,12 +116,20 @@ impl Planner {
     pub(super) fn settle_others(&mut self) -> bool {
         let had_any = !self.passed_over.is_empty();
         while let Some(lock) = self.passed_over.pop_first() {
-            while let Some(id) = self.locks.get(lock).next_of_others() {
-                self.place_again(id);
+            while let Some(head) = self.locks.get(lock).next_of_others() {
+                self.try_line(head);
             }
         }
         self.settle();
         had_any
+    }
+
+    /// Lets the first of a line go on, or the line wait for what else it waits for.
+    fn try_line(&mut self, head: Head) {
+        match self.locks.full_for(head.line) {
+            Some(lock) => self.locks.move_line(head.line, lock),
+            None => self.place_again(head.lane),
+        }
     }
 
     pub(super) fn place_again(&mut self, id: LaneId) {
@@ -126,8 +139,11 @@ impl Planner {
 
     /// The lane keeps nothing from others any more.
     pub(super) fn unreserve(&mut self, id: LaneId) {
+        let Some(lane) = self.lane_mut(id).filter(|lane| lane.is_reserving) else { return };
+        lane.is_reserving = false;
+        let locks = lane.locks.clone();
         let Some(since) = self.reserving.remove(&id) else { return };
-        for lock in self.lane(id).map(|lane| lane.locks.clone()).unwrap_or_default().iter() {
+        for lock in locks.iter() {
             self.locks.get_mut(*lock).unreserve(since, id);
             self.wakes.insert(*lock);
         }
@@ -136,7 +152,7 @@ impl Planner {
     /// Lanes keep nothing from others while no worker could run them.
     pub(super) fn unreserve_unserved(&mut self) {
         for id in self.reserving.keys().copied().collect::<Vec<_>>() {
-            let is_ready = |lane: &&Lane| matches!(lane.place, Place::Ready(_));
+            let is_ready = |lane: &&Lane| matches!(lane.place, Place::Ready { .. });
             let class = self.lane(id).filter(is_ready).map(|lane| lane.traits.class);
             if class.is_some_and(|class| !self.workers.serves(class)) {
                 self.unreserve(id);
@@ -149,17 +165,21 @@ impl Planner {
         let Some(lane) = self.lane(id) else { return };
         let (since, locks) = (lane.since, lane.locks.clone());
         let is_closed = |lock: &u32| self.locks.get(*lock).closed.is_some();
-        if !matches!(lane.place, Place::Parked(..))
-            || self.reserving.contains_key(&id)
-            || locks.iter().any(is_closed)
-        {
+        if !matches!(lane.place, Place::Parked(_)) {
             return;
         }
-        if since + AGEING_MS > now {
-            self.timers.insert((since + AGEING_MS, Timer::Reserve(id)));
+        let not_before = match locks.iter().any(is_closed) {
+            true => now + AGEING_MS,
+            false => since + AGEING_MS,
+        };
+        if not_before > now {
+            self.timers.insert((not_before, Timer::Reserve(id)));
             return;
         }
         self.reserving.insert(id, since);
+        if let Some(lane) = self.lane_mut(id) {
+            lane.is_reserving = true;
+        }
         for lock in locks.iter() {
             self.locks.get_mut(*lock).reserve(since, id);
         }
@@ -176,5 +196,5 @@ fn backlog(lane: &Lane, locks: &Locks) -> u64 {
 /// The longest chain that starts with this lane.
 fn lane_chain(lane: &Lane, workers: &Workers) -> u64 {
     let length = lane.length(u64::from(lane.claimable()), workers.capacity());
-    length.saturating_add(lane.behind)
+    length.saturating_add(lane.behind())
 }

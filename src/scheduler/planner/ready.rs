@@ -29,19 +29,20 @@ impl RunKey {
     }
 }
 
-/// The order of lanes in a run: lower first.
+/// A lane among those of its run: lower first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LaneKey {
     priority: Reverse<i32>,
     rank: Reverse<u64>,
     chain: Reverse<u64>,
+    lane: u32,
 }
 
 impl LaneKey {
     /// `rank` is how long the work takes at best that starts with the lane, and `chain` the part of it that
     /// waits for this lane alone: those that share a tag differ by that.
-    pub(super) fn new(priority: i32, rank: u64, chain: u64) -> Self {
-        Self { priority: Reverse(priority), rank: Reverse(rank), chain: Reverse(chain) }
+    pub(super) fn new(priority: i32, rank: u64, chain: u64, lane: u32) -> Self {
+        Self { priority: Reverse(priority), rank: Reverse(rank), chain: Reverse(chain), lane }
     }
 }
 
@@ -87,7 +88,7 @@ struct RunsOfQueue {
 #[derive(Debug, Default)]
 struct LanesOfRun {
     is_listed: bool,
-    lanes: BTreeSet<(LaneKey, u32)>,
+    lanes: BTreeSet<LaneKey>,
 }
 
 #[derive(Debug, Default)]
@@ -141,18 +142,18 @@ impl Ready {
         }
     }
 
-    pub(super) fn insert(&mut self, class: ClassNo, id: LaneId, key: LaneKey) {
-        let Some(run) = self.runs.get_mut(id.run) else { return };
+    pub(super) fn insert(&mut self, class: ClassNo, run_no: RunNo, key: LaneKey) {
+        let Some(run) = self.runs.get_mut(run_no) else { return };
         let place = class as usize;
         if self.classes.len() <= place {
             self.classes.resize_with(place + 1, ReadyClass::default);
         }
         let ready = &mut self.classes[place];
-        if ready.lanes_of.get(id.run).is_none() {
-            ready.lanes_of.insert(id.run, LanesOfRun::default());
+        if ready.lanes_of.get(run_no).is_none() {
+            ready.lanes_of.insert(run_no, LanesOfRun::default());
         }
-        let Some(of_run) = ready.lanes_of.get_mut(id.run) else { return };
-        if !of_run.lanes.insert((key, id.lane)) {
+        let Some(of_run) = ready.lanes_of.get_mut(run_no) else { return };
+        if !of_run.lanes.insert(key) {
             return;
         }
         if self.queues[run.queue as usize].lanes == 0 {
@@ -176,18 +177,18 @@ impl Ready {
                 ready.runs_of.resize_with(run.queue as usize + 1, RunsOfQueue::default);
             }
             let runs_of = &mut ready.runs_of[run.queue as usize];
-            runs_of.runs.push(Reverse((run.key, id.run)));
+            runs_of.runs.push(Reverse((run.key, run_no)));
             if !std::mem::replace(&mut runs_of.is_listed, true) {
                 ready.queues.push(Reverse((queue.pass, run.queue)));
             }
         }
     }
 
-    pub(super) fn remove(&mut self, class: ClassNo, id: LaneId, key: LaneKey) {
-        let Some(run) = self.runs.get_mut(id.run) else { return };
+    pub(super) fn remove(&mut self, class: ClassNo, run_no: RunNo, key: LaneKey) {
+        let Some(run) = self.runs.get_mut(run_no) else { return };
         let Some(ready) = self.classes.get_mut(class as usize) else { return };
-        let Some(of_run) = ready.lanes_of.get_mut(id.run) else { return };
-        if !of_run.lanes.remove(&(key, id.lane)) {
+        let Some(of_run) = ready.lanes_of.get_mut(run_no) else { return };
+        if !of_run.lanes.remove(&key) {
             return;
         }
         run.lanes -= 1;
@@ -220,7 +221,7 @@ impl Ready {
     pub(super) fn all_of(&self, class: ClassNo) -> impl Iterator<Item = LaneId> {
         let runs = self.classes.get(class as usize).into_iter().flat_map(|of| of.lanes_of.iter());
         runs.flat_map(|(run, of_run)| {
-            of_run.lanes.iter().map(move |(_, lane)| LaneId { run, lane: *lane })
+            of_run.lanes.iter().map(move |key| LaneId { run, lane: key.lane })
         })
     }
 
@@ -256,12 +257,12 @@ impl Ready {
         queue.pass = queue.pass.saturating_add((cost / u64::from(queue.weight)).max(1));
     }
 
-    /// The lanes of a run that are ready, with what is needed to remove them.
-    pub(super) fn lanes_of(&self, run: RunNo) -> Vec<(ClassNo, LaneId, LaneKey)> {
+    /// The lanes of a run that are ready.
+    pub(super) fn lanes_of(&self, run: RunNo) -> Vec<(ClassNo, LaneId)> {
         let of_class = |class: &ClassNo| {
             let of_run = self.classes[*class as usize].lanes_of.get(run);
             let lanes = of_run.map(|of_run| &of_run.lanes).into_iter().flatten();
-            let entry = |(key, lane): &(LaneKey, u32)| (*class, LaneId { run, lane: *lane }, *key);
+            let entry = |key: &LaneKey| (*class, LaneId { run, lane: key.lane });
             lanes.map(entry).collect::<Vec<_>>()
         };
         self.filled.iter().flat_map(of_class).collect()
@@ -284,8 +285,8 @@ impl ReadyClass {
             }
             let of_queue = self.runs_of.get_mut(queue as usize)?;
             let found = of_queue.first(&mut self.lanes_of, runs);
-            if let Some((run, number, (lane_key, lane))) = found {
-                let lane = LaneId { run: number, lane };
+            if let Some((run, number, lane_key)) = found {
+                let lane = LaneId { run: number, lane: lane_key.lane };
                 return Some(Candidate { pass, queue, run, lane_key, lane, class });
             }
             PeekMut::pop(first);
@@ -301,7 +302,7 @@ impl RunsOfQueue {
         &mut self,
         lanes_of: &mut Numbered<LanesOfRun>,
         runs: &Numbered<ReadyRun>,
-    ) -> Option<(RunKey, RunNo, (LaneKey, u32))> {
+    ) -> Option<(RunKey, RunNo, LaneKey)> {
         while let Some(mut first) = self.runs.peek_mut() {
             let Reverse((key, number)) = *first;
             let of_run = lanes_of.get(number).and_then(|of_run| of_run.lanes.first());

@@ -71,7 +71,7 @@ impl Planner {
         let open = self.open_tasks(number);
         let Some(run) = self.runs.get_mut(number) else { return };
         let lanes = run.lanes.len() as u32;
-        let failures: u64 = run.lanes.iter().map(|lane| lane.ends.failures()).sum();
+        let failures: u64 = run.lanes.iter().map(|lane| lane.failures()).sum();
         run.failures = u32::try_from(failures).unwrap_or(u32::MAX);
         for (lane, place) in run.lanes.iter_mut().zip(0..) {
             if lane.ended.is_empty() && lane.open == 0 && lane.tries().next().is_none() {
@@ -90,7 +90,9 @@ impl Planner {
             // Those that have ended already are counted off when they are closed, below.
             let predecessors = lane.predecessors().iter();
             let missing = predecessors.filter(|found| found.scope != Scope::Repeat).count();
-            lane.missing = missing as u32;
+            if missing > 0 {
+                lane.links().missing = missing as u32;
+            }
             let (work, locks) = (lane.work(), lane.locks.clone());
             if lane.traits.is_skipped || lane.has_ended() && lane.open == 0 {
                 unmet.push(id);
@@ -123,7 +125,7 @@ impl Planner {
         let Some(run) = self.runs.get(number) else { return };
         let mut ended: Vec<(LaneId, u32)> = Vec::new();
         for lane in &run.lanes {
-            for successor in lane.repeat_successors() {
+            for successor in lane.repeat_successors().iter() {
                 let id = LaneId { run: number, lane: *successor };
                 ended.extend(lane.ended.iter().map(|ordinal| (id, ordinal)));
             }

@@ -51,12 +51,11 @@ impl Planner {
                 }
             }
         }
-        let mut freed = Vec::new();
         if remaining.is_empty() {
             for (lock, unit) in open.tags {
                 if tags == Tags::Free {
                     self.locks.get_mut(lock).release(unit);
-                    freed.push(lock);
+                    self.wakes.insert(lock);
                 }
             }
             let has_left = self.workers.has_left(open.worker);
@@ -67,13 +66,13 @@ impl Planner {
             let open = OpenClaim { items: remaining, ..open };
             self.claims.insert(claim, open);
         }
-        let limits = back.iter().filter_map(|(lane, _)| self.lane(LaneId { run, lane: *lane }));
-        let limits = limits.flat_map(|lane| lane.locks.iter());
-        freed.extend(limits.filter(|lock| !self.locks.get(**lock).is_tag()));
+        let lanes = self.runs.get(run).map_or(&[][..], |run| &run.lanes);
+        let of_back = back.iter().filter_map(|(lane, _)| lanes.get(*lane as usize));
+        let limits = of_back.flat_map(|lane| lane.locks.iter());
+        self.wakes.extend(limits.filter(|lock| !self.locks.get(**lock).is_tag()));
         for (lane, _) in &back {
             self.after(now, LaneId { run, lane: *lane });
         }
-        self.wakes.extend(freed);
         self.stop_if_enough(now, run);
         self.maybe_end_run(run);
         verdicts
@@ -178,8 +177,8 @@ impl Planner {
         if !has_waiting {
             return;
         }
-        let waiting = self.lane(id).map(|lane| lane.repeat_successors().to_vec());
-        for successor in waiting.unwrap_or_default() {
+        let waiting = self.lane(id).map(|lane| lane.repeat_successors().clone());
+        for successor in waiting.iter().flat_map(|waiting| waiting.iter().copied()) {
             self.allow(now, LaneId { run: id.run, lane: successor }, ordinal);
         }
     }
@@ -242,11 +241,11 @@ impl Planner {
             }
             run.open_lanes -= 1;
             self.notes.push(Note::LaneEnded(id));
-            for successor in lane.successors().to_vec() {
+            for successor in lane.successors().clone().iter().copied() {
                 let successor_id = LaneId { run: id.run, lane: successor };
                 if self.runs.get(id.run).is_some_and(|run| run.lets(id.lane, successor)) {
                     let Some(lane) = self.lane_mut(successor_id) else { continue };
-                    lane.missing -= 1;
+                    lane.links().missing -= 1;
                     lane.since = now;
                     self.place(now, successor_id);
                 } else if self.end_rest(now, successor_id, Status::Skipped) {
@@ -285,7 +284,7 @@ impl Planner {
         let case = lane.case;
         let has_ended = lane.has_ended() && lane.open == 0;
         let work = count.saturating_mul(lane.estimate());
-        let (locks, waiting) = (lane.locks.clone(), lane.repeat_successors().to_vec());
+        let (locks, waiting) = (lane.locks.clone(), lane.repeat_successors().clone());
         let total = lane.total;
         if count > 0 {
             self.notes.push(Note::LaneChanged(id));
@@ -295,7 +294,7 @@ impl Planner {
             lock.backlog = lock.backlog.saturating_sub(work);
         }
         self.close_tasks(case, count);
-        for successor in waiting {
+        for successor in waiting.iter().copied() {
             for ordinal in (0..total).filter(|ordinal| !before.contains(*ordinal)) {
                 self.allow(now, LaneId { run: id.run, lane: successor }, ordinal);
             }
@@ -316,13 +315,8 @@ impl Planner {
 
     /// Counts ends of tasks of a case, and lets those go on that waited for the last of them.
     pub(super) fn close_tasks(&mut self, case: CaseNo, count: u64) {
-        let Some(case) = self.cases.get_mut(case as usize) else { return };
-        case.open = case.open.saturating_sub(count);
-        if case.open == 0 {
-            for id in std::mem::take(&mut case.waiting) {
-                let now = self.lane(id).map_or(0, |lane| lane.since);
-                self.place(now, id);
-            }
+        for id in self.cases.close(case, count) {
+            self.place_again(id);
         }
     }
 
@@ -407,6 +401,7 @@ impl Planner {
         let Some(run) = self.runs.remove(number) else { return };
         for (lane, place) in run.lanes.iter().zip(0..) {
             debug_assert!(lane.is_closed, "lane {place} goes on");
+            self.locks.unwant(&lane.locks);
             for lock in lane.locks.iter() {
                 self.locks.forget_if_of_run(*lock, &run.name);
             }

@@ -86,8 +86,14 @@ impl Planner {
             // All that reserve stand in the same order at all their locks: it begins anew.
             self.unreserve(id);
             let Some(lane) = self.lane_mut(id) else { continue };
-            lane.locks.push(number);
             let (open, since) = (lane.open, lane.since);
+            let (class, before) = (lane.traits.class, lane.locks.clone());
+            self.locks.unwant(&before);
+            let locks = before.iter().copied().chain([number]).collect();
+            let locks = self.locks.want(class, locks);
+            if let Some(lane) = self.lane_mut(id) {
+                lane.locks = locks;
+            }
             self.locks.get_mut(number).use_up(open);
             self.place(since, id);
         }

@@ -48,7 +48,7 @@ impl Planner {
         let mut overdue = Vec::new();
         let mut next = look_at(now, timeout);
         if !unserved.is_empty() {
-            for (class, id, _) in self.ready.lanes_of(number) {
+            for (class, id) in self.ready.lanes_of(number) {
                 let known = unserved.get(&class).zip(self.lane(id));
                 let Some((since, lane)) = known else { continue };
                 match lane.since.max(*since).saturating_add(timeout) {

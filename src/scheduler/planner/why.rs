@@ -86,7 +86,7 @@ impl Planner {
             let open = before.total - before.ended.count();
             let is_whole = predecessor.scope != Scope::Repeat;
             if open > 0 && (is_whole || lane.claimable() == 0 && lane.open == 0) {
-                return Some(Why::Predecessor { case: before.case_name.clone(), open });
+                return Some(Why::Predecessor { case: self.cases.name(before.case).clone(), open });
             }
         }
         if lane.claimable() == 0 {
@@ -97,17 +97,18 @@ impl Planner {
             });
         }
         for case in lane.global_predecessors() {
-            let case = self.cases.get(*case as usize)?;
-            if case.open > 0 {
-                return Some(Why::GlobalPredecessor { case: case.name.clone(), open: case.open });
+            let open = self.cases.open(*case);
+            if open > 0 {
+                let case = self.cases.name(*case).clone();
+                return Some(Why::GlobalPredecessor { case, open });
             }
         }
         for lock in lane.locks.iter() {
-            let lock = self.locks.get(*lock);
+            let (lock, number) = (self.locks.get(*lock), *lock);
             if lock.admits(id) {
                 continue;
             }
-            let (capacity, waiting) = (lock.capacity, lock.waiting());
+            let (capacity, waiting) = (lock.capacity, self.locks.waiting(number));
             if let Some(reason) = lock.closed.clone() {
                 return Some(match lock.name.clone() {
                     LockName::Queue(queue) => Why::QueuePaused { queue },
@@ -125,7 +126,7 @@ impl Planner {
                 LockName::Queue(name) => Why::QueueFull { queue: name.clone(), capacity },
             });
         }
-        if !matches!(lane.place, Place::Ready(_)) {
+        if !matches!(lane.place, Place::Ready { .. }) {
             return Some(Why::Turn);
         }
         if !self.workers.serves(lane.traits.class) {

@@ -38,6 +38,8 @@ pub(super) struct Worker {
     is_people: bool,
     /// Estimates of what it was given ahead or runs, with how many of each.
     estimates: BTreeMap<u64, u32>,
+    /// The longest of those.
+    longest: u64,
 }
 
 impl Worker {
@@ -67,10 +69,24 @@ struct Group {
     slots: u32,
     /// Those that take work, the emptiest first.
     by_fullness: BTreeSet<(Order, WorkerNo)>,
+    /// The first of those: it is asked for far more often than it changes.
+    emptiest: Option<(Order, WorkerNo)>,
     /// Free slots of all of them.
     free: u64,
     /// Slots of all of them.
     capacity: u64,
+}
+
+impl Group {
+    fn insert(&mut self, order: Order, worker: WorkerNo) {
+        self.by_fullness.insert((order, worker));
+        self.emptiest = self.by_fullness.first().copied();
+    }
+
+    fn remove(&mut self, order: Order, worker: WorkerNo) {
+        self.by_fullness.remove(&(order, worker));
+        self.emptiest = self.by_fullness.first().copied();
+    }
 }
 
 /// What a kind of lane wants, and which groups have it.
@@ -188,6 +204,7 @@ impl Workers {
             is_open: false,
             is_people: false,
             estimates: BTreeMap::new(),
+            longest: 0,
         };
         self.workers.insert(number, worker);
         self.open(number);
@@ -201,7 +218,7 @@ impl Workers {
         let group = &mut self.groups[worker.group as usize];
         group.capacity += u64::from(worker.capacity);
         group.free += u64::from(worker.free());
-        group.by_fullness.insert((worker.order(), number));
+        group.insert(worker.order(), number);
     }
 
     /// The worker gets nothing more until it wakes.
@@ -243,7 +260,8 @@ impl Workers {
         }
         self.group_by_kind.insert(kind, group);
         let by_fullness = BTreeSet::new();
-        self.groups.push(Group { labels, slots, by_fullness, free: 0, capacity: 0 });
+        let new = Group { labels, slots, by_fullness, emptiest: None, free: 0, capacity: 0 };
+        self.groups.push(new);
         group
     }
 
@@ -263,7 +281,7 @@ impl Workers {
         let group = &mut self.groups[worker.group as usize];
         group.capacity -= u64::from(worker.capacity);
         group.free -= u64::from(worker.free());
-        group.by_fullness.remove(&(worker.order(), number));
+        group.remove(worker.order(), number);
     }
 
     pub(super) fn remove(&mut self, number: WorkerNo) {
@@ -326,7 +344,7 @@ impl Workers {
         let Some(number) = large.max_by_key(|number| self.free(*number)) else { return };
         let Some(worker) = self.workers.get(number) else { return };
         let group = &mut self.groups[worker.group as usize];
-        group.by_fullness.remove(&(worker.order(), number));
+        group.remove(worker.order(), number);
         group.free -= u64::from(worker.free());
         self.hold = Some((class_no, number));
     }
@@ -342,7 +360,7 @@ impl Workers {
         };
         if let Some(worker) = self.workers.get(number).filter(|worker| worker.is_open) {
             let group = &mut self.groups[worker.group as usize];
-            group.by_fullness.insert((worker.order(), number));
+            group.insert(worker.order(), number);
             group.free += u64::from(worker.free());
         }
     }
@@ -357,6 +375,7 @@ impl Workers {
         self.change(number, |worker| {
             worker.load += slots;
             *worker.estimates.entry(estimate).or_default() += tasks;
+            worker.longest = worker.longest.max(estimate);
         });
     }
 
@@ -371,6 +390,10 @@ impl Workers {
                 *count = count.saturating_sub(tasks);
                 if *count == 0 {
                     worker.estimates.remove(&estimate);
+                    if estimate == worker.longest {
+                        let longest = worker.estimates.last_key_value();
+                        worker.longest = longest.map_or(0, |(estimate, _)| *estimate);
+                    }
                 }
             }
         });
@@ -385,7 +408,7 @@ impl Workers {
         if worker.is_open && !is_held && before != after {
             let group = &mut self.groups[worker.group as usize];
             group.by_fullness.remove(&(before, number));
-            group.by_fullness.insert((after, number));
+            group.insert(after, number);
             group.free = group.free - u64::from(free) + u64::from(worker.free());
         }
     }
@@ -400,10 +423,10 @@ impl Workers {
         }
         let groups = class.groups.iter().map(|group| &self.groups[*group as usize]);
         let emptiest = |group: &Group| {
-            let emptiest = group.by_fullness.first().filter(|_| group.free > 0);
+            let emptiest = group.emptiest.filter(|_| group.free > 0);
             // More than one slot may be wanted.
             let fits = |number: WorkerNo| class.slots == 1 || self.free(number) >= class.slots;
-            emptiest.filter(|((fullness, _), number)| *fullness < PARTS && fits(*number)).copied()
+            emptiest.filter(|((fullness, _), number)| *fullness < PARTS && fits(*number))
         };
         let (_, worker) = groups.filter_map(emptiest).min()?;
         Some(Free { worker, is_kept: false })
@@ -435,12 +458,11 @@ impl Workers {
     pub(super) fn room_ahead(&self, want: &Want, ready_work: u64) -> Option<Room> {
         let class = self.classes.get(want.class as usize).filter(|_| self.may_wait(want.class))?;
         let groups = || class.groups.iter().map(|group| &self.groups[*group as usize]);
-        let (_, number) = groups().filter_map(|group| group.by_fullness.first()).min()?;
-        let worker = self.workers.get(*number)?;
-        let longest = worker.estimates.last_key_value().map_or(0, |(estimate, _)| *estimate);
+        let (_, number) = groups().filter_map(|group| group.emptiest).min()?;
+        let worker = self.workers.get(number)?;
         let estimate = want.estimate.max(1);
         let rest = ready_work / self.capacity;
-        let rounds = rest / longest.max(estimate);
+        let rounds = rest / worker.longest.max(estimate);
         if rounds < AHEAD_ROUNDS_MIN {
             return None;
         }
@@ -449,7 +471,7 @@ impl Workers {
         let all: u64 = groups().map(|group| group.capacity).sum();
         let tasks = (worker.capacity * (1 + ahead)).saturating_sub(worker.load);
         let tasks = share(want.tasks, worker.capacity, all).min(tasks);
-        (tasks > 0).then_some(Room { worker: *number, tasks, is_ahead: true })
+        (tasks > 0).then_some(Room { worker: number, tasks, is_ahead: true })
     }
 }
 
