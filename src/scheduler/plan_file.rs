@@ -6,12 +6,17 @@
 //! environment.
 
 use super::model::{Environment, RunSpec, TestCase};
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-const BYTES_MAX: usize = 64 << 20;
+/// The section of a plan that gives values to be put in.
+const VARIABLES: &str = "variables";
+const BYTES_MAX: usize = 256 << 20;
+/// Of a short text too: an alias may stand for many.
+const EVENTS_MIN: usize = 10_000;
 
 /// A definition as a file gives it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -142,11 +147,10 @@ fn some<T: DeserializeOwned>(
     of: impl FnOnce(Plan) -> Vec<Given<T>>,
 ) -> Result<Vec<Given<T>>, String> {
     let text = fill(text, set)?;
-    let shape: serde_json::Value = parse(&text)?;
-    match shape {
-        serde_json::Value::Array(_) => given(what, parse(&text)?, parse(&text)?, id),
-        serde_json::Value::Object(object)
-            if object.contains_key(&format!("{what}s")) || object.contains_key("variables") =>
+    match parse(&text)? {
+        Shape::List => given(what, parse(&text)?, parse(&text)?, id),
+        Shape::Fields(names)
+            if names.contains(&format!("{what}s")) || names.contains(VARIABLES) =>
         {
             plan(&text).map(of)
         }
@@ -154,11 +158,65 @@ fn some<T: DeserializeOwned>(
     }
 }
 
+/// What a text is at its top.
+enum Shape {
+    List,
+    Fields(BTreeSet<String>),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("definitions")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Shape::List)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Shape, A::Error> {
+        let mut names = BTreeSet::new();
+        while let Some((name, _)) = fields.next_entry::<String, IgnoredAny>()? {
+            names.insert(name);
+        }
+        Ok(Shape::Fields(names))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Shape, E> {
+        Ok(Shape::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Other)
+    }
+}
+
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     if text.len() > BYTES_MAX {
         return Err(format!("more than {BYTES_MAX} bytes"));
     }
-    serde_saphyr::from_str(text).map_err(|error| error.without_snippet().to_string())
+    // As many parts as have room in so many bytes: what is limited besides is aliases, which make more of
+    // them than were written.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: text.len().saturating_mul(2).max(EVENTS_MIN),
+            max_nodes: text.len().max(EVENTS_MIN),
+            max_total_scalar_bytes: BYTES_MAX,
+        },
+    };
+    let read = serde_saphyr::from_str_with_options(text, options);
+    read.map_err(|error| error.without_snippet().to_string())
 }
 
 /// A text in which a plan file puts no variables in: filled, it is what it was.
@@ -208,8 +266,12 @@ fn defaults(text: &str) -> Result<BTreeMap<String, String>, String> {
     struct Section {
         variables: BTreeMap<String, String>,
     }
-    let is_start = |line: &&str| line.starts_with("variables:");
+    let is_start =
+        |line: &&str| line.strip_prefix(VARIABLES).is_some_and(|rest| rest.starts_with(':'));
     let Some(start) = text.lines().position(|line| is_start(&line)) else {
+        if !text.contains(VARIABLES) {
+            return Ok(BTreeMap::new());
+        }
         // A file in JSON may hold them as well; one that does is read as it is.
         let read = parse::<Section>(text).unwrap_or_default();
         return Ok(read.variables);
@@ -294,6 +356,24 @@ run:
             environments(text, &[]).unwrap().iter().map(|place| place.line).collect();
         assert_eq!(lines, [2, 3]);
         assert_eq!(environments("\nid: x\n", &[]).unwrap()[0].line, 2);
+    }
+
+    #[test]
+    fn many_cases_are_read_and_aliases_do_not_make_more_of_few() {
+        let many = |count: u32| -> String {
+            let case =
+                |number| format!("- {{id: case-{number}, kind: manual, labels: {{a: b}}}}\n");
+            (0..count).map(case).collect()
+        };
+        // More than a million parts, and than 250,000 values.
+        assert_eq!(cases(&many(60_000), &[]).unwrap().len(), 60_000);
+        let mut text = String::from("run: {labels: {a: &a0 [x, x, x, x, x, x, x, x, x, x]}}\nb:\n");
+        for level in 1..10 {
+            let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+            text += &format!("  - &a{level} [{aliases}]\n");
+        }
+        let refused = cases(&text, &[]).unwrap_err();
+        assert!(refused.contains("alias") || refused.contains("budget"), "{refused}");
     }
 
     #[test]
