@@ -213,7 +213,8 @@ impl Options {
             .ok_or_else(|| Failure::feature("unsupported output format"))
     }
 
-    pub(super) fn command_timeout(&self) -> Duration {
+    /// How long a short command may take.
+    pub fn command_timeout(&self) -> Duration {
         self.command_timeout.unwrap_or(COMMAND_TIMEOUT)
     }
 

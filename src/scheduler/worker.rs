@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use tonic::Code;
 
 /// After an error, before the store is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -83,11 +84,12 @@ pub async fn run(
 ) {
     let drain = watch::Sender::new(false);
     let mut stop = std::pin::pin!(stop);
-    let mut was_taken = false;
+    let (mut was_taken, mut left) = (false, None);
     let mut complaints = Complaints::default();
     loop {
         let served = {
-            let mut serve = std::pin::pin!(serve(&access, &settings, &executor, drain.clone()));
+            let mut serve =
+                std::pin::pin!(serve(&access, &settings, &executor, drain.clone(), &mut left));
             loop {
                 tokio::select! {
                     served = &mut serve => break served,
@@ -102,10 +104,7 @@ pub async fn run(
             Ok(End::Taken) if !was_taken => {
                 was_taken = true;
                 let name = &settings.name;
-                tracing::warn!(
-                    name,
-                    "a worker of this name is there already: waiting for it to go"
-                );
+                tracing::warn!(name, "waiting for another worker of this name to go");
             }
             Ok(End::Taken) => {}
             Ok(End::Lost) => tracing::warn!(name = settings.name, "lost its lease, registers anew"),
@@ -124,15 +123,24 @@ pub async fn run(
     }
 }
 
-/// Registers and serves under one lease.
+/// Registers and serves under one lease. The one that is `left` from before is given up, for a store that was
+/// without a leader keeps that for its whole time anew, and this worker's name with it.
 async fn serve(
     access: &Access,
     settings: &Settings,
     executor: &Arc<dyn Runner>,
     drain: watch::Sender<bool>,
+    left: &mut Option<i64>,
 ) -> Result<End, Error> {
     let client = Client::connect(access).await?;
+    if let Some(lease) = *left {
+        match client.revoke(lease).await {
+            Err(Error::GRpcStatus(status)) if status.code() == Code::NotFound => {}
+            other => other?,
+        }
+    }
     let lease = Lease::grant(&client, settings.ttl.clamp(2, 60).into()).await?;
+    *left = Some(lease.id());
     let worker_key = keys::worker(&settings.name);
     let info = WorkerInfo {
         labels: settings.labels.clone(),

@@ -17,6 +17,8 @@ pub struct Team {
     pub workers: BTreeMap<String, Process>,
     /// Flags with which the store is reached, beside the endpoints.
     pub access: Vec<String>,
+    /// Endpoints that are named before the members.
+    pub others: Vec<String>,
     // After those that write to it.
     folder: Folder,
 }
@@ -27,12 +29,12 @@ pub type Results = BTreeMap<(u32, u32), Vec<(u32, Status, String)>>;
 impl Team {
     pub fn new(cluster: Cluster) -> Team {
         let folder = Folder::new();
-        let (schedulers, workers, access) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Team { cluster, schedulers, workers, access, folder }
+        let (schedulers, workers) = (Vec::new(), BTreeMap::new());
+        Team { cluster, schedulers, workers, access: vec![], others: vec![], folder }
     }
 
     fn endpoints(&self) -> String {
-        self.cluster.endpoints().join(",")
+        [self.others.clone(), self.cluster.endpoints()].concat().join(",")
     }
 
     pub fn process(&self, log: &str, words: &[&str]) -> Process {

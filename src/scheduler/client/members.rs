@@ -4,18 +4,19 @@
 //! there: of three members one that is down would be enough for most calls to fail, though the store
 //! has its quorum. etcd's client library, too, takes in turn those that are connected.
 
-use super::{Access, CONNECT_TIMEOUT, PING_INTERVAL, PING_TIMEOUT};
+use super::{Access, CALL_TIMEOUT, CONNECT_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, Patience};
 use crate::tls;
 use bytes::Bytes;
 use etcd_client::Error;
 use http::{HeaderValue, Request, Response};
+use http_body::Frame;
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
 use std::error::Error as AnyError;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -27,13 +28,18 @@ use tonic::{Code, Status};
 use tower::{BoxError, Service, ServiceExt as _};
 
 /// A member that does not answer a call for so long is asked whether it is there at all.
-const SILENCE: Duration = Duration::from_millis(1_500);
+const SILENCE: Duration = Duration::from_secs(1);
 /// The same for a call that nobody waits for any longer.
 const SILENCE_LEFT: Duration = Duration::from_millis(500);
 /// By then it must have said so.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Before one that was away is tried again, while others are there.
 const REST: Duration = Duration::from_secs(1);
+/// Before all of them are asked again what none could answer.
+const ROUND: Duration = Duration::from_millis(100);
+
+/// What is said of a call whose member answers no longer.
+const WENT_AWAY: &str = "the member that was asked went away";
 
 /// Calls that bring requests one after another: they cannot be made again.
 const STREAMS: [&str; 2] = [WATCH, "/etcdserverpb.Lease/LeaseKeepAlive"];
@@ -60,12 +66,15 @@ struct Shared {
     links: AtomicUsize,
     /// A member is found to be there, or away.
     found: Notify,
+    patience: Patience,
 }
 
 #[derive(Debug)]
 struct Member {
     endpoint: Endpoint,
     state: Mutex<State>,
+    /// It was said that it is away.
+    is_missed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -103,7 +112,8 @@ impl Members {
                 false => format!("{scheme}://{endpoint}"),
             };
             let is_secure = url.starts_with("https://");
-            let mut endpoint = Endpoint::from_shared(url).map_err(Error::TransportError)?;
+            let mut endpoint = Endpoint::from_shared(url.clone())
+                .map_err(|error| Error::InvalidArgs(format!("{url}: {}", tls::reason(&error))))?;
             if let Some(tls) = tls.clone().filter(|_| is_secure) {
                 endpoint = endpoint.tls_config(tls)?;
             }
@@ -112,13 +122,14 @@ impl Members {
                 .http2_keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_TIMEOUT)
                 .connect_timeout(CONNECT_TIMEOUT);
-            members.push(Member { endpoint, state: Mutex::new(State::Unknown) });
+            let (state, is_missed) = (Mutex::new(State::Unknown), AtomicBool::default());
+            members.push(Member { endpoint, state, is_missed });
         }
         if members.is_empty() {
             return Err(Error::InvalidArgs("empty endpoints".into()));
         }
         let (turn, links, found) = Default::default();
-        Ok(Self(Arc::new(Shared { members, turn, links, found })))
+        Ok(Self(Arc::new(Shared { members, turn, links, found, patience: access.patience })))
     }
 
     /// A member that is there, in turn; one that knows no leader if there is no other.
@@ -188,16 +199,35 @@ impl Members {
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
             let state = members.look(at, link).await;
+            members.tell(at, &state);
             *members.0.members[at].state.lock() = state;
             members.0.found.notify_waiters();
         });
     }
 
+    /// Says once that a member went away, and that it came back. Who has but one hears of that by its calls.
+    fn tell(&self, at: usize, state: &State) {
+        let member = &self.0.members[at];
+        match state {
+            _ if self.0.members.len() == 1 => {}
+            State::Away { why, .. } => {
+                if !member.is_missed.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(why, "a member of the store is away");
+                }
+            }
+            _ => {
+                if member.is_missed.swap(false, Ordering::Relaxed) {
+                    tracing::info!(member = member.name(), "a member of the store is back");
+                }
+            }
+        }
+    }
+
     async fn look(&self, at: usize, link: Option<Link>) -> State {
-        let endpoint = &self.0.members[at].endpoint;
+        let member = &self.0.members[at];
+        let endpoint = &member.endpoint;
         let away = |why: String, link| {
-            let name = endpoint.uri().authority().map_or("", |authority| authority.as_str());
-            let why = format!("{name}: {why}");
+            let why = format!("{}: {why}", member.name());
             State::Away { since: Instant::now(), why, link }
         };
         let link = match link {
@@ -226,9 +256,8 @@ impl Members {
             Ok(Ok(status)) if status.is_learner() => away("a learner".into(), Some(link)),
             Ok(Ok(status)) if status.leader() == 0 => away("no leader".into(), Some(link)),
             Ok(Ok(_)) => State::Ready(link),
-            Ok(Err(Error::GRpcStatus(status))) if status.code() != Code::Unavailable => {
-                State::Ready(link)
-            }
+            Ok(Err(Error::GRpcStatus(status))) if is_of_store(status.code()) => State::Ready(link),
+            Ok(Err(Error::GRpcStatus(status))) => away(said(&status), None),
             Ok(Err(error)) => away(error.to_string(), None),
             Err(_) => away("no answer".into(), Some(link)),
         }
@@ -278,11 +307,27 @@ impl Members {
                 // One at a member without a leader would wait in silence.
                 request.headers_mut().insert("hasleader", HeaderValue::from_static("true"));
             }
-            return self.send(at, &link, request).await;
+            let answer = self.send(at, &link, request).await?;
+            let (members, is_cut) = (self.clone(), false);
+            let away = Box::pin(async move { members.is_away(at).await });
+            return Ok(answer.map(|body| Body::new(Stream { body, away, is_cut })));
         }
         let may_repeat = READS.contains(&&*path);
+        let answer = self.call_in_turn(request, may_repeat);
+        match self.0.patience {
+            Patience::All(time) => timeout(time, answer).await.unwrap_or_else(|_| Err(late())),
+            Patience::Reads(time) if may_repeat => {
+                timeout(time, answer).await.unwrap_or_else(|_| Err(late()))
+            }
+            Patience::Reads(_) | Patience::Usual => answer.await,
+        }
+    }
+
+    /// Makes a call at one member after another, as long as it is certain that it may be.
+    async fn call_in_turn(&self, request: Request<Body>, may_repeat: bool) -> Answer {
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
+        let begin = Instant::now();
         let mut left = self.0.members.len();
         loop {
             left -= 1;
@@ -290,16 +335,51 @@ impl Members {
             let sent = self.send(at, &link, rebuilt(&parts, &body));
             let answer = tokio::select! {
                 answer = sent => answer,
-                () = self.is_away(at), if may_repeat && left > 0 => continue,
+                () = self.is_away(at) => match may_repeat && left > 0 {
+                    true => continue,
+                    // What became of a change is not known, however long it is waited for.
+                    false => return Err(away(WENT_AWAY.into())),
+                },
             };
             let goes_on = match &answer {
                 Ok(answer) => may_repeat && is_unavailable(answer),
                 Err(error) => may_repeat || is_unsent(&**error),
             };
-            if !goes_on || left == 0 {
+            if !goes_on || left == 0 && answer.is_err() || begin.elapsed() >= CALL_TIMEOUT {
                 return answer;
             }
+            if left == 0 {
+                // They are there, and soon one of them may lead: that takes a second or two.
+                sleep(ROUND).await;
+                left = self.0.members.len();
+            }
         }
+    }
+}
+
+/// Answers that come one after another from a member: they end when that is found away.
+struct Stream {
+    body: Body,
+    away: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_cut: bool,
+}
+
+impl http_body::Body for Stream {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.is_cut {
+            return Poll::Ready(None);
+        }
+        if self.away.as_mut().poll(cx).is_ready() {
+            self.is_cut = true;
+            return Poll::Ready(Some(Err(Status::unavailable(WENT_AWAY))));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 }
 
@@ -329,8 +409,40 @@ impl Drop for Waits<'_> {
     }
 }
 
+impl Member {
+    fn name(&self) -> &str {
+        self.endpoint.uri().authority().map_or("", |authority| authority.as_str())
+    }
+}
+
 fn away(why: String) -> BoxError {
     Status::unavailable(why).into()
+}
+
+fn late() -> BoxError {
+    Status::deadline_exceeded("no answer in time").into()
+}
+
+/// Why what was asked is no member that could serve calls.
+fn said(status: &Status) -> String {
+    match (status.code(), status.source()) {
+        (Code::Unimplemented, _) => format!("no store answers there: {}", status.message()),
+        (_, Some(source)) => tls::reason(source),
+        (_, None) => status.message().to_owned(),
+    }
+}
+
+/// Whether a store says this that would serve other calls. What else answers at an address, or closes the
+/// connection, is told by other codes.
+fn is_of_store(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted
+    )
 }
 
 fn rebuilt(parts: &http::request::Parts, body: &Bytes) -> Request<Body> {

@@ -51,9 +51,34 @@ pub struct Access {
     pub authorities: Option<Vec<u8>>,
     /// Certificate and key to show, in PEM form.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// How long somebody waits for an answer.
+    pub patience: Patience,
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Patience {
+    /// As long as calls of the kind may take: programs try again.
+    #[default]
+    Usual,
+    /// Somebody sits before it. Whoever reads is told by then that the store does not answer.
+    Reads(Duration),
+    /// The same of all calls, though it is not known then what became of a change.
+    All(Duration),
 }
 
 impl Access {
+    /// # Errors
+    ///
+    /// When an endpoint cannot be one, or files for TLS cannot be used.
+    pub fn check(&self) -> Result<(), String> {
+        match Members::new(self) {
+            Ok(_) => Ok(()),
+            Err(Error::InvalidArgs(text)) => Err(text),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     fn tls(&self) -> Option<TlsOptions> {
         let is_meant = self.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
         let mut tls = TlsOptions::new();

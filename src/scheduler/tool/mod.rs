@@ -23,7 +23,7 @@ mod trends;
 
 pub use serve::{Beside, SchedulerArgs, WorkerArgs, schedule, work};
 
-use super::client::Access;
+use super::client::{Access, Patience};
 use crate::ctl;
 use clap::{Args, Subcommand};
 use desk::Desk;
@@ -121,9 +121,13 @@ async fn at_desk<A: Subcommand>(
     options: &ctl::Options,
     run: impl AsyncFnOnce(A, &Desk) -> Result<u8, desk::Trouble>,
 ) -> ExitCode {
-    let access = match access(options) {
+    let mut access = match access(options) {
         Ok(access) => access,
         Err(error) => return complain(error, USAGE),
+    };
+    access.patience = match options.timeout_if_given() {
+        Some(time) => Patience::All(time),
+        None => Patience::Reads(options.command_timeout()),
     };
     let wants_json = group.json || options.write_out == "json";
     let desk = match Desk::open(&access, wants_json).await {
@@ -150,12 +154,14 @@ fn access(options: &ctl::Options) -> Result<Access, String> {
     let endpoints = options.given_endpoints().into_iter().map(|endpoint| {
         if endpoint.contains("://") { endpoint } else { format!("{scheme}://{endpoint}") }
     });
-    Ok(Access {
+    let access = Access {
         endpoints: endpoints.collect(),
         user: options.name_and_password().map_err(|error| error.to_string())?,
         authorities: ca.map(read).transpose()?,
         identity,
-    })
+        ..Access::default()
+    };
+    access.check().map(|()| access)
 }
 
 fn read(file: PathBuf) -> Result<Vec<u8>, String> {

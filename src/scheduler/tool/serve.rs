@@ -276,7 +276,8 @@ impl StoreArgs {
             (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
             _ => None,
         };
-        Ok(Access { endpoints: vec![endpoint], user: user.transpose()?, authorities, identity })
+        let (endpoints, user) = (vec![endpoint], user.transpose()?);
+        Ok(Access { endpoints, user, authorities, identity, ..Access::default() })
     }
 }
 
