@@ -293,7 +293,12 @@ fn ask(
             }
             Request::ReadRun { run } => match read_run(&client, &run, 0).await {
                 Ok(kvs) => match unfold(run.clone(), kvs).await {
-                    Some((opened, kvs)) => Answer::Run(run, opened, kvs),
+                    Some((opened, kvs)) => {
+                        if opened.is_none() && kvs.iter().any(|kv| kv.key == keys::run(&run)) {
+                            tracing::warn!(run, "cannot read what the run is made of: not begun");
+                        }
+                        Answer::Run(run, opened, kvs)
+                    }
                     None => return,
                 },
                 Err(error) => Answer::Lost(error),

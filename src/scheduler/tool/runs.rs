@@ -192,11 +192,15 @@ async fn then(run: String, then: &Then, desk: &Desk) -> Done {
     };
     if !then.reports.is_empty() {
         let text = format!("no report is written: run {run} has ended");
-        let read = async { Ok(read::book(&desk.client, &run).await?) };
-        let book = live::after(read, text).await?;
-        for file in &then.reports {
-            reports::write_as_named(&book, file)?;
-        }
+        let written = async {
+            let book = read::book(&desk.client, &run).await?;
+            let files = then.reports.clone();
+            let write = move || files.iter().try_for_each(|f| reports::write_as_named(&book, f));
+            // A file system may take its time.
+            let written = tokio::task::spawn_blocking(write).await;
+            written.map_err(|ended| Trouble::Usage(ended.to_string()))?
+        };
+        live::after(written, text).await?;
     }
     Ok(code)
 }

@@ -81,8 +81,9 @@ fn trend_text(found: &Trends) -> String {
     });
     let titles = ["run", "name", "ended", "state", "tasks", "passed", "failures", "flaky", "took"];
     let mut text = table(titles, rows.collect());
-    if found.runs.iter().any(|run| run.name != found.runs[0].name) {
-        text += "runs of different names show no trend: see those of one with --name\n";
+    let first = found.runs.first().map_or("", |run| &run.name);
+    if first.is_empty() || found.runs.iter().any(|run| run.name != first) {
+        text += "runs without a name or of different ones show no trend: choose some by --name\n";
         return text;
     }
     for (what, trend) in
