@@ -111,17 +111,17 @@ impl Planner {
         }
     }
 
-    /// Lets those try whose locks are left to others that turned out to find no worker. Whether there
-    /// were any.
+    /// Lets those try whose locks are left to others that turned out to find no worker. Whether any of them
+    /// is ready now, or others may try.
     pub(super) fn settle_others(&mut self) -> bool {
-        let had_any = !self.passed_over.is_empty();
+        let before = self.ready.came;
         while let Some(lock) = self.passed_over.pop_first() {
             while let Some(head) = self.locks.get(lock).next_of_others() {
                 self.try_line(head);
             }
         }
         self.settle();
-        had_any
+        self.ready.came > before || !self.passed_over.is_empty()
     }
 
     /// Lets the first of a line go on, or the line wait for what else it waits for.

@@ -101,6 +101,8 @@ pub(super) struct Ready {
     classes: Vec<ReadyClass>,
     /// Those with lanes, in order.
     filled: Vec<ClassNo>,
+    /// How many lanes have become ready so far.
+    pub came: u64,
 }
 
 /// The best lane of a class; comparing two says which goes first.
@@ -165,6 +167,7 @@ impl Ready {
         let queue = &mut self.queues[run.queue as usize];
         queue.lanes += 1;
         run.lanes += 1;
+        self.came += 1;
         ready.lanes += 1;
         ready.head = None;
         if ready.lanes == 1
