@@ -41,7 +41,11 @@ pub struct Suite {
 pub fn listing(form: Form) -> &'static [&'static str] {
     match form {
         Form::Nextest => &["cargo", "nextest", "list", "--message-format", "json"],
-        Form::Pytest => &["python3", "-m", "pytest", "--collect-only", "-q"],
+        // Names as seen from the folder, wherever the configuration is, and in the shape of `-q`, however
+        // many `-v` and `-q` the configuration has.
+        Form::Pytest => {
+            &["python3", "-m", "pytest", "--collect-only", "--verbosity=-1", "--rootdir=."]
+        }
         Form::Gotest => &["go", "test", "-list", ".", "-json", "./..."],
         Form::Csv | Form::Urls | Form::Junit => &["false"],
     }

@@ -50,6 +50,13 @@ fn each_tool_s_tests_become_commands() {
 }
 
 #[test]
+fn pytest_names_tests_as_seen_from_the_folder_whatever_its_configuration_says() {
+    let words = super::listing(Form::Pytest);
+    assert!(words.contains(&"--rootdir=."), "{words:?}");
+    assert!(words.contains(&"--verbosity=-1") && !words.contains(&"-q"), "{words:?}");
+}
+
+#[test]
 fn tables_are_read_and_written_alike() {
     let text = "id,url,output,case_pre,mutual_tag,est_ms,command\n\
                 a,http://h/a,\"x, \"\"y\"\"\nz\",,t1;t2,50,\n\
