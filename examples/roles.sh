@@ -5,12 +5,12 @@
 #   quoin user grant-role eve runner
 #
 # viewer     sees everything
-# runner     submits, pauses and cancels runs as well
-# tester     gives verdicts on manual cases as well
-# author     changes cases and environments as well
+# runner     also submits, pauses and cancels runs
+# tester     as a runner, and gives verdicts on manual cases
+# author     as a runner, and changes cases and environments
 # worker     what the user of `quoin worker` must have
 # scheduler  what the user of `quoin scheduler` must have; calls that show no user act as this one
-# admin      everything below these prefixes, queues and tags as well
+# admin      everything below these prefixes, also queues and tags
 set -eu
 quoin=${QUOIN:-quoin}
 flags="$*"
@@ -47,7 +47,7 @@ may tester readwrite ${own}claim/@people/ ${own}rseg/ ${own}tag/
 may author readwrite $teams ${own}recheck/
 
 may worker read ${own}run/ ${own}rseg/
-may worker readwrite ${own}worker/ ${own}beat/ ${own}claim/ ${own}tag/ ${own}rseg/ ${own}cmd/ ${own}late/ /services/
+may worker readwrite ${own}worker/ ${own}beat/ ${own}claim/ ${own}tag/ ${own}rseg/ ${own}cmd/ ${own}late/ ${own}instance/ /services/
 
 for role in scheduler admin; do
     # shellcheck disable=SC2086

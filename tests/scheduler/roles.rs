@@ -144,6 +144,13 @@ async fn services_act_with_the_rights_of_who_calls(engine: Engine) {
     assert_eq!(admin.call("PUT", "/v1/queues/q", queue).await.status, 200);
 
     // Workers over HTTP must be users who may be workers.
+    let pushed = json!({"name": "pushed", "url": service.url("pushed", 1), "max_task_num": 1});
+    for (caller, status) in [(&runner, 403), (&author, 403), (&worker, 201)] {
+        let said = caller.call("POST", "/v1/instances", pushed.clone()).await;
+        assert_eq!(said.status, status, "{}", said.body);
+    }
+    let gone = worker.call("DELETE", "/v1/instances/pushed", json!({})).await;
+    assert_eq!(gone.status, 200, "{}", gone.body);
     let asking = json!({"worker": "puller", "max_task_num": 5});
     for caller in [&viewer, &runner, &author] {
         assert_eq!(caller.call("POST", "/v1/claims", asking.clone()).await.status, 403);

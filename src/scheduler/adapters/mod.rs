@@ -146,16 +146,41 @@ fn as_id(name: &str) -> String {
     name[..end.unwrap_or_default()].trim().trim_start_matches('.').to_owned()
 }
 
-/// Gives cases of one name a number each, from the second on.
+/// Gives cases of one name a number each, from the second on, that no case has as its name.
 fn number_twins(cases: &mut [TestCase]) {
-    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    let mut taken: BTreeSet<String> = cases.iter().map(|case| case.id.clone()).collect();
+    let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
     for case in cases {
-        let count = seen.entry(case.id.clone()).or_default();
-        *count += 1;
-        if *count > 1 {
-            case.id = format!("{}~{count}", case.id);
+        let number = numbers.entry(case.id.clone()).or_default();
+        *number += 1;
+        while *number > 1 {
+            let id = format!("{}~{number}", case.id);
+            if taken.insert(id.clone()) {
+                case.id = id;
+                break;
+            }
+            *number += 1;
         }
     }
+}
+
+/// Puts what a report says of a test into a word: what comes in by that is not looked at again.
+fn fill(word: &str, test: &junit::Case) -> String {
+    let values = [("{name}", &test.name), ("{class}", &test.class), ("{file}", &test.file)];
+    let mut filled = String::new();
+    let mut rest = word;
+    while let Some(at) = rest.find('{') {
+        filled += &rest[..at];
+        rest = &rest[at..];
+        let found = values.iter().find_map(|(name, value)| Some((value, rest.strip_prefix(name)?)));
+        let (value, after) = match found {
+            Some((value, after)) => (value.as_str(), after),
+            None => rest.split_at(1),
+        };
+        filled += value;
+        rest = after;
+    }
+    filled + rest
 }
 
 /// The case that a test is of, in a report that we wrote. Before there was a property for it, the class was
@@ -186,12 +211,10 @@ fn of_junit(text: &str, words: &[String]) -> Result<Vec<TestCase>, String> {
                 (None, "") => test.name.clone(),
                 (None, class) => format!("{class}.{}", test.name),
             };
-            let fill = |word: &String| {
-                let word = word.replace("{name}", &test.name).replace("{class}", &test.class);
-                word.replace("{file}", &test.file)
-            };
-            let mut case = command(&name, words.iter().map(fill).collect(), None);
-            if words.is_empty() {
+            let words = words.iter().map(|word| fill(word, test)).collect::<Vec<_>>();
+            let is_command = !words.is_empty();
+            let mut case = command(&name, words, None);
+            if !is_command {
                 case.kind = Kind::Manual;
                 case.name = name;
             }

@@ -1,7 +1,7 @@
 //! What test tools list: cargo-nextest, pytest, go test.
 
 use super::{Suite, command};
-use crate::scheduler::model::TestCase;
+use crate::scheduler::model::{OutputMatch, TestCase};
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -128,10 +128,13 @@ pub(super) fn gotest(suite: &Suite) -> Result<Vec<TestCase>, String> {
             continue;
         }
         let pattern = format!("^{name}$");
-        let words = ["go", "test", "-count=1", "-run", &pattern, &event.package];
+        let words = ["go", "test", "-count=1", "-v", "-run", &pattern, &event.package];
         let words = words.map(str::to_owned).to_vec();
         let id = format!("{}.{name}", event.package);
         let mut case = command(&id, words, suite.folder.as_deref());
+        // Without a test of this name go says that all is well.
+        case.output_match = Some(OutputMatch::Regex);
+        case.output = Some(format!(r"--- (PASS|SKIP): {} \(", regex::escape(name)));
         case.labels.insert("suite".into(), event.package);
         cases.push(case);
     }

@@ -46,7 +46,32 @@ fn each_tool_s_tests_become_commands() {
     let found = of(Form::Gotest, &(start + "\n" + &lines.join("\n"))).unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].id, "example.org.kv.api.TestPut");
-    assert_eq!(found[0].command[3..], ["-run", "^TestPut$", "example.org/kv/api"]);
+    assert_eq!(found[0].command[3..], ["-v", "-run", "^TestPut$", "example.org/kv/api"]);
+    let pattern = crate::scheduler::model::pattern(found[0].output.as_ref().unwrap()).unwrap();
+    assert!(pattern.is_match("=== RUN   TestPut\nsaid--- PASS: TestPut (0.00s)\nPASS\n"));
+    assert!(pattern.is_match("--- SKIP: TestPut (0.00s)\n"));
+    // It is not there any more, or another has a name that begins alike.
+    assert!(!pattern.is_match("testing: warning: no tests to run\nPASS\n"));
+    assert!(!pattern.is_match("--- PASS: TestPutAll (0.00s)\n"));
+}
+
+#[test]
+fn no_test_is_lost_beside_others_of_its_name() {
+    let tests = ["a", "a", "a~2", "a"].map(|name| format!("<testcase name=\"{name}\"/>"));
+    let report = format!("<testsuite>{}</testsuite>", tests.concat());
+    let ids: Vec<String> =
+        of(Form::Junit, &report).unwrap().into_iter().map(|case| case.id).collect();
+    assert_eq!(ids, ["a", "a~3", "a~2", "a~4"]);
+}
+
+#[test]
+fn what_a_name_brings_into_a_command_is_not_filled_again() {
+    let report =
+        r#"<testsuite><testcase classname="K" name="t[{class}]{x}" file="f"/></testsuite>"#;
+    let words = ["run {name} {class} {file} {".to_owned()];
+    let suite = Suite { text: report.to_owned(), folder: None };
+    let found = super::import(Form::Junit, &suite, &words).unwrap();
+    assert_eq!(found[0].command, ["run t[{class}]{x} K f {"]);
 }
 
 #[test]

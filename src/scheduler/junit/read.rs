@@ -313,9 +313,18 @@ impl<'t> Reading<'t> {
     }
 }
 
-/// Seconds, which some tools write with separators of thousands.
+/// Seconds, which some tools write with separators of thousands, and some with a comma for the point.
 fn microseconds(seconds: &str) -> Option<u64> {
-    let seconds: f64 = seconds.trim().replace(',', "").parse().ok()?;
+    let seconds = seconds.trim();
+    let is_point = |(whole, part): &(&str, &str)| {
+        let is_thousands = part.len() == 3 && !whole.is_empty() && whole != &"0";
+        !is_thousands && !part.contains([',', '.'])
+    };
+    let seconds = match seconds.split_once(',').filter(is_point) {
+        Some((whole, part)) => format!("{whole}.{part}"),
+        None => seconds.replace(',', ""),
+    };
+    let seconds: f64 = seconds.parse().ok()?;
     let is_time = seconds.is_finite() && (0.0..1e12).contains(&seconds);
     is_time.then(|| (seconds * 1e6).round() as u64)
 }

@@ -331,7 +331,14 @@ fn import(
     };
     let mut cases = adapters::import(form, &suite, command).map_err(fail)?;
     if cases.is_empty() {
-        return Err(Trouble::Nothing(format!("{}: there are no tests", path.display())));
+        let advice = match adapters::is_suite(form) && path.is_file() {
+            true => {
+                " in what is taken for the output of the tool: name a folder to have them listed"
+            }
+            false => "",
+        };
+        let text = format!("{}: there are no tests{advice}", path.display());
+        return Err(Trouble::Nothing(text));
     }
     let place = if path.as_os_str() == "-" { None } else { std::fs::canonicalize(path).ok() };
     let place = place.as_deref().unwrap_or(path).display();
