@@ -4,8 +4,9 @@
 //! something of the case is compared with the one before: a change from pass to fail or back counts
 //! 1, as does an outcome that needed more than one attempt; anything else counts 0. What is older
 //! weighs less: half after each half-life. Five outcomes P F P F F of one hour score 0.75: three
-//! changes in four comparisons. A case that was mended shows one change and drifts to 0; a case that
-//! always fails scores 0, since it is broken and not flaky.
+//! changes in four comparisons. A case that always fails scores 0, since it is broken and not flaky.
+//! A case that broke, or was mended, shows one change: it has a score, which drifts to 0, but counts as
+//! flaky only once it has changed back, or has needed a repeated attempt.
 
 use super::history::{Mark, Stats};
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ pub struct FlakeRule {
     pub window_hours: u32,
     /// After so many hours an outcome weighs half.
     pub half_life_hours: u32,
-    /// From this score on a case is flaky.
+    /// From this score on a case is flaky, if it has also changed there and back or needed a repeat.
     pub threshold: f64,
     /// With fewer comparisons nothing is said.
     pub comparisons_min: u32,
@@ -45,6 +46,7 @@ impl Default for FlakeRule {
 pub struct FlakeScore {
     /// From 0 to 1.
     pub score: f64,
+    /// Whether it comes and goes: the score is high enough, and it is more than one change for good.
     pub is_flaky: bool,
     /// Changes and repeated attempts within the window.
     pub changes: u32,
@@ -71,6 +73,7 @@ impl FlakeRule {
             stats.last.iter().filter(|mark| mark.verdict.is_of_case()).collect();
         let (mut weight, mut changed) = (0.0, 0.0);
         let mut score = FlakeScore::default();
+        let mut comes_and_goes = false;
         for (at, mark) in marks.iter().enumerate() {
             let age = now.saturating_sub(mark.hour);
             let before = at.checked_sub(1).map(|before| marks[before]);
@@ -87,10 +90,13 @@ impl FlakeRule {
                 changed += decayed;
                 score.changes += 1;
             }
+            // One change may be a case that broke, or was mended, for good.
+            comes_and_goes |= was_repeated || score.changes >= 2;
         }
         // So many half-lives that nothing is left of the weight: nothing is known.
         score.score = if weight > 0.0 { changed / weight } else { 0.0 };
-        score.is_flaky = score.comparisons >= self.comparisons_min && score.score >= self.threshold;
+        let is_enough = score.comparisons >= self.comparisons_min && score.score >= self.threshold;
+        score.is_flaky = comes_and_goes && is_enough;
         let clean = marks.iter().rev().take_while(|mark| mark.verdict == super::Verdict::Passed);
         score.clean = clean.count() as u32;
         score.has_recovered = score.clean >= self.recovers_after;
@@ -153,6 +159,20 @@ mod tests {
             let score = scored(letters, plain());
             assert!((score.score - expected).abs() < 0.001, "{letters}: {score:?}");
             assert_eq!(score.is_flaky, is_flaky, "{letters}");
+        }
+    }
+
+    #[test]
+    fn a_case_that_broke_or_was_mended_once_is_not_flaky() {
+        for letters in ["PPPPPPF", "PPPPPPFFF", "PPPPPPPPPPF", "PPFFF", "FFPPPPPPPPP", "PPPEPPF"] {
+            let score = scored(letters, plain());
+            assert!(
+                score.score > 0.09 && score.changes == 1 && !score.is_flaky,
+                "{letters}: {score:?}"
+            );
+        }
+        for letters in ["PPPPPPFP", "FFPFFF", "BPPPPP", "FFFBFFF"] {
+            assert!(scored(letters, plain()).is_flaky, "{letters}");
         }
     }
 
