@@ -136,6 +136,15 @@ async fn definitions_are_created_read_changed_listed_and_deleted(engine: Engine)
         assert_eq!(late.status, 409);
         let patched = caller.call("PATCH", &path, json!({"name": "second"})).await;
         assert_eq!((patched.status, &patched.body["name"]), (200, &json!("second")));
+        // What there is is not written over by who asks for a new one.
+        let mut unversioned = found.body.clone();
+        unversioned.as_object_mut().unwrap().remove("version");
+        let unversioned = unversioned.to_string();
+        let put = async |presence: &str| {
+            let headers = [("content-type", "application/json"), (presence, "*")];
+            caller.raw("PUT", &path, &headers, unversioned.clone()).await.status
+        };
+        assert_eq!((put("if-none-match").await, put("if-match").await), (412, 200));
 
         let late = caller.raw("DELETE", &path, &[("if-match", &tag)], "").await;
         assert_eq!(late.status, 409);
@@ -144,6 +153,9 @@ async fn definitions_are_created_read_changed_listed_and_deleted(engine: Engine)
         assert_eq!(ids(&caller.get(&list).await), [""; 0]);
         assert_eq!(caller.raw("DELETE", &path, &[], "").await.status, 404);
         assert_eq!(caller.call("PATCH", &path, json!({})).await.status, 404);
+        // Nor is there made what is not there by who asks to change it.
+        assert_eq!((put("if-match").await, put("if-none-match").await), (412, 200));
+        assert_eq!(caller.raw("DELETE", &path, &[], "").await.status, 200);
     }
     let again = caller.call("POST", "/v1/testcases", case("a b")).await;
     assert_eq!(again.status, 201, "a deleted one may come back: {}", again.body);

@@ -126,6 +126,20 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
              if (!e) return false; e.value = 3; e.dispatchEvent(new Event('input')); return true })()",
         )
         .await;
+    // What was picked stays so, with its repeats, when something else is looked for.
+    let search = |text: &str| {
+        format!(
+            "(() => {{ const e = document.querySelector('dialog input[type=search]'); \
+             e.value = '{text}'; e.dispatchEvent(new Event('input')); return true }})()"
+        )
+    };
+    let shown = "[...document.querySelectorAll('.pick label span')].map(e => e.textContent)";
+    browser.until(&search("bad")).await;
+    browser.until(&format!("{shown}.join() === 'bad'")).await;
+    browser.until(&search("")).await;
+    browser.until(&format!("{shown}[0] === 'long'")).await;
+    let repeats = browser.value("document.querySelector('dialog .pick input').checked && document.querySelector('dialog .pick input[type=number]').value");
+    assert_eq!(repeats.await.unwrap(), "3");
     browser.press_button("Submit").await;
     browser.until(&format!("location.hash.startsWith('#/runs/') && {STATE} === 'running'")).await;
     browser.press_button("Waiting").await;

@@ -452,14 +452,15 @@ impl TestCase {
         Ok(())
     }
 
-    /// Lets a case that was muted or skipped until a time that has passed be as any other; `now` is in
-    /// milliseconds since 1970. What is no time never passes.
-    pub fn end_state(&mut self, now: u64) {
+    /// How it stands at a time, in milliseconds since 1970: a mute or skip until a time before that is over.
+    /// What is no time never passes.
+    pub fn state_at(&self, now: u64) -> CaseState {
         let until = self.state_until.as_deref();
         let until = until.and_then(|until| humantime::parse_rfc3339_weak(until).ok());
         let since = until.and_then(|until| until.duration_since(UNIX_EPOCH).ok());
-        if since.is_some_and(|since| since.as_millis() <= u128::from(now)) {
-            self.state = CaseState::Enabled;
+        match since.is_some_and(|since| since.as_millis() <= u128::from(now)) {
+            true => CaseState::Enabled,
+            false => self.state,
         }
     }
 
@@ -499,7 +500,7 @@ pub fn pattern(output: &str) -> Result<Regex, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Policy, Scope, TestCase};
+    use super::{CaseState, Policy, Scope, TestCase};
     use serde_json::{Value, json};
 
     fn parse(case: Value) -> Result<TestCase, String> {
@@ -513,6 +514,17 @@ mod tests {
         let mut case = json!({"id": "c", "url": "http://127.0.0.1:1/", "output": "ok"});
         case[field] = value;
         parse(case)
+    }
+
+    #[test]
+    fn a_mute_is_one_until_its_time() {
+        let mut case = TestCase { state: CaseState::Muted, ..TestCase::default() };
+        assert_eq!(case.state_at(u64::MAX), CaseState::Muted, "for ever");
+        case.state_until = Some("1970-01-01T00:00:01Z".into());
+        assert_eq!(
+            [999, 1_000].map(|now| case.state_at(now)),
+            [CaseState::Muted, CaseState::Enabled]
+        );
     }
 
     #[test]

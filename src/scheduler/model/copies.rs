@@ -69,7 +69,7 @@ impl Copier {
         }
         let mut case: TestCase = serde_json::from_str(text).ok()?;
         let state = case.state;
-        case.end_state(now);
+        case.state = case.state_at(now);
         if case.state != state {
             return self.keep(&case, &written(&case));
         }
@@ -77,7 +77,7 @@ impl Copier {
     }
 
     pub fn copy(&mut self, mut case: TestCase, now: u64) -> Option<CaseCopy> {
-        case.end_state(now);
+        case.state = case.state_at(now);
         self.keep(&case, &written(&case))
     }
 

@@ -19,7 +19,7 @@ export function list(view) {
   const filter = { text: "", state: "", owner: "", tag: "" };
   const columns = [
     { word: "id", show: (found) => [h("a", { href: link(found) }, found.id), found.name && h("div", { class: "soft" }, found.name)] },
-    { word: "kind", show: (found) => t(found.kind) }, { word: "state", show: (found) => pill(found.state) },
+    { word: "kind", show: (found) => t(found.kind) }, { word: "state", show: (found) => standing({ state: found.state, is_expired: isOver(found.state_until) })[0] },
     { word: "history", show: (found) => pasts(found).slice(0, 2).map((stats) => h("div", {}, strip(stats))) },
     { word: "typical", show: (found) => (pasts(found)[0]?.p50 > 0 ? span(pasts(found)[0].p50) : ""), isNumber: true },
     { word: "tags", show: tags }, { word: "retries", show: retriesOf, isLong: true }, { word: "owner", show: (found) => found.owner || "" },

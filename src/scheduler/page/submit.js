@@ -10,6 +10,7 @@ export async function openSubmit(ids = []) {
   const request = crypto.randomUUID();
   let next = null;
   let text = "";
+  let first = [];
   const list = h("div", { class: "paper pick", role: "group", "aria-label": t("pick_cases") });
   const count = h("span", { class: "soft" });
   const error = h("div", { class: "problem", role: "alert" });
@@ -19,7 +20,7 @@ export async function openSubmit(ids = []) {
     submit.disabled = picked.size === 0;
   };
   const line = (id, name) => {
-    const repeats = h("input", { type: "number", min: "1", placeholder: "×", title: t("repeats"), "aria-label": `${t("repeats")}: ${id}`, input: (event) => {
+    const repeats = h("input", { type: "number", min: "1", placeholder: "×", title: t("repeats"), "aria-label": `${t("repeats")}: ${id}`, value: picked.get(id) || "", input: (event) => {
       picked.set(id, Number(event.target.value) || null);
       box.checked = true;
       drawCount();
@@ -35,9 +36,11 @@ export async function openSubmit(ids = []) {
     try {
       const page = await get(query("/v1/testcases", { text, limit: 100, next: isMore ? next : "" }));
       next = page.next;
-      if (!isMore) list.replaceChildren(...ids.filter(() => !text).map((id) => line(id)));
+      // Without a search what is picked comes first, wherever it stands among the cases.
+      if (!isMore) first = text ? [] : [...picked.keys()];
+      if (!isMore) list.replaceChildren(...first.map((id) => line(id)));
       list.querySelector(".more")?.remove();
-      list.append(...page.items.filter((found) => text || !ids.includes(found.id)).map((found) => line(found.id, found.name)));
+      list.append(...page.items.filter((found) => !first.includes(found.id)).map((found) => line(found.id, found.name)));
       if (next) list.append(h("div", { class: "more" }, h("button", { type: "button", click: () => load(true) }, t("more"))));
       if (!list.hasChildNodes()) list.append(h("div", { class: "empty" }, t("no_cases")));
     } catch (problem) { error.textContent = problem.message; }

@@ -6,7 +6,7 @@ use super::answer::Problem;
 use crate::scheduler::model::Refusal;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header::{CONTENT_TYPE, IF_MATCH};
+use axum::http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -51,27 +51,44 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Asked<T> {
 }
 
 /// The version that the caller has seen, from `If-Match`.
-pub(super) struct Expected(pub(super) Option<i64>);
+pub(super) struct Expected {
+    pub(super) version: Option<i64>,
+    /// Whether there must be one, of whatever version, or must be none.
+    pub(super) is_there: Option<bool>,
+}
 
 impl FromRequestParts<Shared> for Expected {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Problem> {
-        let Some(tag) = parts.headers.get(IF_MATCH) else { return Ok(Self(None)) };
-        let tag = tag.to_str().unwrap_or_default().trim();
-        if tag == "*" {
-            return Ok(Self(None));
+        let header =
+            |name| parts.headers.get(name).map(|tag| tag.to_str().unwrap_or_default().trim());
+        let mut expected = Self { version: None, is_there: None };
+        match header(IF_NONE_MATCH) {
+            None => {}
+            Some("*") => expected.is_there = Some(false),
+            Some(_) => {
+                return Err(Problem::new(400, "If-None-Match of a change is *, or not there"));
+            }
         }
-        let version = tag.trim_start_matches("W/").trim_matches('"').parse();
-        let version = version.map_err(|_| Problem::new(400, "If-Match is not a version"))?;
-        Ok(Self(Some(version)))
+        match header(IF_MATCH) {
+            None => {}
+            Some("*") => expected.is_there = Some(true),
+            Some(tag) => {
+                let version = tag.trim_start_matches("W/").trim_matches('"').parse();
+                let version =
+                    version.map_err(|_| Problem::new(400, "If-Match is not a version"))?;
+                expected.version = Some(version);
+            }
+        }
+        Ok(expected)
     }
 }
 
 impl Expected {
     /// The version, which may stand in the body too.
     pub(super) fn or(self, in_body: Option<i64>) -> Result<Option<i64>, Problem> {
-        match (self.0, in_body) {
+        match (self.version, in_body) {
             (Some(one), Some(other)) if one != other => {
                 Err(Problem::new(400, "If-Match and the body name different versions"))
             }

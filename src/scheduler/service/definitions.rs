@@ -86,11 +86,23 @@ pub(super) async fn put<T: Served>(
     expected: Expected,
     mut body: Object,
 ) -> Result<Response, Problem> {
-    let expected = expected.or(body.take_version()?)?;
+    let is_there = expected.is_there;
+    let version = expected.or(body.take_version()?)?;
     let value: T = parse(body, Some(&id))?;
     value.check_beside(&services).await?;
     check_room(&services.store().await?).await?;
-    let written = catalog::put(&services.store().await?, value, expected).await?;
+    let written = |before: Option<&T>| {
+        let found = before.is_some_and(|before| !before.is_deleted());
+        match is_there {
+            Some(true) if !found => Err(Refusal::new(412, format!("there is no {} {id}", T::WHAT))),
+            Some(false) if found => {
+                Err(Refusal::new(412, format!("there is a {} {id} already", T::WHAT)))
+            }
+            _ => Ok(value.clone()),
+        }
+    };
+    value.check()?;
+    let written = catalog::change(&services.store().await?, &id, version, written).await?;
     Ok(stored(StatusCode::OK, &written))
 }
 
@@ -136,9 +148,9 @@ fn merge(fields: &mut Map<String, Value>, changes: &Map<String, Value>) {
 pub(super) async fn delete<T: Served>(
     services: Services,
     InPath(id): InPath<String>,
-    Expected(expected): Expected,
+    expected: Expected,
 ) -> Result<Response, Problem> {
-    let deleted = catalog::delete::<T>(&services.store().await?, &id, expected).await?;
+    let deleted = catalog::delete::<T>(&services.store().await?, &id, expected.version).await?;
     Ok(stored(StatusCode::OK, &deleted))
 }
 
@@ -162,7 +174,8 @@ pub(super) struct CaseFilter {
 }
 
 impl CaseFilter {
-    fn fits(&self, case: &TestCase) -> bool {
+    /// Whether a case is one of those at a time, in milliseconds since 1970.
+    fn fits(&self, case: &TestCase, now: u64) -> bool {
         let is = |wanted: &Option<String>, found: &str| {
             wanted.as_ref().is_none_or(|wanted| wanted == found)
         };
@@ -173,7 +186,7 @@ impl CaseFilter {
         let has_tag = |wanted: &String| case.mutual_tag.iter().any(|used| used.tag == *wanted);
         !case.is_deleted
             && is(&self.owner, &case.owner)
-            && is(&self.state, &word(case.state))
+            && is(&self.state, &word(case.state_at(now)))
             && is(&self.kind, &word(case.kind))
             && self.tag.as_ref().is_none_or(has_tag)
             && self.label.as_ref().is_none_or(has_label)
@@ -193,7 +206,8 @@ pub(super) async fn list_cases(
     let part = Part::new(filter.limit.take(), filter.next.take());
     check_known("state", filter.state.as_deref(), &["enabled", "muted", "skipped"])?;
     check_known("kind", filter.kind.as_deref(), &["http", "command", "manual"])?;
-    let found = list::<TestCase>(&services, &part, |case| filter.fits(case)).await?;
+    let now = super::runs::now_ms();
+    let found = list::<TestCase>(&services, &part, |case| filter.fits(case, now)).await?;
     if filter.history == Some(true) {
         let client = services.store().await?;
         let ids = found.items.iter().map(|case| stats_of(&client, &case.value.id));

@@ -26,6 +26,7 @@ mod listen;
 mod login;
 mod metrics;
 mod openapi;
+mod openapi_filters;
 mod openapi_values;
 mod recorded;
 mod records;

@@ -4,6 +4,9 @@
 //! and every field of what is stored.
 
 use super::answer::ok;
+use super::openapi_filters::{
+    CASE_FILTER, ENVIRONMENT_FILTER, PART, RUN_FILTER, TASK_FILTER, WINDOW,
+};
 use super::openapi_values::{meaning, values};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
@@ -24,54 +27,6 @@ pub(super) struct Operation {
     /// Errors that it has of its own.
     errors: &'static [u16],
 }
-
-const PART: [(&str, &str); 2] = [
-    ("limit", "How many at most: 1 to 1000, 50 unless said"),
-    ("next", "Where the list goes on: what the last page has said as `next`"),
-];
-const CASE_FILTER: &[(&str, &str)] = &[
-    PART[0],
-    PART[1],
-    ("owner", "Whose cases"),
-    ("state", "enabled, muted or skipped"),
-    ("kind", "http, command or manual"),
-    ("tag", "A mutual-exclusion tag"),
-    ("label", "name=value, or a name with any value"),
-    ("text", "Part of id, name or owner"),
-    ("history", "true: with `stats`, what is known of each case's past by environment"),
-];
-const ENVIRONMENT_FILTER: &[(&str, &str)] = &[
-    PART[0],
-    PART[1],
-    ("health", "unknown, good, bad, looping, maintenance or retired"),
-    ("text", "Part of id or name"),
-    ("checks", "true: with `checked`, what came of each one's last check"),
-];
-
-const RUN_FILTER: &[(&str, &str)] = &[
-    PART[0],
-    PART[1],
-    ("state", "open, ended, passed, failed, canceled or incomplete"),
-    ("owner", "Whose runs"),
-    ("queue", "Of which queue"),
-    ("text", "Part of id, name or owner"),
-];
-
-const WINDOW: &[(&str, &str)] = &[
-    ("from", "No attempt that ended before this time, in milliseconds since 1970"),
-    ("to", "None that began then or later"),
-    ("limit", "At most so many: the last of them, or the first where only from is given"),
-];
-const TASK_FILTER: &[(&str, &str)] = &[
-    PART[0],
-    PART[1],
-    ("status", "Codes or their words with commas between them, or failures"),
-    ("case", "Of one case"),
-    ("environment", "In one environment"),
-    ("tag", "With a mutual-exclusion tag"),
-    ("flaky", "true: those that passed after a failed attempt"),
-    ("fingerprint", "Those that said what a group of failures said"),
-];
 
 const fn read(
     path: &'static str,
@@ -94,6 +49,9 @@ const fn change(
 ) -> Operation {
     Operation { method, path, tag, summary, query: &[], body, answer, status, errors }
 }
+
+/// Calls that may be made again: the second time they are answered with 200.
+const SAME_AGAIN: [&str; 2] = ["/v1/runs", "/v1/instances"];
 
 const C: &str = "test cases";
 const E: &str = "environments";
@@ -121,7 +79,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Writes one, in place of the version that If-Match or the body names",
         ("Case", "Case"),
         200,
-        &[400, 404, 409, 413, 422],
+        &[400, 404, 409, 412, 413, 422],
     ),
     change(
         ("PATCH", "/v1/testcases/{id}"),
@@ -170,7 +128,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Writes one, in place of the version that If-Match or the body names",
         ("Environment", "Environment"),
         200,
-        &[400, 404, 409, 413],
+        &[400, 404, 409, 412, 413],
     ),
     change(
         ("PATCH", "/v1/environments/{id}"),
@@ -412,6 +370,13 @@ fn parameters(operation: &Operation) -> Vec<Value> {
         found.push(json!({
             "name": "If-Match", "in": "header", "description": description, "schema": schema,
         }));
+        if operation.errors.contains(&412) {
+            let description = "* lets nothing be written over what is there";
+            found.push(json!({
+                "name": "If-None-Match", "in": "header", "description": description,
+                "schema": {"type": "string"},
+            }));
+        }
     }
     found
 }
@@ -444,10 +409,17 @@ fn describe(operation: &Operation) -> Value {
         "content": {kind: {"schema": reference(operation.answer)}},
     });
     let mut answers = Map::from_iter([(operation.status.to_string(), good)]);
-    for status in operation.errors {
+    if SAME_AGAIN.contains(&operation.path) && operation.status == 201 {
+        let mut again = answers[&operation.status.to_string()].clone();
+        again["description"] = "It was there already, made by the same call".into();
+        answers.insert("200".to_owned(), again);
+    }
+    let own = operation.errors.iter().map(|status| (status.to_string(), meaning(*status)));
+    // What any call may be answered with: who asks, how, and whether the store is there.
+    let others = ("default".to_owned(), "Anything else that keeps the call from being served");
+    for (status, meaning) in own.chain([others]) {
         let content = json!({"application/json": {"schema": reference("Error")}});
-        let error = json!({"description": meaning(*status), "content": content});
-        answers.insert(status.to_string(), error);
+        answers.insert(status, json!({"description": meaning, "content": content}));
     }
     let mut described = json!({
         "operationId": operation_id(operation), "tags": [operation.tag], "summary": operation.summary,

@@ -242,7 +242,7 @@ fn difference() -> Value {
 fn instance() -> Value {
     object(json!({
         "name": text("Its name"),
-        "url": text("Where it says that it is"),
+        "url": {"type": ["string", "null"], "description": "Where it says that it is"},
         "labels": texts("What it is"),
         "task_num": number("Tasks in open claims"),
         "max_task_num": number("Tasks that may run at once"),
@@ -419,9 +419,10 @@ pub(super) fn meaning(status: u16) -> &'static str {
     match status {
         400 => "Malformed: the message says what is wrong",
         401 => "The store knows no such user, or has none",
-        403 => "That must not be called",
+        403 => "That must not be called, or not by this user",
         404 => "There is none of this name",
         409 => "Another version, another submit, or too late",
+        412 => "There is one, or none, though If-None-Match or If-Match says otherwise",
         413 => "Longer than 1 MiB",
         422 => "It cannot be done with what there is",
         429 => "Too much for now: see Retry-After",

@@ -289,6 +289,7 @@ pub(super) async fn matching(
 
 fn show(cases: &[TestCase]) -> String {
     let names = |names: Vec<&str>| names.join(" ");
+    let now = super::desk::now_ms();
     let rows = cases.iter().map(|case| {
         let kind = match case.kind {
             Kind::Http => "http",
@@ -300,6 +301,8 @@ fn show(cases: &[TestCase]) -> String {
             CaseState::Muted => "muted",
             CaseState::Skipped => "skipped",
         };
+        let is_over = case.state_at(now) != case.state;
+        let state = if is_over { format!("{state} (expired)") } else { state.to_owned() };
         let estimate = case.est_ms.map(|ms| super::desk::duration(ms.saturating_mul(1_000)));
         [
             case.id.clone(),
@@ -307,7 +310,7 @@ fn show(cases: &[TestCase]) -> String {
             names(case.case_pre.iter().map(|before| before.case.as_str()).collect()),
             names(case.mutual_tag.iter().map(|used| used.tag.as_str()).collect()),
             estimate.unwrap_or_default(),
-            state.to_owned(),
+            state,
             case.owner.clone(),
         ]
     });

@@ -77,10 +77,7 @@ pub fn flaky(
 }
 
 fn is_expired(case: &TestCase, now: u64) -> bool {
-    let mut then =
-        TestCase { state: case.state, state_until: case.state_until.clone(), ..Default::default() };
-    then.end_state(now);
-    then.state != case.state
+    case.state_at(now) != case.state
 }
 
 #[cfg(test)]
