@@ -297,7 +297,9 @@ async fn cases_are_muted_and_skipped_for_a_time(engine: Engine) {
     let team = with_worker(engine).await;
     let plan = write(&team, "plan.yaml", MIXED);
     assert_eq!(team.says(&["case", "put", &plan]).await.0, 0);
-    let submit = ["run", "submit", "--case", "good", "--case", "bad", "--wait"];
+    let named =
+        |name| ["run", "submit", "--case", "good", "--case", "bad", "--wait", "--name", name];
+    let submit = named("both");
     assert_eq!(team.says(&submit).await.0, 1);
     assert_eq!(team.says(&["flaky", "mute", "bad", "--reason", "known", "--for", "7d"]).await.0, 0);
     assert_eq!(team.says(&submit).await.0, 0);
@@ -322,6 +324,13 @@ async fn cases_are_muted_and_skipped_for_a_time(engine: Engine) {
     assert_eq!(trend["failures"], "steady");
     let (_, text, _) = team.says(&["report", "trend"]).await;
     assert!(text.contains("flaky tasks: steady"), "{text}");
+    // Runs that share no name need have nothing in common.
+    for name in ["other", ""] {
+        assert_eq!(team.says(&named(name)).await.0, 1);
+        let words = ["report", "trend", "--limit", "1"];
+        let (_, text, _) = team.says(if name.is_empty() { &words } else { &words[..2] }).await;
+        assert!(text.contains("show no trend") && !text.contains("steady"), "{text}");
+    }
     let none = ["report", "trend", "--name", "nightly"];
     assert_eq!(team.says(&none).await.2, "Error: no run named nightly has ended\n");
     let id = |at: usize| runs[at]["run"].as_str().unwrap();
