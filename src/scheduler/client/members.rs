@@ -307,7 +307,10 @@ impl Members {
                 // One at a member without a leader would wait in silence.
                 request.headers_mut().insert("hasleader", HeaderValue::from_static("true"));
             }
-            let answer = self.send(at, &link, request).await?;
+            let answer = tokio::select! {
+                answer = self.send(at, &link, request) => answer?,
+                () = self.is_away(at) => return Err(away(WENT_AWAY.into())),
+            };
             let (members, is_cut) = (self.clone(), false);
             let away = Box::pin(async move { members.is_away(at).await });
             return Ok(answer.map(|body| Body::new(Stream { body, away, is_cut })));
