@@ -48,10 +48,10 @@ struct LockClass {
     class: ClassNo,
     /// How many of them are ready.
     ready: u32,
-    /// The first of those.
-    first: Option<Head>,
     /// Who is first in each line that waits here.
     heads: BTreeSet<Head>,
+    /// The first of those: it is asked for far more often than it changes.
+    first: Option<Head>,
 }
 
 #[derive(Debug)]
@@ -148,7 +148,7 @@ impl Lock {
         let place = match self.classes.binary_search_by_key(&class, |of| of.class) {
             Ok(place) => place,
             Err(place) => {
-                let new = LockClass { class, ready: 0, first: None, heads: BTreeSet::new() };
+                let new = LockClass { class, ready: 0, heads: BTreeSet::new(), first: None };
                 self.classes.insert(place, new);
                 place
             }
@@ -156,7 +156,7 @@ impl Lock {
         &mut self.classes[place]
     }
 
-    /// Another is first now in a line that waits here, or was first in it, or is.
+    /// A line that waits here has another head, or comes here with its head, or goes with it.
     pub(super) fn change_head(&mut self, class: ClassNo, before: Option<Head>, now: Option<Head>) {
         self.lines = self.lines + u32::from(now.is_some()) - u32::from(before.is_some());
         let class = self.class(class);
