@@ -56,6 +56,14 @@ pub fn is_suite(form: Form) -> bool {
     matches!(form, Form::Nextest | Form::Pytest | Form::Gotest)
 }
 
+/// Whether a tool that ended with this code says that there are no tests.
+pub fn has_no_tests(form: Form, code: i32) -> bool {
+    match form {
+        Form::Pytest => code == 5,
+        _ => false,
+    }
+}
+
 /// What people can read of what a tool said when it could not list the tests.
 pub fn complaint(form: Form, said: &str) -> String {
     match form {

@@ -262,3 +262,12 @@ fn exported_cases_come_back_with_what_looks_like_a_variable() {
         assert_eq!(found, cases, "{form}:\n{text}");
     }
 }
+
+#[test]
+fn only_pytest_says_by_its_code_that_there_are_no_tests() {
+    let says =
+        |form: Form| (0..256).filter(move |code| has_no_tests(form, *code)).collect::<Vec<_>>();
+    assert_eq!(says(Form::Pytest), [5]);
+    assert_eq!(says(Form::Nextest), [0; 0]);
+    assert_eq!(says(Form::Gotest), [0; 0]);
+}

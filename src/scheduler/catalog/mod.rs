@@ -14,6 +14,7 @@ use super::model::{Refusal, TestCase, find_circle};
 use super::plan_file::Given;
 use super::store::{Compare, Kv, Op, Outcome, Txn};
 use super::submit::{SubmitError, check_room};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -22,6 +23,8 @@ use std::time::SystemTime;
 const FOLLOWED_MAX: usize = 10_000;
 /// Keys that are read together.
 const READS_MAX: usize = 64;
+/// Such reads at the same time: each waits for a majority of the members.
+const READS_AT_ONCE: usize = 8;
 /// Keys in one read of a list.
 const PAGE: i64 = 500;
 /// Definitions that are looked through for one page of a list with a filter.
@@ -108,8 +111,10 @@ pub async fn of_ids<T: Definition>(
 ) -> Result<BTreeMap<String, T>, SubmitError> {
     let mut found = BTreeMap::new();
     let keys: Vec<String> = ids.iter().map(|id| key::<T>(id)).collect();
-    for keys in keys.chunks(READS_MAX) {
-        for kv in client.get_all(keys).await? {
+    let reads: Vec<_> = keys.chunks(READS_MAX).map(|keys| client.get_all(keys)).collect();
+    let mut reads = stream::iter(reads).buffer_unordered(READS_AT_ONCE);
+    while let Some(kvs) = reads.try_next().await? {
+        for kv in kvs {
             let value = parse::<T>(&kv)?.value;
             found.insert(value.id().to_owned(), value);
         }

@@ -8,11 +8,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::UNIX_EPOCH;
 use url::Url;
 
 /// A claim of several tags is one transaction.
 const TAGS_MAX: usize = 16;
+/// What servers answer with (RFC 9110, 15), and what commands end with.
+const STATUSES: RangeInclusive<i32> = 100..=599;
+const EXIT_CODES: RangeInclusive<i32> = 0..=255;
 const LABELS_MAX: usize = 32;
 const PREDECESSORS_MAX: usize = 1_000;
 const RETRIES_MAX: u32 = 100;
@@ -420,8 +424,12 @@ impl TestCase {
                 .map(|_| ())
                 .map_err(|error| format!("output is not JSON: {error}")),
             OutputMatch::Regex => pattern(output).map(|_| ()),
-            OutputMatch::Status if output.trim().parse::<i32>().is_err() => {
-                Err(format!("output {output:?} is no status to compare with"))
+            OutputMatch::Status => {
+                let codes = if self.kind == Kind::Http { STATUSES } else { EXIT_CODES };
+                match output.trim().parse::<i32>() {
+                    Ok(code) if codes.contains(&code) => Ok(()),
+                    _ => Err(format!("output {output:?} is no status to compare with")),
+                }
             }
             _ => Ok(()),
         }
@@ -544,6 +552,28 @@ mod tests {
         let case = with("mutual_tag", json!(["a", {"tag": "b", "scope": "env", "chain": true}]));
         let case = case.unwrap();
         assert_eq!(parse(serde_json::to_value(&case).unwrap()).unwrap(), case);
+    }
+
+    #[test]
+    fn a_status_is_one_that_there_is() {
+        let with = |kind: &str, output: &str| {
+            let case = json!({"id": "c", "kind": kind, "url": "http://x/", "command": ["true"],
+                "match": "status", "output": output});
+            TestCase::parse(case.to_string().as_bytes()).map(|_| ())
+        };
+        for (kind, output, is_one) in [
+            ("http", "100", true),
+            ("http", "599", true),
+            ("http", "99", false),
+            ("http", "999", false),
+            ("command", "0", true),
+            ("command", "255", true),
+            ("command", "256", false),
+            ("command", "-1", false),
+        ] {
+            let said = with(kind, output);
+            assert_eq!(said.is_ok(), is_one, "{kind} {output}: {said:?}");
+        }
     }
 
     #[test]

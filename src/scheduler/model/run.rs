@@ -2,7 +2,10 @@
 
 use super::names::check_id;
 use super::{Refusal, Repeats};
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
 
 /// More is a mistake, or several runs.
 pub(super) const TASKS_MAX: u64 = 10_000_000;
@@ -54,13 +57,47 @@ pub struct RunSpec {
 }
 
 /// A case of a run, or all whose ids begin with what stands before a `*`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Its id alone will do where nothing else is said of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selected {
     pub case: String,
     /// As the run says unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeats: Option<Repeats>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SelectedFields {
+    #[serde(default)]
+    case: String,
+    #[serde(default)]
+    repeats: Option<Repeats>,
+}
+
+impl<'de> Deserialize<'de> for Selected {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IdOrFields;
+
+        impl<'de> Visitor<'de> for IdOrFields {
+            type Value = Selected;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the id of a case, or {case, repeats}")
+            }
+
+            fn visit_str<E>(self, case: &str) -> Result<Selected, E> {
+                Ok(Selected { case: case.to_owned(), repeats: None })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Selected, A::Error> {
+                let fields = SelectedFields::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Selected { case: fields.case, repeats: fields.repeats })
+            }
+        }
+
+        deserializer.deserialize_any(IdOrFields)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

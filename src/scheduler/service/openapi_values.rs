@@ -136,17 +136,18 @@ fn checked() -> Value {
 }
 
 fn run_spec() -> Value {
+    let case = object(json!({
+        "case": text("Its id"),
+        "repeats": {
+            "description": "How often, in each environment or by environment; as the run says unless given",
+            "oneOf": [{"type": "integer"},
+                {"type": "object", "additionalProperties": {"type": "integer"}}],
+        },
+    }));
     let mut spec = object(json!({
         "name": text("For people"),
         "request_id": text("The same submit with the same id is the same run, for a day"),
-        "cases": {"type": "array", "items": object(json!({
-            "case": text("Its id"),
-            "repeats": {
-                "description": "How often, in each environment or by environment; as the run says unless given",
-                "oneOf": [{"type": "integer"},
-                    {"type": "object", "additionalProperties": {"type": "integer"}}],
-            },
-        }))},
+        "cases": {"type": "array", "items": {"oneOf": [text("Its id"), case]}},
         "repeats": number("For cases that name no number of their own"),
         "environments": {"type": "array", "items": {"type": "string"}},
         "missing": words(&["refuse", "ignore", "include"], "Predecessors that are not selected"),

@@ -327,7 +327,7 @@ fn import(
     let suite = match (form, path.is_dir()) {
         (Form::Nextest | Form::Pytest | Form::Gotest, true) => {
             let folder = std::fs::canonicalize(path).map_err(|error| fail(error.to_string()))?;
-            let text = list(form, &folder).map_err(fail)?;
+            let text = list(form, &folder).map_err(fail)?.unwrap_or_default();
             Suite { text, folder: Some(folder.display().to_string()) }
         }
         _ => Suite { text: read(path)?, folder: None },
@@ -356,11 +356,14 @@ fn import(
     Ok(cases)
 }
 
-/// Asks a project's own tool for its tests.
-fn list(form: Form, folder: &PathBuf) -> Result<String, String> {
+/// Asks a project's own tool for its tests. Nothing if it says that there are none.
+fn list(form: Form, folder: &PathBuf) -> Result<Option<String>, String> {
     let words = adapters::listing(form);
     let output = Command::new(words[0]).args(&words[1..]).current_dir(folder).output();
     let output = output.map_err(|error| format!("{}: {error}", words.join(" ")))?;
+    if output.status.code().is_some_and(|code| adapters::has_no_tests(form, code)) {
+        return Ok(None);
+    }
     if !output.status.success() {
         let [said, complained] =
             [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
@@ -372,5 +375,5 @@ fn list(form: Form, folder: &PathBuf) -> Result<String, String> {
         let last = lines[lines.len().saturating_sub(COMPLAINT_LINES)..].join("\n");
         return Err(format!("{} ended with {}:\n{last}", words.join(" "), output.status));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
 }
