@@ -1,6 +1,6 @@
 //! Texts as the tools print them.
 
-use super::{Form, Suite, export, import, plain};
+use super::{Form, Suite, export, has_no_tests, import, plain};
 use crate::scheduler::model::{Kind, TestCase};
 use crate::scheduler::plan_file;
 use serde_json::json;
