@@ -1,11 +1,11 @@
 //! A test case: what is done, what is expected, and what must hold before and beside it.
 
 use super::names::{check_id, check_labels, check_tag};
+use super::short::one_or_many;
 use super::{Labels, Refusal};
 use http::{HeaderName, HeaderValue, Method};
 use regex::{Regex, RegexBuilder};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -260,24 +260,6 @@ impl From<&str> for TagUse {
     fn from(tag: &str) -> Self {
         Self { tag: tag.into(), ..Default::default() }
     }
-}
-
-/// A list, one element of it, null for none; an element may be given by its name alone.
-fn one_or_many<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: DeserializeOwned + for<'a> From<&'a str>,
-{
-    let elements = match Value::deserialize(deserializer)? {
-        Value::Null => Vec::new(),
-        Value::Array(elements) => elements,
-        element => vec![element],
-    };
-    let parse = |element| match element {
-        Value::String(name) => Ok(T::from(name.as_str())),
-        element => serde_json::from_value(element).map_err(serde::de::Error::custom),
-    };
-    elements.into_iter().map(parse).collect()
 }
 
 impl TestCase {

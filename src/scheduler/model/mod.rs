@@ -13,6 +13,7 @@ mod record;
 mod refusal;
 mod repeats;
 mod run;
+mod short;
 mod status;
 
 pub use case::{
