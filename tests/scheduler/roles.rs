@@ -77,6 +77,10 @@ async fn each_role_may_do_what_it_is_for_and_no_more(engine: Engine) {
         let refused = team.submit_refused(&plan(Vec::new())).await;
         assert!(refused.1.contains("permission denied"), "{user}: {refused:?}");
     }
+    team.access = as_user("viewer");
+    let refused = team.says(&["worker", "drain", "w1"]).await;
+    let said = "Error: the store refuses: permission denied\n".to_owned();
+    assert_eq!(refused, (3, String::new(), said));
 }
 
 fn basic(user: &str, password: &str) -> (String, String) {

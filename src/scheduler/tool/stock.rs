@@ -100,7 +100,7 @@ fn done(outcome: Outcome, refusal: impl FnOnce() -> Refusal) -> Result<i64, Trou
     match outcome {
         Outcome::Committed { revision } => Ok(revision),
         Outcome::Refused { .. } => Err(refusal().into()),
-        Outcome::Failed(text) => Err(Trouble::Store(format!("the store refuses: {text}"))),
+        Outcome::Failed(text) => Err(SubmitError::Answer(text).into()),
         Outcome::Unknown => Err(Trouble::Store("the store does not answer".into())),
     }
 }
