@@ -5,6 +5,7 @@ use crate::on_each_engine;
 use etcd_client::{
     Client, CompactionOptions, ConnectOptions, Error, GetOptions, PutOptions, WatchOptions,
 };
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 on_each_engine![
@@ -59,13 +60,19 @@ async fn put_at_last(client: &mut Client, key: &str, written: &str) -> Duration 
 
 /// All members hold the same, read from each alone.
 async fn equal_everywhere(cluster: &Cluster) -> Vec<String> {
-    cluster.same_revision(&[0, 1, 2]).await;
-    let mut held = vec![];
-    for mut client in cluster.clients().await {
-        let options = GetOptions::new().with_all_keys().with_serializable();
-        let answer = client.get("", Some(options)).await.unwrap();
-        held.push(answer.kvs().iter().map(|kv| format!("{kv:?}")).collect::<Vec<_>>());
-    }
+    let mut clients = cluster.clients().await;
+    // A write of which nobody knew the outcome may still come about between two reads.
+    let mut held = eventually("the same revision at all members", async || {
+        let (mut held, mut revisions) = (vec![], BTreeSet::new());
+        for client in &mut clients {
+            let options = GetOptions::new().with_all_keys().with_serializable();
+            let answer = client.get("", Some(options)).await.map_err(|e| e.to_string())?;
+            revisions.insert(answer.header().unwrap().revision());
+            held.push(answer.kvs().iter().map(|kv| format!("{kv:?}")).collect::<Vec<_>>());
+        }
+        if revisions.len() == 1 { Ok(held) } else { Err(format!("{revisions:?}")) }
+    })
+    .await;
     assert_eq!(held[0], held[1]);
     assert_eq!(held[0], held[2]);
     held.remove(0)
