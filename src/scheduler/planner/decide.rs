@@ -123,13 +123,13 @@ impl Planner {
     fn best(&mut self) -> Option<(LaneId, Room)> {
         let mut best: Option<(ready::Candidate, Room)> = None;
         for place in 0..self.ready.filled() {
-            let Some(head) = self.ready.head(place) else { continue };
-            if best.as_ref().is_some_and(|(best, _)| *best < head) {
-                continue;
-            }
-            let class = head.class;
+            let Some(class) = self.ready.class(place) else { continue };
             let free = self.workers.free_for(class);
             if free.is_none() && !self.workers.may_wait(class) {
+                continue;
+            }
+            let Some(head) = self.ready.head(place) else { continue };
+            if best.as_ref().is_some_and(|(best, _)| *best < head) {
                 continue;
             }
             let Some(lane) = self.lane(head.lane) else { continue };
