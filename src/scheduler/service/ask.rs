@@ -46,7 +46,11 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Asked<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Problem> {
         let found = Query::<T>::try_from_uri(&parts.uri);
-        found.map(|Query(found)| Self(found)).map_err(|error| Problem::new(400, error.body_text()))
+        found.map(|Query(found)| Self(found)).map_err(|error| {
+            let text = error.body_text();
+            let said = text.split_once("query string: ").map_or(&*text, |(_, said)| said);
+            Problem::new(400, format!("not a valid query: {said}"))
+        })
     }
 }
 
