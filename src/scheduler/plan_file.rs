@@ -147,6 +147,11 @@ fn some<T: DeserializeOwned>(
     of: impl FnOnce(Plan) -> Vec<Given<T>>,
 ) -> Result<Vec<Given<T>>, String> {
     let text = fill(text, set)?;
+    let says_nothing =
+        |line: &str| matches!(line.trim(), "" | "---") || line.trim().starts_with('#');
+    if text.lines().all(says_nothing) {
+        return Err(format!("there is no {what} in it"));
+    }
     match parse(&text)? {
         Shape::List => given(what, parse(&text)?, parse(&text)?, id),
         Shape::Fields(names)
@@ -337,6 +342,9 @@ run:
         assert!(with("est_ms: ${ms}", "est_ms: soon").contains("line 8"));
         let twins = with("{id: b,", "{id: a,");
         assert_eq!(twins, "case a is described twice, as number 1 and 2");
+        for empty in ["", " \n", "---\n# later\n"] {
+            assert_eq!(cases(empty, &[]).unwrap_err(), "there is no case in it");
+        }
         let twins = environments("[{id: x}, {id: y}, {id: x}]", &[]).unwrap_err();
         assert_eq!(twins, "environment x is described twice, as number 1 and 3");
     }
