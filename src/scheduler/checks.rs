@@ -9,7 +9,7 @@ use super::client::{Client, Commits};
 use super::clock::Clock;
 use super::execute::{Caller, Reach, Targets, fill, reach};
 use super::keys;
-use super::model::{Environment, Health, Kind, Refusal, TestCase};
+use super::model::{Environment, Health, Kind, Refusal, TestCase, is_http};
 use super::store::{Change, Compare, Kv, Op, Outcome, Txn};
 use etcd_client::Error;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,6 @@ pub fn check_places(environment: &Environment, targets: &Targets) -> Result<(), 
     if let Some(check) = &environment.check {
         // A key that is not there is told by the check itself.
         let filled = fill(&check.url, Some(environment));
-        let is_http = |url: &str| ["http://", "https://"].iter().any(|s| url.starts_with(s));
         if filled.as_ref().is_ok_and(|url| !is_http(url)) {
             let text = format!("{what}: the url of its check is not http or https");
             return Err(Refusal::new(400, text));
@@ -51,13 +50,18 @@ pub fn check_places(environment: &Environment, targets: &Targets) -> Result<(), 
     let mut left: Vec<&Value> = environment.config.values().collect();
     while let Some(value) = left.pop() {
         match value {
-            Value::String(text) if text.starts_with("http") => check_url(&what, text, targets)?,
+            // Two slashes need not follow, and its letters may be large.
+            Value::String(text) if has_prefix(text, "http") => check_url(&what, text, targets)?,
             Value::Array(elements) => left.extend(elements),
             Value::Object(fields) => left.extend(fields.values()),
             _ => {}
         }
     }
     Ok(())
+}
+
+fn has_prefix(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 /// The same for what a case calls, as far as it is known before values of an environment are put in.

@@ -143,6 +143,9 @@ pub async fn release(
     (reason, by): (&str, &str),
     now: u64,
 ) -> Result<Vec<Released>, SubmitError> {
+    if reason.trim().is_empty() {
+        return Err(Refusal::new(400, "a release needs a reason").into());
+    }
     let (held, revision) = client.prefix(&format!("{}{tag}/", keys::TAGS), 0).await?;
     let unit = |kv: &Kv| keys::parse_tag(&kv.key).filter(|(of, _)| *of == tag).map(|(_, n)| n);
     let held: Vec<(u32, &Kv)> = held.iter().filter_map(|kv| Some((unit(kv)?, kv))).collect();

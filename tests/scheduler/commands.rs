@@ -114,10 +114,10 @@ async fn definitions_are_written_listed_and_deleted(engine: Engine) {
     let line = table.lines().find(|line| line.contains("free")).unwrap();
     let cells: Vec<&str> = line.split('│').map(str::trim).collect();
     assert_eq!(cells[1..5], ["t", "2", "", "free"], "{table}");
-    assert_eq!(
-        team.says(&["tag", "release", "t", "--reason", "x"]).await.2,
-        "Error: nobody holds tag t\n"
-    );
+    for (reason, text) in [("x", "nobody holds tag t"), (" ", "a release needs a reason")] {
+        let said = team.says(&["tag", "release", "t", "--reason", reason]).await.2;
+        assert_eq!(said, format!("Error: {text}\n"));
+    }
     assert_eq!(team.says(&["worker", "drain", "w9"]).await.2, "Error: unknown worker w9\n");
     assert_eq!(team.json(&["run", "ls"]).await["runs"], json!([]));
     assert_eq!(

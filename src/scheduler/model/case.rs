@@ -346,8 +346,7 @@ impl TestCase {
             Kind::Http => {
                 // One that begins with a value of the environment is seen when that is known.
                 let is_known = !self.url.starts_with("{{");
-                let is_http = ["http://", "https://"].iter().any(|s| self.url.starts_with(s));
-                if is_known && !is_http {
+                if is_known && !is_http(&self.url) {
                     return Err(format!("url {:?} is not http or https", self.url));
                 }
                 self.check_request().and_then(|()| self.check_output())
@@ -475,6 +474,12 @@ impl TestCase {
     }
 }
 
+/// Whether a url says that it is called by HTTP, in letters of whatever case (RFC 3986, section 3.1).
+pub fn is_http(url: &str) -> bool {
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+}
+
 /// The pattern that a case expects.
 ///
 /// # Errors
@@ -504,6 +509,13 @@ mod tests {
         let mut case = json!({"id": "c", "url": "http://127.0.0.1:1/", "output": "ok"});
         case[field] = value;
         parse(case)
+    }
+
+    #[test]
+    fn schemes_have_letters_of_any_case() {
+        assert!(with("url", json!("HTTP://127.0.0.1/")).is_ok());
+        let text = "case c: url \"httpx://127.0.0.1/\" is not http or https";
+        assert_eq!(with("url", json!("httpx://127.0.0.1/")).unwrap_err(), text);
     }
 
     #[test]

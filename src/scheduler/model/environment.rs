@@ -1,5 +1,6 @@
 //! Where cases run: a named configuration with a health of its own.
 
+use super::case::is_http;
 use super::names::{check_id, check_labels};
 use super::{Labels, Refusal};
 use serde::{Deserialize, Serialize};
@@ -130,8 +131,7 @@ impl Environment {
         if let Some(check) = &self.check {
             // One that begins with a value of the configuration is seen when that is in it.
             let is_known = !check.url.starts_with("{{");
-            let is_http = ["http://", "https://"].iter().any(|s| check.url.starts_with(s));
-            if is_known && !is_http {
+            if is_known && !is_http(&check.url) {
                 return fail("the url of its check is not http or https");
             }
             if check.every == 0 {

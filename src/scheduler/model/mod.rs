@@ -18,7 +18,7 @@ mod status;
 
 pub use case::{
     CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
-    TestCase, pattern,
+    TestCase, is_http, pattern,
 };
 pub use copies::{CaseCopy, Copier, Pack, Packs};
 pub use definitions::{Definitions, Unread, count};

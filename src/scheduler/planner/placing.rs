@@ -2,10 +2,11 @@
 
 use super::lane::{Lane, Place};
 use super::lines::Head;
-use super::locks::{AGEING_MS, Locks, WaitKey};
+use super::locks::{AGEING_MS, LockNo, Locks, WaitKey};
 use super::ready::LaneKey;
-use super::workers::Workers;
-use super::{LaneId, Planner, RunState, Timer};
+use super::workers::{ClassNo, Workers};
+use super::{LaneId, Planner, RunNo, RunState, Timer};
+use std::collections::BTreeMap;
 
 impl Planner {
     /// Takes a lane out of where it waits.
@@ -39,6 +40,44 @@ impl Planner {
     /// Puts a lane where it belongs now: among the ready ones, or with the first thing that it waits
     /// for.
     pub(super) fn place(&mut self, now: u64, id: LaneId) {
+        self.place_at(now, id, None);
+    }
+
+    /// Puts all lanes of a run that are nowhere where they belong, those that go first before the others. Of
+    /// lanes of one class that want a tag only as many become ready as it has free units: the
+    /// others wait for their turn, and need not be looked at when they could not start.
+    pub(super) fn place_all(&mut self, now: u64, number: RunNo) {
+        let Some(run) = self.runs.get(number) else { return };
+        let aside = |(lane, _): &(&Lane, u32)| lane.place == Place::Aside && !lane.is_closed;
+        let lanes = run.lanes.iter().zip(0..).filter(aside);
+        let keyed = |(lane, number): (&Lane, u32)| {
+            let (rank, chain) = rank(lane, &self.locks, &self.workers);
+            LaneKey::new(lane.traits.priority, rank, chain, number)
+        };
+        let mut keys: Vec<LaneKey> = lanes.map(keyed).collect();
+        keys.sort_unstable();
+        let mut ready: BTreeMap<(LockNo, ClassNo), u32> = BTreeMap::new();
+        for key in keys {
+            let id = LaneId { run: number, lane: key.lane };
+            let Some(lane) = self.lane(id) else { continue };
+            let class = lane.traits.class;
+            let is_taken = |lock: &&LockNo| {
+                let ready = ready.get(&(**lock, class)).copied().unwrap_or_default();
+                ready > 0 && ready >= self.locks.get(**lock).unreserved()
+            };
+            let turn = lane.locks.iter().find(is_taken).copied();
+            self.place_at(now, id, turn);
+            let Some(lane) = self.lane(id) else { continue };
+            if matches!(lane.place, Place::Ready { .. }) {
+                for lock in lane.locks.iter().filter(|lock| self.locks.get(**lock).is_tag()) {
+                    *ready.entry((*lock, class)).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// The same; where nothing else keeps it, the lane waits for the turn of others at a lock.
+    fn place_at(&mut self, now: u64, id: LaneId, turn: Option<LockNo>) {
         self.unplace(id);
         let Some(run) = self.runs.get_mut(id.run) else { return };
         let (priority, state) = (run.priority, run.state);
@@ -54,11 +93,10 @@ impl Planner {
             self.unreserve(id);
             return;
         }
-        let chain = lane_chain(lane, &self.workers);
-        let rank = chain.max(backlog(lane, &self.locks));
+        let (rank, chain) = rank(lane, &self.locks, &self.workers);
         let closed = lane.locks.iter().find(|lock| self.locks.get(**lock).closed.is_some());
         let full = || lane.locks.iter().find(|lock| !self.locks.get(**lock).admits(id));
-        if let Some(&lock) = closed.or_else(full) {
+        if let Some(&lock) = closed.or_else(full).or(turn.as_ref()) {
             if lane.is_reserving && closed.is_none() {
                 lane.place = Place::Reserving(lock);
                 self.locks.get_mut(lock).waiting_alone += 1;
@@ -172,6 +210,9 @@ impl Planner {
             true => now + AGEING_MS,
             false => since + AGEING_MS,
         };
+        // Those that wait for the turn of others only keep nothing from them.
+        let is_kept = locks.iter().any(|lock| !self.locks.get(*lock).admits(id));
+        let not_before = if is_kept { not_before } else { now + AGEING_MS };
         if not_before > now {
             self.timers.insert((not_before, Timer::Reserve(id)));
             return;
@@ -185,6 +226,12 @@ impl Planner {
         }
         self.place(now, id);
     }
+}
+
+/// How long the work takes at best that starts with this lane, and the part of it that waits for it alone.
+fn rank(lane: &Lane, locks: &Locks, workers: &Workers) -> (u64, u64) {
+    let chain = lane_chain(lane, workers);
+    (chain.max(backlog(lane, locks)), chain)
 }
 
 /// How long all that wants a lock of the lane takes at best, of the lock that is wanted most.

@@ -35,7 +35,7 @@ pub(super) struct LaneKey {
     priority: Reverse<i32>,
     rank: Reverse<u64>,
     chain: Reverse<u64>,
-    lane: u32,
+    pub lane: u32,
 }
 
 impl LaneKey {

@@ -1,7 +1,7 @@
 //! Building the planner from what the store holds: runs with what has ended, claims that are out,
 //! tags that are held. Then each run starts, whether it is new or went on before.
 
-use super::lane::{Place, Verdict};
+use super::lane::Verdict;
 use super::{ClaimNo, LaneId, LockName, OpenClaim, Planner, RunNo, Timer, WorkerNo};
 use crate::scheduler::model::{Item, LaneCheckpoint, Ordinals, Row, Scope};
 use std::sync::Arc;
@@ -110,12 +110,7 @@ impl Planner {
                 self.skip(now, id);
             }
         }
-        for lane in 0..lanes {
-            let id = LaneId { run: number, lane };
-            if self.lane(id).is_some_and(|lane| lane.place == Place::Aside && !lane.is_closed) {
-                self.place(now, id);
-            }
-        }
+        self.place_all(now, number);
         self.stop_if_enough(now, number);
         self.maybe_end_run(number);
     }

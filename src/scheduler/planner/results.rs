@@ -371,12 +371,7 @@ impl Planner {
             return;
         }
         run.state = RunState::Running;
-        for lane in 0..run.lanes.len() as u32 {
-            let id = LaneId { run: number, lane };
-            if self.lane(id).is_some_and(|lane| lane.place == Place::Aside) {
-                self.place(now, id);
-            }
-        }
+        self.place_all(now, number);
     }
 
     /// A unit of a tag is free again: the hold-off after a lost worker is over.

@@ -45,9 +45,9 @@ impl Planner {
         let since = |class| run.unserved.get(class).copied().unwrap_or(now);
         let unserved: BTreeMap<ClassNo, u64> =
             classes.map(|class| (*class, since(class))).collect();
-        let mut overdue = Vec::new();
         let mut next = look_at(now, timeout);
-        if !unserved.is_empty() {
+        while !unserved.is_empty() {
+            let mut overdue = Vec::new();
             for (class, id) in self.ready.lanes_of(number) {
                 let known = unserved.get(&class).zip(self.lane(id));
                 let Some((since, lane)) = known else { continue };
@@ -56,9 +56,14 @@ impl Planner {
                     at => next = next.min(at),
                 }
             }
-        }
-        for id in overdue {
-            self.skip(now, id);
+            if overdue.is_empty() {
+                break;
+            }
+            for id in overdue {
+                self.skip(now, id);
+            }
+            // Others have waited for the turn of those.
+            self.settle();
         }
         if let Some(run) = self.runs.get_mut(number) {
             run.unserved = unserved;

@@ -126,9 +126,6 @@ impl Planner {
                 LockName::Queue(name) => Why::QueueFull { queue: name.clone(), capacity },
             });
         }
-        if !matches!(lane.place, Place::Ready { .. }) {
-            return Some(Why::Turn);
-        }
         if !self.workers.serves(lane.traits.class) {
             let resting = self.workers.resting_for(lane.traits.class);
             let workers: Vec<_> = resting.map(|worker| worker.name.clone()).collect();
@@ -138,6 +135,9 @@ impl Planner {
             let (requires, slots) = (lane.traits.requires.clone(), lane.traits.slots);
             return Some(Why::NoWorker { requires, slots });
         }
-        Some(Why::NoSlot)
+        match lane.place {
+            Place::Ready { .. } => Some(Why::NoSlot),
+            _ => Some(Why::Turn),
+        }
     }
 }

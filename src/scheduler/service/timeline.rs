@@ -34,6 +34,9 @@ struct Shown<'b> {
 
 impl Window {
     fn limit(&self) -> Result<usize, Problem> {
+        if self.from.zip(self.to).is_some_and(|(from, to)| from > to) {
+            return Err(Problem::new(400, "from is later than to"));
+        }
         match self.limit.unwrap_or(ATTEMPTS_MAX) {
             limit @ 1..=ATTEMPTS_MAX => Ok(limit),
             _ => Err(Problem::new(400, format!("limit is not between 1 and {ATTEMPTS_MAX}"))),

@@ -125,7 +125,12 @@ pub(super) fn read(file: &Path) -> Result<String, Trouble> {
         true => io::read_to_string(io::stdin()),
         false => std::fs::read_to_string(file),
     };
-    read.map_err(|error| Trouble::Usage(format!("{}: {error}", file.display())))
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => {
+            Trouble::Usage(format!("{}: it is not text in UTF-8", file.display()))
+        }
+        _ => Trouble::Usage(format!("{}: {error}", file.display())),
+    })
 }
 
 /// Writes to a file, or to standard output where none is named.
