@@ -259,7 +259,12 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         (runs, json!({"cases": [{"name": "one"}]}), 400, "unknown field `name`"),
         (runs, json!({"cases": [{"case": "two"}]}), 422, "case two waits for one, which is not"),
         (runs, run(json!({"repeats": 0})), 400, "case one: 0 repeats"),
-        (runs, run(json!({"repeats": -1})), 400, "not a valid run: invalid value: integer `-1`"),
+        (
+            runs,
+            run(json!({"repeats": -1})),
+            400,
+            "not a valid run: repeats is integer `-1`, not a whole number from 0 to",
+        ),
         (runs, run(json!({"repeats": 10_000_001})), 400, "are more than 10000000"),
         (runs, run(json!({"deadline_ms": 0})), 400, "deadline_ms 0 is not between 1 and"),
         (runs, run(json!({"no_worker_timeout_ms": 0})), 400, "is not between 1 and 31536000000"),

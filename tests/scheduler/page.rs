@@ -110,6 +110,23 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.until("document.querySelector('canvas')?.width > 300").await;
     browser.picture("slots").await;
 
+    // What a list was narrowed by is there again for who comes back to it.
+    browser.press_button("Tasks").await;
+    let field = "document.querySelector('input[aria-label=Case]')";
+    let narrow = format!(
+        "(() => {{ {field}.value = 'bad'; {field}.dispatchEvent(new Event('input')); return true }})()"
+    );
+    let narrowed = format!(
+        "{field}?.value === 'bad' && [...document.querySelectorAll('tbody tr td:first-child')]\
+         .map(e => e.textContent).every(text => text === 'bad') && !!document.querySelector('tbody tr')"
+    );
+    browser.until(&narrow).await;
+    browser.until(&narrowed).await;
+    browser.click("document.querySelector('tbody tr')").await;
+    browser.until("document.body.innerText.includes('Back to the run') || /^#.runs.[^/]+.\\d+.\\d+$/.test(location.hash)").await;
+    browser.value("history.back()").await.unwrap();
+    browser.until(&narrowed).await;
+
     // What failed again is a run of its own, with the failures alone.
     browser.press_button("Rerun failed").await;
     browser.until(&format!("!location.hash.includes('{run}') && {STATE} === 'failed'")).await;
@@ -140,6 +157,7 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.until(&format!("{shown}[0] === 'long'")).await;
     let repeats = browser.value("document.querySelector('dialog .pick input').checked && document.querySelector('dialog .pick input[type=number]').value");
     assert_eq!(repeats.await.unwrap(), "3");
+    browser.until("document.querySelector('dialog').innerText.includes('1 picked: 3 tasks')").await;
     browser.press_button("Submit").await;
     browser.until(&format!("location.hash.startsWith('#/runs/') && {STATE} === 'running'")).await;
     browser.press_button("Waiting").await;
@@ -163,7 +181,7 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.picture("verdict").await;
     browser.press_button("failed").await;
     browser.until(&format!("{STATE} === 'failed'")).await;
-    browser.until("document.body.innerText.includes('@people')").await;
+    browser.until("document.body.innerText.includes('Attempt 1, judged by a person')").await;
 
     // Keys, language and colours; and what was typed is text, whatever it looks like.
     browser.key("g").await;

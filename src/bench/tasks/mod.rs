@@ -322,11 +322,13 @@ impl fmt::Display for TasksOutcome {
             writeln!(
                 f,
                 "  idle      {:.2} s before the start, {:.2} waiting for predecessors, {:.2} for tags, \
-                 {:.2} handing over, {:.2} at the end",
+                 {:.2} handing over, {:.2} with workers gone, {:.2} for other causes, {:.2} at the end",
                 seconds(idle.start),
                 seconds(idle.predecessor),
                 seconds(idle.tag),
                 seconds(idle.hand_over),
+                seconds(idle.gone),
+                seconds(idle.other),
                 seconds(idle.tail)
             )?;
         }

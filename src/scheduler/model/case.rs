@@ -1,6 +1,7 @@
 //! A test case: what is done, what is expected, and what must hold before and beside it.
 
 use super::names::{check_id, check_labels, check_tag};
+use super::plainly::read;
 use super::short::one_or_many;
 use super::{Labels, Refusal};
 use http::{HeaderName, HeaderValue, Method};
@@ -269,8 +270,7 @@ impl TestCase {
     ///
     /// 400 with what is wrong, also where single values are fine but make no sense together.
     pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
-        let case: TestCase = serde_json::from_slice(text)
-            .map_err(|error| Refusal::malformed(format!("not a case: {error}")))?;
+        let case: TestCase = read("a case", text)?;
         case.check()?;
         Ok(case)
     }
@@ -394,7 +394,9 @@ impl TestCase {
             }
             let word = serde_json::to_value(matching).unwrap_or_default();
             let word = word.as_str().unwrap_or_default();
-            return Err(format!("match is {word}, but there is no output to compare with"));
+            return Err(format!(
+                "match is {word}, but there is no output to compare with: give it, or match: none"
+            ));
         };
         // Values of the environment are seen when they are known.
         if output.contains("{{") {
@@ -585,7 +587,7 @@ mod tests {
             (
                 "output",
                 Value::Null,
-                "case c: match is exact, but there is no output to compare with",
+                "case c: match is exact, but there is no output to compare with: give it, or match: none",
             ),
             ("case_pre", json!("c"), "case c: waits for itself: c -> c"),
             (
@@ -595,6 +597,7 @@ mod tests {
             ),
             ("mutual_tag", json!(""), "a tag is empty"),
             ("mutual_tag", json!("a/b"), "tag \"a/b\" has a slash or control character"),
+            ("id", json!("a\u{202e}b"), "case id \"a\\u{202e}b\" has a slash or control character"),
             ("mutual_tag", json!("x".repeat(129)), "a tag is longer than 128 bytes"),
             ("mutual_tag", json!(many), "case c: more than 16 tags"),
             ("mutual_tag", json!(["a", "a"]), "case c: a tag is named twice"),
@@ -616,7 +619,9 @@ mod tests {
             assert!(matching(how, "{{expected}}").is_ok(), "{how}");
         }
         for how in ["exact", "json", "json-subset", "regex"] {
-            let text = format!("case c: match is {how}, but there is no output to compare with");
+            let text = format!(
+                "case c: match is {how}, but there is no output to compare with: give it, or match: none"
+            );
             for sent in [json!({"url": "http://a/"}), json!({"kind": "command", "command": ["x"]})]
             {
                 let mut case = sent;
@@ -627,6 +632,10 @@ mod tests {
         }
         let unknown = with("retires", json!(1)).unwrap_err();
         assert!(unknown.starts_with("not a case: unknown field `retires`"), "{unknown}");
-        assert!(with("slots", json!(-1)).unwrap_err().starts_with("not a case: invalid value"));
+        assert!(
+            with("slots", json!(-1))
+                .unwrap_err()
+                .starts_with("not a case: slots is integer `-1`, not a")
+        );
     }
 }

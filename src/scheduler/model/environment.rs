@@ -2,6 +2,7 @@
 
 use super::case::is_http;
 use super::names::{check_id, check_labels};
+use super::plainly::read;
 use super::{Labels, Refusal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -106,8 +107,7 @@ impl Environment {
     ///
     /// 400 with what is wrong.
     pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
-        let environment: Environment = serde_json::from_slice(text)
-            .map_err(|error| Refusal::malformed(format!("not an environment: {error}")))?;
+        let environment: Environment = read("an environment", text)?;
         environment.check()?;
         Ok(environment)
     }

@@ -8,6 +8,7 @@ mod environment;
 mod names;
 mod ordinals;
 mod outline;
+mod plainly;
 mod plan;
 mod record;
 mod refusal;
@@ -26,6 +27,7 @@ pub use environment::{Environment, Health, Occupancy};
 pub use names::{check_id, check_labels};
 pub use ordinals::Ordinals;
 pub use outline::{Outline, Rules};
+pub use plainly::understand;
 pub use plan::{
     LanePlan, PlannedPredecessor, RunPlan, Survey, expand, find_circle, survey, survey_of,
 };

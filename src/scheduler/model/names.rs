@@ -18,12 +18,19 @@ pub fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
     if matches!(id, "." | "..") {
         return Err(Refusal::malformed(format!("{what} id {id:?} is none that a path can have")));
     }
-    if id.contains('/') || id.chars().any(char::is_control) {
+    if id.contains('/') || id.chars().any(is_control) {
         return Err(Refusal::malformed(format!(
             "{what} id {id:?} has a slash or control character"
         )));
     }
     Ok(())
+}
+
+/// Whether a character is none that is seen, or turns those behind it around (Unicode, UAX 9).
+fn is_control(found: char) -> bool {
+    let turns = matches!(found, '\u{61c}' | '\u{200e}' | '\u{200f}')
+        || matches!(found, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || found.is_control()
 }
 
 /// Labels that workers have or must have: names that begin with an at sign are the scheduler's own.
@@ -41,7 +48,7 @@ pub(super) fn check_tag(tag: &str) -> Result<(), Refusal> {
     if tag.len() > TAG_BYTES_MAX {
         return Err(Refusal::malformed(format!("a tag is longer than {TAG_BYTES_MAX} bytes")));
     }
-    if tag.contains('/') || tag.chars().any(char::is_control) {
+    if tag.contains('/') || tag.chars().any(is_control) {
         return Err(Refusal::malformed(format!("tag {tag:?} has a slash or control character")));
     }
     Ok(())

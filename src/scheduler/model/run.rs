@@ -1,6 +1,7 @@
 //! A run: one submit of cases times environments times repeats, with its policies.
 
 use super::names::check_id;
+use super::plainly::read;
 use super::{Refusal, Repeats};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -157,8 +158,7 @@ impl RunSpec {
     ///
     /// 400 with what is wrong.
     pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
-        let spec: RunSpec = serde_json::from_slice(text)
-            .map_err(|error| Refusal::malformed(format!("not a run: {error}")))?;
+        let spec: RunSpec = read("a run", text)?;
         spec.check()?;
         Ok(spec)
     }

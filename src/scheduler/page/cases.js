@@ -3,7 +3,7 @@
 import { get, part, query, send } from "./api.js";
 import { openSubmit } from "./submit.js";
 import { scored, standing, stateButtons } from "./flaky.js";
-import { ago, ask, closeDialog, dialog, filterInput, h, labels, moment, number, paged, percent, pill, refreshed, say, span, statusPill, strip, sure, table, trying } from "./parts.js";
+import { ago, ask, closeDialog, cut, dialog, filterChoice, filterInput, h, kept, labels, moment, number, paged, percent, pill, refreshed, say, searchInput, span, statusPill, strip, sure, table, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const link = (found) => `#/cases/${part(found.id)}`;
@@ -16,20 +16,20 @@ const RETRIES = { test: 0, infra: 2 };
 const retriesOf = ({ retries }) => Object.keys(RETRIES).filter((kind) => retries && retries[kind] !== RETRIES[kind]).map((kind) => t(`retries_${kind}`, number(retries[kind]))).join(", ");
 
 export function list(view) {
-  const filter = { text: "", state: "", owner: "", tag: "" };
+  const filter = kept("cases", { text: "", state: "", owner: "", tag: "" });
   const columns = [
-    { word: "id", show: (found) => [h("a", { href: link(found) }, found.id), found.name && h("div", { class: "soft" }, found.name)] },
-    { word: "kind", show: (found) => t(found.kind) }, { word: "state", show: (found) => standing({ state: found.state, is_expired: isOver(found.state_until) })[0] },
+    { word: "id", show: (found) => [h("a", { href: link(found) }, found.id), found.name && h("div", { class: "soft" }, cut(found.name))] },
+    { word: "kind", show: (found) => h("span", { class: "whole" }, t(found.kind)) }, { word: "state", show: (found) => standing({ state: found.state, is_expired: isOver(found.state_until) })[0] },
     { word: "history", show: (found) => pasts(found).slice(0, 2).map((stats) => h("div", {}, strip(stats))) },
     { word: "typical", show: (found) => (pasts(found)[0]?.p50 > 0 ? span(pasts(found)[0].p50) : ""), isNumber: true },
     { word: "tags", show: tags }, { word: "retries", show: retriesOf, isLong: true }, { word: "owner", show: (found) => found.owner || "" },
   ];
   const cases = paged((next) => get(query("/v1/testcases", { ...filter, history: true, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_cases"), open: link }));
-  const search = h("input", { type: "search", placeholder: t("search"), "aria-label": t("search"), "data-search": true, input: view.debounce((event) => { filter.text = event.target.value; cases.refresh(); }) });
+  const search = searchInput(view, filter, () => cases.refresh());
   const states = ["", "enabled", "muted", "skipped"];
-  const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.state = event.target.value; cases.refresh(); } }, states.map((state) => h("option", { value: state }, t(state || "all"))));
+  const choose = filterChoice("state", "state", filter, states.map((state) => [state, t(state || "all")]), () => cases.refresh());
   const narrow = ["owner", "tag"].map((name) => filterInput(view, name, filter, () => cases.refresh()));
-  const fresh = { id: "", kind: "http", url: "http://", output: "", timeout_ms: 60000 };
+  const fresh = { id: "", kind: "http", url: "http://", output: "ok", timeout_ms: 60000 };
   const create = h("button", { type: "button", click: () => edit("new_case", "/v1/testcases", fresh, cases.refresh) }, t("new_case"));
   view.show(h("div", { class: "head" }, h("h1", {}, t("cases")), h("span", { class: "grow" }), search, narrow, choose, h("a", { class: "button", href: "#/slowest" }, t("slowest")), create, h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"))), cases.place);
   refreshed(view, cases, 5000, 50);
@@ -125,7 +125,7 @@ export function environments(view) {
   const columns = [
     { word: "id", show: (found) => [found.id, found.name && h("div", { class: "soft" }, found.name)] },
     { word: "health", show: (found) => [pill(found.health), found.state === "reserved" && h("div", {}, pill("paused", t("reserved"))), found.health_reason && h("div", { class: "soft" }, found.health_reason)] },
-    { word: "last_check", show: (found) => (found.check ? (found.checked ? [ago(found.checked.checked), h("div", { class: "soft" }, span(found.checked.duration_ms))] : t("never")) : "") },
+    { word: "last_check", show: (found) => (found.check ? (found.checked ? [ago(found.checked.checked), h("div", { class: "soft" }, found.checked.duration_ms > 0 ? span(found.checked.duration_ms) : `< ${span(1)}`)] : t("never")) : "") },
     { word: "next_check", show: (found) => (found.check ? moment(found.checked?.next) : "") },
     { word: "capacity", show: (found) => found.capacity ?? "", isNumber: true }, { word: "labels", show: (found) => labels(found.labels) },
     { word: "config", show: (found) => h("span", { class: "mono soft" }, JSON.stringify(found.config)) },

@@ -79,7 +79,7 @@ function comparison(path, run) {
     others.sort((a, b) => (b.name === run.spec.name) - (a.name === run.spec.name));
     const before = run.spec.rerun_of;
     if (before && !others.some((other) => other.run === before)) others.unshift({ run: before });
-    const option = (other) => h("option", { value: other.run }, [other.name, other.run, other.state && t(other.state)].filter(Boolean).join(" · "));
+    const option = (other) => h("option", { value: other.run }, [other.name?.slice(0, 80), other.run, other.state && t(other.state)].filter(Boolean).join(" · "));
     choose.append(...others.map(option));
     if (others.length === 0) choose.replaceChildren(h("option", { value: "" }, t("compare_none")));
   }).catch(() => {});

@@ -19,9 +19,9 @@ export function h(tag, attributes = {}, ...children) {
 }
 
 /** The worker to which tasks of manual cases are given. */
-const PEOPLE = "@people";
+export const isPeople = (worker) => worker === "@people";
 /** What a worker is called. */
-export const workerName = (worker) => (worker === PEOPLE ? t("people") : worker);
+export const workerName = (worker) => (isPeople(worker) ? t("people") : worker);
 
 export const STATUSES = ["02", "03", "04", "07", "08", "05", "06"];
 
@@ -34,7 +34,7 @@ export const statusPill = (code) => pill(code, t(`s${code}`));
 /** How a task stands; what is given out and not begun is told apart, by who has it. */
 export const taskPill = (task) => {
   if (!task.is_assigned) return statusPill(task.status);
-  return task.worker === PEOPLE ? pill("00", t("for_people")) : pill("assigned");
+  return isPeople(task.worker) ? pill("00", t("for_people")) : pill("assigned");
 };
 
 /** That failures of a task do not count, and why if that is known. */
@@ -112,9 +112,11 @@ export function moment(ms) {
 export const ago = (ms) => (ms ? h("time", { datetime: new Date(ms).toISOString(), title: new Date(ms).toLocaleString(language) }, t("ago", span(Math.max(0, Date.now() - ms)))) : "");
 
 /** Who holds a tag, since when. */
-export const holder = (held) => h("div", { class: "soft" }, held.since_ms
-  ? t("holds_for", held.worker, held.tag.split("/")[0], span(Math.max(0, Date.now() - held.since_ms)))
-  : t("holds_from", held.worker, held.tag.split("/")[0], held.since));
+export const holder = (held) => {
+  const who = isPeople(held.worker) ? t("person") : held.worker;
+  const tag = held.tag.split("/")[0];
+  return h("div", { class: "soft" }, held.since_ms ? t("holds_for", who, tag, span(Math.max(0, Date.now() - held.since_ms))) : t("holds_from", who, tag, held.since));
+};
 
 export const labels = (found = {}) => Object.entries(found).map(([name, value]) => `${name}=${value}`).join(", ");
 
@@ -203,8 +205,32 @@ export const trying = (work) => async (event) => {
 /** Whether a list may be drawn again: not under the hands of who uses it, not while nobody looks. */
 const isIdle = (place) => !document.hidden && !document.getElementById("dialog").open && !place.contains(document.activeElement);
 
+/** What narrows a list: it is kept with the address, and there again for who comes back to that. */
+export function kept(name, initial) {
+  return new Proxy({ ...initial, ...history.state?.[name] }, {
+    set(filter, key, value) {
+      filter[key] = value;
+      history.replaceState({ ...history.state, [name]: { ...filter } }, "");
+      return true;
+    },
+  });
+}
+
 /** A field that narrows a list by one of its values. */
-export const filterInput = (view, name, filter, refresh) => h("input", { type: "search", class: "narrow", placeholder: t(name), "aria-label": t(name), input: view.debounce((event) => { filter[name] = event.target.value.trim(); refresh(); }) });
+export const filterInput = (view, name, filter, refresh) => h("input", { type: "search", class: "narrow", placeholder: t(name), "aria-label": t(name), value: filter[name], input: view.debounce((event) => { filter[name] = event.target.value.trim(); refresh(); }) });
+
+/** A field that narrows a list by any text. */
+export const searchInput = (view, filter, refresh) => h("input", { type: "search", "aria-label": t("search"), placeholder: t("search"), "data-search": true, value: filter.text, input: view.debounce((event) => { filter.text = event.target.value; refresh(); }) });
+
+/** A choice that narrows a list; `values` are [value, word]. */
+export const filterChoice = (word, name, filter, values, refresh) => h("select", { "aria-label": t(word), change: (event) => { filter[name] = event.target.value; refresh(); } },
+  values.map(([value, text]) => h("option", { value, selected: value === filter[name] }, text)));
+
+/** So many tasks. */
+export const tasksWord = (count) => t(count === 1 ? "one_task" : "tasks_wait", number(count));
+
+/** A text of any length where there is room for a line or two. */
+export const cut = (text, letters = 160) => (text.length > letters ? h("span", { title: text }, `${text.slice(0, letters)}…`) : text);
 
 /** Draws a list again every so often, but not one of more rows, which somebody has asked for page by page. */
 export function refreshed(view, list, ms, rows) {

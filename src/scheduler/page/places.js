@@ -1,7 +1,7 @@
 // Workers, tags with their holders, and queues.
 
 import { get, part, query, send } from "./api.js";
-import { ago, ask, h, labels, number, paged, pill, refreshed, say, span, sure, table, taskLink, trying } from "./parts.js";
+import { ago, ask, h, labels, number, paged, pill, refreshed, say, span, sure, table, taskLink, tasksWord, trying, workerName } from "./parts.js";
 import { t } from "./words.js";
 
 const toRun = (run) => h("a", { class: "mono", href: `#/runs/${part(run)}` }, run);
@@ -79,10 +79,10 @@ export function tags(view) {
   const columns = [
     { word: "tag", show: (found) => named(found.tag) },
     { word: "held", show: (found) => t("of", number(found.held), number(found.capacity)), isNumber: true },
-    { word: "holders", show: (found) => found.holders.map((held) => h("div", {}, held.worker, " ", held.case || "", " ", toRun(held.run), h("span", { class: "soft" }, " ", held.since_ms ? ago(held.since_ms) : t("revision", held.since)), held.draining && [" ", pill("08", t("s08"))])) },
+    { word: "holders", show: (found) => found.holders.map((held) => h("div", {}, workerName(held.worker), " ", held.case || "", " ", toRun(held.run), h("span", { class: "soft" }, " ", held.since_ms ? ago(held.since_ms) : t("revision", held.since)), held.draining && [" ", pill("08", t("s08"))])) },
     { word: "waiters", show: (found) => [
-      found.waiting_lanes > 0 && h("div", {}, h("b", {}, t("tasks_wait", number(found.waiting_tasks)))),
-      found.waiters.slice(0, 5).map((waiting) => h("div", {}, `${waiting.case} · ${t("tasks_wait", number(waiting.tasks))} `, toRun(waiting.run), h("span", { class: "soft" }, " ", ago(waiting.since)))),
+      found.waiting_lanes > 0 && h("div", {}, h("b", {}, tasksWord(found.waiting_tasks))),
+      found.waiters.slice(0, 5).map((waiting) => h("div", {}, `${waiting.case} · ${tasksWord(waiting.tasks)} `, toRun(waiting.run), h("span", { class: "soft" }, " ", ago(waiting.since)))),
       found.waiting_lanes > 5 && h("div", { class: "soft" }, t("lanes_more", number(found.waiting_lanes - 5))),
     ] },
     { word: "longest_wait", show: (found) => (found.waits_since ? span(Date.now() - found.waits_since) : ""), isNumber: true },

@@ -4,12 +4,15 @@ import { follow, get, part, Problem, query, send } from "./api.js";
 import { failures as failuresOf } from "./failures.js";
 import { replay } from "./replay.js";
 import { timeline } from "./timeline.js";
-import { ago, bar, ended, endedOf, filterInput, h, holder, legend, moment, mutedPill, number, paged, percent, pill, problem, rate, runLink, say, span, sure, table, taskLink, taskPill, took, trying } from "./parts.js";
+import { ago, bar, cut, ended, endedOf, filterChoice, filterInput, h, holder, kept, legend, moment, mutedPill, number, paged, percent, pill, problem, rate, runLink, say, span, sure, table, taskLink, taskPill, tasksWord, took, trying, workerName } from "./parts.js";
 import { told } from "./told.js";
 import { language, t } from "./words.js";
 
 /** Nothing is heard for so long: then there is nobody. Streams give a sign of life each 15 seconds. */
 const SILENCE_MS = 20_000;
+
+/** Tasks that have ended and were neither canceled nor skipped. */
+const ranOf = (totals) => ended(totals) - (totals["05"] || 0) - (totals["06"] || 0);
 
 /** Cases of a run's report that are named as its slowest. */
 const SLOWEST_SHOWN = 10;
@@ -55,7 +58,7 @@ export async function one(view, run, asked) {
         h("button", { type: "button", class: "danger", click: trying(async () => { if (await sure(t("sure_cancel"), t("yes_cancel"))) await control("cancel")(); }) }, t("cancel_run"))];
     const before = found.spec.rerun_of;
     head.replaceChildren(h("div", { class: "head" },
-      h("h1", {}, found.spec.name || t("run"), " ", h("span", { class: "mono soft" }, run)),
+      h("h1", {}, cut(found.spec.name || t("run")), " ", h("span", { class: "mono soft" }, run)),
       silence ? pill("lost", t("no_connection", new Date(heard).toLocaleTimeString(language)), silence) : pill(state()),
       before && h("a", { href: `#/runs/${part(before)}` }, t("rerun_of", before)),
       h("span", { class: "grow" }), buttons));
@@ -82,7 +85,8 @@ export async function one(view, run, asked) {
     if (measured?.bound) {
       const causes = ["work", "tag", "chain"];
       const cause = causes.reduce((best, name) => (measured[`bound_${name}`] > measured[`bound_${best}`] ? name : best));
-      shown.push(fact("bound", us(measured.bound), t(`bound_${cause}`)), fact("slots", number(measured.slots)));
+      const guess = measured.guessed > 0 && t("bound_guessed", tasksWord(measured.guessed));
+      shown.push(fact("bound", us(measured.bound), [t(`bound_${cause}`), guess].filter(Boolean).join(" · ")), fact("slots", number(measured.slots)));
       if (isOver() && measured.efficiency) shown.push(fact("efficiency", percent(measured.efficiency)));
       else if (!isOver() && measured.left && measured.slots > 0) shown.push(fact("left", us(measured.left)));
     }
@@ -114,7 +118,7 @@ export async function one(view, run, asked) {
     chosen = name;
     drawTabs();
     // The address says what is seen: it is there again after a reload, and when one comes back.
-    history.replaceState(null, "", name === "overview" ? runLink({ run }) : `${runLink({ run })}?tab=${name}`);
+    history.replaceState(history.state, "", name === "overview" ? runLink({ run }) : `${runLink({ run })}?tab=${name}`);
     // Each has a place of its own: what comes late for another tab is not shown.
     const place = h("div", {}, h("p", { class: "soft pad" }, t("loading")));
     body.replaceChildren(place);
@@ -128,7 +132,7 @@ export async function one(view, run, asked) {
       { word: "progress", show: (lane) => bar(lane.totals, lane) },
       { word: "tasks", show: (lane) => endedOf(lane.totals), isNumber: true },
       { word: "retries", show: (lane) => (lane.retries ? number(lane.retries) : ""), isNumber: true },
-      { word: "typical", show: (lane) => (ended(lane.totals) ? span(lane.work / 1000 / Math.max(1, ended(lane.totals))) : ""), isNumber: true },
+      { word: "typical", show: (lane) => (lane.work > 0 && ranOf(lane.totals) > 0 ? span(lane.work / 1000 / ranOf(lane.totals)) : ""), isNumber: true },
     ];
     const lanes = paged((next) => get(query(`${path}/lanes`, { next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks") }));
     const losses = h("div");
@@ -171,19 +175,19 @@ export async function one(view, run, asked) {
   };
 
   function tasks(place) {
-    const filter = { status: "", case: "", environment: "", tag: "" };
+    const filter = kept("tasks", { status: "", case: "", environment: "", tag: "" });
     const columns = [
       { word: "case", show: (task) => task.case }, { word: "environment", show: (task) => task.environment || "" },
       { word: "repeat", show: (task) => `#${task.ordinal}`, isNumber: true },
       { word: "state", show: (task) => [taskPill(task), task.is_flaky && [" ", pill("flaky")], task.is_muted && [" ", mutedPill(task.muted)]] },
-      { word: "attempts", show: (task) => number(task.attempts), isNumber: true }, { word: "worker", show: (task) => task.worker || "", isLong: true },
+      { word: "attempts", show: (task) => number(task.attempts), isNumber: true }, { word: "worker", show: (task) => workerName(task.worker || ""), isLong: true },
       { word: "started", show: (task) => moment(task.since || task.start) }, { word: "time", show: (task) => elapsed(task), isNumber: true },
     ];
     const open = (task) => taskLink(run, task);
     const found = paged((next) => get(query(`${path}/tasks`, { ...filter, next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks"), open }));
     const codes = ["", "00", "01", "02", "failures", "05", "06"];
     const word = (code) => (code === "" ? t("all") : code === "failures" ? t("failures") : t(`s${code}`));
-    const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.status = event.target.value; found.refresh(); } }, codes.map((code) => h("option", { value: code }, word(code))));
+    const choose = filterChoice("state", "status", filter, codes.map((code) => [code, word(code)]), () => found.refresh());
     const of = ["case", "environment", "tag"].map((name) => filterInput(view, name, filter, () => found.refresh()));
     of[0].dataset.search = "true";
     place.replaceChildren(h("div", { class: "head" }, choose, of), found.place);

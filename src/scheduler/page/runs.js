@@ -2,13 +2,13 @@
 
 import { get, query } from "./api.js";
 import { openSubmit } from "./submit.js";
-import { bar, endedOf, filterInput, h, moment, number, paged, percent, pill, refreshed, runLink, table, took } from "./parts.js";
+import { bar, cut, endedOf, filterChoice, filterInput, h, kept, moment, number, paged, percent, pill, refreshed, runLink, searchInput, table, took } from "./parts.js";
 import { t } from "./words.js";
 
 export function list(view) {
-  const filter = { state: "", text: "", owner: "" };
+  const filter = kept("runs", { state: "", text: "", owner: "" });
   const columns = [
-    { word: "run", show: (run) => [h("a", { href: runLink(run), class: "mono" }, run.run), run.name && h("div", { class: "soft" }, run.name)] },
+    { word: "run", show: (run) => [h("a", { href: runLink(run), class: "mono" }, run.run), run.name && h("div", { class: "soft" }, cut(run.name))] },
     { word: "state", show: (run) => pill(run.state) },
     { word: "progress", show: (run) => bar(run.totals) },
     { word: "tasks", show: (run) => endedOf(run.totals), isNumber: true },
@@ -21,8 +21,8 @@ export function list(view) {
   ];
   const runs = paged((next) => get(query("/v1/runs", { ...filter, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_runs"), open: runLink }));
   const states = ["", "open", "passed", "failed", "canceled", "incomplete"];
-  const choose = h("select", { "aria-label": t("state"), change: (event) => { filter.state = event.target.value; runs.refresh(); } }, states.map((state) => h("option", { value: state }, t(state || "all"))));
-  const search = h("input", { type: "search", "aria-label": t("search"), placeholder: t("search"), "data-search": true, input: view.debounce((event) => { filter.text = event.target.value; runs.refresh(); }) });
+  const choose = filterChoice("state", "state", filter, states.map((state) => [state, t(state || "all")]), () => runs.refresh());
+  const search = searchInput(view, filter, () => runs.refresh());
   const submit = h("button", { type: "button", class: "main", "data-submit": true, click: () => openSubmit() }, t("submit"));
   const owner = filterInput(view, "owner", filter, () => runs.refresh());
   view.show(h("div", { class: "head" }, h("h1", {}, t("runs")), h("span", { class: "grow" }), search, owner, choose, submit), runs.place);

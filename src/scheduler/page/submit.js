@@ -1,7 +1,7 @@
 // A run put together by picking cases.
 
 import { get, query, send } from "./api.js";
-import { closeDialog, debounce, dialog, h, number, say } from "./parts.js";
+import { closeDialog, debounce, dialog, h, number, say, tasksWord } from "./parts.js";
 import { t } from "./words.js";
 
 /** Opens the form; cases whose ids are given are picked already. */
@@ -15,8 +15,13 @@ export async function openSubmit(ids = []) {
   const count = h("span", { class: "soft" });
   const error = h("div", { class: "problem", role: "alert" });
   const submit = h("button", { type: "submit", class: "main" }, t("submit_now"));
+  const repeats = h("input", { type: "number", min: "1", value: "1", required: true });
+  const include = h("input", { type: "checkbox" });
+  const places = h("select", { multiple: true, size: "3" });
   const drawCount = () => {
-    count.textContent = t("picked", number(picked.size));
+    const each = Number(repeats.value) || 1;
+    const tasks = [...picked.values()].reduce((sum, times) => sum + (times || each), 0) * Math.max(1, places.selectedOptions.length);
+    count.textContent = t(include.checked ? "picked_more" : "picked_tasks", number(picked.size), tasksWord(tasks));
     submit.disabled = picked.size === 0;
   };
   const line = (id, name) => {
@@ -46,14 +51,13 @@ export async function openSubmit(ids = []) {
     } catch (problem) { error.textContent = problem.message; }
   };
   const search = h("input", { type: "search", placeholder: t("search"), "aria-label": t("search"), input: debounce((event) => { text = event.target.value; load(false); }) });
-  const name = h("input", { name: "name" });
-  const repeats = h("input", { type: "number", min: "1", value: "1", required: true });
+  const name = h("input", { name: "name", maxlength: "256" });
   const queue = h("input", { placeholder: "default", pattern: ".*\\S.*" });
-  const include = h("input", { type: "checkbox" });
-  const places = h("select", { multiple: true, size: "3" });
   get("/v1/environments?limit=1000").then((page) => places.replaceChildren(...page.items.map((found) => h("option", { value: found.id }, found.id)))).catch(() => {});
   const field = (word, input) => h("label", { class: "field" }, h("span", {}, t(word)), input);
   const form = h("form", {
+    // What was wrong need not be wrong any more.
+    input: () => { error.textContent = ""; drawCount(); },
     submit: async (event) => {
       event.preventDefault();
       error.textContent = "";

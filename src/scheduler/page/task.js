@@ -1,7 +1,7 @@
 // One task with its attempts, and what attempts said.
 
 import { get, part, send } from "./api.js";
-import { h, holder, labels, moment, mutedPill, number, pill, runLink, say, span, statusPill, taskLink, taskPill, trying } from "./parts.js";
+import { h, holder, isPeople, labels, moment, mutedPill, number, pill, runLink, say, span, statusPill, taskLink, taskPill, trying, workerName } from "./parts.js";
 import { told } from "./told.js";
 import { language, t } from "./words.js";
 
@@ -14,13 +14,15 @@ function pastPill(past) {
   return past.known ? h("a", { class: "soft", href: `#/runs/${part(past.known)}` }, t("known_since", past.known)) : pill(past === "new" ? "failed" : "flaky", t(past));
 }
 
+const attemptWord = (attempt, worker) => (isPeople(worker) ? t("attempt_person", attempt) : t("attempt", attempt, worker));
+
 /** A failed task of a run; `past` is what its report says was known of it. */
 export function failure(run, task, past) {
   const detail = task.detail || {};
   const title = h("summary", {}, statusPill(task.status), h("b", {}, task.case), pastPill(past), task.is_muted && mutedPill(task.muted),
     task.environment && h("span", { class: "soft" }, task.environment),
     h("span", { class: "soft" }, `${t("repeat")} #${task.ordinal}`), task.attempts > 1 && h("span", { class: "soft" }, `${t("attempts")} ${task.attempts}`),
-    h("span", { class: "message" }, detail.message || ""), h("span", { class: "soft" }, task.worker || ""));
+    h("span", { class: "message" }, detail.message || ""), h("span", { class: "soft" }, workerName(task.worker || "")));
   const links = h("div", { class: "row center" }, h("a", { href: taskLink(run, task) }, t("task_page")), h("a", { href: `#/cases/${part(task.case)}` }, `${t("case")} ${task.case}`));
   return h("details", { class: "failure" }, title, h("div", {}, links, outputs(detail, task.worker)));
 }
@@ -67,7 +69,7 @@ function outputs(detail, worker) {
 function standing(found, waits) {
   const { status, worker, since, reason, attempts, is_assigned: isAssigned } = found;
   if (status === "01") {
-    return h("div", { class: "paper pad" }, h("div", { class: "head" }, statusPill(status), h("b", {}, t("attempt", attempts + 1, worker || "")), h("span", { class: "grow" }),
+    return h("div", { class: "paper pad" }, h("div", { class: "head" }, statusPill(status), h("b", {}, attemptWord(attempts + 1, worker || "")), h("span", { class: "grow" }),
       since && h("span", { class: "soft" }, t("since_when"), " ", moment(since), " · ", span(Math.max(0, Date.now() - since)))));
   }
   if (isAssigned) return h("div", { class: "paper pad" }, pill("assigned", t("assigned_to", worker || "")));
@@ -107,7 +109,7 @@ export async function task(view, run, lane, ordinal) {
       taskPill(task), task.is_flaky && pill("flaky"), task.is_muted && mutedPill(task.muted),
       h("span", { class: "grow" }), h("a", { href: runLink({ run }), class: "mono" }, run)));
     ended.replaceChildren(...found.attempts.flatMap((attempt) => [h("div", { class: "paper pad" },
-      h("div", { class: "head" }, statusPill(attempt.status), h("b", {}, t("attempt", attempt.attempt, attempt.worker)), h("span", { class: "grow" }),
+      h("div", { class: "head" }, statusPill(attempt.status), h("b", {}, attemptWord(attempt.attempt, attempt.worker)), h("span", { class: "grow" }),
         h("span", { class: "soft" }, typeof attempt.start === "number" ? [moment(attempt.start), " · ", span(attempt.duration / 1000)] : "")),
       outputs(attempt.detail, attempt.worker)), h("h2")]));
     if (!isAsked()) asked.replaceChildren();

@@ -1,7 +1,7 @@
 // Slots as a timeline: a row for each worker's slot. Attempts have the colour of their outcome or case; or gaps have
 // that of what kept the slot idle. Arrow keys go from one to the next, and what is reached is told in words.
 
-import { h, moment, number, pill, span, statusPill, workerName } from "./parts.js";
+import { h, isPeople, moment, number, pill, span, statusPill, workerName } from "./parts.js";
 import { language, t } from "./words.js";
 
 const ROW = 14;
@@ -12,8 +12,10 @@ const CASES_NAMED = 12;
 /** A gap that is shorter is a hand-over that nobody sees. */
 const GAP_MS_MIN = 1;
 const OUTCOMES = { "01": "--running", "02": "--passed", "03": "--failed", "04": "--error", "05": "--canceled", "06": "--skipped", "07": "--timed", "08": "--lost" };
-const CAUSES = { start: "--pending", predecessor: "--running", tag: "--flaky", hand_over: "--assigned", gone: "--lost", other: "--timed", tail: "--skipped" };
+const CAUSES = { start: "--pending", predecessor: "--running", tag: "--flaky", person: "--canceled", hand_over: "--assigned", gone: "--lost", other: "--timed", tail: "--skipped" };
 const MODES = { outcome: "by_outcome", case: "by_case", gap: "by_gap" };
+
+const laneName = (found, lane) => [found.cases[lane] || lane, found.environments?.[lane]].filter(Boolean).join(" @ ");
 
 /** Kept while a run is drawn again and again. */
 let mode = "outcome";
@@ -49,7 +51,7 @@ function rowsOf(found, now) {
   }
   const names = found.workers.map((_, worker) => worker).sort((a, b) => found.workers[a].localeCompare(found.workers[b]));
   const nameOf = (worker) => workerName(found.workers[worker]) + (found.gone?.includes(worker) ? ` (${t("worker_gone")})` : "");
-  return names.flatMap((worker) => workers[worker].map((items, slot) => ({ worker: nameOf(worker), isGone: found.gone?.includes(worker), slot: slot + 1, attempts: items })));
+  return names.flatMap((worker) => workers[worker].map((items, slot) => ({ worker: nameOf(worker), isGone: found.gone?.includes(worker), isPeople: isPeople(found.workers[worker]), slot: slot + 1, attempts: items })));
 }
 
 /** Stretches of a row in which nothing ran, each with its cause. */
@@ -89,8 +91,8 @@ export function timeline(found, run, loss, turn) {
   const from = all.reduce((first, attempt) => Math.min(first, attempt.start), gaps[0]?.[0] ?? Infinity);
   const to = all.reduce((last, attempt) => Math.max(last, attempt.end), Math.max(from + 1, gaps.at(-1)?.[1] ?? 0));
   for (const row of shown) {
-    // Nobody can tell why what is gone was idle.
-    row.idle = idleOf(row, gaps, row.isGone ? (row.attempts.at(-1)?.end ?? 0) : to);
+    // Nobody can tell why what is gone was idle; people have no slots.
+    row.idle = row.isPeople ? [] : idleOf(row, gaps, row.isGone ? (row.attempts.at(-1)?.end ?? 0) : to);
     row.both = [...row.attempts, ...row.idle].sort((a, b) => a.start - b.start);
   }
   const itemsOf = (row) => (mode === "gap" ? row.both : row.attempts);
@@ -173,7 +175,7 @@ export function timeline(found, run, loss, turn) {
       marks = Object.keys(CAUSES).filter((cause) => lost[cause]).map((cause) => mark(color(CAUSES[cause]), `${t(`loss_${cause}`)} ${span(lost[cause])}`));
     } else if (mode === "case") {
       const lanes = [...new Set(all.map((attempt) => attempt.lane))].sort((a, b) => a - b);
-      marks = lanes.slice(0, CASES_NAMED).map((lane) => mark(hue(lane), found.cases[lane] || String(lane)));
+      marks = lanes.slice(0, CASES_NAMED).map((lane) => mark(hue(lane), laneName(found, lane)));
       if (lanes.length > CASES_NAMED) marks.push(h("span", { class: "soft" }, t("lanes_more", number(lanes.length - CASES_NAMED))));
     } else {
       const counts = {};
@@ -187,7 +189,7 @@ export function timeline(found, run, loss, turn) {
     const place = [h("b", {}, row.worker), ` ${t("slot", row.slot)} · `];
     if (!item) tip.replaceChildren(...place.slice(0, 1), ` ${t("slot", row.slot)}`);
     else if (item.cause) tip.replaceChildren(...place, `${t("gap")}: ${t(`loss_${item.cause}`)} · ${span(item.end - item.start)}`);
-    else tip.replaceChildren(...place, statusPill(item.status), ` ${found.cases[item.lane] || item.lane} · ${t("repeat")} #${item.ordinal} · `, item.attempt > 1 ? `${t("attempts")} ${item.attempt} · ` : "", ...(item.isUnsaid ? [] : [moment(item.start), ` · ${span(item.end - item.start)}`]));
+    else tip.replaceChildren(...place, statusPill(item.status), ` ${laneName(found, item.lane)} · ${t("repeat")} #${item.ordinal} · `, item.attempt > 1 ? `${t("attempts")} ${item.attempt} · ` : "", ...(item.isUnsaid ? [] : [moment(item.start), ` · ${span(item.end - item.start)}`]));
   };
 
   const choose = (row, at) => {

@@ -29,7 +29,8 @@ const SENTENCES = [
   ["no scheduler leads: nobody gives tasks out", "没有主调度器：无人派发任务"], ["no worker runs commands", "没有可执行命令的执行机"], ["all workers that could run it are full", "可用的执行机都已满"], ["other lanes go first", "其他用例先行"], ["it rests before another attempt", "重试前等待"],
   ["a person has not given a verdict yet", "等待人工判定"], ["queue {0} is paused", "队列 {0} 已暂停"], ["queue {0} takes {1} at once", "队列 {0} 最多同时 {1} 个"], ["environment {0} takes {1} at once", "环境 {0} 最多同时 {1} 个"],
   ["environment {0} is closed, {1}", "环境 {0} 已关闭：{1}"], ["case {0} must end first: {1} of {2} repeats are open", "用例 {0} 必须先结束：{2} 次中有 {1} 次未结束"], ["case {0}: the same repeat of it must end first, {1} of {2} are open", "用例 {0} 的同一次重复必须先结束：{2} 次中有 {1} 次未结束"],
-  ["case {0}: {1} tasks of it are open, in all runs", "用例 {0}：所有运行中有 {1} 个任务未结束"], ["tag {0} is held by case {1} on {2}; {3} lane waits for it", "标签 {0} 由 {2} 上的用例 {1} 持有；{3} 个用例在等待"], ["tag {0} is held by case {1} on {2}; {3} lanes wait for it", "标签 {0} 由 {2} 上的用例 {1} 持有；{3} 个用例在等待"],
+  ["case {0}: {1} tasks of it are open, in all runs", "用例 {0}：所有运行中有 {1} 个任务未结束"], ["tag {0} is held by case {1}, which a person judges; {2} lane waits for it", "标签 {0} 由等待人工判定的用例 {1} 持有；{2} 个用例在等待"], ["tag {0} is held by case {1}, which a person judges; {2} lanes wait for it", "标签 {0} 由等待人工判定的用例 {1} 持有；{2} 个用例在等待"],
+  ["tag {0} is held by case {1} on {2}; {3} lane waits for it", "标签 {0} 由 {2} 上的用例 {1} 持有；{3} 个用例在等待"], ["tag {0} is held by case {1} on {2}; {3} lanes wait for it", "标签 {0} 由 {2} 上的用例 {1} 持有；{3} 个用例在等待"],
   ["tag {0} is held by run {1} on {2}; {3} lane waits for it", "标签 {0} 由 {2} 上的运行 {1} 持有；{3} 个用例在等待"], ["tag {0} is held by run {1} on {2}; {3} lanes wait for it", "标签 {0} 由 {2} 上的运行 {1} 持有；{3} 个用例在等待"], ["tag {0} is kept for a lane that has waited longer", "标签 {0} 留给等待更久的用例"],
 ];
 

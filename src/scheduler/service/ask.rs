@@ -3,7 +3,7 @@
 
 use super::Shared;
 use super::answer::Problem;
-use crate::scheduler::model::Refusal;
+use crate::scheduler::model::{Refusal, understand};
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
@@ -133,8 +133,7 @@ impl Object {
     }
 
     pub(super) fn parse<T: DeserializeOwned>(self, what: &str) -> Result<T, Refusal> {
-        serde_json::from_value(Value::Object(self.0))
-            .map_err(|error| Refusal::new(400, format!("not {what}: {error}")))
+        understand(what, Value::Object(self.0))
     }
 }
 

@@ -121,12 +121,14 @@ fn draw(book: &RunBook, gaps: &[Gap], shown: &Shown<'_>) -> Value {
         names.iter().filter(|(name, _)| is_gone(name)).map(|(_, at)| *at).collect();
     let names: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
     let slots: Vec<Option<&u64>> = names.iter().map(|name| of_workers.get(name)).collect();
-    let lanes: Vec<_> = book.plan.lanes.iter().take(CASES_MAX).map(|lane| &*lane.case).collect();
+    let named = || book.plan.lanes.iter().take(CASES_MAX);
+    let lanes: Vec<_> = named().map(|lane| &*lane.case).collect();
+    let places: Vec<_> = named().map(|lane| &*lane.environment).collect();
     let wide = (0..).zip(&book.plan.lanes).filter(|(_, lane)| lane.slots > 1);
     let widths: BTreeMap<u32, u32> =
         wide.take(CASES_MAX).map(|(at, lane)| (at, lane.slots)).collect();
     json!({
-        "workers": names, "slots": slots, "gone": gone, "cases": lanes, "widths": widths, "rows": rows,
+        "workers": names, "slots": slots, "gone": gone, "cases": lanes, "environments": places, "widths": widths, "rows": rows,
         "running": running, "gaps": idle, "before": shown.before, "after": shown.after,
         "left_out": shown.before + shown.after, "revision": book.revision,
     })

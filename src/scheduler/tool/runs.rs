@@ -379,6 +379,9 @@ fn bound(found: &Numbers) -> String {
         ["bound".into(), duration(found.bound)],
         ["took so far".into(), duration(found.makespan)],
     ];
+    if found.guessed > 0 {
+        rows.push(["tasks of unknown length, counted as 1 s".into(), found.guessed.to_string()]);
+    }
     if found.left > 0 {
         rows.push(["left at least".into(), duration(found.left)]);
     }
@@ -391,6 +394,7 @@ fn bound(found: &Numbers) -> String {
             ("until the first start", loss.start),
             ("waiting for predecessors", loss.predecessor),
             ("waiting for tags", loss.tag),
+            ("waiting for people", loss.person),
             ("hand-over", loss.hand_over),
             ("workers gone", loss.gone),
             ("other causes", loss.other),

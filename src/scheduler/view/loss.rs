@@ -25,6 +25,8 @@ pub struct Loss {
     pub predecessor: u64,
     /// Or for tags as well.
     pub tag: u64,
+    /// Or for people's verdicts alone.
+    pub person: u64,
     /// Something could have run: a slot was handed from one task to the next.
     pub hand_over: u64,
     /// Their worker was gone while something was left to start, or had what was lost with it.
@@ -236,6 +238,7 @@ impl<'b> Room<'b> {
         let gone = if has_more { self.gone().min(idle) } else { 0 };
         let idle = idle - gone;
         let (mut waits_for_tag, mut waits_for_lane, mut waits_for_slot) = (false, false, false);
+        let mut waits_for_person = false;
         // Idle slots that lanes could have had: which had time to go from one task to the next, and which
         // stayed idle for longer than that takes.
         let (mut handed, mut kept): (u64, u64) = (0, 0);
@@ -255,6 +258,7 @@ impl<'b> Room<'b> {
             waits_for_slot |= waits == Waits::ForNothing;
             waits_for_tag |= waits == Waits::ForTag;
             waits_for_lane |= waits == Waits::ForLane;
+            waits_for_person |= waits == Waits::ForPerson;
         }
         let mut parts = Parts { gone, left: idle, hand_over: handed, ..Default::default() };
         parts.left -= handed;
@@ -274,6 +278,7 @@ impl<'b> Room<'b> {
             (false, true, _) => parts.tag = idle,
             (false, false, true) => parts.predecessor = idle,
             (false, false, false) if state.again > 0 => parts.other = idle,
+            (false, false, false) if waits_for_person => parts.person = idle,
             (false, false, false) => parts.tail = idle,
         }
         parts.count(loss, to - from)
@@ -311,6 +316,7 @@ struct Parts {
     other: u64,
     tag: u64,
     predecessor: u64,
+    person: u64,
     tail: u64,
     /// Not told apart yet.
     left: u64,
@@ -326,6 +332,7 @@ impl Parts {
             ("gone", self.gone, &mut loss.gone),
             ("tag", self.tag, &mut loss.tag),
             ("predecessor", self.predecessor, &mut loss.predecessor),
+            ("person", self.person, &mut loss.person),
             ("tail", self.tail, &mut loss.tail),
         ] {
             *lost += slots * time;

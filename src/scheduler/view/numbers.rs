@@ -28,6 +28,8 @@ pub struct Numbers {
     pub bound_tag: u64,
     pub bound_chain: u64,
     pub bound: u64,
+    /// Tasks that have not ended of which nobody knows how long they take: each is counted as a second.
+    pub guessed: u64,
     /// From the submit to the run's end as the leader saw it; before, to the last end so far.
     pub makespan: u64,
     /// The bound as a part of the makespan; none while the run goes on.
@@ -59,12 +61,22 @@ impl<'b> Rest<'b> {
     /// How long a task takes with all its attempts, in microseconds: as those of this run that have ended, where
     /// there are enough of them, and before as in the past.
     pub(super) fn each(&self, lane: u32) -> u64 {
-        let Some(view) = self.lanes.get(lane as usize) else { return UNKNOWN_US };
+        self.known(lane).unwrap_or(UNKNOWN_US)
+    }
+
+    fn known(&self, lane: u32) -> Option<u64> {
+        let view = self.lanes.get(lane as usize)?;
         let ended = ended_by_attempt(self.book, lane);
         let observed = view.work.checked_div(ended);
         let known = self.book.plan.lanes[lane as usize].estimate;
-        let known = if ended >= OBSERVED_MIN { observed.or(known) } else { known.or(observed) };
-        known.unwrap_or(UNKNOWN_US)
+        if ended >= OBSERVED_MIN { observed.or(known) } else { known.or(observed) }
+    }
+
+    /// Tasks that have not ended and take slots, and nobody knows how long.
+    fn guessed(&self) -> u64 {
+        let lanes = (0..).zip(&self.book.plan.lanes);
+        let guessed = lanes.filter(|(lane, plan)| !plan.is_manual && self.known(*lane).is_none());
+        guessed.map(|(lane, _)| self.tasks(lane)).sum()
     }
 
     /// Tasks that have not ended.
@@ -142,6 +154,7 @@ pub fn measured(book: &RunBook) -> (Numbers, Vec<Gap>) {
         bound_tag: all.tag,
         bound_chain: all.chain,
         bound: all.longest(),
+        guessed: rest.guessed(),
         makespan,
         efficiency: ended.map(|_| efficiency(all.longest(), makespan / 1_000)),
         left: left.longest(),

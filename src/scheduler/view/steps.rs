@@ -71,6 +71,8 @@ pub(super) struct State<'b> {
     /// Tasks that are to be tried again and have not started.
     pub(super) again: u32,
     held: BTreeMap<&'b str, u32>,
+    /// Lanes of manual cases, by tag: nobody writes down when a person was given a task.
+    manual: BTreeMap<&'b str, Vec<usize>>,
 }
 
 impl<'b> State<'b> {
@@ -81,6 +83,12 @@ impl<'b> State<'b> {
             open = book.plan.lanes.iter().map(|lane| lane.total).collect();
         }
         let ended = vec![0; open.len()];
+        let mut manual: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (lane, plan) in book.plan.lanes.iter().enumerate().filter(|(_, plan)| plan.is_manual) {
+            for tag in &plan.tags {
+                manual.entry(tag).or_default().push(lane);
+            }
+        }
         Self {
             book,
             busy: 0,
@@ -89,6 +97,7 @@ impl<'b> State<'b> {
             ended,
             again: 0,
             held: BTreeMap::new(),
+            manual,
         }
     }
 
@@ -133,7 +142,18 @@ impl<'b> State<'b> {
             let capacity = self.book.capacities.get(tag).copied().unwrap_or(1);
             self.held.get(tag).is_some_and(|held| *held >= capacity)
         };
-        match plan.tags.iter().any(|tag| is_full(tag)) {
+        if plan.tags.iter().any(|tag| is_full(tag)) {
+            return Waits::ForTag;
+        }
+        if plan.is_manual {
+            return Waits::ForPerson;
+        }
+        // People are never full: what waits for a verdict has its tags.
+        let with_people = |tag: &str| {
+            let lanes = self.manual.get(tag).into_iter().flatten();
+            lanes.clone().any(|lane| self.of_lane(*lane) == Waits::ForPerson)
+        };
+        match plan.tags.iter().any(|tag| with_people(tag)) {
             true => Waits::ForTag,
             false => Waits::ForNothing,
         }
@@ -147,6 +167,8 @@ pub(super) enum Waits {
     Not,
     ForLane,
     ForTag,
+    /// Who has it, and has not given a verdict.
+    ForPerson,
     /// But a slot.
     ForNothing,
 }

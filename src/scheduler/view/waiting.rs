@@ -192,7 +192,10 @@ fn words(book: &RunBook, lane: u32, why: &Why, held: &[Holder]) -> (&'static str
                 let lost = if holder.draining { ", which was lost" } else { "" };
                 let join = if first { " by" } else { " and" };
                 // It cannot fail.
-                let _infallible = write!(text, "{join} {of_case} on {}{lost}", holder.worker);
+                let _infallible = match &*holder.worker {
+                    keys::PEOPLE => write!(text, "{join} {of_case}, which a person judges"),
+                    worker => write!(text, "{join} {of_case} on {worker}{lost}"),
+                };
             }
             let lanes =
                 if *waiting == 1 { "1 lane waits".into() } else { format!("{waiting} lanes wait") };

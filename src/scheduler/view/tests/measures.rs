@@ -89,6 +89,41 @@ fn a_lane_that_no_worker_fits_does_not_hide_what_others_wait_for() {
 }
 
 #[test]
+fn what_waits_for_people_is_told_apart() {
+    let tagged = |case| with(case, "mutual_tag", json!("printer"));
+    let by_hand = with(tagged(json!({"id": "by hand", "kind": "manual"})), "steps", json!("look"));
+    let after = with(command("after"), "case_pre", json!("by hand"));
+    let mut store = Store::with_run(json!([command("a"), by_hand, tagged(command("b")), after]), 1);
+    store.worker("w1", 1);
+    // For 900 ms a person has the printer; the second verdict holds up nothing that is left.
+    store.results(keys::PEOPLE, &[row(1, 0, 1, Status::Passed, 1_000, 0)]);
+    let passed = |lane, at| row(lane, 0, 1, Status::Passed, at, 100);
+    store.results("w1", &[passed(0, 0), passed(2, 1_000), passed(3, 1_100)]);
+    let (found, gaps) = measured(&store.book());
+    let loss = found.loss.unwrap();
+    assert_eq!((loss.tag, loss.person, loss.other), (900_000, 0, 0), "{loss:?}");
+    assert_eq!(gaps.iter().map(|gap| gap.cause).collect::<Vec<_>>(), ["tag"]);
+
+    let by_hand = json!({"id": "by hand", "kind": "manual", "steps": "look"});
+    let mut store = Store::with_run(json!([command("a"), by_hand]), 1);
+    store.worker("w1", 1);
+    store.results("w1", &[row(0, 0, 1, Status::Passed, 0, 100)]);
+    store.results(keys::PEOPLE, &[row(1, 0, 1, Status::Passed, 5_000, 0)]);
+    let loss = numbers(&store.book()).loss.unwrap();
+    assert_eq!((loss.person, loss.other, loss.tail), (4_900_000, 0, 0), "{loss:?}");
+}
+
+#[test]
+fn what_nobody_knows_the_length_of_is_counted() {
+    let known = with(command("known"), "est_ms", json!(5_000));
+    let mut store = Store::with_run(json!([known, command("unknown")]), 4);
+    store.worker("w1", 1);
+    assert_eq!(numbers(&store.book()).guessed, 4);
+    store.results("w1", &[row(1, 0, 1, Status::Passed, 0, 100)]);
+    assert_eq!(numbers(&store.book()).guessed, 0, "one has told it");
+}
+
+#[test]
 fn it_is_said_that_there_are_too_many_tasks_for_the_loss() {
     let cases: Vec<_> = (0..7_100).map(|n| command(&format!("c{n}"))).collect();
     let mut store = Store::with_run(json!(cases), 1);

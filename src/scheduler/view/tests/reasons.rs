@@ -76,4 +76,6 @@ fn what_rests_or_is_with_people_waits_for_that() {
     let people = [of("look", 1, "verdict"), of("look", 2, "tag")];
     assert_eq!(shown(22_499), [vec![of("rested", 2, "rest")], people.to_vec()].concat());
     assert_eq!(shown(22_500), [vec![of("rested", 2, "slot")], people.to_vec()].concat());
+    let held = "tag desk is held by case look, which a person judges; 1 lane waits for it";
+    assert!(waiting(&store.book(), &store.kvs, 0).iter().any(|waiting| waiting.text == held));
 }
