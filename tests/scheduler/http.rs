@@ -255,7 +255,12 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         (runs, json!({"cases": [{"case": "nobody"}]}), 404, "unknown case nobody"),
         (runs, run(json!({"environments": ["x"]})), 404, "unknown environment x"),
         (runs, json!({"cases": ["nobody"]}), 404, "unknown case nobody"),
-        (runs, json!({"cases": [7]}), 400, "expected the id of a case, or {case, repeats}"),
+        (
+            runs,
+            json!({"cases": [7]}),
+            400,
+            "cases[0] is integer `7`, not the id of a case, or {case, repeats}",
+        ),
         (runs, json!({"cases": [{"name": "one"}]}), 400, "unknown field `name`"),
         (runs, json!({"cases": [{"case": "two"}]}), 422, "case two waits for one, which is not"),
         (runs, run(json!({"repeats": 0})), 400, "case one: 0 repeats"),

@@ -34,7 +34,12 @@ export const logOut = () => remember("", "");
 
 /** Takes a token, or gets one for a name and password. */
 async function logIn({ name, secret }) {
-  if (!name) return remember("", secret);
+  if (!name) {
+    // Whether a token is known is seen when it is shown; what its user may do is another question.
+    const answer = await fetch("/v1/queues", { headers: { authorization: `Bearer ${secret}` } });
+    if (answer.status === 401) await json(answer);
+    return remember("", secret);
+  }
   const headers = { "content-type": "application/json" };
   const answer = await fetch("/v1/login", { method: "POST", headers, body: JSON.stringify({ name, password: secret }) });
   remember(name, (await json(answer)).token);
@@ -92,6 +97,8 @@ async function call(method, path, body, { signal, ...more } = {}) {
       const why = token ? told((await answer.clone().json().catch(() => ({}))).error?.message) : "";
       // What is asked again and again must not ask the user so.
       if (!declined && (await logInAs(why))) continue;
+      // What was refused is not shown again.
+      if (token !== "" && token === shown) { logOut(); declined = true; }
     }
     return answer;
   }

@@ -3,7 +3,8 @@
 import { get, part, query, send } from "./api.js";
 import { openSubmit } from "./submit.js";
 import { scored, standing, stateButtons } from "./flaky.js";
-import { ago, ask, closeDialog, cut, dialog, filterChoice, filterInput, h, kept, labels, moment, number, paged, percent, pill, refreshed, say, searchInput, span, statusPill, strip, sure, table, trying } from "./parts.js";
+import { ago, ask, closeDialog, cut, dialog, filterChoice, filterInput, h, isIdle, kept, labels, moment, number, paged, percent, pill, refreshed, say, searchInput, span, statusPill, strip, sure, table, trying } from "./parts.js";
+import { wrong } from "./told.js";
 import { t } from "./words.js";
 
 const link = (found) => `#/cases/${part(found.id)}`;
@@ -49,11 +50,14 @@ function trendWord(trend) {
   return share === null ? t(`trend_${word}`) : t(`trend_${word}`, percent(share));
 }
 
+/** As columns side by side. */
+const DURATIONS_SHOWN = 32;
+
 /** The last durations as columns, the oldest first, with where they are going. */
 function durations(times = [], trend) {
   if (times.length === 0) return "";
   const most = Math.max(1, ...times);
-  const bars = times.map((ms) => { const one = h("i"); one.style.height = `${Math.max(4, (ms / most) * 100)}%`; return one; });
+  const bars = times.slice(-DURATIONS_SHOWN).map((ms) => { const one = h("i"); one.style.height = `${Math.max(4, (ms / most) * 100)}%`; return one; });
   const word = trendWord(trend);
   return [h("span", { class: "spark", role: "img", "aria-label": word, title: t("spark", number(times.length), span(Math.min(...times)), span(most)) }, bars), h("div", { class: "soft" }, word)];
 }
@@ -72,8 +76,16 @@ export function slowest(view) {
 
 export async function one(view, id) {
   const path = `/v1/testcases/${part(id)}`;
-  const [found, past] = await Promise.all([get(path), get(`${path}/history`)]);
+  const load = () => Promise.all([get(path), get(`${path}/history`)]);
+  const [found, past] = await load();
   const again = () => one(view, id);
+  const seen = JSON.stringify([found, past]);
+  view.stop();
+  view.every(5000, async () => {
+    const main = document.getElementById("main");
+    const now = isIdle(main) && await load().catch(() => null);
+    if (now && JSON.stringify(now) !== seen && isIdle(main)) await again();
+  });
   const remove = async () => {
     if (!await sure(t("sure", id), t("delete"))) return;
     await send("DELETE", path);
@@ -101,6 +113,11 @@ export async function one(view, id) {
     h("h2", {}, t("definition"), h("span", { class: "soft" }, ` · ${t("version")} ${version}`)), h("pre", {}, JSON.stringify(definition, null, 2)));
 }
 
+/** What somebody has typed; what is wrong with it is the browser's to say. */
+function readJson(text) {
+  try { return JSON.parse(text); } catch (error) { throw new Error(wrong(`the body is not JSON: ${error.message}`)); }
+}
+
 /** A definition as JSON; what the service says of it stands below. */
 function edit(word, path, found, done, isThere = false) {
   const text = h("textarea", { class: "mono", spellcheck: "false", "aria-label": t("definition") });
@@ -111,11 +128,19 @@ function edit(word, path, found, done, isThere = false) {
   const save = async () => {
     error.textContent = "";
     try {
-      await send(isThere ? "PUT" : "POST", path, JSON.parse(text.value));
+      await send(isThere ? "PUT" : "POST", path, readJson(text.value));
       closeDialog();
       say(t("saved"));
       done();
-    } catch (problem) { error.textContent = problem.message; }
+    } catch (problem) {
+      error.textContent = problem.message;
+      if (!isThere || problem.status !== 409) return;
+      // What was typed is not lost: it may replace what somebody else has saved, which is said.
+      const now = await get(path).catch(() => null);
+      if (!now) return;
+      text.value = JSON.stringify({ ...JSON.parse(text.value), version: now.version }, null, 2);
+      error.textContent += `\n${t("save_over", now.version)}`;
+    }
   };
   dialog(t(word), text, error, h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("close")), h("button", { type: "button", class: "main", click: save }, t("save"))));
   text.focus();

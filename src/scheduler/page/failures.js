@@ -63,7 +63,7 @@ function groupOf(run, group, pasts) {
 /** A choice of another run, or of this one as it was at a revision, and a place for what differs. */
 function comparison(path, run) {
   const difference = h("div");
-  const choose = h("select", { "aria-label": t("compare"), change: () => compare() }, h("option", { value: "" }, "—"));
+  const choose = h("select", { "aria-label": t("compare"), change: () => { named.value = ""; compare(); } }, h("option", { value: "" }, "—"));
   const named = h("input", { class: "short", "aria-label": t("other_run"), placeholder: t("other_run"), change: () => compare() });
   const at = h("input", { class: "short", type: "number", min: "1", "aria-label": t("at_revision"), placeholder: t("at_revision"), change: () => compare() });
   const compare = async () => {

@@ -45,7 +45,7 @@ export function scored(score) {
 export function flakyCases(view) {
   const columns = [
     { word: "case", show: (found) => [h("a", { href: `#/cases/${part(found.case)}` }, found.case), found.name && h("div", { class: "soft" }, found.name)] },
-    { word: "environment", show: (found) => found.environment },
+    { word: "environment", show: (found) => (found.environment && found.environment !== "-" ? found.environment : t("none")) },
     { word: "score", show: (found) => scored(found), isNumber: true },
     { word: "history", show: (found) => strip(found.stats) },
     { word: "state", show: (found) => [standing(found), found.state === "muted" && found.has_recovered && pill("good", t("recovered"))] },

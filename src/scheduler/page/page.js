@@ -183,6 +183,8 @@ onLogin((why) => new Promise((answer) => {
   (name.value ? secret : name).focus();
 }));
 
+// An address of its own would be that of another page.
+document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
 document.getElementById("who").addEventListener("click", async () => {
   if (isKnown()) logOut();
   else await logInAs();

@@ -165,14 +165,16 @@ export function paged(load, show) {
     asked += 1;
     const own = asked;
     try {
-      const page = await load(next);
+      let page = await load(next);
+      // The server looks through so many at a time, and among those there may be none.
+      while (page.items.length === 0 && page.next && own === asked) page = await load(page.next);
       // Somebody has asked for something else meanwhile, or laid a hand on what is there.
       if (own !== asked || !mayDraw()) return;
       items = next ? items.concat(page.items) : page.items;
       draw(page.next);
     } catch (error) {
       if (own !== asked) return;
-      place.replaceChildren(problem(error));
+      amiss(place, error);
       if (error.isPassing) setTimeout(() => { if (own === asked && place.isConnected) add(); }, 3000);
     }
   };
@@ -180,6 +182,13 @@ export function paged(load, show) {
 }
 
 export const problem = (error) => h("div", { class: "empty problem", role: "alert" }, error.message);
+
+/** Says what went wrong: above what was seen before, where it may be otherwise in a moment. */
+export function amiss(place, error) {
+  place.querySelector(".problem")?.remove();
+  if (error.isPassing && place.querySelector("table, canvas")) place.prepend(problem(error));
+  else place.replaceChildren(problem(error));
+}
 
 /** A line that goes away by itself. */
 export function say(text, isBad = false) {
@@ -203,7 +212,7 @@ export const trying = (work) => async (event) => {
 };
 
 /** Whether a list may be drawn again: not under the hands of who uses it, not while nobody looks. */
-const isIdle = (place) => !document.hidden && !document.getElementById("dialog").open && !place.contains(document.activeElement);
+export const isIdle = (place) => !document.hidden && !document.getElementById("dialog").open && !place.contains(document.activeElement);
 
 /** What narrows a list: it is kept with the address, and there again for who comes back to that. */
 export function kept(name, initial) {
@@ -217,7 +226,7 @@ export function kept(name, initial) {
 }
 
 /** A field that narrows a list by one of its values. */
-export const filterInput = (view, name, filter, refresh) => h("input", { type: "search", class: "narrow", placeholder: t(name), "aria-label": t(name), value: filter[name], input: view.debounce((event) => { filter[name] = event.target.value.trim(); refresh(); }) });
+export const filterInput = (view, name, filter, refresh) => h("input", { type: "search", class: "narrow", placeholder: t("exactly", t(name)), "aria-label": t(name), value: filter[name], input: view.debounce((event) => { filter[name] = event.target.value.trim(); refresh(); }) });
 
 /** A field that narrows a list by any text. */
 export const searchInput = (view, filter, refresh) => h("input", { type: "search", "aria-label": t("search"), placeholder: t("search"), "data-search": true, value: filter.text, input: view.debounce((event) => { filter.text = event.target.value; refresh(); }) });

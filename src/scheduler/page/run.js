@@ -4,7 +4,7 @@ import { follow, get, part, Problem, query, send } from "./api.js";
 import { failures as failuresOf } from "./failures.js";
 import { replay } from "./replay.js";
 import { timeline } from "./timeline.js";
-import { ago, bar, cut, ended, endedOf, filterChoice, filterInput, h, holder, kept, legend, moment, mutedPill, number, paged, percent, pill, problem, rate, runLink, say, span, sure, table, taskLink, taskPill, tasksWord, took, trying, workerName } from "./parts.js";
+import { ago, amiss, bar, cut, ended, endedOf, filterChoice, filterInput, h, holder, kept, legend, moment, mutedPill, number, paged, percent, pill, rate, runLink, say, span, sure, table, taskLink, taskPill, tasksWord, took, trying, workerName } from "./parts.js";
 import { told } from "./told.js";
 import { language, t } from "./words.js";
 
@@ -29,7 +29,7 @@ export async function one(view, run, asked) {
   const head = h("div");
   const progress = h("div", { class: "paper pad" });
   const facts = h("div", { class: "facts" });
-  const body = h("div");
+  const body = h("div", { id: "panel", role: "tabpanel" });
   const tabs = h("div", { class: "tabs", role: "tablist" });
   let chosen;
   // When the scheduler was heard last, and what is wrong since, if something is.
@@ -88,7 +88,8 @@ export async function one(view, run, asked) {
       const guess = measured.guessed > 0 && t("bound_guessed", tasksWord(measured.guessed));
       shown.push(fact("bound", us(measured.bound), [t(`bound_${cause}`), guess].filter(Boolean).join(" · ")), fact("slots", number(measured.slots)));
       if (isOver() && measured.efficiency) shown.push(fact("efficiency", percent(measured.efficiency)));
-      else if (!isOver() && measured.left && measured.slots > 0) shown.push(fact("left", us(measured.left)));
+      // What runs is nearer to its end than that knows.
+      else if (!isOver() && measured.left && measured.slots > 0) shown.push(fact("left", span(Math.min(measured.left / 1000, measured.ends > now ? measured.ends - now : Infinity))));
     }
     facts.replaceChildren(...shown.filter(Boolean));
   };
@@ -99,14 +100,19 @@ export async function one(view, run, asked) {
     const counts = { failures: totals.failures };
     const isHere = tabs.contains(document.activeElement);
     tabs.replaceChildren(...Object.keys(panels).map((name) => h("button", {
-      type: "button", role: "tab", "aria-selected": String(name === chosen), tabindex: name === chosen ? "0" : "-1",
+      type: "button", role: "tab", "aria-controls": "panel", "aria-selected": String(name === chosen), tabindex: name === chosen ? "0" : "-1",
       click: () => choose(name), keydown: (event) => {
         const names = Object.keys(panels);
-        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-        if (step) { choose(names[(names.indexOf(name) + step + names.length) % names.length]); tabs.querySelector("[aria-selected=true]").focus(); }
+        const at = names.indexOf(name);
+        const next = { ArrowRight: at + 1, ArrowLeft: at - 1 + names.length, Home: 0, End: names.length - 1 }[event.key];
+        if (next === undefined) return;
+        event.preventDefault();
+        choose(names[next % names.length]);
+        tabs.querySelector("[aria-selected=true]").focus();
       },
     }, t(name), counts[name] > 0 && h("span", { class: "count" }, number(counts[name])))));
-    if (isHere) tabs.querySelector("[aria-selected=true]").focus();
+    // Whoever reads further down stays there.
+    if (isHere) tabs.querySelector("[aria-selected=true]").focus({ preventScroll: true });
   }
   let refresh = () => {};
   // A longer list is not pulled from under its reader, nor what he stands on or has opened.
@@ -161,8 +167,9 @@ export async function one(view, run, asked) {
       try {
         const found = await get(`${path}/waiting`);
         const counts = Object.entries(found.tasks).map(([reason, count]) => pill("00", `${t(`why_${reason}`)} ${number(count)}`));
-        place.replaceChildren(h("div", { class: "legend" }, counts), h("h2"), h("div", { class: "paper" }, table(columns, found.items, { empty: t("nothing_waits") })));
-      } catch (error) { place.replaceChildren(problem(error)); }
+        place.replaceChildren(h("div", { class: "legend" }, counts), h("h2"), h("div", { class: "paper" }, table(columns, found.items, { empty: t("nothing_waits") }),
+          found.lanes > found.items.length && h("p", { class: "soft pad" }, t("lanes_more", number(found.lanes - found.items.length)))));
+      } catch (error) { amiss(place, error); }
     };
     draw();
     return draw;
@@ -219,7 +226,7 @@ export async function one(view, run, asked) {
         const shown = part_;
         const found = await get(query(`${path}/timeline`, shown));
         if (shown === part_ && (isAsked || !isUsed())) place.replaceChildren(timeline(found, run, measured?.loss, turn));
-      } catch (error) { place.replaceChildren(problem(error)); }
+      } catch (error) { amiss(place, error); }
     };
     draw();
     // What somebody has turned to stays as it is.

@@ -39,7 +39,10 @@ export async function openSubmit(ids = []) {
   };
   const load = async (isMore) => {
     try {
-      const page = await get(query("/v1/testcases", { text, limit: 100, next: isMore ? next : "" }));
+      const asked = text;
+      let page = await get(query("/v1/testcases", { text, limit: 100, next: isMore ? next : "" }));
+      while (page.items.length === 0 && page.next && asked === text) page = await get(query("/v1/testcases", { text, limit: 100, next: page.next }));
+      if (asked !== text) return;
       next = page.next;
       // Without a search what is picked comes first, wherever it stands among the cases.
       if (!isMore) first = text ? [] : [...picked.keys()];
@@ -70,7 +73,7 @@ export async function openSubmit(ids = []) {
       try {
         const made = await send("POST", "/v1/runs", spec);
         closeDialog();
-        say([t("submitted", made.run, number(made.tasks)), ...(made.warnings || [])].join("\n"));
+        say([t("submitted", made.run, tasksWord(made.tasks)), ...(made.warnings || [])].join("\n"));
         location.hash = `#/runs/${encodeURIComponent(made.run)}`;
       } catch (problem) {
         error.textContent = problem.message;

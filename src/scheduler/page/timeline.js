@@ -148,12 +148,14 @@ export function timeline(found, run, loss, turn) {
       const top = TOP + at * ROW + 1;
       pen.fillStyle = color("--sunk");
       pen.fillRect(left(), top, width - left() - 8, ROW - 3);
-      for (const item of itemsOf(row)) {
+      // What was lost has no time of its own: it is seen above what came next.
+      const isLost = (item) => item.status === "08";
+      for (const item of itemsOf(row).toSorted((a, b) => isLost(a) - isLost(b))) {
         const key = item.cause || (mode === "case" ? item.lane : item.status);
         if (!fills.has(key)) fills.set(key, fillOf(item));
         pen.fillStyle = fills.get(key);
         const begin = x(item.start);
-        const long = Math.max(item.cause ? 0.5 : 1, x(item.end) - begin);
+        const long = Math.max(item.cause ? 0.5 : isLost(item) ? 3 : 1, x(item.end) - begin);
         pen.fillRect(begin, top, long > 3 && !item.cause ? long - 0.75 : long, ROW - 3);
       }
     });

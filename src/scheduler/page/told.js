@@ -32,6 +32,12 @@ const SENTENCES = [
   ["case {0}: {1} tasks of it are open, in all runs", "用例 {0}：所有运行中有 {1} 个任务未结束"], ["tag {0} is held by case {1}, which a person judges; {2} lane waits for it", "标签 {0} 由等待人工判定的用例 {1} 持有；{2} 个用例在等待"], ["tag {0} is held by case {1}, which a person judges; {2} lanes wait for it", "标签 {0} 由等待人工判定的用例 {1} 持有；{2} 个用例在等待"],
   ["tag {0} is held by case {1} on {2}; {3} lane waits for it", "标签 {0} 由 {2} 上的用例 {1} 持有；{3} 个用例在等待"], ["tag {0} is held by case {1} on {2}; {3} lanes wait for it", "标签 {0} 由 {2} 上的用例 {1} 持有；{3} 个用例在等待"],
   ["tag {0} is held by run {1} on {2}; {3} lane waits for it", "标签 {0} 由 {2} 上的运行 {1} 持有；{3} 个用例在等待"], ["tag {0} is held by run {1} on {2}; {3} lanes wait for it", "标签 {0} 由 {2} 上的运行 {1} 持有；{3} 个用例在等待"], ["tag {0} is kept for a lane that has waited longer", "标签 {0} 留给等待更久的用例"],
+  ["case {0} must pass first: {1} of {2} did", "用例 {0} 必须先通过：{2} 次中通过 {1} 次"], ["{0} must pass first, and it is {1}", "{0} 必须先通过，其结果为 {1}"],
+  ["forced, tag {0} was released: {1}", "标签 {0} 被强制释放：{1}"], ["forced by {0}, tag {1} was released: {2}", "{0} 强制释放标签 {1}：{2}"], ["exit code {0}: {1}", "退出码 {0}：{1}"], ["exit code {0}", "退出码 {0}"], ["not done within {0} ms", "未在 {0} 毫秒内完成"],
+  ["not a case: {0}", "用例定义有误：{0}"], ["not an environment: {0}", "环境定义有误：{0}"], ["not a valid run: {0}", "运行定义有误：{0}"], ["{0} is {1}, not a whole number from {2} to {3}", "{0} 的值 {1} 不是 {2} 到 {3} 之间的整数"], ["{0} is {1}, not a whole number from 0", "{0} 的值 {1} 不是非负整数"],
+  ["waits for itself", "等待自己"], ["kind is command, but there is no command", "类型为命令，但没有命令"], ["match is {0}, but there is no output to compare with: give it, or match: none", "match 为 {0}，但没有可比较的 output：请给出，或设 match: none"], ["{0} id {1} has a slash or control character", "{0} 编号 {1} 含有斜杠或控制字符"],
+  // What begins as others do comes last.
+  ["case {0}: {1}", "用例 {0}：{1}"], ["environment {0}: {1}", "环境 {0}：{1}"],
 ];
 
 let patterns = null;

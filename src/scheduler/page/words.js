@@ -30,7 +30,7 @@ const WORDS = {
   no_cases: ["No cases fit.", "没有符合的用例。"], no_environments: ["No environments.", "没有环境。"], no_workers: ["No workers. Start one: quoin worker --name w1", "没有执行机。启动一个：quoin worker --name w1"],
   no_tags: ["No tag is held.", "没有被持有的标签。"], no_queues: ["All queues have default settings.", "所有队列都是默认设置。"], no_tasks: ["No tasks fit.", "没有符合的任务。"],
   no_failures: ["Nothing has failed.", "没有失败。"], nothing_waits: ["Nothing waits.", "没有等待的任务。"], nothing_ran: ["Nothing has run yet.", "尚未执行。"],
-  submitted: ["Run {0} is submitted: {1} tasks", "运行 {0} 已提交：{1} 个任务"], asked: ["It is asked for.", "已提出请求。"], saved: ["Saved.", "已保存。"],
+  submitted: ["Run {0} is submitted: {1}", "运行 {0} 已提交：{1}"], exactly: ["{0} =", "{0} ="], save_over: ["It is at version {0} now. Save again to replace that.", "现在是版本 {0}。再次保存将覆盖它。"], asked: ["It is asked for.", "已提出请求。"], saved: ["Saved.", "已保存。"],
   of: ["{0} of {1}", "{0} / {1}"], pick_cases: ["Pick cases", "选择用例"], include: ["Include predecessors that are not picked", "包含未选的前置用例"],
   rerun_of: ["Repeats run {0}", "重跑自 {0}"], output: ["Output", "输出"], expected: ["Expected", "期望"], attempt: ["Attempt {0} on {1}", "第 {0} 次尝试，于 {1}"], attempt_person: ["Attempt {0}, judged by a person", "第 {0} 次尝试，人工判定"], person: ["a person", "人工"],
   login: ["Log in", "登录"], log_out: ["Log out {0}", "退出 {0}"], user_label: ["User (empty for a token)", "用户（用令牌时留空）"], secret_label: ["Password or token", "密码或令牌"], go: ["Go on", "继续"], away: ["No answer: {0}", "无应答：{0}"],

@@ -103,11 +103,11 @@ impl Planner {
                 return Some(Why::GlobalPredecessor { case, open });
             }
         }
-        for lock in lane.locks.iter() {
-            let (lock, number) = (self.locks.get(*lock), *lock);
-            if lock.admits(id) {
-                continue;
-            }
+        // As lanes are placed: what is closed keeps them first.
+        let numbers = || lane.locks.iter().map(|number| (self.locks.get(*number), *number));
+        let closed = numbers().find(|(lock, _)| lock.closed.is_some());
+        let full = || numbers().find(|(lock, _)| !lock.admits(id));
+        if let Some((lock, number)) = closed.or_else(full) {
             let (capacity, waiting) = (lock.capacity, self.locks.waiting(number));
             if let Some(reason) = lock.closed.clone() {
                 return Some(match lock.name.clone() {

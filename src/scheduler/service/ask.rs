@@ -49,6 +49,7 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Asked<T> {
         found.map(|Query(found)| Self(found)).map_err(|error| {
             let text = error.body_text();
             let said = text.split_once("query string: ").map_or(&*text, |(_, said)| said);
+            let said = said.replace("invalid digit found in string", "it is not a whole number");
             Problem::new(400, format!("not a valid query: {said}"))
         })
     }
