@@ -145,6 +145,15 @@ async fn definitions_are_created_read_changed_listed_and_deleted(engine: Engine)
             caller.raw("PUT", &path, &headers, unversioned.clone()).await.status
         };
         assert_eq!((put("if-none-match").await, put("if-match").await), (412, 200));
+        // What is put where nothing was is made.
+        let other = format!("/v1/{kind}/c%20d");
+        let mut body: Value = serde_json::from_str(&unversioned).unwrap();
+        body["id"] = json!("c d");
+        let new = caller.call("PUT", &other, body.clone()).await;
+        assert_eq!(new.status, 201, "{}", new.body);
+        assert_eq!(new.headers["location"], other);
+        assert_eq!(caller.call("PUT", &other, body).await.status, 200);
+        assert_eq!(caller.raw("DELETE", &other, &[], "").await.status, 200);
 
         let late = caller.raw("DELETE", &path, &[("if-match", &tag)], "").await;
         assert_eq!(late.status, 409);
@@ -154,7 +163,7 @@ async fn definitions_are_created_read_changed_listed_and_deleted(engine: Engine)
         assert_eq!(caller.raw("DELETE", &path, &[], "").await.status, 404);
         assert_eq!(caller.call("PATCH", &path, json!({})).await.status, 404);
         // Nor is there made what is not there by who asks to change it.
-        assert_eq!((put("if-match").await, put("if-none-match").await), (412, 200));
+        assert_eq!((put("if-match").await, put("if-none-match").await), (412, 201));
         assert_eq!(caller.raw("DELETE", &path, &[], "").await.status, 200);
     }
     let again = caller.call("POST", "/v1/testcases", case("a b")).await;

@@ -5,7 +5,7 @@ use super::answer::{Problem, located, ok, stored};
 use super::ask::{Asked, Expected, InPath, Object, Part, check_known, token};
 use super::runs::now_ms;
 use crate::scheduler::analysis::{FlakeRule, FlakeScore, Stats, Trend};
-use crate::scheduler::catalog::{self, Definition, Listed};
+use crate::scheduler::catalog::{self, Definition, Listed, Stored};
 use crate::scheduler::checks::{Checked, check_case, check_places};
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
@@ -17,6 +17,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A definition that has a place under `/v1/`.
 pub(super) trait Served: Definition {
@@ -69,8 +70,13 @@ pub(super) async fn create<T: Served>(
     value.check_beside(&services).await?;
     check_room(&services.store().await?).await?;
     let made = catalog::create(&services.store().await?, value).await?;
+    Ok(created(&made))
+}
+
+/// Says where one is that was made.
+fn created<T: Served>(made: &Stored<T>) -> Response {
     let path = format!("{}{}", T::PATH, urlencoded(made.value.id()));
-    Ok(located(stored(StatusCode::CREATED, &made), &path))
+    located(stored(StatusCode::CREATED, made), &path)
 }
 
 pub(super) async fn get<T: Served>(
@@ -91,8 +97,10 @@ pub(super) async fn put<T: Served>(
     let value: T = parse(body, Some(&id))?;
     value.check_beside(&services).await?;
     check_room(&services.store().await?).await?;
+    let was_there = AtomicBool::new(false);
     let written = |before: Option<&T>| {
         let found = before.is_some_and(|before| !before.is_deleted());
+        was_there.store(found, Ordering::Relaxed);
         match is_there {
             Some(true) if !found => Err(Refusal::new(412, format!("there is no {} {id}", T::WHAT))),
             Some(false) if found => {
@@ -103,7 +111,10 @@ pub(super) async fn put<T: Served>(
     };
     value.check()?;
     let written = catalog::change(&services.store().await?, &id, version, written).await?;
-    Ok(stored(StatusCode::OK, &written))
+    Ok(match was_there.into_inner() {
+        true => stored(StatusCode::OK, &written),
+        false => created(&written),
+    })
 }
 
 /// Changes the fields that the body names; null takes one away.

@@ -414,6 +414,11 @@ fn describe(operation: &Operation) -> Value {
         again["description"] = "It was there already, made by the same call".into();
         answers.insert("200".to_owned(), again);
     }
+    if operation.method == "PUT" && operation.body == operation.answer {
+        let mut new = answers[&operation.status.to_string()].clone();
+        new["description"] = "There was none, and it is made".into();
+        answers.insert("201".to_owned(), new);
+    }
     let own = operation.errors.iter().map(|status| (status.to_string(), meaning(*status)));
     // What any call may be answered with: who asks, how, and whether the store is there.
     let others = ("default".to_owned(), "Anything else that keeps the call from being served");
