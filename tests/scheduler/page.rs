@@ -218,6 +218,30 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.until(told).await;
     browser.until("document.querySelector('tbody .pill')?.textContent === 'bad'").await;
     browser.picture("environments").await;
+
+    // Somebody else has changed what is edited: what was typed may be saved all the same. What he changes next
+    // is seen without asking.
+    browser.open(&format!("{url}/#/cases/look")).await;
+    browser.until(&says("look at it")).await;
+    browser.press_button("Edit").await;
+    let replace = "(() => { const e = document.querySelector('dialog[open] textarea'); if (!e) return false; \
+                   e.value = e.value.replace('look at it', 'mine'); return true })()";
+    browser.until(replace).await;
+    let patched = caller.call("PATCH", "/v1/testcases/look", json!({"name": "theirs"})).await;
+    assert_eq!(patched.status, 200, "{}", patched.body);
+    browser.press_button("Save").await;
+    let version = &patched.body["version"];
+    let told = format!("It is at version {version} now. Save again to replace that.");
+    browser.until(&format!("document.querySelector('dialog').innerText.includes({told:?})")).await;
+    browser.press_button("Save").await;
+    browser.until(&says("\"name\": \"mine\"")).await;
+    browser.value("document.activeElement.blur()").await.unwrap();
+    let patched = caller.call("PATCH", "/v1/testcases/look", json!({"name": "theirs again"})).await;
+    assert_eq!(patched.status, 200, "{}", patched.body);
+    browser.until(&says("theirs again")).await;
+    // The link to the content is none to another page.
+    browser.click("document.querySelector('a.skip')").await;
+    browser.until("location.hash === '#/cases/look' && document.activeElement.id === 'main'").await;
     assert_eq!(browser.problems(), [""; 0]);
 }
 

@@ -125,6 +125,8 @@ function edit(word, path, found, done, isThere = false) {
   const { checked, ...definition } = found;
   text.value = JSON.stringify(definition, null, 2);
   const error = h("div", { class: "problem", role: "alert" });
+  // What the page behind shows is not what there is.
+  let isOld = false;
   const save = async () => {
     error.textContent = "";
     try {
@@ -138,11 +140,12 @@ function edit(word, path, found, done, isThere = false) {
       // What was typed is not lost: it may replace what somebody else has saved, which is said.
       const now = await get(path).catch(() => null);
       if (!now) return;
+      isOld = true;
       text.value = JSON.stringify({ ...JSON.parse(text.value), version: now.version }, null, 2);
       error.textContent += `\n${t("save_over", now.version)}`;
     }
   };
-  dialog(t(word), text, error, h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("close")), h("button", { type: "button", class: "main", click: save }, t("save"))));
+  dialog(t(word), text, error, h("div", { class: "buttons" }, h("button", { type: "button", click: closeDialog }, t("close")), h("button", { type: "button", class: "main", click: save }, t("save")))).then(() => isOld && done());
   text.focus();
 }
 
