@@ -5,7 +5,7 @@
 //! `${ms}` may be a number; `$${` stands for `${` itself. Nothing is read from other files or from the
 //! environment.
 
-use super::model::{Environment, RunSpec, TestCase};
+use super::model::{Environment, RunSpec, TestCase, in_words};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
@@ -221,7 +221,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         },
     };
     let read = serde_saphyr::from_str_with_options(text, options);
-    read.map_err(|error| error.without_snippet().to_string())
+    read.map_err(|error| in_words(&error.without_snippet().to_string()))
 }
 
 /// A text in which a plan file puts no variables in: filled, it is what it was.
@@ -334,6 +334,8 @@ run:
         assert!(with("is ${word}", "is ${wort}").contains("line 9: no variable wort"));
         let unknown = with("est_ms", "est");
         assert!(unknown.contains("unknown field `est`") && unknown.contains("line 8"), "{unknown}");
+        let soon = with("est_ms: ${ms}", "est_ms: -1");
+        assert!(soon.contains("this is not a whole number from 0 at line 8"), "{soon}");
         let twice = with("kind: command\n    command", "id: a\n    command");
         assert!(twice.contains("duplicate") && twice.contains("line 6"), "{twice}");
         assert!(with("run:", "runs:").contains("unknown field `runs`"));

@@ -27,7 +27,7 @@ pub use environment::{Environment, Health, Occupancy};
 pub use names::{check_id, check_labels};
 pub use ordinals::Ordinals;
 pub use outline::{Outline, Rules};
-pub use plainly::understand;
+pub use plainly::{in_words, understand};
 pub use plan::{
     LanePlan, PlannedPredecessor, RunPlan, Survey, expand, find_circle, survey, survey_of,
 };

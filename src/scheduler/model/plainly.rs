@@ -40,6 +40,16 @@ pub fn understand<T: DeserializeOwned>(what: &str, value: Value) -> Result<T, Re
         .map_err(|error| refusal(what, &error.path().to_string(), error.inner()))
 }
 
+/// What a reader of YAML says of a number that is none, in plain words.
+pub fn in_words(error: &str) -> String {
+    let number = error.strip_prefix("invalid ").and_then(|found| found.split_once(' '));
+    let known = number.and_then(|(name, place)| {
+        let (_, words) = NUMBERS.iter().find(|(known, _)| *known == name)?;
+        Some(format!("this is not {words} {place}"))
+    });
+    known.unwrap_or_else(|| error.to_owned())
+}
+
 fn refusal(what: &str, path: &str, error: &serde_json::Error) -> Refusal {
     Refusal::malformed(format!("not {what}: {}", told(path, &error.to_string())))
 }
