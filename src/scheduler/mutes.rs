@@ -2,9 +2,8 @@
 
 use super::catalog;
 use super::client::Client;
-use super::model::{CaseState, TestCase};
+use super::model::{CaseState, TestCase, milliseconds};
 use super::submit::SubmitError;
-use std::time::UNIX_EPOCH;
 
 /// Lets a muted case be as any other that had recovered at a time, in milliseconds since 1970. A mute that
 /// is newer is about what happened later, and stays.
@@ -32,11 +31,4 @@ pub(super) async fn end(client: &Client, case: &str, recovered: u64) -> Result<(
         Err(error) => return Err(error),
     }
     Ok(())
-}
-
-/// A time as definitions have it, in milliseconds since 1970.
-fn milliseconds(time: &str) -> Option<u64> {
-    let time = humantime::parse_rfc3339_weak(time).ok()?;
-    let since = time.duration_since(UNIX_EPOCH).ok()?;
-    u64::try_from(since.as_millis()).ok()
 }

@@ -302,7 +302,11 @@ async fn nobody_sets_a_case_apart_without_a_reason(engine: Engine) {
     assert_eq!(given(json!({"state": "skipped"})).await.status, 422);
     assert_eq!(given(json!({"state": "skipped", "state_reason": "it leaks"})).await.status, 200);
     assert_eq!(given(json!({"state_reason": null})).await.status, 422);
-    assert_eq!(given(json!({"state": "enabled", "state_reason": null})).await.status, 200);
+    // Enabled again, it takes nothing of that with it to the next time.
+    assert_eq!(given(json!({"state": "enabled"})).await.status, 200);
+    assert_eq!(given(json!({"state": "muted"})).await.status, 422);
+    let until = json!({"state": "muted", "state_reason": "x", "state_until": "tomorrow"});
+    assert_eq!(given(until).await.status, 400);
 }
 
 async fn tags_are_told_with_who_waits_and_environments_with_their_checks(engine: Engine) {

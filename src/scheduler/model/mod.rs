@@ -17,6 +17,7 @@ mod run;
 mod short;
 mod status;
 
+pub(in crate::scheduler) use case::milliseconds;
 pub use case::{
     CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
     TestCase, is_http, pattern,
