@@ -5,13 +5,11 @@ use super::plainly::read;
 use super::short::one_or_many;
 use super::{Labels, Refusal};
 use http::{HeaderName, HeaderValue, Method};
-use jiff::Timestamp;
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::time::UNIX_EPOCH;
 use url::Url;
 
 /// A claim of several tags is one transaction.
@@ -324,32 +322,6 @@ impl TestCase {
         self.check_numbers().or_else(fail)
     }
 
-    /// Whether it says why it is muted or skipped, and until when, beside what was there before. What was muted
-    /// without a reason, by hand or when files could do so, may go on so.
-    pub(in crate::scheduler) fn check_state(&self, before: Option<&Self>) -> Result<(), Refusal> {
-        let is_kept = before.is_some_and(|before| before.state_until == self.state_until);
-        let until = self.state_until.as_deref().filter(|_| !is_kept);
-        if let Some(until) = until.filter(|until| until.parse::<Timestamp>().is_err()) {
-            return Err(Refusal::malformed(format!(
-                "case {}: state_until {until:?} is no time like 2000-12-31T18:00:00Z",
-                self.id
-            )));
-        }
-        let goes_on = before.is_some_and(|before| {
-            before.state == self.state && before.state_reason.trim().is_empty()
-        });
-        let word = match self.state {
-            CaseState::Enabled => return Ok(()),
-            CaseState::Muted => "muted",
-            CaseState::Skipped => "skipped",
-        };
-        if goes_on || !self.state_reason.trim().is_empty() {
-            return Ok(());
-        }
-        let text = format!("case {} is to be {word}: say why in state_reason", self.id);
-        Err(Refusal::new(422, text))
-    }
-
     fn check_kind(&self) -> Result<(), String> {
         match self.kind {
             Kind::Http => {
@@ -452,31 +424,6 @@ impl TestCase {
         Ok(())
     }
 
-    /// How it stands at a time, in milliseconds since 1970: a mute or skip until a time before that is over.
-    /// What is no time never passes.
-    pub fn state_at(&self, now: u64) -> CaseState {
-        match self.state_until.as_deref().and_then(milliseconds).is_some_and(|until| until <= now) {
-            true => CaseState::Enabled,
-            false => self.state,
-        }
-    }
-
-    /// Says since when its state is as it is, when it is written at a time in place of another. Why and until when it
-    /// was another is not kept: that would be true of the next time as well.
-    pub(in crate::scheduler) fn date_state(&mut self, before: Option<&Self>, now: &str) {
-        if self.state == CaseState::Enabled {
-            self.state_reason.clear();
-            self.state_until = None;
-        }
-        let of = |case: &Self| (case.state, case.state_reason.clone(), case.state_until.clone());
-        let before = before.filter(|before| of(before) == of(self));
-        self.state_since = match (self.state, before) {
-            (CaseState::Enabled, _) => None,
-            (_, Some(before)) => before.state_since.clone(),
-            (_, None) => Some(now.to_owned()),
-        };
-    }
-
     /// How its output is compared. Exact, as test teams are used to, where an output is given for a
     /// call; commands without an output pass by their exit code.
     pub fn matching(&self) -> OutputMatch {
@@ -491,16 +438,6 @@ impl TestCase {
 pub fn is_http(url: &str) -> bool {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
     ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
-}
-
-/// A time as definitions have it (RFC 3339), in milliseconds since 1970.
-pub(in crate::scheduler) fn milliseconds(time: &str) -> Option<u64> {
-    if let Ok(time) = time.parse::<Timestamp>() {
-        return u64::try_from(time.as_millisecond()).ok();
-    }
-    // Written when less was asked of times.
-    let since = humantime::parse_rfc3339_weak(time).ok()?.duration_since(UNIX_EPOCH).ok()?;
-    u64::try_from(since.as_millis()).ok()
 }
 
 /// The pattern that a case expects.
@@ -518,7 +455,7 @@ pub fn pattern(output: &str) -> Result<Regex, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CaseState, Policy, Scope, TestCase};
+    use super::{Policy, Scope, TestCase};
     use serde_json::{Value, json};
 
     fn parse(case: Value) -> Result<TestCase, String> {
@@ -539,54 +476,6 @@ mod tests {
         assert!(with("url", json!("HTTP://127.0.0.1/")).is_ok());
         let text = "case c: url \"httpx://127.0.0.1/\" is not http or https";
         assert_eq!(with("url", json!("httpx://127.0.0.1/")).unwrap_err(), text);
-    }
-
-    #[test]
-    fn a_mute_is_one_until_its_time() {
-        let mut case = TestCase { state: CaseState::Muted, ..TestCase::default() };
-        assert_eq!(case.state_at(u64::MAX), CaseState::Muted, "for ever");
-        case.state_until = Some("1970-01-01T00:00:01Z".into());
-        assert_eq!(
-            [999, 1_000].map(|now| case.state_at(now)),
-            [CaseState::Muted, CaseState::Enabled]
-        );
-        case.state_until = Some("1970-01-01T08:00:01+08:00".into());
-        assert_eq!(
-            [999, 1_000].map(|now| case.state_at(now)),
-            [CaseState::Muted, CaseState::Enabled]
-        );
-    }
-
-    #[test]
-    fn what_is_no_time_is_refused_where_it_is_new() {
-        let until = |until: &str| TestCase {
-            id: "c".into(),
-            state: CaseState::Muted,
-            state_reason: "x".into(),
-            state_until: Some(until.into()),
-            ..TestCase::default()
-        };
-        for time in ["2026-11-23T22:00:00+08:00", "2026-11-23T22:00:00.5Z"] {
-            assert_eq!(until(time).check_state(None), Ok(()));
-        }
-        for other in ["tomorrow", "2026-11-30", "2026-11-30T18:00:00", ""] {
-            let refusal = until(other).check_state(Some(&until("soon"))).unwrap_err();
-            let text = "is no time like 2000-12-31T18:00:00Z";
-            assert_eq!(refusal.status, 400);
-            assert_eq!(refusal.message, format!("case c: state_until {other:?} {text}"));
-        }
-        assert_eq!(until("soon").check_state(Some(&until("soon"))), Ok(()), "it was so before");
-    }
-
-    #[test]
-    fn what_was_said_of_a_state_ends_with_it() {
-        let mut case = TestCase {
-            state_reason: "old".into(),
-            state_until: Some("2026-11-30T18:00:00Z".into()),
-            ..TestCase::default()
-        };
-        case.date_state(None, "now");
-        assert_eq!((&*case.state_reason, &case.state_until), ("", &None));
     }
 
     #[test]

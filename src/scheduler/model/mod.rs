@@ -15,9 +15,9 @@ mod refusal;
 mod repeats;
 mod run;
 mod short;
+mod standing;
 mod status;
 
-pub(in crate::scheduler) use case::milliseconds;
 pub use case::{
     CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
     TestCase, is_http, pattern,
@@ -36,6 +36,7 @@ pub use record::{Claim, Item, LaneCheckpoint, Row, Segment, Totals, Tried};
 pub use refusal::Refusal;
 pub use repeats::Repeats;
 pub use run::{Missing, RunSpec, Selected};
+pub(in crate::scheduler) use standing::milliseconds;
 pub use status::Status;
 
 use std::collections::BTreeMap;
