@@ -386,7 +386,7 @@ async fn a_report_of_ours_comes_back_as_the_same_cases(engine: Engine) {
     let plan = write(
         &team,
         "plan.yaml",
-        "cases:\n  - {id: a, kind: command, command: [\"true\"]}\n  - {id: look, kind: manual, name: look}\n\
+        "cases:\n  - {id: a, kind: command, command: [\"true\"]}\n  - {id: look, kind: manual, name: look, steps: look hard, owner: Ann}\n\
          environments: [{id: lab}, {id: far}]\n\
          run: {repeats: 2, environments: [lab, far], cases: [{case: a}]}\n",
     );
@@ -406,6 +406,10 @@ async fn a_report_of_ours_comes_back_as_the_same_cases(engine: Engine) {
         assert_eq!((code, &*said), (0, wanted));
         let after = team.json(&["case", "ls"]).await;
         assert_eq!((&after[0], after.as_array().unwrap().len()), (&before[0], 2), "{after}");
+        // What a person shall do stays, too.
+        for field in ["steps", "owner", "name"] {
+            assert_eq!(after[1][field], before[1][field], "{after}");
+        }
     }
 }
 

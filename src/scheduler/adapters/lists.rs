@@ -2,9 +2,10 @@
 
 use super::{as_id, blank};
 use crate::scheduler::model::{
-    Kind, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse, TestCase,
+    Kind, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse, TestCase, understand,
 };
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 /// The fields that a table can hold, those that each has first. Lists within one have `;` between their
@@ -88,7 +89,12 @@ pub(super) fn csv(text: &str) -> Result<Vec<TestCase>, String> {
     if let Some(other) = titles.iter().find(|title| !FIELDS.contains(&title.as_str())) {
         return Err(format!("line 1: {other:?} is none of {}", FIELDS.join(", ")));
     }
-    let mut cases = Vec::new();
+    if let Some(title) = titles.iter().enumerate().find(|(at, title)| titles[..*at].contains(title))
+    {
+        return Err(format!("line 1: {} is there twice", title.1));
+    }
+    let mut cases: Vec<TestCase> = Vec::new();
+    let mut lines: BTreeMap<String, usize> = BTreeMap::new();
     for (line, row) in rows {
         if row.len() > titles.len() {
             return Err(format!("line {line}: {} fields under {} titles", row.len(), titles.len()));
@@ -101,9 +107,12 @@ pub(super) fn csv(text: &str) -> Result<Vec<TestCase>, String> {
         if is_command {
             object.insert("kind".into(), "command".into());
         }
-        let case: TestCase = serde_json::from_value(Value::Object(object))
-            .map_err(|error| format!("line {line}: {error}"))?;
+        let case: TestCase = understand("a case", Value::Object(object))
+            .map_err(|refusal| format!("line {line}: {refusal}"))?;
         case.check().map_err(|refusal| format!("line {line}: {refusal}"))?;
+        if let Some(other) = lines.insert(case.id.clone(), line) {
+            return Err(format!("line {line}: case {} is described in line {other}", case.id));
+        }
         cases.push(case);
     }
     Ok(cases)

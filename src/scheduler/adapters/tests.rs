@@ -100,7 +100,15 @@ fn tables_are_read_and_written_alike() {
         ("id,url,match\na,http://h/,none\nb,http://h/,none,c\n", "line 3: 4 fields under 3 titles"),
         ("id,url,match\nx,ftp://h,none\n", "line 2: case x: url \"ftp://h\" is not http"),
         ("id,url\n\"a,http://h\n", "line 2: a quote is not closed"),
-        ("id,est_ms\na,soon\n", "line 2: invalid type"),
+        (
+            "id,est_ms\na,soon\n",
+            "line 2: not a case: est_ms is string \"soon\", not a whole number",
+        ),
+        ("id,url,id\na,http://h/,b\n", "line 1: id is there twice"),
+        (
+            "id,url,match\na,http://h/,none\nb,http://h/,none\na,http://i/,none\n",
+            "line 4: case a is described in line 2",
+        ),
     ];
     for (text, said) in wrong {
         let error = of(Form::Csv, text).unwrap_err();

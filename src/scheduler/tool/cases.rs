@@ -191,7 +191,7 @@ async fn put(
 /// Writes imported cases, and sees which of an earlier import are gone.
 async fn take_in(
     desk: &Desk,
-    mut cases: Vec<TestCase>,
+    cases: Vec<TestCase>,
     prune: bool,
     allowed: &[Rule],
 ) -> Result<(), Trouble> {
@@ -199,11 +199,14 @@ async fn take_in(
         cases.iter().filter(|case| case.kind == Kind::Manual).map(|case| case.id.clone()).collect();
     let known = catalog::of_ids::<TestCase>(&desk.client, &reported).await?;
     let count = cases.len();
-    // A report tells of results: what a case does, it does not know.
-    cases.retain(|case| {
+    // A report tells of results: what a case does, or what a person shall do, it does not know.
+    let beside = |case: TestCase| {
         let known = known.get(&case.id).filter(|known| !known.is_deleted);
-        case.kind != Kind::Manual || known.is_none_or(|known| known.kind == Kind::Manual)
-    });
+        let Some(known) = known.filter(|_| case.kind == Kind::Manual) else { return Some(case) };
+        let est_ms = case.est_ms.or(known.est_ms);
+        (known.kind == Kind::Manual).then(|| TestCase { est_ms, ..known.clone() })
+    };
+    let cases: Vec<TestCase> = cases.into_iter().filter_map(beside).collect();
     if cases.len() < count {
         let text = "already described, not as work for people, stay as they are";
         warn(format_args!("{text}: {}", count_of(count - cases.len(), "case")));

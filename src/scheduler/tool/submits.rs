@@ -81,7 +81,7 @@ pub struct Which {
     #[arg(long)]
     never_run: bool,
     /// All
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["failed", "lost", "never_run"])]
     all: bool,
 }
 
