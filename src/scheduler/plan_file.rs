@@ -214,6 +214,8 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     // As many parts as have room in so many bytes: what is limited besides is aliases, which make more of
     // them than were written.
     let options = serde_saphyr::options! {
+        // As YAML 1.2 has them: `no` and `n` are names like others.
+        strict_booleans: true,
         budget: serde_saphyr::budget! {
             max_events: text.len().saturating_mul(2).max(EVENTS_MIN),
             max_nodes: text.len().max(EVENTS_MIN),
@@ -334,6 +336,9 @@ run:
         assert!(with("is ${word}", "is ${wort}").contains("line 9: no variable wort"));
         let unknown = with("est_ms", "est");
         assert!(unknown.contains("unknown field `est`") && unknown.contains("line 8"), "{unknown}");
+        let names =
+            cases("{id: n, kind: command, command: [\"true\"], mutual_tag: [y, no]}", &[]).unwrap();
+        assert_eq!((&*names[0].value.id, names[0].value.mutual_tag.len()), ("n", 2));
         let soon = with("est_ms: ${ms}", "est_ms: -1");
         assert!(soon.contains("this is not a whole number from 0 at line 8"), "{soon}");
         let twice = with("kind: command\n    command", "id: a\n    command");

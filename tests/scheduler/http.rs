@@ -284,6 +284,13 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         (runs, run(json!({"no_worker_timeout_ms": 0})), 400, "is not between 1 and 31536000000"),
         (runs, run(json!({"no_worker_timeout_ms": u64::MAX})), 400, "is not between 1 and"),
         (post, with("est_ms", json!(u64::MAX)), 400, "est_ms 18446744073709551615 is more than"),
+        (
+            runs,
+            run(json!({"name": "a\u{1b}[31m"})),
+            400,
+            "the run's name \"a\\u{1b}[31m\" has a control",
+        ),
+        (runs, run(json!({"owner": "x".repeat(257)})), 400, "the run's owner is longer than 256"),
         (runs, run(json!({"failures_max": 0})), 400, "failures_max 0 lets nothing start"),
         (runs, run(json!({"id": "mine"})), 400, "id is given by the scheduler"),
         (runs, json!({}), 400, "the run selects no cases"),

@@ -62,6 +62,7 @@ on_each_engine![
     a_canceled_run_stops_what_runs,
     what_is_kept_of_runs,
     a_worker_that_is_asked_to_end_finishes_first,
+    a_worker_that_is_asked_twice_ends_at_once,
     a_worker_that_drains_ends_though_its_lease_was_lost,
     a_worker_that_comes_back_is_still_asked_to_leave,
     the_example_passes_on_a_store_with_users,
@@ -341,6 +342,19 @@ async fn a_worker_that_is_asked_to_end_finishes_first(engine: Engine) {
     team.ended(&run).await;
     let results = team.audit(&run, 6).await;
     assert!(results.values().all(|attempts| attempts.len() == 1), "nothing is lost: {results:?}");
+}
+
+async fn a_worker_that_is_asked_twice_ends_at_once(engine: Engine) {
+    let (mut team, service) = team(engine, 1, &[]).await;
+    team.start_worker("w1", 1, &["--ttl", "2"]).await;
+    team.submit(&plan(vec![case(&service, "long", 60_000, json!({}))], 1)).await;
+    eventually("a call", async || if service.calls().is_empty() { Err("".into()) } else { Ok(()) })
+        .await;
+    let worker = team.workers.get_mut("w1").unwrap();
+    worker.interrupt();
+    worker.says("asked again, it ends at once").await.unwrap();
+    worker.interrupt();
+    assert_eq!(worker.end().await, cluster::Exit::Code(3));
 }
 
 async fn a_worker_that_drains_ends_though_its_lease_was_lost(engine: Engine) {

@@ -26,6 +26,17 @@ pub fn check_id(what: &str, id: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses what is no single line of text that a list has room for.
+pub(super) fn check_line(what: &str, text: &str) -> Result<(), Refusal> {
+    if text.len() > ID_BYTES_MAX {
+        return Err(Refusal::malformed(format!("{what} is longer than {ID_BYTES_MAX} bytes")));
+    }
+    if text.chars().any(is_control) {
+        return Err(Refusal::malformed(format!("{what} {text:?} has a control character")));
+    }
+    Ok(())
+}
+
 /// Whether a character is none that is seen, or turns those behind it around (Unicode, UAX 9).
 fn is_control(found: char) -> bool {
     let turns = matches!(found, '\u{61c}' | '\u{200e}' | '\u{200f}')

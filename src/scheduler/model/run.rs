@@ -1,6 +1,6 @@
 //! A run: one submit of cases times environments times repeats, with its policies.
 
-use super::names::check_id;
+use super::names::{check_id, check_line};
 use super::plainly::read;
 use super::{Refusal, Repeats};
 use serde::de::value::MapAccessDeserializer;
@@ -168,6 +168,8 @@ impl RunSpec {
             return Err(Refusal::malformed("the run selects no cases"));
         }
         check_id("queue", &self.queue)?;
+        check_line("the run's name", &self.name)?;
+        check_line("the run's owner", &self.owner)?;
         for environment in &self.environments {
             check_id("environment", environment)?;
         }

@@ -115,7 +115,13 @@ pub(super) fn warn(text: impl fmt::Display) {
 }
 
 pub(super) fn table<const N: usize>(titles: [&str; N], rows: Vec<[String; N]>) -> String {
-    let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
+    // Whatever a cell says, it commands no terminal.
+    let shown = |cell: String| match cell.chars().any(|c| c.is_control() && c != '\n') {
+        true => cell.lines().map(|line| plain(line, usize::MAX)).collect::<Vec<_>>().join("\n"),
+        false => cell,
+    };
+    let rows: Vec<Vec<String>> =
+        rows.into_iter().map(|row| row.into_iter().map(shown).collect()).collect();
     ctl::table_text(&titles, &rows)
 }
 
@@ -215,6 +221,8 @@ mod tests {
     #[test]
     fn nothing_that_a_test_says_commands_a_terminal() {
         assert_eq!(plain("a\tbcd\te\t\tf", 80), "a       bcd     e               f");
+        let told = super::table(["x"], vec![["a\u{1b}[31mb".to_owned()]]);
+        assert!(told.contains("a\\u{1b}[31mb"), "{told}");
         assert_eq!(plain("x\u{1b}]0;t\u{7}\u{9b}1mü", 80), "x\\u{1b}]0;t\\u{7}\\u{9b}1mü");
         assert_eq!(plain("12345678\t9", 8), "12345678");
     }

@@ -9,7 +9,7 @@ use crate::scheduler::coordinator::Control;
 use crate::scheduler::model::{Row, Status};
 use crate::scheduler::steer;
 use crate::scheduler::view::{
-    self, Audit, Event, LaneView, Numbers, RunSummary, TaskView, Waiting, numbers, read,
+    self, Audit, Event, LaneView, Numbers, RunSummary, TaskView, Waiting, numbers_once, read,
     totals_line,
 };
 use clap::Subcommand;
@@ -137,7 +137,7 @@ pub(super) async fn run(action: RunAction, desk: &Desk) -> Done {
         RunAction::Why { run, task } => why(desk, &run, task.as_deref()).await,
         RunAction::Bound { run } => {
             let book = read::book(client, &run).await?;
-            desk.show(&numbers(&book), bound);
+            desk.show(&numbers_once(&book), bound);
             Ok(0)
         }
         RunAction::Verify { run, skew } => verify(desk, &run, skew).await,

@@ -155,6 +155,17 @@ async fn asked_to_end() {
     }
 }
 
+/// The same for a worker, which ends what it has begun; asked again, it ends at once, and its tasks with it.
+async fn asked_to_drain() {
+    asked_to_end().await;
+    tracing::info!("takes nothing more and ends what it has begun; asked again, it ends at once");
+    tokio::spawn(async {
+        asked_to_end().await;
+        tracing::warn!("ends at once: what it had begun counts as lost");
+        std::process::exit(INFRASTRUCTURE.into());
+    });
+}
+
 fn log() -> Result<(), Box<dyn std::error::Error>> {
     logging::install(LevelFilter::INFO, true, logging::Format::Json, vec![Box::new(io::stderr())])?;
     Ok(())
@@ -243,7 +254,7 @@ pub async fn work(args: WorkerArgs, options: &ctl::Options) -> ExitCode {
         Ok(access) => access,
         Err(error) => return complain(error, USAGE),
     };
-    worker::run(access, settings, executor, asked_to_end()).await;
+    worker::run(access, settings, executor, asked_to_drain()).await;
     ExitCode::SUCCESS
 }
 

@@ -10,8 +10,10 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Looking for the cause of each gap costs starts times lanes; beyond this it is not looked for.
-const STEPS_MAX: u64 = 50_000_000;
+/// Looking for the cause of each gap costs starts times lanes; beyond this it is not looked for, where many ask.
+pub(super) const STEPS_MAX: u64 = 50_000_000;
+/// The same for somebody who waits for it, some seconds at most.
+pub(super) const STEPS_MAX_ONCE: u64 = 500_000_000;
 
 /// No slot is handed from one task to the next for so long, in microseconds.
 const HAND_OVER_MAX_US: u64 = 1_000_000;
@@ -57,13 +59,17 @@ pub(super) fn gaps(
     stretches: &[Stretch],
     slots: u64,
     span: (u64, u64),
+    steps_max: u64,
 ) -> (Vec<Gap>, Option<Loss>) {
+    if stretches.len() as u64 * book.plan.lanes.len() as u64 > steps_max {
+        return (Vec::new(), None);
+    }
     let mut found: Vec<Gap> = Vec::new();
     let loss = loss(book, stretches, slots, span, &mut |gap| match found.last_mut() {
         Some(last) if last.to == gap.from && last.cause == gap.cause => last.to = gap.to,
         _ => found.push(gap),
     });
-    (found, loss)
+    (found, Some(loss))
 }
 
 /// Where the slots' time went that no task used; each stretch of it is told.
@@ -73,10 +79,7 @@ fn loss(
     slots: u64,
     (begin, end): (u64, u64),
     tell: &mut impl FnMut(Gap),
-) -> Option<Loss> {
-    if found.len() as u64 * book.plan.lanes.len() as u64 > STEPS_MAX {
-        return None;
-    }
+) -> Loss {
     let mut loss = Loss::default();
     for stretch in found {
         let lost = if is_lost(&book.attempts[stretch.attempt as usize]) {
@@ -131,7 +134,7 @@ fn loss(
         loss.start += idle * (end - at);
         tell(Gap { from: at, to: end, cause: "start" });
     }
-    Some(loss)
+    loss
 }
 
 /// A worker's slots.

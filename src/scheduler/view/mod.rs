@@ -36,7 +36,7 @@ pub use flaky::{FlakyCase, flaky};
 pub use idle::{idleness, is_undisturbed};
 pub use live::{End, Live, Runs};
 pub use loss::{Gap, Loss};
-pub use numbers::{Numbers, measured, numbers};
+pub use numbers::{Numbers, measured, numbers, numbers_once};
 pub use running::Pace;
 pub use slots::slots;
 pub use story::{Event, Happening, Step, line, story};

@@ -1,7 +1,7 @@
 //! How near a run came to the least time in which it could be done.
 
 use super::book::RunBook;
-use super::loss::{Gap, Loss, gaps};
+use super::loss::{Gap, Loss, STEPS_MAX, STEPS_MAX_ONCE, gaps};
 use super::slots::{slots, slots_now};
 use super::steps::{Stretch, stretches};
 use super::tasks::LaneView;
@@ -132,8 +132,17 @@ pub fn numbers(book: &RunBook) -> Numbers {
     measured(book).0
 }
 
+/// The same for somebody who waits for it: of many more tasks it is looked where slots were lost.
+pub fn numbers_once(book: &RunBook) -> Numbers {
+    measured_within(book, STEPS_MAX_ONCE).0
+}
+
 /// The same, with when slots were idle and why, in the order of time.
 pub fn measured(book: &RunBook) -> (Numbers, Vec<Gap>) {
+    measured_within(book, STEPS_MAX)
+}
+
+fn measured_within(book: &RunBook, steps_max: u64) -> (Numbers, Vec<Gap>) {
     let rest = Rest::new(book);
     let lanes = 0..rest.lanes.len() as u32;
     let ended = book.status.ended.filter(|_| !book.is_open);
@@ -146,7 +155,7 @@ pub fn measured(book: &RunBook) -> (Numbers, Vec<Gap>) {
     let (last, end) = ends(book, &stretches);
     let makespan = end.saturating_sub(begin);
     // By a worker's clock its last task may have ended after the run.
-    let (gaps, loss) = gaps(book, &stretches, took_part, (begin, end.max(last)));
+    let (gaps, loss) = gaps(book, &stretches, took_part, (begin, end.max(last)), steps_max);
     let numbers = Numbers {
         slots,
         work: lanes.clone().map(|lane| rest.all(lane).0).sum(),

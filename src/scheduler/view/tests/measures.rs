@@ -133,6 +133,7 @@ fn it_is_said_that_there_are_too_many_tasks_for_the_loss() {
     let found = serde_json::to_value(numbers(&store.book())).unwrap();
     assert_eq!(found["loss_left_out"], "too many tasks for the loss by cause");
     assert!(found.get("loss").is_none());
+    assert!(numbers_once(&store.book()).loss.is_some(), "who waits for it is told");
     let store = Store::with_run(json!([command("a")]), 1);
     assert_eq!(numbers(&store.book()).loss_left_out, None);
 }

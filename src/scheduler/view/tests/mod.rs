@@ -10,7 +10,8 @@ mod tasks;
 use super::{
     Filter, Loss, Numbers, Pace, Rule, RunBook, TaskView, audit,
     foreign::{LEASED, Names, foreign},
-    idleness, is_undisturbed, line, measured, numbers, replay, state_of, story, waiting,
+    idleness, is_undisturbed, line, measured, numbers, numbers_once, replay, state_of, story,
+    waiting,
 };
 use crate::scheduler::coordinator::{Control, LanePack, RunStatus, TagHold, WorkerInfo};
 use crate::scheduler::keys;
