@@ -279,7 +279,10 @@ impl Coordinator {
     pub fn run_status(&self, now: u64, name: &str, is_last: bool) -> RunStatus {
         let Some(run) = self.runs.get(name) else { return RunStatus::default() };
         let totals = self.planner.totals(run.number).unwrap_or_default();
-        let state = if is_last { verdict(&totals, run.control) } else { run.state() };
+        let state = match is_last {
+            true => verdict(&totals, self.planner.set_apart(run.number), run.control),
+            false => run.state(),
+        };
         let remaining = self.planner.remaining(run.number).filter(|_| !is_last);
         RunStatus {
             state: state.to_owned(),

@@ -115,6 +115,13 @@ impl Planner {
         self.runs.get(run).map_or(0, |run| self.workers.capacity_for(&run.classes))
     }
 
+    /// Tasks of cases that somebody wants skipped.
+    pub fn set_apart(&self, run: RunNo) -> u64 {
+        let lanes = self.runs.get(run).map_or(&[][..], |run| &run.lanes);
+        let skipped = lanes.iter().filter(|lane| lane.traits.is_skipped);
+        skipped.map(|lane| u64::from(lane.total)).sum()
+    }
+
     /// The least time in which a run could have been done with so many slots. `work_of` gives the
     /// work of each lane and its longest task, in microseconds of one slot.
     pub fn bound(
