@@ -150,8 +150,8 @@ impl<'b> State<'b> {
         }
         // People are never full: what waits for a verdict has its tags.
         let with_people = |tag: &str| {
-            let lanes = self.manual.get(tag).into_iter().flatten();
-            lanes.clone().any(|lane| self.of_lane(*lane) == Waits::ForPerson)
+            let mut lanes = self.manual.get(tag).into_iter().flatten();
+            lanes.any(|lane| self.of_lane(*lane) == Waits::ForPerson)
         };
         match plan.tags.iter().any(|tag| with_people(tag)) {
             true => Waits::ForTag,
