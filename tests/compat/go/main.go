@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"regexp"
 	"strings"
 	"time"
 
@@ -196,11 +197,12 @@ func describe(err error) string {
 	return err.Error()
 }
 
-// named puts names for lease ids, as they stand in keys of locks and elections and in errors.
+// named puts names for lease ids, as they stand in keys of locks and elections and in errors: for
+// whole words, as a short id may stand within a longer one.
 func (r *runner) named(text string) string {
 	for name, id := range r.leases {
-		text = strings.ReplaceAll(text, fmt.Sprintf("%x", id), "<"+name+">")
-		text = strings.ReplaceAll(text, fmt.Sprintf("%d", id), "<"+name+">")
+		word := regexp.MustCompile(fmt.Sprintf(`\b(%x|%d)\b`, id, id))
+		text = word.ReplaceAllString(text, "<"+name+">")
 	}
 	return text
 }

@@ -67,9 +67,11 @@ class Scenario {
     return this.leases.get(lease);
   }
 
+  // Only whole words: a short id may stand within a longer one.
   named(text) {
     for (const [name, id] of this.leases) {
-      text = text.split(BigInt(id).toString(16)).join(`<${name}>`).split(id).join(`<${name}>`);
+      const word = new RegExp(`\\b(${BigInt(id).toString(16)}|${id})\\b`, 'g');
+      text = text.replace(word, `<${name}>`);
     }
     return text;
   }

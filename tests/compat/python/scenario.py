@@ -6,6 +6,7 @@ the one at the beginning, leases and members by the names that the scenario give
 """
 
 import json
+import re
 import sys
 import time
 
@@ -83,10 +84,12 @@ class Steps:
         return str(number)
 
     def named(self, text):
-        """Leases as they stand in keys and messages, in either notation, by name."""
+        """Leases as they stand in keys and messages, in either notation, by name.
+
+        Only whole words: a short id may stand within a longer one.
+        """
         for name, number in self.leases.items():
-            for form in (f"{number:016x}", f"{number:x}", str(number)):
-                text = text.replace(form, f"<{name}>")
+            text = re.sub(rf"\b({number:016x}|{number:x}|{number})\b", f"<{name}>", text)
         return text
 
     def pair(self, key, value, create, mod, version, lease):

@@ -200,13 +200,19 @@ impl Runner {
         Err(Failure::Skipped("etcd-client has no call for it".to_owned()))
     }
 
-    /// Names for lease ids, as they stand in keys of locks and elections and in errors.
-    fn named(&self, mut text: String) -> String {
-        for (name, id) in &self.leases {
-            text = text.replace(&format!("{id:x}"), &format!("<{name}>"));
-            text = text.replace(&id.to_string(), &format!("<{name}>"));
-        }
-        text
+    /// Names for lease ids, as they stand in keys of locks and elections and in errors: whole
+    /// words, for a short id may stand within a longer one.
+    fn named(&self, text: String) -> String {
+        let parts = text.split_inclusive(|c: char| !c.is_ascii_alphanumeric());
+        let named = parts.map(|part| {
+            let word = part.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+            let is_word = |id: i64| word == format!("{id:x}") || word == id.to_string();
+            match self.leases.iter().find(|(_, id)| is_word(**id)) {
+                Some((name, _)) => format!("<{name}>{}", &part[word.len()..]),
+                None => part.to_owned(),
+            }
+        });
+        named.collect()
     }
 
     fn revision(&self, revision: i64) -> String {
