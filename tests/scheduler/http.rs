@@ -483,6 +483,11 @@ async fn workers_queues_and_tags_are_shown_and_set(engine: Engine) {
     let task = caller.get(&format!("/v1/runs/{run}/tasks/0/0")).await;
     let attempt = &task.body["attempts"][0];
     assert_eq!((&attempt["worker"], &attempt["detail"]["by"]), (&json!("@people"), &json!("Ann")));
+    let again = caller.call("POST", &verdict, json!({"verdict": "passed"})).await;
+    assert_eq!(again.status, 409, "{}", again.body);
+    let no_task = format!("/v1/runs/{run}/tasks/0/1/verdict");
+    let nobody = caller.call("POST", &no_task, json!({"verdict": "passed"})).await;
+    assert_eq!(nobody.status, 404, "{}", nobody.body);
 
     assert_eq!(caller.call("POST", "/v1/instances/w2/drain", json!({})).await.status, 202);
     let worker = team.workers.get_mut("w2").unwrap();

@@ -17,6 +17,7 @@ on_each_engine![
     muted_failures_are_none_in_reports,
     what_each_attempt_said_is_printed,
     a_key_that_holds_another_case_says_so,
+    who_waits_for_a_run_that_stands_still_hears_why,
     what_was_skipped_says_why,
     files_say_why_they_mute_and_call_nothing_secret,
     what_is_asked_for_by_unknown_words_is_refused,
@@ -254,6 +255,22 @@ async fn files_say_why_they_mute_and_call_nothing_secret(engine: Engine) {
     assert_eq!((&case["state"], &case["state_reason"]), (&json!("muted"), &json!("it shakes")));
     let file = write(&team, "cases.yaml", &cases(muted));
     assert_eq!(team.says(&["case", "put", &file]).await.0, 2);
+}
+
+async fn who_waits_for_a_run_that_stands_still_hears_why(engine: Engine) {
+    let team = with_worker(engine).await;
+    let plan = write(
+        &team,
+        "plan.yaml",
+        "cases:\n  - {id: far, kind: command, command: [\"true\"], requires: {gpu: yes}}\n\
+         run: {cases: [far], no_worker_timeout_ms: 9000}\n",
+    );
+    for more in [&[][..], &["--json"]] {
+        let words = [&["run", "submit", &plan, "--wait"][..], more].concat();
+        let (_, said, heard) = team.says(&words).await;
+        let why = "Warning: nothing runs: no worker with gpu=yes runs commands\n";
+        assert_eq!(heard, why, "{said}");
+    }
 }
 
 async fn what_was_skipped_says_why(engine: Engine) {

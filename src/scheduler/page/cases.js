@@ -139,7 +139,8 @@ function edit(word, path, found, done, isThere = false) {
       if (!isThere || problem.status !== 409) return;
       // What was typed is not lost: it may replace what somebody else has saved, which is said.
       const now = await get(path).catch(() => null);
-      if (!now) return;
+      // Something else stands against it: to say which version is meant changes nothing.
+      if (!now || now.version === JSON.parse(text.value).version) return;
       isOld = true;
       text.value = JSON.stringify({ ...JSON.parse(text.value), version: now.version }, null, 2);
       error.textContent += `\n${t("save_over", now.version)}`;

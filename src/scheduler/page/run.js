@@ -83,7 +83,7 @@ export async function one(view, run, asked) {
     // What was read a while ago may lie in the past by now: then nobody knows.
     else if (!isOver() && !silence && measured?.ends > Date.now()) shown.push(fact("ends", moment(measured.ends), span(measured.ends - Date.now())));
     if (measured?.bound) {
-      const causes = ["work", "tag", "chain"];
+      const causes = ["work", "tag", "limit", "chain"];
       const cause = causes.reduce((best, name) => (measured[`bound_${name}`] > measured[`bound_${best}`] ? name : best));
       const guess = measured.guessed > 0 && t("bound_guessed", tasksWord(measured.guessed));
       shown.push(fact("bound", us(measured.bound), [t(`bound_${cause}`), guess].filter(Boolean).join(" · ")), fact("slots", number(measured.slots)));

@@ -12,7 +12,7 @@ const CASES_NAMED = 12;
 /** A gap that is shorter is a hand-over that nobody sees. */
 const GAP_MS_MIN = 1;
 const OUTCOMES = { "01": "--running", "02": "--passed", "03": "--failed", "04": "--error", "05": "--canceled", "06": "--skipped", "07": "--timed", "08": "--lost" };
-const CAUSES = { start: "--pending", predecessor: "--running", tag: "--flaky", person: "--canceled", hand_over: "--assigned", gone: "--lost", other: "--timed", tail: "--skipped" };
+const CAUSES = { start: "--pending", predecessor: "--running", tag: "--flaky", limit: "--error", person: "--canceled", hand_over: "--assigned", gone: "--lost", other: "--timed", tail: "--skipped" };
 const MODES = { outcome: "by_outcome", case: "by_case", gap: "by_gap" };
 
 const laneName = (found, lane) => [found.cases[lane] || lane, found.environments?.[lane]].filter(Boolean).join(" @ ");

@@ -31,7 +31,7 @@ mod why;
 mod settings;
 mod workers;
 
-pub use bound::{Bound, bound};
+pub use bound::{Bound, Shared, bound};
 pub use lane::{LOST_MAX, Verdict};
 pub use locks::LockName;
 pub use results::Tags;

@@ -1,7 +1,7 @@
 //! What people set while runs go on: capacities, weights, what is closed; and what is known of all
 //! workers and of a run as a whole.
 
-use super::bound::{Bound, BoundLane, bound_of};
+use super::bound::{Bound, BoundLane, Shared, bound_of};
 use super::locks::LockNo;
 use super::{LaneId, LockName, Planner, RunNo};
 use crate::scheduler::model::Labels;
@@ -130,20 +130,31 @@ impl Planner {
         slots: u64,
         work_of: impl Fn(u32) -> (u64, u64),
     ) -> Option<Bound> {
+        let own = self.runs.get(run)?;
+        let queue = self.queues.iter().find(|(_, queue)| **queue == own.queue);
         let tag_of = |lock: &LockNo| match &self.locks.get(*lock).name {
             LockName::Tag(tag) => Some(&**tag),
             _ => None,
         };
-        let lanes = self.runs.get(run)?.lanes.iter().map(|lane| BoundLane {
+        let lanes = own.lanes.iter().map(|lane| BoundLane {
             slots: lane.traits.slots,
             is_left_out: lane.traits.is_skipped || lane.traits.is_manual,
             tags: lane.locks.iter().filter_map(tag_of).collect(),
+            environment: &lane.traits.environment,
             predecessors: lane.predecessors(),
         });
         let lanes: Vec<BoundLane<'_>> = lanes.collect();
-        let capacity_of = |tag: &str| {
-            let lock = self.locks.find(&LockName::Tag(tag.into()));
-            lock.map_or(1, |lock| u64::from(self.locks.get(lock).capacity))
+        let capacity_of = |share: Shared<'_>| {
+            let name = match share {
+                Shared::Tag(tag) => LockName::Tag(tag.into()),
+                Shared::Environment(name) => LockName::Environment(name.into()),
+                Shared::Queue => LockName::Queue(queue?.0.clone()),
+            };
+            let without = matches!(share, Shared::Tag(_)).then_some(1);
+            self.locks.find(&name).map_or(without, |lock| match self.locks.get(lock).capacity {
+                u32::MAX => None,
+                capacity => Some(capacity),
+            })
         };
         Some(bound_of(&lanes, slots, work_of, capacity_of))
     }

@@ -86,7 +86,7 @@ fn the_longest_go_first_where_durations_are_known() {
         let estimate = lanes[lane as usize].estimate.unwrap();
         (estimate, estimate)
     };
-    let bound = bound(&plan, 10, work_of, |_| 1).longest();
+    let bound = bound(&plan, 10, work_of, |_| None).longest();
     let taken = makespan(lanes.clone(), &[5, 5]);
     assert!(taken as f64 <= bound as f64 * 1.02, "{taken} beside {bound}");
 }
@@ -387,6 +387,26 @@ fn a_closed_environment_says_why_its_tasks_wait() {
     assert_eq!(planner.decide(0)[0].items[0].count(), 1);
     planner.set_capacity(&lab, u32::MAX);
     assert_eq!(given(&mut planner), [0]);
+}
+
+#[test]
+fn a_full_environment_and_a_full_queue_bound_a_run() {
+    let mut planner = super::Planner::new();
+    let lane = |case| LanePlan { environment: "lab".into(), ..plain(case, 2, SECOND) };
+    let run = planner.add_run(0, setup(vec![lane("a"), lane("b"), plain("c", 2, SECOND)]));
+    let bound = |planner: &super::Planner| {
+        let found = planner.bound(run, 6, |_| (2 * SECOND, SECOND)).unwrap();
+        (found.work, found.limit, found.chain, found.cause())
+    };
+    assert_eq!(bound(&planner), (SECOND, 0, SECOND, "work"));
+    planner.set_capacity(&LockName::Environment("lab".into()), 1);
+    assert_eq!(bound(&planner), (SECOND, 4 * SECOND, 2 * SECOND, "limit"));
+    planner.set_capacity(&LockName::Queue("default".into()), 2);
+    assert_eq!(bound(&planner), (SECOND, 4 * SECOND, 2 * SECOND, "limit"));
+    planner.set_capacity(&LockName::Environment("lab".into()), u32::MAX);
+    assert_eq!(bound(&planner), (SECOND, 3 * SECOND, SECOND, "limit"));
+    planner.set_capacity(&LockName::Queue("default".into()), u32::MAX);
+    assert_eq!(bound(&planner), (SECOND, 0, SECOND, "work"));
 }
 
 #[test]

@@ -140,6 +140,7 @@ fn measures(page: &mut Page, found: &Numbers) {
         row("Slots idle until the first start", share(loss.start));
         row("... while all waited for predecessors", share(loss.predecessor));
         row("... while all waited for tags", share(loss.tag));
+        row("... while environments or the queue were full", share(loss.limit));
         row("... while people had not given a verdict", share(loss.person));
         row("... from one task to the next", share(loss.hand_over));
         row("... with their worker gone, or lost with it", share(loss.gone));

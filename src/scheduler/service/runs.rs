@@ -297,7 +297,11 @@ pub(super) async fn verdict(
     if client.get(&keys::run(&run)).await?.is_none() {
         return Err(Problem::unknown("run", &run));
     }
-    steer::verdict(&client, &run, &row).await?;
+    if let Err(refused) = steer::verdict(&client, &run, &row).await {
+        // Only here, since reading a large run takes its time.
+        services.shelved(&run).await?.task(lane, ordinal)?;
+        return Err(refused.into());
+    }
     Ok(answer(StatusCode::ACCEPTED, &json!({"run": run, "lane": lane, "ordinal": ordinal})))
 }
 

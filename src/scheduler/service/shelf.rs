@@ -8,7 +8,9 @@ use super::runs::now_ms;
 use crate::scheduler::client::Client;
 use crate::scheduler::keys;
 use crate::scheduler::submit::SubmitError;
-use crate::scheduler::view::{FailureGroup, Gap, Numbers, Pace, RunBook, Waiting, measured, read};
+use crate::scheduler::view::{
+    FailureGroup, Gap, Numbers, Pace, RunBook, TaskView, Waiting, measured, read,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -53,6 +55,12 @@ pub(super) struct Shelved {
 impl Shelved {
     pub(super) fn groups(&self) -> &[FailureGroup] {
         self.groups.get_or_init(|| self.book.failure_groups())
+    }
+
+    /// 404 if the run has no such task.
+    pub(super) fn task(&self, lane: u32, ordinal: u32) -> Result<TaskView, Problem> {
+        let missing = || Problem::new(404, format!("run {} has no such task", self.book.spec.id));
+        self.book.find_task(lane, ordinal).ok_or_else(missing)
     }
 
     /// Whether it need not be read again: the run goes on, and what was read is new beside what reading costs;

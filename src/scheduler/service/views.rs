@@ -103,8 +103,7 @@ pub(super) async fn task(
     InPath((run, lane, ordinal)): InPath<(String, u32, u32)>,
 ) -> Result<Response, Problem> {
     let found = services.shelved(&run).await?;
-    let task = found.book.find_task(lane, ordinal);
-    let task = task.ok_or_else(|| Problem::new(404, format!("run {run} has no such task")))?;
+    let task = found.task(lane, ordinal)?;
     let attempts: Vec<Value> = found.book.attempts_of(lane, ordinal).map(show_attempt).collect();
     Ok(ok(&json!({"task": task, "attempts": attempts, "case": found.book.case_of(lane)})))
 }

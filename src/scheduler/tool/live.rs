@@ -8,7 +8,7 @@ use crate::scheduler::client::Commits;
 use crate::scheduler::keys;
 use crate::scheduler::model::{Status, Totals};
 use crate::scheduler::submit::SubmitError;
-use crate::scheduler::view::{End, Live, Unstarted, read, totals_line};
+use crate::scheduler::view::{End, Live, Unstarted, Waiting, read, totals_line};
 use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::task::Poll;
@@ -26,6 +26,10 @@ const TICK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Characters of a line that somebody else has written.
 const SAID_MAX: usize = 200;
+/// It is told why a run stands still that does for so long, once each time.
+const STILL: Duration = Duration::from_secs(5);
+/// Reasons for that which are told.
+const REASONS_MAX: usize = 3;
 /// Characters in a line of them.
 const DOTS: usize = 80;
 /// More that end at once without an attempt are told by their number.
@@ -132,6 +136,7 @@ async fn follow(
     show.ends(&known);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut still = Still::default();
     while live.status().ended.is_none() {
         tokio::select! {
             found = next(&mut commits) => {
@@ -143,7 +148,16 @@ async fn follow(
                 *shown += ends.len();
                 show.ends(&ends);
             }
-            _ = tick.tick() => show.draw(&name, &live),
+            _ = tick.tick() => {
+                show.draw(&name, &live);
+                // A store that does not answer is told of by the watch.
+                if still.is_news(&live)
+                    && let Ok((_, found)) = read::why(&desk.client, run, now_ms()).await
+                    && !found.is_empty()
+                {
+                    show.say(&format!("nothing runs: {}\n", reasons(&found)));
+                }
+            }
             key = key(keys) => match key {
                 b't' => show.toggle(),
                 b'w' => match read::why(&desk.client, run, now_ms()).await {
@@ -157,6 +171,43 @@ async fn follow(
         }
     }
     Ok(Followed::Ended { has_all: live.has_all() })
+}
+
+/// Since when no worker has had anything of a run.
+#[derive(Default)]
+struct Still {
+    since: Option<Instant>,
+    ended: u64,
+    is_told: bool,
+}
+
+impl Still {
+    /// Whether that is long ago and was not told.
+    fn is_news(&mut self, live: &Live) -> bool {
+        let ended = live.totals().ended();
+        if live.given() > 0 || ended != self.ended {
+            *self = Self { ended, ..Self::default() };
+            return false;
+        }
+        let is_long = self.since.get_or_insert_with(Instant::now).elapsed() >= STILL;
+        is_long && !std::mem::replace(&mut self.is_told, is_long)
+    }
+}
+
+/// Why lanes wait, each reason once, in one line.
+fn reasons(found: &[Waiting]) -> String {
+    let mut texts: Vec<&str> = Vec::new();
+    for waiting in found {
+        if !texts.contains(&&*waiting.text) {
+            texts.push(&waiting.text);
+        }
+        if texts.len() > REASONS_MAX {
+            break;
+        }
+    }
+    let more = if texts.len() > REASONS_MAX { "; and more (run why)" } else { "" };
+    texts.truncate(REASONS_MAX);
+    plain(&texts.join("; "), SAID_MAX * REASONS_MAX) + more
 }
 
 async fn next(
@@ -208,7 +259,9 @@ struct Silent;
 impl Show for Silent {
     fn ends(&mut self, _: &[End]) {}
     fn draw(&mut self, _: &str, _: &Live) {}
-    fn say(&mut self, _: &str) {}
+    fn say(&mut self, text: &str) {
+        warn(text.trim_end());
+    }
     fn toggle(&mut self) {}
     fn end(&mut self, _: &Totals, _: &[Unstarted]) {}
 }
@@ -288,6 +341,9 @@ impl Show for Dots {
     fn draw(&mut self, _: &str, _: &Live) {}
 
     fn say(&mut self, text: &str) {
+        if std::mem::take(&mut self.column) > 0 {
+            say("");
+        }
         warn(text.trim_end());
     }
 

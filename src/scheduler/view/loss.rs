@@ -27,14 +27,16 @@ pub struct Loss {
     pub predecessor: u64,
     /// Or for tags as well.
     pub tag: u64,
+    /// Or for places in environments and queues that take only so many tasks at once.
+    pub limit: u64,
     /// Or for people's verdicts alone.
     pub person: u64,
     /// Something could have run: a slot was handed from one task to the next.
     pub hand_over: u64,
     /// Their worker was gone while something was left to start, or had what was lost with it.
     pub gone: u64,
-    /// Neither predecessors nor tags kept tasks back, and yet they did not come: no idle worker had
-    /// their labels, their environment was full, or for a second and more something else kept them
+    /// Nothing of these kept tasks back, and yet they did not come: no idle worker had
+    /// their labels, or for a second and more something else kept them
     /// that the record does not tell, such as a pause, a closed environment, a rest or a lost store.
     pub other: u64,
     /// Nothing was left to start.
@@ -155,8 +157,6 @@ struct Seat {
 struct Room<'b> {
     book: &'b RunBook,
     workers: BTreeMap<&'b str, Seat>,
-    /// By environment: how many tasks it takes, and has.
-    environments: BTreeMap<&'b str, (u32, u32)>,
     /// By lane: since when idle slots could have had its tasks, and none came.
     since: Vec<Option<u64>>,
 }
@@ -176,14 +176,7 @@ impl<'b> Room<'b> {
                 seat.attempts += 1;
             }
         }
-        let limits =
-            book.environments.iter().filter_map(|found| Some((&*found.id, found.capacity?)));
-        Self {
-            book,
-            workers,
-            environments: limits.map(|(id, capacity)| (id, (capacity, 0))).collect(),
-            since: vec![None; book.plan.lanes.len()],
-        }
+        Self { book, workers, since: vec![None; book.plan.lanes.len()] }
     }
 
     fn step(&mut self, stretch: &Stretch, is_start: bool) {
@@ -194,9 +187,6 @@ impl<'b> Room<'b> {
             let busy = seat.busy;
             seat.busy = if is_start { busy + slots } else { busy.saturating_sub(slots) };
             seat.attempts -= u64::from(!is_start && seat.attempts > 0);
-        }
-        if let Some((_, tasks)) = self.environments.get_mut(&*plan.environment) {
-            *tasks = if is_start { *tasks + 1 } else { tasks.saturating_sub(1) };
         }
         if is_start {
             self.since[stretch.lane as usize] = None;
@@ -217,10 +207,6 @@ impl<'b> Room<'b> {
 
     /// Idle slots that tasks of a lane could have had.
     fn of_lane(&self, plan: &LanePlan) -> u64 {
-        let limit = self.environments.get(&*plan.environment);
-        if limit.is_some_and(|(capacity, tasks)| tasks >= capacity) {
-            return 0;
-        }
         let fits = |offers: &Labels| has_all(offers, &plan.requires);
         let is_there = |seat: &&Seat| !seat.is_gone && (!seat.leaves || seat.attempts > 0);
         let fit = self.workers.values().filter(is_there);
@@ -240,8 +226,7 @@ impl<'b> Room<'b> {
         let has_more = left + u64::from(state.again) > 0;
         let gone = if has_more { self.gone().min(idle) } else { 0 };
         let idle = idle - gone;
-        let (mut waits_for_tag, mut waits_for_lane, mut waits_for_slot) = (false, false, false);
-        let mut waits_for_person = false;
+        let mut found = [false; Waits::COUNT];
         // Idle slots that lanes could have had: which had time to go from one task to the next, and which
         // stayed idle for longer than that takes.
         let (mut handed, mut kept): (u64, u64) = (0, 0);
@@ -258,31 +243,34 @@ impl<'b> Room<'b> {
             } else {
                 self.since[lane] = None;
             }
-            waits_for_slot |= waits == Waits::ForNothing;
-            waits_for_tag |= waits == Waits::ForTag;
-            waits_for_lane |= waits == Waits::ForLane;
-            waits_for_person |= waits == Waits::ForPerson;
+            found[waits as usize] = true;
         }
         let mut parts = Parts { gone, left: idle, hand_over: handed, ..Default::default() };
         parts.left -= handed;
-        match (waits_for_slot, waits_for_tag, waits_for_lane) {
-            (true, ..) => {
-                parts.other = kept.min(parts.left);
-                parts.left -= parts.other;
-                // Of slots that no ready lane could have had, those that others wait for are theirs.
-                if parts.left > 0 && (waits_for_tag || waits_for_lane) {
-                    parts.tag = self.of_lanes(state, Waits::ForTag).min(parts.left);
-                    parts.left -= parts.tag;
-                    parts.predecessor = self.of_lanes(state, Waits::ForLane).min(parts.left);
-                    parts.left -= parts.predecessor;
-                }
-                parts.other += parts.left;
+        let causes = [
+            (Waits::ForTag, &mut parts.tag),
+            (Waits::ForLimit, &mut parts.limit),
+            (Waits::ForLane, &mut parts.predecessor),
+        ];
+        if found[Waits::ForNothing as usize] {
+            parts.other = kept.min(parts.left);
+            parts.left -= parts.other;
+            // Of slots that no ready lane could have had, those that others wait for are theirs.
+            for (waits, slots) in causes.into_iter().filter(|(waits, _)| found[*waits as usize]) {
+                *slots = self.of_lanes(state, waits).min(parts.left);
+                parts.left -= *slots;
             }
-            (false, true, _) => parts.tag = idle,
-            (false, false, true) => parts.predecessor = idle,
-            (false, false, false) if state.again > 0 => parts.other = idle,
-            (false, false, false) if waits_for_person => parts.person = idle,
-            (false, false, false) => parts.tail = idle,
+            parts.other += parts.left;
+        } else if let Some((_, slots)) =
+            causes.into_iter().find(|(waits, _)| found[*waits as usize])
+        {
+            *slots = idle;
+        } else if state.again > 0 {
+            parts.other = idle;
+        } else if found[Waits::ForPerson as usize] {
+            parts.person = idle;
+        } else {
+            parts.tail = idle;
         }
         parts.count(loss, to - from)
     }
@@ -302,9 +290,7 @@ struct Fit<'b>(Option<(&'b LanePlan, u64)>);
 impl<'b> Fit<'b> {
     fn of(&mut self, room: &Room<'b>, lane: usize) -> u64 {
         let plan = &room.book.plan.lanes[lane];
-        let alike = self.0.filter(|(other, _)| {
-            Arc::ptr_eq(&other.requires, &plan.requires) && other.environment == plan.environment
-        });
+        let alike = self.0.filter(|(other, _)| Arc::ptr_eq(&other.requires, &plan.requires));
         let slots = alike.map_or_else(|| room.of_lane(plan), |(_, slots)| slots);
         self.0 = Some((plan, slots));
         slots
@@ -318,6 +304,7 @@ struct Parts {
     hand_over: u64,
     other: u64,
     tag: u64,
+    limit: u64,
     predecessor: u64,
     person: u64,
     tail: u64,
@@ -334,6 +321,7 @@ impl Parts {
             ("other", self.other, &mut loss.other),
             ("gone", self.gone, &mut loss.gone),
             ("tag", self.tag, &mut loss.tag),
+            ("limit", self.limit, &mut loss.limit),
             ("predecessor", self.predecessor, &mut loss.predecessor),
             ("person", self.person, &mut loss.person),
             ("tail", self.tail, &mut loss.tail),

@@ -26,6 +26,7 @@ pub struct Numbers {
     /// Lower bounds by what they follow from, and the highest of them.
     pub bound_work: u64,
     pub bound_tag: u64,
+    pub bound_limit: u64,
     pub bound_chain: u64,
     pub bound: u64,
     /// Tasks that have not ended of which nobody knows how long they take: each is counted as a second.
@@ -122,8 +123,7 @@ impl<'b> Rest<'b> {
     }
 
     fn bound(&self, slots: u64, work_of: impl Fn(u32) -> (u64, u64)) -> Bound {
-        let capacity = |tag: &str| u64::from(self.book.capacities.get(tag).copied().unwrap_or(1));
-        bound(&self.book.plan, slots, work_of, capacity)
+        bound(&self.book.plan, slots, work_of, |share| self.book.capacity(share))
     }
 }
 
@@ -161,6 +161,7 @@ fn measured_within(book: &RunBook, steps_max: u64) -> (Numbers, Vec<Gap>) {
         work: lanes.clone().map(|lane| rest.all(lane).0).sum(),
         bound_work: all.work,
         bound_tag: all.tag,
+        bound_limit: all.limit,
         bound_chain: all.chain,
         bound: all.longest(),
         guessed: rest.guessed(),

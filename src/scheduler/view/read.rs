@@ -1,6 +1,6 @@
 //! Reads from the store what views are made of, each at one revision.
 
-use super::book::{Registered, RunBook};
+use super::book::{Registered, RunBook, parse};
 use super::foreign::{LEASED, Names, foreign};
 use super::{
     Audit, FlakyCase, RunSummary, Waiting, audit, idleness, is_undisturbed, replay, waiting,
@@ -42,8 +42,14 @@ pub async fn book_at(client: &Client, run: &str, revision: i64) -> Result<RunBoo
 async fn keys_of(client: &Client, run: &str, revision: i64) -> Result<(Vec<Kv>, i64), SubmitError> {
     let (mut kvs, revision) = client.prefix(&keys::run_parts(run), revision).await?;
     let spec = client.get_at(&keys::run(run), revision).await?;
-    kvs.extend(spec);
     kvs.extend(client.get_at(&keys::open(run), revision).await?);
+    if let Some(spec) = spec.as_ref().and_then(parse::<RunSpec>) {
+        kvs.extend(client.get_at(&keys::queue(&spec.queue), revision).await?);
+        for environment in &spec.environments {
+            kvs.extend(client.get_at(&keys::environment(environment), revision).await?);
+        }
+    }
+    kvs.extend(spec);
     for prefix in [
         &keys::segments(run),
         keys::WORKERS,

@@ -1,8 +1,8 @@
 //! Attempts of a run as starts and ends in their order, and what goes on between them.
 
 use super::book::RunBook;
-use crate::scheduler::model::{LaneCheckpoint, Scope};
-use crate::scheduler::planner::Verdict;
+use crate::scheduler::model::{LaneCheckpoint, LanePlan, Scope};
+use crate::scheduler::planner::{Shared, Verdict};
 use std::collections::BTreeMap;
 
 /// One attempt as a stretch of time.
@@ -70,7 +70,8 @@ pub(super) struct State<'b> {
     ended: Vec<u32>,
     /// Tasks that are to be tried again and have not started.
     pub(super) again: u32,
-    held: BTreeMap<&'b str, u32>,
+    /// Attempts that go on, by what they share with others.
+    held: BTreeMap<Shared<'b>, u32>,
     /// Lanes of manual cases, by tag: nobody writes down when a person was given a task.
     manual: BTreeMap<&'b str, Vec<usize>>,
 }
@@ -115,8 +116,8 @@ impl<'b> State<'b> {
             self.ended[lane] += u32::from(stretch.is_last);
             self.again += u32::from(!stretch.is_last);
         }
-        for tag in &plan.tags {
-            let held = self.held.entry(tag).or_default();
+        for share in shares(plan) {
+            let held = self.held.entry(share).or_default();
             *held = if is_start { *held + 1 } else { held.saturating_sub(1) };
         }
     }
@@ -138,11 +139,12 @@ impl<'b> State<'b> {
         if is_early {
             return Waits::ForLane;
         }
-        let is_full = |tag: &str| {
-            let capacity = self.book.capacities.get(tag).copied().unwrap_or(1);
-            self.held.get(tag).is_some_and(|held| *held >= capacity)
+        let is_full = |share: &Shared<'_>| {
+            let capacity = self.book.capacity(*share);
+            capacity.is_some_and(|most| self.held.get(share).is_some_and(|held| *held >= most))
         };
-        if plan.tags.iter().any(|tag| is_full(tag)) {
+        let full = shares(plan).find(is_full);
+        if matches!(full, Some(Shared::Tag(_))) {
             return Waits::ForTag;
         }
         if plan.is_manual {
@@ -153,11 +155,18 @@ impl<'b> State<'b> {
             let mut lanes = self.manual.get(tag).into_iter().flatten();
             lanes.any(|lane| self.of_lane(*lane) == Waits::ForPerson)
         };
-        match plan.tags.iter().any(|tag| with_people(tag)) {
-            true => Waits::ForTag,
-            false => Waits::ForNothing,
+        match (plan.tags.iter().any(|tag| with_people(tag)), full) {
+            (true, _) => Waits::ForTag,
+            (false, Some(_)) => Waits::ForLimit,
+            (false, None) => Waits::ForNothing,
         }
     }
+}
+
+/// What a lane's tasks have while they run, tags first.
+fn shares(plan: &LanePlan) -> impl Iterator<Item = Shared<'_>> {
+    let tags = plan.tags.iter().map(|tag| Shared::Tag(tag));
+    tags.chain([Shared::Environment(&plan.environment), Shared::Queue])
 }
 
 /// What keeps tasks of a lane from starting.
@@ -167,8 +176,14 @@ pub(super) enum Waits {
     Not,
     ForLane,
     ForTag,
+    /// A place in its environment, or in its queue.
+    ForLimit,
     /// Who has it, and has not given a verdict.
     ForPerson,
     /// But a slot.
     ForNothing,
+}
+
+impl Waits {
+    pub(super) const COUNT: usize = Waits::ForNothing as usize + 1;
 }

@@ -233,8 +233,21 @@ fn what_is_not_handed_over_is_not_called_so() {
     store.put(keys::open(RUN), &RUN);
     store.worker("w1", 2);
     store.results("w1", &[passed(0, 0), passed(1, 110)]);
-    let loss = numbers(&store.book()).loss.unwrap();
-    assert_eq!((loss.other, loss.hand_over, loss.tail), (100_000, 20_000, 100_000));
+    let found = numbers(&store.book());
+    let loss = found.loss.unwrap();
+    assert_eq!((loss.limit, loss.hand_over, loss.tail), (100_000, 20_000, 100_000));
+    assert_eq!((found.bound_work, found.bound_limit), (100_000, 200_000));
+    // It has been widened since, and then nothing but the queue is narrow.
+    store.put(keys::environment("lab"), &json!({"id": "lab", "capacity": 2}));
+    let found = numbers(&store.book());
+    assert_eq!((found.loss.unwrap().limit, found.bound_limit), (0, 100_000));
+    store.put(keys::queue("default"), &json!({"limit": 1}));
+    let found = numbers(&store.book());
+    assert_eq!(
+        (found.loss.unwrap().limit, found.bound_limit, found.bound),
+        (100_000, 200_000, 200_000)
+    );
+    assert_eq!(found.bound_tag, 0);
 }
 
 /// What a worker took with it: nobody knows since when it ran.
