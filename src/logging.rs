@@ -83,6 +83,8 @@ fn quiet_libraries(level: LevelFilter) -> tracing_subscriber::filter::Targets {
     tracing_subscriber::filter::Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("quoin", level)
+        // A line for each connection of a client that names an address where a name belongs.
+        .with_target("rustls::msgs", level.min(LevelFilter::ERROR))
 }
 
 struct ZapLayer {
@@ -95,12 +97,13 @@ impl<S: Subscriber> Layer<S> for ZapLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        let caller = caller(event, &mut fields);
         if !self.errors && fields.level.is_none() {
             return;
         }
         let line = match self.format {
-            Format::Json => json_line(event, fields),
-            Format::Console => console_line(event, fields),
+            Format::Json => json_line(event, &caller, fields),
+            Format::Console => console_line(event, &caller, fields),
         };
         if let Ok(mut sinks) = self.sinks.lock() {
             for sink in sinks.iter_mut() {
@@ -167,21 +170,26 @@ fn level_name(level: &Level) -> &'static str {
     }
 }
 
-fn caller(event: &Event<'_>) -> String {
+/// Where an event comes from. Those of libraries that log by the crate `log` have that in fields, which are
+/// taken away.
+fn caller(event: &Event<'_>, fields: &mut Fields) -> String {
     let metadata = event.metadata();
-    let file = metadata.file().unwrap_or("unknown");
+    let (file, line) = (fields.rest.remove("log.file"), fields.rest.remove("log.line"));
+    fields.rest.retain(|name, _| !name.starts_with("log."));
+    let file = file.as_ref().and_then(Value::as_str).or(metadata.file()).unwrap_or("unknown");
+    let line = line.as_ref().and_then(Value::as_u64).or(metadata.line().map(u64::from));
     // The last two parts, as zap's short caller has them.
     let cut = file.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
-    format!("{}:{}", &file[cut..], metadata.line().unwrap_or(0))
+    format!("{}:{}", &file[cut..], line.unwrap_or(0))
 }
 
 fn timestamp() -> String {
     humantime::format_rfc3339_micros(SystemTime::now()).to_string()
 }
 
-fn json_line(event: &Event<'_>, fields: Fields) -> String {
+fn json_line(event: &Event<'_>, caller: &str, fields: Fields) -> String {
     let level = fields.level.as_deref().unwrap_or(level_name(event.metadata().level()));
-    json(level, &caller(event), &fields.message, fields.rest)
+    json(level, caller, &fields.message, fields.rest)
 }
 
 fn json(level: &str, caller: &str, message: &str, fields: Map<String, Value>) -> String {
@@ -200,9 +208,9 @@ fn json(level: &str, caller: &str, message: &str, fields: Map<String, Value>) ->
     line
 }
 
-fn console_line(event: &Event<'_>, fields: Fields) -> String {
+fn console_line(event: &Event<'_>, caller: &str, fields: Fields) -> String {
     let level = fields.level.as_deref().unwrap_or(level_name(event.metadata().level()));
-    let mut line = format!("{}\t{level}\t{}\t{}", timestamp(), caller(event), fields.message);
+    let mut line = format!("{}\t{level}\t{}\t{}", timestamp(), caller, fields.message);
     if !fields.rest.is_empty() {
         let _ = write!(line, "\t{}", Value::from(fields.rest));
     }

@@ -300,9 +300,11 @@ async fn cases_are_muted_and_skipped_for_a_time(engine: Engine) {
     let named =
         |name| ["run", "submit", "--case", "good", "--case", "bad", "--wait", "--name", name];
     let submit = named("both");
-    assert_eq!(team.says(&submit).await.0, 1);
+    let (code, said, _) = team.says(&submit).await;
+    assert!(code == 1 && said.contains("2 ended, 1 passed, 1 failed in"), "{code} {said}");
     assert_eq!(team.says(&["flaky", "mute", "bad", "--reason", "known", "--for", "7d"]).await.0, 0);
-    assert_eq!(team.says(&submit).await.0, 0);
+    let (code, said, _) = team.says(&submit).await;
+    assert!(code == 0 && said.contains("2 ended, 1 passed, 1 failed, 1 muted in"), "{code} {said}");
     let listed = team.json(&["flaky", "ls"]).await;
     let bad = listed.as_array().unwrap().iter().find(|found| found["case"] == "bad").unwrap();
     assert_eq!((&bad["state"], &bad["reason"]), (&json!("muted"), &json!("known")));

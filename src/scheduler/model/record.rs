@@ -178,6 +178,13 @@ impl Totals {
         self.by_status.get(&status).copied().unwrap_or_default()
     }
 
+    /// Of those that went wrong, such as do not count: their cases are muted.
+    pub fn muted(&self) -> u64 {
+        let failing = Status::ALL.into_iter().filter(|status| status.fails_run());
+        let all: u64 = failing.map(|status| self.get(status)).sum();
+        all.saturating_sub(self.failures)
+    }
+
     pub fn ended(&self) -> u64 {
         self.by_status.iter().filter(|(status, _)| status.is_terminal()).map(|(_, n)| n).sum()
     }

@@ -43,6 +43,9 @@ export const mutedPill = (muted) => {
   return pill("muted", t("muted"), [t("muted_why"), muted?.reason, until].filter(Boolean).join(" · "));
 };
 
+/** How tasks end that a run fails by, unless they are muted. */
+const FAILING = ["03", "04", "07", "08"];
+
 export const ended = (totals = {}) => STATUSES.reduce((sum, code) => sum + (totals[code] || 0), 0);
 
 const codeWord = (code) => t(/^\d/.test(code) ? `s${code}` : code);
@@ -71,8 +74,13 @@ export function bar(totals = {}, out = null, isTall = false) {
   return h("div", { class: isTall ? "bar tall" : "bar", role: "img", "aria-label": words.join(", "), title: words.join(", ") }, parts);
 }
 
+/** With those of what has failed, and is a part of it, that do not count. */
 export function legend(totals = {}, out = null) {
   const shown = counted(totals, out).filter(([code, count]) => count > 0 || code === "02");
+  const failed = FAILING.reduce((sum, code) => sum + (totals[code] || 0), 0);
+  // Nobody has counted them at each step of a replay.
+  const muted = totals.failures === undefined ? 0 : Math.max(0, failed - totals.failures);
+  if (muted > 0) shown.push(["muted", muted]);
   return h("div", { class: "legend" }, shown.map(([code, count]) => pill(code, `${codeWord(code)} ${number(count)}`)));
 }
 

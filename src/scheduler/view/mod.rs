@@ -115,7 +115,7 @@ impl RunSummary {
     }
 }
 
-/// One line that says how many tasks ended how: `12 of 40 ended, 11 passed, 1 failed, 2 flaky`.
+/// One line that says how many tasks ended how: `12 of 40 ended, 11 passed, 1 failed, 2 flaky, 1 muted`.
 pub fn totals_line(totals: &Totals) -> String {
     let mut parts = vec![format!("{} of {} ended", totals.ended(), totals.total)];
     for status in Status::ALL.into_iter().filter(|status| status.is_terminal()) {
@@ -126,6 +126,9 @@ pub fn totals_line(totals: &Totals) -> String {
     }
     if totals.flaky > 0 {
         parts.push(format!("{} flaky", totals.flaky));
+    }
+    if totals.muted() > 0 {
+        parts.push(format!("{} muted", totals.muted()));
     }
     parts.join(", ")
 }
