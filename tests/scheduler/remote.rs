@@ -183,6 +183,9 @@ async fn bad_registrations_and_results_are_refused(engine: Engine) {
         assert_eq!(answer.status, status, "{path}: {}", answer.body);
         assert!(answer.message().contains(text), "{path}: {}", answer.message());
     }
+    let away = caller.call("POST", "/v1/instances", service("away", local, 1)).await;
+    assert_eq!(away.status, 201, "{}", away.body);
+    team.schedulers[0].says("a registered service cannot be reached").await.unwrap();
 }
 
 /// Keys that no worker writes are no workers, and disturb nobody.

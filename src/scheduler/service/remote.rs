@@ -21,7 +21,7 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -121,6 +121,8 @@ pub(super) struct Stations {
     manned: Mutex<BTreeMap<String, Manned>>,
     /// Services whose worker has gone, until when they get none.
     resting: Mutex<BTreeMap<String, Instant>>,
+    /// Registered services that nobody has reached, of which the log tells.
+    unreached: Mutex<BTreeSet<String>>,
     access: Access,
     caller: Arc<Caller>,
     own_url: String,
@@ -131,6 +133,7 @@ impl Stations {
         Self {
             manned: Mutex::default(),
             resting: Mutex::default(),
+            unreached: Mutex::default(),
             access,
             caller: Arc::new(caller),
             own_url,
@@ -223,6 +226,7 @@ impl Stations {
             None => !manned.station.is_silent(),
         });
         self.resting.lock().retain(|_, until| *until > now);
+        self.unreached.lock().retain(|name| registered.contains_key(name));
         let mut new = Vec::new();
         for instance in registered.into_values() {
             let name = &instance.name;
@@ -235,16 +239,22 @@ impl Stations {
         self.wake().await;
         let probes = join_all(new.iter().map(|instance| self.probe(&instance.url))).await;
         for (instance, probe) in new.into_iter().zip(probes) {
-            if probe.is_ok() {
-                let way = Way::Push { url: instance.url.clone(), caller: self.caller.clone() };
-                let talents = Talents {
-                    labels: instance.labels.clone(),
-                    capacity: instance.max_task_num,
-                    commands: instance.commands,
-                };
-                let station = self.station(way, talents);
-                self.man(&instance.name.clone(), instance.url.clone(), station, Some(instance));
+            let Instance { name, url, .. } = &instance;
+            if let Err(error) = probe {
+                if self.unreached.lock().insert(name.clone()) {
+                    tracing::warn!(name, url, error, "a registered service cannot be reached");
+                }
+                continue;
             }
+            self.unreached.lock().remove(name);
+            let way = Way::Push { url: url.clone(), caller: self.caller.clone() };
+            let talents = Talents {
+                labels: instance.labels.clone(),
+                capacity: instance.max_task_num,
+                commands: instance.commands,
+            };
+            let station = self.station(way, talents);
+            self.man(&name.clone(), url.clone(), station, Some(instance));
         }
         Ok(())
     }
