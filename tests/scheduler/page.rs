@@ -88,14 +88,14 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.until(&format!("(({repeats}).value = '', true)")).await;
     browser.press_button("Submit").await;
     browser.until(&format!("document.activeElement === {repeats}")).await;
-    browser.until(&format!("(({repeats}).value = 30, true)")).await;
+    browser.until(&format!("(({repeats}).value = 50, true)")).await;
     browser.press_button("Submit").await;
     browser.until("location.hash.startsWith('#/runs/')").await;
     browser.until(&format!("{STATE} === 'failed'")).await;
     let run = browser.value("location.hash.split('/')[2]").await.unwrap();
     let run = run.as_str().unwrap().to_owned();
     let legend = browser.until("document.querySelector('.legend').textContent").await;
-    assert_eq!(legend, "passed 60failed 30");
+    assert_eq!(legend, "passed 100failed 50");
     browser.until("document.body.innerText.includes('Efficiency')").await;
     browser.picture("run").await;
     browser.press_button("Failures").await;
@@ -110,8 +110,18 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.until("document.querySelector('canvas')?.width > 300").await;
     browser.picture("slots").await;
 
-    // What a list was narrowed by is there again for who comes back to it.
+    // What somebody has seen of a list is there again for who comes back to it, as is what it was narrowed by.
     browser.press_button("Tasks").await;
+    let rows = "document.querySelectorAll('tbody tr').length";
+    browser.until(&format!("{rows} === 100")).await;
+    browser.press_button("Show more").await;
+    browser.until(&format!("{rows} === 150")).await;
+    browser.value("scrollTo(0, document.body.scrollHeight)").await.unwrap();
+    browser.until("history.state?.tasks_seen?.top > 1000").await;
+    browser.click("document.querySelectorAll('tbody tr')[145]").await;
+    browser.until("/^#.runs.[^/]+.\\d+.\\d+$/.test(location.hash)").await;
+    browser.value("history.back()").await.unwrap();
+    browser.until(&format!("{rows} === 150 && scrollY > 1000")).await;
     let field = "document.querySelector('input[aria-label=Case]')";
     let narrow = format!(
         "(() => {{ {field}.value = 'bad'; {field}.dispatchEvent(new Event('input')); return true }})()"
@@ -131,7 +141,7 @@ async fn the_page_submits_follows_reruns_and_cancels(engine: Engine) {
     browser.press_button("Rerun failed").await;
     browser.until(&format!("!location.hash.includes('{run}') && {STATE} === 'failed'")).await;
     browser.until(&format!("document.body.innerText.includes('Repeats run {run}')")).await;
-    browser.until("document.querySelector('.fact b').textContent === '30 of 30'").await;
+    browser.until("document.querySelector('.fact b').textContent === '50 of 50'").await;
 
     // A run that takes long is seen waiting for its tag, and canceled.
     browser.open(&format!("{url}/#/cases/long")).await;

@@ -3,7 +3,7 @@
 import { get, part, query, send } from "./api.js";
 import { openSubmit } from "./submit.js";
 import { scored, standing, stateButtons } from "./flaky.js";
-import { ago, ask, closeDialog, cut, dialog, filterChoice, filterInput, h, isIdle, kept, labels, moment, number, paged, percent, pill, refreshed, say, searchInput, span, statusPill, strip, sure, table, trying } from "./parts.js";
+import { ago, ask, closeDialog, cut, dialog, filterChoice, filterInput, h, isIdle, kept, labels, moment, number, paged, percent, pill, refreshed, say, searchInput, SEEN, span, statusPill, strip, sure, table, trying } from "./parts.js";
 import { wrong } from "./told.js";
 import { t } from "./words.js";
 
@@ -25,7 +25,7 @@ export function list(view) {
     { word: "typical", show: (found) => (pasts(found)[0]?.p50 > 0 ? span(pasts(found)[0].p50) : ""), isNumber: true },
     { word: "tags", show: tags }, { word: "retries", show: retriesOf, isLong: true }, { word: "owner", show: (found) => found.owner || "" },
   ];
-  const cases = paged((next) => get(query("/v1/testcases", { ...filter, history: true, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_cases"), open: link }));
+  const cases = paged((next) => get(query("/v1/testcases", { ...filter, history: true, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_cases"), open: link }), kept("cases_seen", SEEN));
   const search = searchInput(view, filter, () => cases.refresh());
   const states = ["", "enabled", "muted", "skipped"];
   const choose = filterChoice("state", "state", filter, states.map((state) => [state, t(state || "all")]), () => cases.refresh());

@@ -2,7 +2,7 @@
 
 import { download, get, part, query } from "./api.js";
 import { failure } from "./task.js";
-import { h, mutedPill, number, paged, pill, problem, runLink, span, statusPill, table, trying } from "./parts.js";
+import { h, kept, mutedPill, number, paged, pill, problem, runLink, SEEN, span, statusPill, table, trying } from "./parts.js";
 import { t } from "./words.js";
 
 const RUNS_MAX = 50;
@@ -47,7 +47,7 @@ function groupOf(run, group, pasts) {
   const open = (event) => {
     if (event.target !== details || !details.open || inside.hasChildNodes()) return;
     const filter = { status: "failures", fingerprint: group.fingerprint };
-    const list = paged((next) => get(query(`/v1/runs/${part(run)}/tasks`, { ...filter, next, limit: 50 })), (items) => h("div", {}, items.map((item) => failure(run, item, pasts.get(`${item.lane}/${item.ordinal}`)))));
+    const list = paged((next) => get(query(`/v1/runs/${part(run)}/tasks`, { ...filter, next, limit: 50 })), (items) => h("div", {}, items.map((item) => failure(run, item, pasts.get(`${item.lane}/${item.ordinal}`)))), kept("failures_seen", SEEN));
     inside.replaceChildren(list.place);
   };
   const names = group.lanes.slice(0, 3).map((lane) => (lane.environment ? `${lane.case} @ ${lane.environment}` : lane.case));

@@ -158,35 +158,59 @@ export function table(columns, rows, { empty, open } = {}) {
   return h("div", { class: "wide" }, h("table", {}, h("thead", {}, head), h("tbody", {}, rows.map(line))));
 }
 
+/** How many rows of a list somebody has seen, and how far down the page that was. */
+export const SEEN = { rows: 0, top: 0 };
+
 /**
- * A list that the server cuts into pages: `load(next)` gives {items, next}; `show(items)` an element.
+ * A list that the server cuts into pages: `load(next)` gives {items, next}; `show(items)` an element. Who comes
+ * back to its address finds what he has `seen` of it, which is kept with that.
  */
-export function paged(load, show) {
+export function paged(load, show, seen = null) {
   const place = h("div", { class: "paper" });
+  const address = location.hash;
   let items = [];
   const draw = (next) => {
     const more = next && h("div", { class: "more" }, h("button", { type: "button", click: () => add(next) }, t("more")));
     place.replaceChildren(show(items), ...(more ? [more] : []));
   };
   let asked = 0;
-  const add = async (next, mayDraw = () => true) => {
+  // Where one was when this address was left: the window is as high again only when the rows are there.
+  let top = seen?.top;
+  const back = () => { if (top > 0) scrollTo(0, top); top = 0; };
+  const remember = () => { if (seen && seen.rows !== items.length && location.hash === address) seen.rows = items.length; };
+  const add = async (next, mayDraw = () => true, rows = 1) => {
     asked += 1;
     const own = asked;
     try {
-      let page = await load(next);
+      let [found, page] = [[], { next }];
       // The server looks through so many at a time, and among those there may be none.
-      while (page.items.length === 0 && page.next && own === asked) page = await load(page.next);
+      do {
+        page = await load(page.next);
+        found = found.concat(page.items);
+      } while (found.length < rows && page.next && own === asked);
       // Somebody has asked for something else meanwhile, or laid a hand on what is there.
       if (own !== asked || !mayDraw()) return;
-      items = next ? items.concat(page.items) : page.items;
+      items = next ? items.concat(found) : found;
       draw(page.next);
+      remember();
+      back();
     } catch (error) {
       if (own !== asked) return;
       amiss(place, error);
       if (error.isPassing) setTimeout(() => { if (own === asked && place.isConnected) add(); }, 3000);
     }
   };
-  return { place, refresh: (mayDraw) => add(undefined, mayDraw), ready: add() };
+  const ready = add(undefined, undefined, seen?.rows || 1);
+  if (seen) {
+    const scrolled = debounce(() => {
+      if (!place.isConnected || location.hash !== address) removeEventListener("scroll", scrolled);
+      else seen.top = scrollY;
+    });
+    ready.then(() => addEventListener("scroll", scrolled));
+  }
+  // What is drawn again by itself is as long as before; who looks for something else begins anew.
+  const refresh = (mayDraw) => add(undefined, mayDraw, (mayDraw && seen?.rows) || 1);
+  return { place, refresh, ready };
 }
 
 export const problem = (error) => h("div", { class: "empty problem", role: "alert" }, error.message);

@@ -4,7 +4,7 @@ import { follow, get, part, Problem, query, send } from "./api.js";
 import { failures as failuresOf } from "./failures.js";
 import { replay } from "./replay.js";
 import { timeline } from "./timeline.js";
-import { ago, amiss, bar, cut, ended, endedOf, filterChoice, filterInput, h, holder, kept, legend, moment, mutedPill, number, paged, percent, pill, rate, runLink, say, span, sure, table, taskLink, taskPill, tasksWord, took, trying, workerName } from "./parts.js";
+import { ago, amiss, bar, cut, ended, endedOf, filterChoice, filterInput, h, holder, kept, legend, moment, mutedPill, number, paged, percent, pill, rate, runLink, say, SEEN, span, sure, table, taskLink, taskPill, tasksWord, took, trying, workerName } from "./parts.js";
 import { told } from "./told.js";
 import { language, t } from "./words.js";
 
@@ -191,7 +191,7 @@ export async function one(view, run, asked) {
       { word: "started", show: (task) => moment(task.since || task.start) }, { word: "time", show: (task) => elapsed(task), isNumber: true },
     ];
     const open = (task) => taskLink(run, task);
-    const found = paged((next) => get(query(`${path}/tasks`, { ...filter, next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks"), open }));
+    const found = paged((next) => get(query(`${path}/tasks`, { ...filter, next, limit: 100 })), (items) => table(columns, items, { empty: t("no_tasks"), open }), kept("tasks_seen", SEEN));
     const codes = ["", "00", "01", "02", "failures", "05", "06"];
     const word = (code) => (code === "" ? t("all") : code === "failures" ? t("failures") : t(`s${code}`));
     const choose = filterChoice("state", "status", filter, codes.map((code) => [code, word(code)]), () => found.refresh());

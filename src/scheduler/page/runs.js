@@ -2,7 +2,7 @@
 
 import { get, query } from "./api.js";
 import { openSubmit } from "./submit.js";
-import { bar, cut, endedOf, filterChoice, filterInput, h, kept, moment, number, paged, percent, pill, refreshed, runLink, searchInput, table, took } from "./parts.js";
+import { bar, cut, endedOf, filterChoice, filterInput, h, kept, moment, number, paged, percent, pill, refreshed, runLink, searchInput, SEEN, table, took } from "./parts.js";
 import { t } from "./words.js";
 
 export function list(view) {
@@ -19,7 +19,7 @@ export function list(view) {
     { word: "queue", show: (run) => run.queue },
     { word: "owner", show: (run) => run.owner || "" },
   ];
-  const runs = paged((next) => get(query("/v1/runs", { ...filter, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_runs"), open: runLink }));
+  const runs = paged((next) => get(query("/v1/runs", { ...filter, next, limit: 50 })), (items) => table(columns, items, { empty: t("no_runs"), open: runLink }), kept("runs_seen", SEEN));
   const states = ["", "open", "passed", "failed", "canceled", "incomplete"];
   const choose = filterChoice("state", "state", filter, states.map((state) => [state, t(state || "all")]), () => runs.refresh());
   const search = searchInput(view, filter, () => runs.refresh());
