@@ -315,6 +315,10 @@ async fn what_was_skipped_says_why(engine: Engine) {
         let test = report.cases().find(|test| test.name == task).unwrap();
         assert_eq!((test.status, &*test.reason.message), (Status::Skipped, reason));
     }
+    let xml = team.says(&["case", "export", "junit"]).await.1;
+    let report = quoin::scheduler::junit::read(xml.as_bytes()).unwrap();
+    let bad = report.cases().find(|test| test.name == "bad").unwrap();
+    assert_eq!((bad.status, &*bad.reason.message), (Status::Failed, "exit code 1"), "{xml}");
     let caller = Caller::new(&team.service_url(0).await);
     let tasks = caller.get(&format!("/v1/runs/{run}/tasks?status=skipped")).await.body;
     assert_eq!(tasks["items"][0]["reason"], reasons[0].1, "{tasks}");

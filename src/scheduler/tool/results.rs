@@ -300,7 +300,8 @@ pub(super) async fn latest_as_junit(desk: &Desk, cases: &[TestCase]) -> Result<S
     for case in cases {
         let prefix = format!("{}{}/", keys::RESULTS, case.id);
         let mut is_known = false;
-        for kv in kvs.iter().filter(|kv| kv.key.starts_with(&prefix)) {
+        let from = kvs.partition_point(|kv| kv.key < prefix);
+        for kv in kvs[from..].iter().take_while(|kv| kv.key.starts_with(&prefix)) {
             let value: Value = serde_json::from_slice(&kv.value).unwrap_or_default();
             let Ok(status) = serde_json::from_value(value["code"].clone())
                 .or_else(|_| by_word(value["status"].as_str().unwrap_or_default()))
@@ -308,9 +309,14 @@ pub(super) async fn latest_as_junit(desk: &Desk, cases: &[TestCase]) -> Result<S
                 continue;
             };
             is_known = true;
+            // Of what passed it is what was put out.
+            let logs = value["logs"].as_str().filter(|_| status.fails_run()).unwrap_or_default();
+            let (message, text) = logs.split_once('\n').unwrap_or((logs, ""));
+            let (message, text) = (message.to_owned(), text.to_owned());
             suite.cases.push(Case {
                 name: case.id.clone(),
                 class: kv.key[prefix.len()..].to_owned(),
+                reason: Reason { message, kind: status.word().to_owned(), text },
                 status,
                 time_us: value["duration_ms"].as_u64().map(|ms| ms * 1_000),
                 properties: own(case),
