@@ -316,6 +316,9 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
     let broken = caller.raw("POST", "/v1/runs", &json, "{").await;
     assert_eq!(broken.status, 400);
     assert!(broken.message().starts_with("the body is not JSON: "), "{}", broken.message());
+    let twice = caller.raw("POST", "/v1/runs", &json, r#"{"name": "a", "name": "b"}"#).await;
+    let told = "the body is ambiguous: field `name` is given twice at line 1 column 20";
+    assert_eq!((twice.status, twice.message()), (400, told));
     for len in [(1 << 20) + 1, 8 << 20] {
         let long = caller.raw("POST", "/v1/testcases", &json, "x".repeat(len)).await;
         assert_eq!((long.status, long.message()), (413, "the body is longer than 1048576 bytes"));

@@ -17,6 +17,7 @@ mod run;
 mod short;
 mod standing;
 mod status;
+mod unique;
 
 pub use case::{
     CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
@@ -38,6 +39,7 @@ pub use repeats::Repeats;
 pub use run::{Missing, RunSpec, Selected};
 pub(in crate::scheduler) use standing::milliseconds;
 pub use status::Status;
+pub use unique::unique;
 
 use std::collections::BTreeMap;
 

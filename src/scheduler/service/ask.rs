@@ -3,7 +3,7 @@
 
 use super::Shared;
 use super::answer::Problem;
-use crate::scheduler::model::{Refusal, understand};
+use crate::scheduler::model::{Refusal, understand, unique};
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
@@ -113,9 +113,12 @@ impl FromRequest<Shared> for Object {
         if text.is_empty() {
             return Ok(Self(Map::new()));
         }
-        match serde_json::from_slice(&text) {
+        match unique(&text) {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
             Ok(_) => Err(Problem::new(400, "the body is not a JSON object")),
+            Err(error) if error.is_data() => {
+                Err(Problem::new(400, format!("the body is ambiguous: {error}")))
+            }
             Err(error) => Err(Problem::new(400, format!("the body is not JSON: {error}"))),
         }
     }

@@ -1,5 +1,6 @@
 //! All that the store shows of one run at one revision, booked.
 
+use super::limits::Limits;
 use super::running::{self, RunningTasks};
 use crate::scheduler::coordinator::{Control, LanePack, RunStatus, WorkerInfo, is_leader, plan_of};
 use crate::scheduler::keys;
@@ -7,7 +8,7 @@ use crate::scheduler::model::{
     Claim, Environment, Item, LaneCheckpoint, Refusal, Row, RunPlan, RunSpec, Segment, Status,
     TestCase, Totals, Unread,
 };
-use crate::scheduler::planner::{LaneId, Planner, RunNo, RunSetup, Shared, Verdict};
+use crate::scheduler::planner::{LaneId, Planner, RunNo, RunSetup, Verdict};
 use crate::scheduler::record::Block;
 use crate::scheduler::store::Kv;
 use serde::de::DeserializeOwned;
@@ -83,10 +84,7 @@ pub struct RunBook {
     pub workers: BTreeMap<String, WorkerInfo>,
     /// Units of tags that have more than one, by the part of the key behind `tag/`.
     pub capacities: BTreeMap<String, u32>,
-    /// How many tasks may have a place at once, of environments that are limited.
-    places: BTreeMap<String, u32>,
-    /// The same of the run's queue.
-    queue_limit: Option<u32>,
+    pub(super) limits: Limits,
     /// Tags whose capacity was set after the submit.
     pub(super) redefined: BTreeSet<String>,
     pub revision: i64,
@@ -135,8 +133,7 @@ impl RunBook {
             has_leader: kvs.iter().any(is_leader),
             workers: BTreeMap::new(),
             capacities: BTreeMap::new(),
-            places: BTreeMap::new(),
-            queue_limit: None,
+            limits: Limits::default(),
             redefined: BTreeSet::new(),
             revision,
             running: BTreeMap::new(),
@@ -146,7 +143,7 @@ impl RunBook {
             peaks: OnceLock::new(),
             spec,
         };
-        book.limit(&find);
+        book.limits = Limits::new(&book.environments, &book.spec.queue, find);
         let submitted = find(&keys::run(run)).map(|spec| spec.mod_revision);
         for kv in kvs {
             if let Some(worker) = kv.key.strip_prefix(keys::WORKERS) {
@@ -164,29 +161,6 @@ impl RunBook {
         book.running = running::running(run, &book.open, &book.workers, kvs, slots_of);
         book.count(kvs);
         Ok(book)
-    }
-
-    /// Learns how much environments and the queue take. What an environment took when the run was submitted
-    /// counts as well: the more of both bounds what was possible.
-    fn limit<'k>(&mut self, find: &impl Fn(&str) -> Option<&'k Kv>) {
-        for at_submit in &self.environments {
-            let now = find(&keys::environment(&at_submit.id)).and_then(parse::<Environment>);
-            let now = now.map_or(at_submit.capacity, |now| now.capacity);
-            let most = at_submit.capacity.zip(now).map(|(then, now)| then.max(now));
-            self.places.extend(most.map(|most| (at_submit.id.clone(), most)));
-        }
-        let queue = find(&keys::queue(&self.spec.queue)).and_then(parse::<serde_json::Value>);
-        let limit = queue.and_then(|queue| queue["limit"].as_u64());
-        self.queue_limit = limit.and_then(|limit| u32::try_from(limit).ok());
-    }
-
-    /// How many tasks may share something, unless all may.
-    pub(super) fn capacity(&self, share: Shared<'_>) -> Option<u32> {
-        match share {
-            Shared::Tag(tag) => Some(self.capacities.get(tag).copied().unwrap_or(1)),
-            Shared::Environment(environment) => self.places.get(environment).copied(),
-            Shared::Queue => self.queue_limit,
-        }
     }
 
     /// Books all attempts, and then what checkpoints know beyond them.

@@ -14,6 +14,7 @@ mod flaky;
 mod foreign;
 mod gone;
 mod idle;
+mod limits;
 mod live;
 mod loss;
 mod numbers;

@@ -1,7 +1,8 @@
 //! Attempts of a run as starts and ends in their order, and what goes on between them.
 
 use super::book::RunBook;
-use crate::scheduler::model::{LaneCheckpoint, LanePlan, Scope};
+use super::limits::shares;
+use crate::scheduler::model::{LaneCheckpoint, Scope};
 use crate::scheduler::planner::{Shared, Verdict};
 use std::collections::BTreeMap;
 
@@ -161,12 +162,6 @@ impl<'b> State<'b> {
             (false, None) => Waits::ForNothing,
         }
     }
-}
-
-/// What a lane's tasks have while they run, tags first.
-fn shares(plan: &LanePlan) -> impl Iterator<Item = Shared<'_>> {
-    let tags = plan.tags.iter().map(|tag| Shared::Tag(tag));
-    tags.chain([Shared::Environment(&plan.environment), Shared::Queue])
 }
 
 /// What keeps tasks of a lane from starting.
