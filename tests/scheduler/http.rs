@@ -199,6 +199,18 @@ async fn definitions_are_created_read_changed_listed_and_deleted(engine: Engine)
         let page = caller.get(&format!("/v1/testcases?{filter}")).await;
         assert_eq!(ids(&page), wanted, "{filter}");
     }
+
+    // Long ones come in shorter pages, and all of them.
+    for number in 0..19 {
+        let mut one = case(&format!("long{number:02}"));
+        one["input"] = json!("x".repeat(1_000_000));
+        assert_eq!(caller.call("POST", "/v1/testcases", one).await.status, 201);
+    }
+    let page = caller.get("/v1/testcases?text=long&limit=1000").await;
+    assert_eq!(ids(&page).len(), 17);
+    let next = page.body["next"].as_str().unwrap();
+    let rest = caller.get(&format!("/v1/testcases?text=long&limit=1000&next={next}")).await;
+    assert_eq!((ids(&rest), &rest.body["next"]), (vec!["long17", "long18"], &Value::Null));
 }
 
 async fn each_bad_call_has_its_code_and_text(engine: Engine) {

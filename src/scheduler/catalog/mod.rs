@@ -25,8 +25,13 @@ const FOLLOWED_MAX: usize = 10_000;
 const READS_MAX: usize = 64;
 /// Such reads at the same time: each waits for a majority of the members.
 const READS_AT_ONCE: usize = 8;
-/// Keys in one read of a list.
+/// Keys in one read of a list, and in the first one: nobody knows yet how long they are.
 const PAGE: i64 = 500;
+const PAGE_FIRST: i64 = 101;
+/// Bytes that such a read should have.
+const PAGE_BYTES: usize = 4 << 20;
+/// Bytes of the definitions in one page of a list, but for the last one's.
+const LISTED_BYTES_MAX: usize = 16 << 20;
 /// Definitions that are looked through for one page of a list with a filter.
 const LOOKED_AT_MAX: usize = 10_000;
 /// Definitions that are written together, and their bytes but for the last one's: etcd takes 128
@@ -367,8 +372,24 @@ async fn committed(client: &Client, txn: &Txn) -> Result<Option<i64>, SubmitErro
     }
 }
 
+/// All definitions that fit, in the order of their ids.
+pub async fn all<T: Definition>(
+    client: &Client,
+    fits: impl Fn(&T) -> bool,
+) -> Result<Vec<Stored<T>>, SubmitError> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let listed = list::<T>(client, after.as_deref(), PAGE as usize, &fits).await?;
+        found.extend(listed.items);
+        match listed.next {
+            Some(next) => after = Some(next),
+            None => return Ok(found),
+        }
+    }
+}
+
 /// Definitions in the order of their ids behind `after`, at most `limit`, that fit. A page may hold
-/// fewer than there are when few of many fit; `next` then says where to go on.
+/// fewer than there are when few of many fit, or they are long; `next` then says where to go on.
 pub async fn list<T: Definition>(
     client: &Client,
     after: Option<&str>,
@@ -379,20 +400,27 @@ pub async fn list<T: Definition>(
     // The first key behind another one is that with a zero at its end.
     let mut from = after.map_or_else(|| T::PREFIX.to_owned(), |id| format!("{}\0", key::<T>(id)));
     let mut listed = Listed { items: Vec::new(), next: None, left: -1 };
-    let mut looked_at = 0;
+    let (mut looked_at, mut listed_bytes) = (0, 0);
+    let mut keys = PAGE_FIRST;
     loop {
-        let page = client.page(&from, &end, PAGE.min(limit as i64 + 1), false).await?;
+        let page = client.page(&from, &end, keys.min(limit as i64 + 1), false).await?;
+        let bytes: usize = page.kvs.iter().map(|kv| kv.value.len()).sum();
+        let fitting = (PAGE_BYTES * page.kvs.len()).checked_div(bytes);
+        keys = fitting.map_or(keys, |fitting| (fitting as i64).clamp(1, PAGE));
         if listed.left < 0 {
             listed.left = page.count;
         }
         for kv in &page.kvs {
-            if listed.items.len() == limit {
+            if listed.items.len() == limit || listed_bytes >= LISTED_BYTES_MAX {
                 return Ok(listed);
             }
             looked_at += 1;
             listed.next = kv.key.strip_prefix(T::PREFIX).map(str::to_owned);
             // What was written by hand and is no definition is passed over.
-            listed.items.extend(parse::<T>(kv).ok().filter(|found| fits(&found.value)));
+            if let Some(found) = parse::<T>(kv).ok().filter(|found| fits(&found.value)) {
+                listed_bytes += kv.value.len();
+                listed.items.push(found);
+            }
         }
         match page.kvs.last() {
             Some(last) if page.has_more && looked_at < LOOKED_AT_MAX => {

@@ -76,8 +76,8 @@ pub(super) async fn run(action: EnvAction, desk: &Desk) -> Done {
         }
         EnvAction::Ls => {
             let fits = |found: &Environment| !found.is_deleted;
-            let listed = catalog::list(&desk.client, None, 10_000, fits).await?;
-            let found: Vec<Environment> = listed.items.into_iter().map(|s| s.value).collect();
+            let found = catalog::all(&desk.client, fits).await?;
+            let found: Vec<Environment> = found.into_iter().map(|s| s.value).collect();
             desk.show(&found, |found| show(found));
         }
         EnvAction::Rm { environments } => {

@@ -249,23 +249,9 @@ fn flaky_alone(case: &str, stats: &Stats, now: u64) -> bool {
 
 /// Cases that are muted or skipped, with their versions.
 async fn set_apart(client: &Client) -> Result<BTreeMap<String, (TestCase, i64)>, SubmitError> {
-    let (mut found, mut after) = (BTreeMap::new(), None);
-    loop {
-        let is_apart = |case: &TestCase| !case.is_deleted && case.state != CaseState::Enabled;
-        let listed =
-            catalog::list::<TestCase>(client, after.as_deref(), CASES_PAGE as usize, is_apart)
-                .await?;
-        found.extend(
-            listed
-                .items
-                .into_iter()
-                .map(|case| (case.value.id.clone(), (case.value, case.version))),
-        );
-        match listed.next {
-            Some(next) => after = Some(next),
-            None => return Ok(found),
-        }
-    }
+    let is_apart = |case: &TestCase| !case.is_deleted && case.state != CaseState::Enabled;
+    let found = catalog::all(client, is_apart).await?.into_iter();
+    Ok(found.map(|case| (case.value.id.clone(), (case.value, case.version))).collect())
 }
 
 type Histories = Vec<(String, String, Stats)>;
