@@ -25,11 +25,8 @@ const FOLLOWED_MAX: usize = 10_000;
 const READS_MAX: usize = 64;
 /// Such reads at the same time: each waits for a majority of the members.
 const READS_AT_ONCE: usize = 8;
-/// Keys in one read of a list, and in the first one: nobody knows yet how long they are.
+/// Keys in one read of a list.
 const PAGE: i64 = 500;
-const PAGE_FIRST: i64 = 101;
-/// Bytes that such a read should have.
-const PAGE_BYTES: usize = 4 << 20;
 /// Bytes of the definitions in one page of a list, but for the last one's.
 const LISTED_BYTES_MAX: usize = 16 << 20;
 /// Definitions that are looked through for one page of a list with a filter.
@@ -401,12 +398,8 @@ pub async fn list<T: Definition>(
     let mut from = after.map_or_else(|| T::PREFIX.to_owned(), |id| format!("{}\0", key::<T>(id)));
     let mut listed = Listed { items: Vec::new(), next: None, left: -1 };
     let (mut looked_at, mut listed_bytes) = (0, 0);
-    let mut keys = PAGE_FIRST;
     loop {
-        let page = client.page(&from, &end, keys.min(limit as i64 + 1), false).await?;
-        let bytes: usize = page.kvs.iter().map(|kv| kv.value.len()).sum();
-        let fitting = (PAGE_BYTES * page.kvs.len()).checked_div(bytes);
-        keys = fitting.map_or(keys, |fitting| (fitting as i64).clamp(1, PAGE));
+        let page = client.page(&from, &end, PAGE.min(limit as i64 + 1), false).await?;
         if listed.left < 0 {
             listed.left = page.count;
         }

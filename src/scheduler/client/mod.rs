@@ -38,6 +38,8 @@ const PAGE: i64 = 100;
 const PAGE_MAX: i64 = 10_000;
 /// Bytes that a page should have.
 const PAGE_BYTES: usize = 4 << 20;
+/// Nothing is added to a part of a list that has so many bytes.
+const LISTED_BYTES: usize = 16 << 20;
 /// Bytes of one answer: a page of definitions of runs is long.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 
@@ -272,7 +274,8 @@ impl Client {
         }
     }
 
-    /// The first keys from `from` up to `end`, as they are now, or the last ones, last first.
+    /// The first keys from `from` up to `end`, as they are now, or the last ones, last first: at most `limit`, and
+    /// fewer where they are long.
     pub async fn page(
         &self,
         from: &str,
@@ -280,19 +283,32 @@ impl Client {
         limit: i64,
         is_backwards: bool,
     ) -> Result<Page, Error> {
-        let mut options = GetOptions::new().with_range(end).with_limit(limit);
-        if is_backwards {
-            options = options.with_sort(SortTarget::Key, SortOrder::Descend);
+        let (mut from, mut end) = (from.as_bytes().to_vec(), end.to_vec());
+        let (mut found, mut bytes, mut keys) = (Page::default(), 0, PAGE);
+        loop {
+            let wanted = keys.min(limit - found.kvs.len() as i64);
+            let mut options = GetOptions::new().with_range(&*end).with_limit(wanted);
+            if is_backwards {
+                options = options.with_sort(SortTarget::Key, SortOrder::Descend);
+            }
+            let answer = timeout(CALL_TIMEOUT, self.kv().get(&*from, Some(options))).await;
+            let late = |_| tonic::Status::deadline_exceeded("no answer in time");
+            let mut answer = answer.map_err(late)??;
+            let kvs = answer.take_kvs();
+            let last = kvs.last().map(|kv| kv.key().to_vec());
+            bytes += kvs.iter().map(|kv| kv.value().len()).sum::<usize>();
+            let count = if found.kvs.is_empty() { answer.count() } else { found.count };
+            found.kvs.extend(kvs.into_iter().map(taken));
+            let revision = answer.header().map_or(0, |header| header.revision());
+            found = Page { has_more: answer.more(), count, revision, ..found };
+            let is_enough = found.kvs.len() as i64 >= limit || bytes >= LISTED_BYTES;
+            match last {
+                Some(last) if found.has_more && !is_enough && is_backwards => end = last,
+                Some(last) if found.has_more && !is_enough => from = [&*last, b"\0"].concat(),
+                _ => return Ok(found),
+            }
+            keys = ((PAGE_BYTES * found.kvs.len() / bytes.max(1)) as i64).clamp(1, PAGE_MAX);
         }
-        let answer = timeout(CALL_TIMEOUT, self.kv().get(from, Some(options))).await;
-        let answer =
-            answer.map_err(|_| tonic::Status::deadline_exceeded("no answer in time"))??;
-        Ok(Page {
-            kvs: answer.kvs().iter().map(kv).collect(),
-            has_more: answer.more(),
-            count: answer.count(),
-            revision: answer.header().map_or(0, |header| header.revision()),
-        })
     }
 
     /// The first keys with a prefix, as they are now.
