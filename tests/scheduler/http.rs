@@ -241,6 +241,12 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         (("POST", "/v1/instances/x/drain"), json!({}), 404, "unknown instance x"),
         (("GET", "/v1/nothing"), json!({}), 404, "there is nothing at /v1/nothing"),
         (("DELETE", "/v1/runs"), json!({}), 405, "DELETE does not go with /v1/runs"),
+        (
+            ("GET", "/v1/runs/x/tasks/a/0"),
+            json!({}),
+            400,
+            "\"a\" in the path is not a whole number",
+        ),
         (("GET", "/v1/testcases?limit=0"), json!({}), 400, "limit is not between 1 and 1000"),
         (("GET", "/v1/testcases?next=*"), json!({}), 400, "next is not what a list has said"),
         (("GET", "/v1/testcases?ower=a"), json!({}), 400, "not a valid query: ower: unknown field"),
@@ -325,6 +331,8 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         assert_eq!(answer.headers["content-type"], "application/json");
     }
     let json = [("content-type", "application/json")];
+    let unknown = caller.raw("TRACE", "/v1/runs", &[], "").await;
+    assert_eq!((unknown.status, unknown.message()), (405, "TRACE does not go with /v1/runs"));
     let broken = caller.raw("POST", "/v1/runs", &json, "{").await;
     assert_eq!(broken.status, 400);
     assert!(broken.message().starts_with("the body is not JSON: "), "{}", broken.message());

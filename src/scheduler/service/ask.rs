@@ -5,6 +5,8 @@ use super::Shared;
 use super::answer::Problem;
 use crate::scheduler::model::{Refusal, understand, unique};
 use axum::body::{Body, HttpBody as _};
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
@@ -34,7 +36,20 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for InPath<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, Problem> {
         let found = Path::<T>::from_request_parts(parts, state).await;
-        found.map(|Path(found)| Self(found)).map_err(|error| Problem::new(400, error.body_text()))
+        found.map(|Path(found)| Self(found)).map_err(|error| Problem::new(400, in_path(&error)))
+    }
+}
+
+/// What is wrong with a part of the path.
+fn in_path(error: &PathRejection) -> String {
+    let PathRejection::FailedToDeserializePathParams(found) = error else {
+        return error.body_text();
+    };
+    match found.kind() {
+        ErrorKind::ParseErrorAtIndex { value, .. } => {
+            format!("{value:?} in the path is not a whole number from 0 to {}", u32::MAX)
+        }
+        kind => kind.to_string(),
     }
 }
 

@@ -122,8 +122,9 @@ impl Rules {
         if !has_word {
             check_origin(headers, host)?;
         }
-        // Without a body there is nothing that it could be instead.
-        if *request.method() != Method::DELETE && !is_json(request) {
+        // Without a body there is nothing that it could be instead; other methods are nowhere served.
+        let has_body = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+        if has_body && !is_json(request) {
             return Err(Problem::new(415, "the content type is not application/json"));
         }
         Ok(behalf)

@@ -5,7 +5,7 @@
 
 use super::answer::ok;
 use super::openapi_filters::{
-    CASE_FILTER, ENVIRONMENT_FILTER, PART, RUN_FILTER, TASK_FILTER, WINDOW,
+    CASE_FILTER, ENVIRONMENT_FILTER, PART, RUN_FILTER, TASK_FILTER, WANT, WINDOW,
 };
 use super::openapi_values::{meaning, values};
 use axum::response::Response;
@@ -258,14 +258,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
         200,
         &[404],
     ),
-    change(
-        ("POST", "/v1/claims"),
-        I,
-        "Gives tasks to a worker that asks; waits for the first if there is none",
-        ("Claim", "Orders"),
-        200,
-        &[400, 409],
-    ),
+    Operation {
+        query: WANT,
+        ..change(
+            ("POST", "/v1/claims"),
+            I,
+            "Gives tasks to a worker that asks; waits for the first if there is none",
+            ("Claim", "Orders"),
+            200,
+            &[400, 409],
+        )
+    },
     change(
         ("POST", "/v1/claims/renew"),
         I,
@@ -354,19 +357,34 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
+/// The form of what is asked in the query of a call.
+fn asked(path: &str, name: &str) -> Value {
+    match name {
+        "limit" if path.ends_with("/timeline") => json!({"type": "integer", "minimum": 1}),
+        "limit" | "want" => json!({"type": "integer", "minimum": 1, "maximum": 1_000}),
+        "at" | "from" | "to" | "wait" => json!({"type": "integer", "minimum": 0}),
+        "history" | "checks" | "flaky" => json!({"type": "boolean"}),
+        _ => json!({"type": "string"}),
+    }
+}
+
 fn parameters(operation: &Operation) -> Vec<Value> {
     let in_path = operation.path.split('/').filter_map(|part| {
         let name = part.strip_prefix('{')?.strip_suffix('}')?;
-        Some(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        let schema = match name {
+            "lane" | "ordinal" => json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),
+            _ => json!({"type": "string"}),
+        };
+        Some(json!({"name": name, "in": "path", "required": true, "schema": schema}))
     });
     let in_query = operation.query.iter().map(|(name, description)| {
-        let schema = json!({"type": if *name == "limit" { "integer" } else { "string" }});
+        let schema = asked(operation.path, name);
         json!({"name": name, "in": "query", "description": description, "schema": schema})
     });
     let mut found: Vec<Value> = in_path.chain(in_query).collect();
     if operation.errors.contains(&409) && matches!(operation.method, "PUT" | "PATCH" | "DELETE") {
         let description = "The version that was seen; another one is answered with 409";
-        let schema = json!({"type": "string"});
+        let schema = json!({"type": "string", "pattern": "^(\\*|(W/)?\"?[0-9]+\"?)$"});
         found.push(json!({
             "name": "If-Match", "in": "header", "description": description, "schema": schema,
         }));
@@ -374,7 +392,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
             let description = "* lets nothing be written over what is there";
             found.push(json!({
                 "name": "If-None-Match", "in": "header", "description": description,
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "enum": ["*"]},
             }));
         }
     }
@@ -430,10 +448,12 @@ fn describe(operation: &Operation) -> Value {
         "operationId": operation_id(operation), "tags": [operation.tag], "summary": operation.summary,
         "parameters": parameters(operation), "responses": answers,
     });
-    if !operation.body.is_empty() {
+    // Where nothing need be said, the type of the content says that no page of somebody else's asks.
+    let body = if operation.method == "POST" { "Object" } else { "" };
+    let body = if operation.body.is_empty() { body } else { operation.body };
+    if !body.is_empty() {
         described["requestBody"] = json!({
-            "required": true,
-            "content": {"application/json": {"schema": reference(operation.body)}},
+            "required": true, "content": {"application/json": {"schema": reference(body)}},
         });
     }
     described

@@ -47,3 +47,8 @@ pub(super) const TASK_FILTER: &[(&str, &str)] = &[
     ("flaky", "true: those that passed after a failed attempt"),
     ("fingerprint", "Those that said what a group of failures said"),
 ];
+
+pub(super) const WANT: &[(&str, &str)] = &[
+    ("want", "How many at most: 1 to 1000, 1 unless said"),
+    ("wait", "Seconds to wait for the first: at most 60, 20 unless said"),
+];

@@ -10,6 +10,10 @@ fn number(description: &str) -> Value {
     json!({"type": "integer", "description": description})
 }
 
+fn within(least: i64, most: u64, description: &str) -> Value {
+    json!({"type": "integer", "minimum": least, "maximum": most, "description": description})
+}
+
 fn truth(description: &str) -> Value {
     json!({"type": "boolean", "description": description})
 }
@@ -31,12 +35,20 @@ fn object(properties: Value) -> Value {
     json!({"type": "object", "properties": properties})
 }
 
+/// What is only ever sent: it has these fields and no others, and must have some of them.
+fn request(required: &[&str], properties: Value) -> Value {
+    let mut request = object(properties);
+    request["additionalProperties"] = false.into();
+    request["required"] = json!(required);
+    request
+}
+
 fn opinion() -> Value {
-    object(json!({
-        "verdict": words(&["passed", "failed", "error"], "What a person says"),
-        "message": text("What was seen"),
-        "by": text("Whose verdict it is"),
-    }))
+    let verdicts = words(&["passed", "failed", "error"], "What a person says");
+    let fields = json!({
+        "verdict": verdicts, "message": text("What was seen"), "by": text("Whose verdict it is"),
+    });
+    request(&["verdict"], fields)
 }
 
 fn list(of: &str) -> Value {
@@ -70,13 +82,13 @@ fn case() -> Value {
         "case_pre": any("Cases that must have ended: a name, {case, scope, policy, soft}, or a list"),
         "mutual_tag": any("Tags that are held meanwhile: a name, {tag, scope, chain}, or a list"),
         "requires": texts("Labels that a worker must have"),
-        "slots": number("Of a worker's capacity"),
-        "priority": number("Within a run; higher first"),
-        "timeout_ms": number("Of one attempt"),
+        "slots": within(1, 1_024, "Of a worker's capacity"),
+        "priority": within(-1_000, 1_000, "Within a run; higher first"),
+        "timeout_ms": within(1, 7 * 24 * 3_600_000, "Of one attempt"),
         "slow_ms": number("Longer is marked as slow"),
         "retries": object(json!({
-            "test": number("After a failed verdict or a timeout"),
-            "infra": number("After an error without a verdict"),
+            "test": within(0, 100, "After a failed verdict or a timeout"),
+            "infra": within(0, 100, "After an error without a verdict"),
             "backoff_ms": number("Before the first; doubled for each further one"),
         })),
         "on_lost": words(&["retry", "never"], "What becomes of a task whose worker is lost"),
@@ -140,22 +152,22 @@ fn run_spec() -> Value {
         "case": text("Its id"),
         "repeats": {
             "description": "How often, in each environment or by environment; as the run says unless given",
-            "oneOf": [{"type": "integer"},
-                {"type": "object", "additionalProperties": {"type": "integer"}}],
+            "oneOf": [within(1, 10_000_000, "In each environment"),
+                {"type": "object", "additionalProperties": within(1, 10_000_000, "In that one")}],
         },
     }));
     let mut spec = object(json!({
         "name": text("For people"),
         "request_id": text("The same submit with the same id is the same run, for a day"),
-        "cases": {"type": "array", "items": {"oneOf": [text("Its id"), case]}},
-        "repeats": number("For cases that name no number of their own"),
+        "cases": {"type": "array", "minItems": 1, "items": {"oneOf": [text("Its id"), case]}},
+        "repeats": within(1, 10_000_000, "For cases that name no number of their own"),
         "environments": {"type": "array", "items": {"type": "string"}},
         "missing": words(&["refuse", "ignore", "include"], "Predecessors that are not selected"),
         "queue": text("Queues share by weight"),
-        "priority": number("Within the queue; higher first"),
-        "deadline_ms": number("From the submit on; what has not started then is skipped"),
-        "no_worker_timeout_ms": number("What no worker could run for so long is skipped"),
-        "failures_max": number("After so many failures nothing new starts"),
+        "priority": within(-1_000, 1_000, "Within the queue; higher first"),
+        "deadline_ms": within(1, 365 * 24 * 3_600_000, "From the submit on; what has not started then is skipped"),
+        "no_worker_timeout_ms": within(1, 365 * 24 * 3_600_000, "What no worker could run for so long is skipped"),
+        "failures_max": within(1, u32::MAX.into(), "After so many failures nothing new starts"),
         "rerun_of": text("The run that this one repeats"),
         "owner": text("Whose it is"),
     }));
@@ -268,21 +280,27 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
     [
         (
             "Service",
-            object(json!({
-                "name": text("No two workers share one"), "url": text("It is asked at {url}/submit"),
-                "max_task_num": number("Tasks at once"), "labels": texts("What it is"),
-                "commands": truth("It carries out cases of kind command as well"),
-            })),
+            request(
+                &["name", "url", "max_task_num"],
+                json!({
+                    "name": text("No two workers share one"), "url": text("It is asked at {url}/submit"),
+                    "max_task_num": within(1, 10_000, "Tasks at once"), "labels": texts("What it is"),
+                    "commands": truth("It carries out cases of kind command as well"),
+                }),
+            ),
         ),
         (
             "Claim",
-            object(json!({
-                "worker": text("Who asks; no two share a name"),
-                "max_task_num": number("Tasks at once; as many as are wanted unless said"),
-                "labels": texts("What it is"),
-                "commands": truth("It carries out cases of kind command as well"),
-                "records": names("All that it has; what it was given and does not name is lost"),
-            })),
+            request(
+                &["worker"],
+                json!({
+                    "worker": text("Who asks; no two share a name"),
+                    "max_task_num": within(1, 10_000, "Tasks at once; as many as are wanted unless said"),
+                    "labels": texts("What it is"),
+                    "commands": truth("It carries out cases of kind command as well"),
+                    "records": names("All that it has; what it was given and does not name is lost"),
+                }),
+            ),
         ),
         (
             "Order",
@@ -303,9 +321,12 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
         ),
         (
             "Renewal",
-            object(json!({
-                "worker": text("Who is still there"), "records": names("What it has"),
-            })),
+            request(
+                &["worker"],
+                json!({
+                    "worker": text("Who is still there"), "records": names("What it has"),
+                }),
+            ),
         ),
         (
             "Renewed",
@@ -316,11 +337,14 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
         ),
         (
             "Verdict",
-            object(json!({
-                "recordId": text("Of the order"),
-                "status": text("passed, failed, error or timed out; or 02, 03, 04, 07; canceled, or 05, of what was canceled"),
-                "message": text("Why, for people"), "result": text("What came back"),
-            })),
+            request(
+                &["recordId", "status"],
+                json!({
+                    "recordId": text("Of the order"),
+                    "status": text("passed, failed, error or timed out; or 02, 03, 04, 07; canceled, or 05, of what was canceled"),
+                    "message": text("Why, for people"), "result": text("What came back"),
+                }),
+            ),
         ),
     ]
 }
@@ -356,7 +380,7 @@ pub(super) fn values() -> Map<String, Value> {
     }));
     let queue = object(json!({
         "queue": text("Its name"),
-        "weight": number("Its part beside other queues"),
+        "weight": within(1, 1_000_000, "Its part beside other queues"),
         "limit": number("Tasks that may run at once"),
         "runs_max": number("Runs that may be open at once"),
         "paused": truth("Nothing new starts"),
@@ -382,10 +406,13 @@ pub(super) fn values() -> Map<String, Value> {
         ),
         (
             "Rerun",
-            object(json!({
-                "which": words(&["failed", "lost", "unstarted", "all"], "What of it"),
-                "request_id": text("As for a submit"),
-            })),
+            request(
+                &[],
+                json!({
+                    "which": words(&["failed", "lost", "unstarted", "all"], "What of it"),
+                    "request_id": text("As for a submit"),
+                }),
+            ),
         ),
         ("Control", object(json!({"run": text("Its id"), "control": text("What is wanted")}))),
         (
@@ -401,12 +428,24 @@ pub(super) fn values() -> Map<String, Value> {
         ),
         ("Instance", instance()),
         ("InstanceList", list("Instance")),
-        ("TagSettings", object(json!({"capacity": number("How many may hold it at once")}))),
+        (
+            "TagSettings",
+            request(
+                &["capacity"],
+                json!({"capacity": within(1, u32::MAX.into(), "How many may hold it at once")}),
+            ),
+        ),
         ("TagList", list("Object")),
-        ("Release", object(json!({"reason": text("For the worker's log")}))),
+        ("Release", request(&["reason"], json!({"reason": text("For the worker's log")}))),
         ("Opinion", opinion()),
         ("Checked", checked()),
-        ("Login", object(json!({"name": text("A user of the store"), "password": text("")}))),
+        (
+            "Login",
+            request(
+                &["name", "password"],
+                json!({"name": text("A user of the store"), "password": text("")}),
+            ),
+        ),
         ("Token", object(json!({"token": text("To be shown as Authorization: Bearer")}))),
         ("Queue", queue),
         ("QueueList", list("Queue")),
