@@ -379,7 +379,11 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     });
     let in_query = operation.query.iter().map(|(name, description)| {
         let schema = asked(operation.path, name);
-        json!({"name": name, "in": "query", "description": description, "schema": schema})
+        let is_needed = operation.path.ends_with("/compare") && *name == "with";
+        json!({
+            "name": name, "in": "query", "description": description, "required": is_needed,
+            "schema": schema,
+        })
     });
     let mut found: Vec<Value> = in_path.chain(in_query).collect();
     if operation.errors.contains(&409) && matches!(operation.method, "PUT" | "PATCH" | "DELETE") {

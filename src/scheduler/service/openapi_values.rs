@@ -6,6 +6,11 @@ fn text(description: &str) -> Value {
     json!({"type": "string", "description": description})
 }
 
+/// Of one letter at least.
+fn name(description: &str) -> Value {
+    json!({"type": "string", "minLength": 1, "description": description})
+}
+
 fn number(description: &str) -> Value {
     json!({"type": "integer", "description": description})
 }
@@ -62,7 +67,7 @@ fn list(of: &str) -> Value {
 
 fn case() -> Value {
     let mut case = object(json!({
-        "id": text("No slash, at most 256 bytes"),
+        "id": name("No slash, at most 256 bytes"),
         "name": text("For people"),
         "kind": words(&["http", "command", "manual"], "What is done"),
         "url": text("Whom a case of kind http calls; {{name}} stands for a value of the environment"),
@@ -110,11 +115,11 @@ fn case() -> Value {
 
 fn environment() -> Value {
     let mut environment = object(json!({
-        "id": text("No slash, at most 256 bytes"),
+        "id": name("No slash, at most 256 bytes"),
         "name": text("For people"),
         "config": {"type": "object", "description": "What {{name}} in cases stands for"},
         "labels": texts("Labels that a worker must have"),
-        "capacity": number("Tasks that may run here at once"),
+        "capacity": within(1, u32::MAX.into(), "Tasks that may run here at once"),
         "health": words(
             &["unknown", "good", "bad", "looping", "maintenance", "retired"],
             "Whether something may start here",
@@ -276,6 +281,16 @@ fn names(description: &str) -> Value {
     json!({"type": "array", "items": {"type": "string"}, "description": description})
 }
 
+fn order() -> Value {
+    object(json!({
+        "recordId": text("To be named with the verdict"), "case": text("Its id"),
+        "url": text("Whom to call"), "input": text("What with"), "output": text("What is expected"),
+        "callback": text("Where the verdict is posted"), "attempt": number("From 1"),
+        "fence": number("Grows with each giving; the tested system may refuse smaller ones"),
+        "deadline": number("Milliseconds since 1970"),
+    }))
+}
+
 fn of_remote_workers() -> [(&'static str, Value); 7] {
     [
         (
@@ -283,7 +298,7 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
             request(
                 &["name", "url", "max_task_num"],
                 json!({
-                    "name": text("No two workers share one"), "url": text("It is asked at {url}/submit"),
+                    "name": name("No two workers share one"), "url": text("It is asked at {url}/submit"),
                     "max_task_num": within(1, 10_000, "Tasks at once"), "labels": texts("What it is"),
                     "commands": truth("It carries out cases of kind command as well"),
                 }),
@@ -294,7 +309,7 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
             request(
                 &["worker"],
                 json!({
-                    "worker": text("Who asks; no two share a name"),
+                    "worker": name("Who asks; no two share a name"),
                     "max_task_num": within(1, 10_000, "Tasks at once; as many as are wanted unless said"),
                     "labels": texts("What it is"),
                     "commands": truth("It carries out cases of kind command as well"),
@@ -302,16 +317,7 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
                 }),
             ),
         ),
-        (
-            "Order",
-            object(json!({
-                "recordId": text("To be named with the verdict"), "case": text("Its id"),
-                "url": text("Whom to call"), "input": text("What with"), "output": text("What is expected"),
-                "callback": text("Where the verdict is posted"), "attempt": number("From 1"),
-                "fence": number("Grows with each giving; the tested system may refuse smaller ones"),
-                "deadline": number("Milliseconds since 1970"),
-            })),
-        ),
+        ("Order", order()),
         (
             "Orders",
             object(json!({
@@ -324,7 +330,7 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
             request(
                 &["worker"],
                 json!({
-                    "worker": text("Who is still there"), "records": names("What it has"),
+                    "worker": name("Who is still there"), "records": names("What it has"),
                 }),
             ),
         ),
@@ -340,7 +346,7 @@ fn of_remote_workers() -> [(&'static str, Value); 7] {
             request(
                 &["recordId", "status"],
                 json!({
-                    "recordId": text("Of the order"),
+                    "recordId": name("Of the order"),
                     "status": text("passed, failed, error or timed out; or 02, 03, 04, 07; canceled, or 05, of what was canceled"),
                     "message": text("Why, for people"), "result": text("What came back"),
                 }),
@@ -371,19 +377,37 @@ fn of_results() -> [(&'static str, Value); 8] {
     ]
 }
 
-/// All schemas by name.
-pub(super) fn values() -> Map<String, Value> {
-    let error = object(json!({
-        "status": number("The same as the answer's"),
-        "reason": text("The same in words"),
-        "message": text("What is wrong, for people"),
-    }));
+/// What people set while runs go on, and who they are.
+fn of_settings() -> [(&'static str, Value); 7] {
+    let capacity = within(1, u32::MAX.into(), "How many may hold it at once");
+    let own = json!({"type": "string", "readOnly": true, "description": "Its name"});
+    let mut tag = object(json!({"capacity": capacity, "tag": own}));
+    tag["required"] = json!(["capacity"]);
     let queue = object(json!({
         "queue": text("Its name"),
         "weight": within(1, 1_000_000, "Its part beside other queues"),
         "limit": number("Tasks that may run at once"),
         "runs_max": number("Runs that may be open at once"),
         "paused": truth("Nothing new starts"),
+    }));
+    let login = json!({"name": text("A user of the store"), "password": text("")});
+    [
+        ("TagSettings", tag),
+        ("TagList", list("Object")),
+        ("Release", request(&["reason"], json!({"reason": name("For the worker's log")}))),
+        ("Queue", queue),
+        ("QueueList", list("Queue")),
+        ("Login", request(&["name", "password"], login)),
+        ("Token", object(json!({"token": text("To be shown as Authorization: Bearer")}))),
+    ]
+}
+
+/// All schemas by name.
+pub(super) fn values() -> Map<String, Value> {
+    let error = object(json!({
+        "status": number("The same as the answer's"),
+        "reason": text("The same in words"),
+        "message": text("What is wrong, for people"),
     }));
     let anything = json!({"type": "object"});
     let all = [
@@ -428,29 +452,10 @@ pub(super) fn values() -> Map<String, Value> {
         ),
         ("Instance", instance()),
         ("InstanceList", list("Instance")),
-        (
-            "TagSettings",
-            request(
-                &["capacity"],
-                json!({"capacity": within(1, u32::MAX.into(), "How many may hold it at once")}),
-            ),
-        ),
-        ("TagList", list("Object")),
-        ("Release", request(&["reason"], json!({"reason": text("For the worker's log")}))),
         ("Opinion", opinion()),
         ("Checked", checked()),
-        (
-            "Login",
-            request(
-                &["name", "password"],
-                json!({"name": text("A user of the store"), "password": text("")}),
-            ),
-        ),
-        ("Token", object(json!({"token": text("To be shown as Authorization: Bearer")}))),
-        ("Queue", queue),
-        ("QueueList", list("Queue")),
     ];
-    let all = all.into_iter().chain(of_results()).chain(of_remote_workers());
+    let all = all.into_iter().chain(of_settings()).chain(of_results()).chain(of_remote_workers());
     all.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
