@@ -14,6 +14,7 @@ use crate::scheduler::model::{CaseState, Claim, Refusal, RunSpec, TestCase};
 use crate::scheduler::record;
 use crate::scheduler::store::{Commit, Kv};
 use crate::scheduler::submit::SubmitError;
+use futures_util::future::try_join_all;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Definitions and histories of cases are read in parts of so many.
@@ -44,10 +45,10 @@ async fn keys_of(client: &Client, run: &str, revision: i64) -> Result<(Vec<Kv>, 
     let spec = client.get_at(&keys::run(run), revision).await?;
     kvs.extend(client.get_at(&keys::open(run), revision).await?);
     if let Some(spec) = spec.as_ref().and_then(parse::<RunSpec>) {
-        kvs.extend(client.get_at(&keys::queue(&spec.queue), revision).await?);
-        for environment in &spec.environments {
-            kvs.extend(client.get_at(&keys::environment(environment), revision).await?);
-        }
+        let places = spec.environments.iter().map(|place| keys::environment(place));
+        let limits: Vec<String> = places.chain([keys::queue(&spec.queue)]).collect();
+        let found = limits.iter().map(|key| client.get_at(key, revision));
+        kvs.extend(try_join_all(found).await?.into_iter().flatten());
     }
     kvs.extend(spec);
     for prefix in [
