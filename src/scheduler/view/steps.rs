@@ -140,12 +140,11 @@ impl<'b> State<'b> {
         if is_early {
             return Waits::ForLane;
         }
-        let is_full = |share: &Shared<'_>| {
-            let capacity = self.book.capacity(*share);
-            capacity.is_some_and(|most| self.held.get(share).is_some_and(|held| *held >= most))
+        let is_full = |share: Shared<'_>| {
+            let capacity = self.book.capacity(share);
+            capacity.is_some_and(|most| self.held.get(&share).is_some_and(|held| *held >= most))
         };
-        let full = shares(plan).find(is_full);
-        if matches!(full, Some(Shared::Tag(_))) {
+        if plan.tags.iter().any(|tag| is_full(Shared::Tag(tag))) {
             return Waits::ForTag;
         }
         if plan.is_manual {
@@ -156,10 +155,12 @@ impl<'b> State<'b> {
             let mut lanes = self.manual.get(tag).into_iter().flatten();
             lanes.any(|lane| self.of_lane(*lane) == Waits::ForPerson)
         };
-        match (plan.tags.iter().any(|tag| with_people(tag)), full) {
-            (true, _) => Waits::ForTag,
-            (false, Some(_)) => Waits::ForLimit,
-            (false, None) => Waits::ForNothing,
+        if plan.tags.iter().any(|tag| with_people(tag)) {
+            return Waits::ForTag;
+        }
+        match is_full(Shared::Environment(&plan.environment)) || is_full(Shared::Queue) {
+            true => Waits::ForLimit,
+            false => Waits::ForNothing,
         }
     }
 }
