@@ -221,6 +221,8 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         case[field] = value;
         case
     };
+    let deep = (0..65).fold(json!(1), |inner, _| json!([inner]));
+    let places = ("POST", "/v1/environments");
     let run = |more: Value| {
         let mut run = json!({"cases": [{"case": "one"}]});
         run.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -271,6 +273,12 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         ),
         (post, with("case_pre", json!("bad")), 400, "waits for itself: bad -> bad"),
         (post, case("one"), 409, "there is a case one already"),
+        (post, with("method", json!("connect")), 400, "case bad: method \"connect\" is not sent"),
+        (post, with("headers", json!({"Content-Length": "9"})), 400, "cannot be sent"),
+        (post, with("slow_ms", json!(u64::MAX)), 400, "slow_ms 18446744073709551615 is more than"),
+        (post, with("steps", deep.clone()), 400, "case bad: steps is nested deeper than 64"),
+        (places, json!({"id": "lab", "config": {"a": deep}}), 400, "its config is nested deeper"),
+        (("PUT", "/v1/testcases/one"), Value::Null, 400, "the body is not a JSON object"),
         (
             ("PATCH", "/v1/testcases/one"),
             json!({"case_pre": "two"}),
@@ -331,6 +339,12 @@ async fn each_bad_call_has_its_code_and_text(engine: Engine) {
         assert_eq!(answer.headers["content-type"], "application/json");
     }
     let json = [("content-type", "application/json")];
+    let empty = caller.raw("PUT", "/v1/testcases/one", &json, "").await;
+    assert_eq!(empty.status, 400, "{}", empty.body);
+    let both = [json[0], ("if-match", "*"), ("if-none-match", "*")];
+    let both = caller.raw("PUT", "/v1/testcases/one", &both, case("one").to_string()).await;
+    let told = "If-Match and If-None-Match exclude each other";
+    assert_eq!((both.status, both.message()), (400, told));
     let unknown = caller.raw("TRACE", "/v1/runs", &[], "").await;
     assert_eq!((unknown.status, unknown.message()), (405, "TRACE does not go with /v1/runs"));
     let broken = caller.raw("POST", "/v1/runs", &json, "{").await;

@@ -1,6 +1,6 @@
 //! Workers that speak HTTP: a service to which tasks are pushed, and a client that pulls them.
 
-use crate::cluster::{Cluster, Engine, eventually};
+use crate::cluster::{Cluster, Engine, eventually, within};
 use crate::http::Caller;
 use crate::on_each_engine;
 use crate::team::Team;
@@ -20,6 +20,7 @@ on_each_engine![
     tasks_are_pushed_to_a_plain_service_and_called_back,
     tasks_are_pulled_by_a_client_that_asks,
     bad_registrations_and_results_are_refused,
+    who_asks_no_more_gets_nothing_and_may_come_again,
     a_worker_that_was_written_by_hand_gets_nothing,
     a_service_is_told_that_its_task_is_canceled,
     a_client_is_told_that_its_task_is_canceled,
@@ -155,6 +156,23 @@ async fn tasks_are_pulled_by_a_client_that_asks(engine: Engine) {
     assert_eq!(status.totals.get(Status::Passed), 6, "{status:?}");
     assert_eq!(status.totals.get(Status::Failed), 6, "{status:?}");
     team.audit(&run, 12).await;
+}
+
+async fn who_asks_no_more_gets_nothing_and_may_come_again(engine: Engine) {
+    let (team, caller) = serving(engine).await;
+    let asking = json!({"worker": "lab", "max_task_num": 4});
+    let ask = async || caller.call("POST", "/v1/claims?wait=0", asking.clone()).await;
+    assert_eq!(ask().await.status, 200);
+    // Silent for half a minute.
+    within(Duration::from_secs(60), "an end of its registration", async || {
+        match team.schedulers[0].output().contains("that asks no more has been given up") {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        }
+    })
+    .await;
+    assert_eq!(caller.get("/v1/instances/lab").await.status, 404);
+    assert_eq!(ask().await.status, 200);
 }
 
 async fn bad_registrations_and_results_are_refused(engine: Engine) {

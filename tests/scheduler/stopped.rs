@@ -15,6 +15,7 @@ on_each_engine![
     what_was_lost_before_a_cancel_is_told_as_lost,
     a_key_that_nobody_holds_does_not_lead,
     what_failed_runs_again_where_it_failed,
+    a_run_that_nobody_can_read_is_canceled,
 ];
 
 /// One worker with one slot that takes much ahead.
@@ -141,6 +142,28 @@ async fn a_key_that_nobody_holds_does_not_lead(engine: Engine) {
     assert_eq!(why["waiting"][0]["reason"], "scheduler", "{why}");
     team.start_scheduler().says("leading the scheduler").await.unwrap();
     assert_eq!(team.ended(&run).await.state, "passed");
+}
+
+async fn a_run_that_nobody_can_read_is_canceled(engine: Engine) {
+    let mut team = Team::new(Cluster::start(engine, 1).await);
+    let plan = json!({"cases": [{"id": "a", "kind": "command", "command": ["true"]}],
+        "run": {"cases": ["a"], "queue": "small"}});
+    let runs = [team.submit(&plan).await, team.submit(&plan).await];
+    let mut client = team.client().await;
+    for run in &runs {
+        client.put(keys::definitions(run, 0), "garbage", None).await.unwrap();
+    }
+    // One before somebody leads, the other after that.
+    assert_eq!(team.says(&["run", "cancel", &runs[0]]).await.0, 0);
+    team.start_scheduler().says("leading the scheduler").await.unwrap();
+    assert_eq!(team.ended(&runs[0]).await.state, "canceled");
+    assert_eq!(team.says(&["run", "cancel", &runs[1]]).await.0, 0);
+    assert_eq!(team.ended(&runs[1]).await.state, "canceled");
+    // It is over for its queue, too.
+    assert_eq!(team.says(&["queue", "runs", "small", "1"]).await.0, 0);
+    team.start_worker("w1", 1, &["--allow-command"]).await;
+    let next = team.submit(&plan).await;
+    assert_eq!(team.ended(&next).await.state, "passed");
 }
 
 async fn what_failed_runs_again_where_it_failed(engine: Engine) {

@@ -67,6 +67,12 @@ fn key<T: Definition>(id: &str) -> String {
     format!("{}{id}", T::PREFIX)
 }
 
+/// That there is one of this id, which stands against a new one.
+pub fn there_is<T: Definition>(id: &str) -> String {
+    let article = if T::WHAT.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("there is {article} {} {id} already", T::WHAT)
+}
+
 fn parse<T: Definition>(kv: &Kv) -> Result<Stored<T>, SubmitError> {
     let value = serde_json::from_slice(&kv.value).map_err(|error| {
         let what = format!("{} does not hold a {}: {error}", kv.key, T::WHAT);
@@ -133,8 +139,7 @@ pub async fn create<T: Definition>(client: &Client, value: T) -> Result<Stored<T
     value.check_change(None)?;
     let before = find::<T>(client, value.id()).await?;
     if before.as_ref().is_some_and(|before| !before.value.is_deleted()) {
-        let text = format!("there is a {} {} already", T::WHAT, value.id());
-        return Err(Refusal::new(409, text).into());
+        return Err(Refusal::new(409, there_is::<T>(value.id())).into());
     }
     let written = write(client, value, before.as_ref()).await?;
     written.ok_or_else(|| Refusal::new(409, "somebody else has described it meanwhile").into())

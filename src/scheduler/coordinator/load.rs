@@ -3,7 +3,7 @@
 use super::{Coordinator, Due, OpenedRun, Settings, Timer, people};
 use crate::planted::{self, Bug};
 use crate::scheduler::keys;
-use crate::scheduler::planner::Planner;
+use crate::scheduler::planner::{Planner, RunNo};
 use crate::scheduler::store::Kv;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +27,7 @@ impl Coordinator {
             planner,
             runs: BTreeMap::new(),
             reading: BTreeMap::new(),
+            unread: BTreeSet::new(),
             run_names: BTreeMap::new(),
             workers,
             claims: BTreeMap::new(),
@@ -70,16 +71,20 @@ impl Coordinator {
         for kv in below(keys::TAGS).filter(|_| !planted::has(Bug::TagGivenTwice)) {
             new.tag_held(now, kv);
         }
-        for (run, number) in started {
-            new.planner.start_run(now, number);
-            new.apply_control(now, run);
-        }
+        new.begin(now, &started);
         for key in new.claims.keys().cloned().collect::<Vec<_>>() {
             new.maybe_reclaim(now, &key);
         }
         new.end_mutes(now);
         new.look_at_drafts(now);
         new
+    }
+
+    fn begin(&mut self, now: u64, runs: &[(&str, RunNo)]) {
+        for (run, number) in runs {
+            self.planner.start_run(now, *number);
+            self.apply_control(now, run);
+        }
     }
 
     /// What was set, and what is known of the past.

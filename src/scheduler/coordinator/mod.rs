@@ -315,6 +315,8 @@ pub struct Coordinator {
     runs: BTreeMap<String, Run>,
     /// Runs that are being read, with what was wanted of them meanwhile.
     reading: BTreeMap<String, Option<Control>>,
+    /// Open runs of which nobody can read what they are made of.
+    unread: BTreeSet<String>,
     run_names: BTreeMap<RunNo, String>,
     workers: BTreeMap<String, Worker>,
     /// By key.

@@ -32,15 +32,16 @@ pub struct OpenedRun {
 }
 
 impl OpenedRun {
-    /// From its keys; nothing if they are not what a submit writes.
+    /// From its keys; nothing if they are not what a submit writes. A run that is canceled ends all the same: there is
+    /// nothing in it then.
     pub fn read(run: &str, kvs: &[Kv]) -> Option<Self> {
-        let spec = spec_of(run, kvs)?;
         let definitions = keys::definition_packs(run);
-        let mut read = Read::default();
-        for kv in kvs.iter().filter(|kv| kv.key.starts_with(&definitions)) {
+        let packs = kvs.iter().filter(|kv| kv.key.starts_with(&definitions));
+        let read = packs.into_iter().try_fold(Read::default(), |mut read, kv| {
             read.pack(kv)?;
-        }
-        Self::new(spec, read)
+            Some(read)
+        });
+        Self::new(run, read, kvs)
     }
 
     /// The same, and takes its definitions out of its keys.
@@ -56,11 +57,18 @@ impl OpenedRun {
             }
             !is_definition
         });
-        Self::new(spec_of(run, kvs)?, read?)
+        Self::new(run, read, kvs)
     }
 
-    fn new(spec: RunSpec, read: Read) -> Option<Self> {
-        let (_, plan) = read.plan(&spec)?;
+    fn new(run: &str, read: Option<Read>, kvs: &[Kv]) -> Option<Self> {
+        let spec = spec_of(run, kvs)?;
+        let control = keys::control(run);
+        let control = kvs.iter().find(|kv| kv.key == control).and_then(parse::<Control>);
+        let plan = match read.and_then(|read| read.plan(&spec)) {
+            Some((_, plan)) => plan,
+            None if control == Some(Control::Canceled) => RunPlan::default(),
+            None => return None,
+        };
         Some(Self { spec: RunSpec { cases: Vec::new(), ..spec }, plan })
     }
 }
@@ -154,7 +162,11 @@ impl Coordinator {
         opened: Option<OpenedRun>,
         kvs: &[Kv],
     ) -> Option<RunNo> {
-        let OpenedRun { spec, mut plan } = opened?;
+        let Some(OpenedRun { spec, mut plan }) = opened else {
+            self.unread.insert(name.to_owned());
+            return None;
+        };
+        self.unread.remove(name);
         let submitted = spec.submitted;
         plan.lanes.iter_mut().for_each(|lane| self.estimate(lane));
         let lanes = plan.lanes.len() as u32;
@@ -233,6 +245,9 @@ impl Coordinator {
             // What is read of it may be older.
             if let Some(wanted) = self.reading.get_mut(run) {
                 *wanted = Some(control);
+            } else if control == Control::Canceled && self.unread.contains(run) {
+                self.reading.insert(run.to_owned(), Some(control));
+                self.requests.push(Request::ReadRun { run: run.to_owned() });
             }
             return;
         };

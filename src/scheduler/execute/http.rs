@@ -8,7 +8,7 @@ use super::fill::fill;
 use super::report::Report;
 use super::verdict::compare_code;
 use super::{Attempt, Executor, Settings};
-use crate::scheduler::model::{OutputMatch, Status};
+use crate::scheduler::model::{OWN_HEADERS, OutputMatch, Status};
 use crate::tls::{self, Dialer};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
@@ -20,10 +20,6 @@ use serde::de::IgnoredAny;
 use std::error::Error;
 
 pub(super) type Client = legacy::Client<Connector, Full<Bytes>>;
-
-/// Headers that say how the message itself is sent.
-const OURS: [&str; 7] =
-    ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
 pub(super) fn client(settings: &Settings, dialer: Dialer) -> Client {
     let connector = Connector::new(settings.targets.clone(), dialer, settings.connect_timeout);
@@ -140,7 +136,7 @@ fn headers(attempt: &Attempt<'_>) -> Result<HeaderMap, String> {
     for (name, value) in &attempt.case.headers {
         let invalid = || format!("header {name:?} cannot be sent");
         let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
-        if OURS.contains(&key.as_str()) {
+        if OWN_HEADERS.contains(&key.as_str()) {
             return Err(invalid());
         }
         let value = fill(value, attempt.environment)?;

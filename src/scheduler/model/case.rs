@@ -1,6 +1,6 @@
 //! A test case: what is done, what is expected, and what must hold before and beside it.
 
-use super::names::{check_id, check_labels, check_tag};
+use super::names::{check_depth, check_id, check_labels, check_tag};
 use super::plainly::read;
 use super::short::one_or_many;
 use super::{Labels, Refusal};
@@ -22,6 +22,9 @@ const PREDECESSORS_MAX: usize = 1_000;
 const RETRIES_MAX: u32 = 100;
 const SLOTS_MAX: u32 = 1_024;
 const PRIORITY_MAX: i32 = 1_000;
+/// Headers that a connection has of its own: no case names them.
+pub const OWN_HEADERS: [&str; 7] =
+    ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 /// A week: longer is a mistake of units.
 pub(super) const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3_600_000;
 
@@ -319,6 +322,8 @@ impl TestCase {
             return fail(format!("more than {LABELS_MAX} labels"));
         }
         check_labels(&self.requires).or_else(fail)?;
+        check_depth("steps", &self.steps).or_else(fail)?;
+        check_depth("expected_result", &self.expected_result).or_else(fail)?;
         self.check_numbers().or_else(fail)
     }
 
@@ -335,14 +340,24 @@ impl TestCase {
             Kind::Command if self.command.first().is_none_or(String::is_empty) => {
                 Err("kind is command, but there is no command".into())
             }
-            Kind::Command if self.command.iter().any(|word| word.contains('\0')) => {
-                Err("a word of the command has a NUL".into())
-            }
             Kind::Manual if self.steps.is_null() && self.name.is_empty() => {
                 Err("kind is manual, but there are neither steps nor a name".into())
             }
-            Kind::Command => self.check_output(),
+            Kind::Command => self.check_command().and_then(|()| self.check_output()),
             Kind::Manual => Ok(()),
+        }
+    }
+
+    /// Whether a process can be given it.
+    fn check_command(&self) -> Result<(), String> {
+        if self.command.iter().chain(&self.folder).any(|word| word.contains('\0')) {
+            return Err("a word of the command, or its folder, has a NUL".into());
+        }
+        let is_bad = |name: &str| name.is_empty() || name.contains(['=', '\0']);
+        let mut variables = self.variables.iter();
+        match variables.find(|(name, value)| is_bad(name) || value.contains('\0')) {
+            Some((name, _)) => Err(format!("variable {name:?} cannot be given to a process")),
+            None => Ok(()),
         }
     }
 
@@ -352,14 +367,18 @@ impl TestCase {
         if is_known(&self.url) {
             Url::parse(&self.url).map_err(|error| format!("url {:?}: {error}", self.url))?;
         }
-        if let Some(method) = &self.method
-            && Method::from_bytes(method.as_bytes()).is_err()
-        {
-            return Err(format!("method {method:?} is none"));
+        if let Some(method) = &self.method {
+            match Method::from_bytes(method.to_ascii_uppercase().as_bytes()) {
+                Err(_) => return Err(format!("method {method:?} is none")),
+                Ok(Method::CONNECT) => return Err(format!("method {method:?} is not sent")),
+                Ok(_) => {}
+            }
         }
         for (name, value) in &self.headers {
             let is_value = !is_known(value) || HeaderValue::from_str(value).is_ok();
-            if HeaderName::from_bytes(name.as_bytes()).is_err() || !is_value {
+            let is_name = HeaderName::from_bytes(name.as_bytes())
+                .is_ok_and(|name| !OWN_HEADERS.contains(&name.as_str()));
+            if !is_name || !is_value {
                 return Err(format!("header {name:?} cannot be sent"));
             }
         }
@@ -414,9 +433,11 @@ impl TestCase {
             let timeout = self.timeout_ms;
             return Err(format!("timeout_ms {timeout} is not between 1 and {TIMEOUT_MS_MAX}"));
         }
-        for (name, value) in
-            [("est_ms", self.est_ms.unwrap_or(0)), ("backoff_ms", self.retries.backoff_ms)]
-        {
+        for (name, value) in [
+            ("est_ms", self.est_ms.unwrap_or(0)),
+            ("slow_ms", self.slow_ms.unwrap_or(0)),
+            ("backoff_ms", self.retries.backoff_ms),
+        ] {
             if value > TIMEOUT_MS_MAX {
                 return Err(format!("{name} {value} is more than {TIMEOUT_MS_MAX}"));
             }

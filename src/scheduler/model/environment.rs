@@ -1,7 +1,7 @@
 //! Where cases run: a named configuration with a health of its own.
 
 use super::case::is_http;
-use super::names::{check_id, check_labels};
+use super::names::{check_depth, check_id, check_labels};
 use super::plainly::read;
 use super::{Labels, Refusal};
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,11 @@ impl Environment {
             return fail("capacity is 0");
         }
         if let Err(what) = check_labels(&self.labels) {
+            return fail(&what);
+        }
+        if let Some(what) =
+            self.config.values().find_map(|value| check_depth("its config", value).err())
+        {
             return fail(&what);
         }
         if let Some(check) = &self.check {

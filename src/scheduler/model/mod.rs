@@ -20,8 +20,8 @@ mod status;
 mod unique;
 
 pub use case::{
-    CaseState, Kind, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope, TagScope, TagUse,
-    TestCase, is_http, pattern,
+    CaseState, Kind, OWN_HEADERS, OnLost, OutputMatch, Policy, Predecessor, Retries, Scope,
+    TagScope, TagUse, TestCase, is_http, pattern,
 };
 pub use copies::{CaseCopy, Copier, Pack, Packs};
 pub use definitions::{Definitions, Unread, count};

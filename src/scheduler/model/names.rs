@@ -1,6 +1,7 @@
 //! Which names cases, environments, tags and labels may have.
 
 use super::{Labels, Refusal};
+use serde_json::Value;
 
 const ID_BYTES_MAX: usize = 256;
 /// A tag is part of a key.
@@ -49,6 +50,26 @@ pub fn check_labels(labels: &Labels) -> Result<(), String> {
     match labels.keys().find(|name| name.starts_with('@')) {
         Some(name) => Err(format!("label {name:?} begins with @")),
         None => Ok(()),
+    }
+}
+
+/// Values that people write may be nested so deep, as a plan file may be. Readers stop at 128, and copies of them lie
+/// deeper within others.
+const DEPTH_MAX: u32 = 64;
+
+/// Whether a value is nested too deep to be kept.
+pub(super) fn check_depth(name: &str, value: &Value) -> Result<(), String> {
+    fn is_within(value: &Value, left: u32) -> bool {
+        let inner = |value: &Value| left > 0 && is_within(value, left - 1);
+        match value {
+            Value::Array(items) => items.iter().all(inner),
+            Value::Object(fields) => fields.values().all(inner),
+            _ => true,
+        }
+    }
+    match is_within(value, DEPTH_MAX) {
+        true => Ok(()),
+        false => Err(format!("{name} is nested deeper than {DEPTH_MAX}")),
     }
 }
 

@@ -7,7 +7,7 @@ const SENTENCES = [
   ["unknown case {0}", "没有用例 {0}"], ["unknown environment {0}", "没有环境 {0}"], ["unknown run {0}", "没有运行 {0}"], ["unknown instance {0}", "没有执行机 {0}"], ["unknown worker {0}", "没有执行机 {0}"],
   ["unknown tag {0}", "没有标签 {0}"], ["unknown queue {0}", "没有队列 {0}"], ["there is nothing at {0}", "{0} 处没有内容"], ["run {0} has no such task", "运行 {0} 没有这个任务"],
   ["no report of run {0}", "运行 {0} 没有报告"], ["environment {0} was never checked", "环境 {0} 从未检查"], ["environment {0} names no check", "环境 {0} 没有配置检查"], ["environment {0} is retired", "环境 {0} 已停用"],
-  ["there is a case {0} already", "用例 {0} 已存在"], ["there is a environment {0} already", "环境 {0} 已存在"], ["there is an environment {0} already", "环境 {0} 已存在"], ["there is a run {0} already", "运行 {0} 已存在"], ["there is a worker {0} already", "执行机 {0} 已存在"],
+  ["there is a case {0} already", "用例 {0} 已存在"], ["there is an environment {0} already", "环境 {0} 已存在"], ["there is a run {0} already", "运行 {0} 已存在"], ["there is a worker {0} already", "执行机 {0} 已存在"],
   ["case {0} has version {1}, not {2}", "用例 {0} 的版本是 {1}，不是 {2}：他人已修改"], ["environment {0} has version {1}, not {2}", "环境 {0} 的版本是 {1}，不是 {2}：他人已修改"],
   ["somebody else has changed it meanwhile: try again", "他人刚刚做了修改，请重试"], ["somebody else has described it meanwhile", "他人刚刚做了修改"],
   ["run {0} has ended", "运行 {0} 已结束"], ["run {0} is canceled", "运行 {0} 已取消"], ["run {0} has nothing to run again", "运行 {0} 没有可重跑的任务"], ["run {0} has lost its definitions", "运行 {0} 的定义已丢失"],

@@ -8,6 +8,7 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::Method;
 use axum::http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
 use base64::Engine as _;
@@ -86,6 +87,9 @@ impl FromRequestParts<Shared> for Expected {
         let mut expected = Self { version: None, is_there: None };
         match header(IF_NONE_MATCH) {
             None => {}
+            Some(_) if parts.headers.contains_key(IF_MATCH) => {
+                return Err(Problem::new(400, "If-Match and If-None-Match exclude each other"));
+            }
             Some("*") => expected.is_there = Some(false),
             Some(_) => {
                 return Err(Problem::new(400, "If-None-Match of a change is *, or not there"));
@@ -117,15 +121,16 @@ impl Expected {
     }
 }
 
-/// A body that is a JSON object; an empty one stands for one without fields.
+/// A body that is a JSON object; an empty one stands for one without fields, but where it replaces something.
 pub(super) struct Object(pub(super) Map<String, Value>);
 
 impl FromRequest<Shared> for Object {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &Shared) -> Result<Self, Problem> {
+        let replaces = request.method() == Method::PUT;
         let text = read(request).await?;
-        if text.is_empty() {
+        if text.is_empty() && !replaces {
             return Ok(Self(Map::new()));
         }
         match unique(&text) {
@@ -168,7 +173,8 @@ async fn read(request: Request) -> Result<Bytes, Problem> {
         let (mut kept, mut passed_over) = (BytesMut::new(), 0);
         while let Some(frame) = body.frame().await {
             // A body that breaks off has nobody left who could read the answer.
-            let Ok(data) = frame.map_err(|_| too_long())?.into_data() else { continue };
+            let broken = |_| Problem::new(400, "the body broke off");
+            let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
             if passed_over == 0 && kept.len() + data.len() <= BODY_BYTES_MAX {
                 kept.extend_from_slice(&data);
                 continue;

@@ -84,6 +84,10 @@ pub(super) async fn register(services: Services, body: Object) -> Result<Respons
 fn check_url(services: &Services, text: &str) -> Result<(), Problem> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let url = url.ok_or_else(|| Problem::new(400, format!("url {text:?} is not http or https")))?;
+    if url.query().is_some() || url.fragment().is_some() {
+        let text = format!("url {text:?} has a query or a fragment: /submit comes behind it");
+        return Err(Problem::new(400, text));
+    }
     let Some(address) = address_in(&url) else { return Ok(()) };
     let host = address.to_string();
     services.inner.targets.check(&host, address).map_err(|why| Problem::new(403, why))

@@ -103,9 +103,7 @@ pub(super) async fn put<T: Served>(
         was_there.store(found, Ordering::Relaxed);
         match is_there {
             Some(true) if !found => Err(Refusal::new(412, format!("there is no {} {id}", T::WHAT))),
-            Some(false) if found => {
-                Err(Refusal::new(412, format!("there is a {} {id} already", T::WHAT)))
-            }
+            Some(false) if found => Err(Refusal::new(412, catalog::there_is::<T>(&id))),
             _ => Ok(value.clone()),
         }
     };

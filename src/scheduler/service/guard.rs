@@ -103,6 +103,9 @@ impl Rules {
         let headers = request.headers();
         let authority = request.uri().authority().map(|authority| authority.as_str());
         let host = authority.or_else(|| text(headers, &HOST)).unwrap_or_default();
+        if headers.get_all(HOST).iter().count() > 1 {
+            return Err(Problem::new(400, "more than one Host"));
+        }
         if !self.is_ours(host) {
             return Err(Problem::new(403, format!("{host:?} is not a host of this scheduler")));
         }

@@ -153,7 +153,16 @@ async fn serve(
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
         let _without_it = stream.set_nodelay(true);
         let (tls, router, watcher) = (tls.clone(), router.clone(), graceful.watcher());
+        let mut stop = stop.clone();
         tokio::spawn(async move {
+            // Until its first byte nobody knows which HTTP it speaks, and no other clock runs.
+            let begun = tokio::select! {
+                begun = tokio::time::timeout(HEAD_TIMEOUT, stream.readable()) => begun.is_ok(),
+                _ = stop.wait_for(|stop| *stop) => false,
+            };
+            if !begun {
+                return;
+            }
             match tls {
                 None => connection(stream, router, watcher).await,
                 Some(tls) => match tls.accept(stream, Some(remote)).await {

@@ -5,7 +5,7 @@
 
 use super::answer::ok;
 use super::openapi_filters::{
-    CASE_FILTER, ENVIRONMENT_FILTER, PART, RUN_FILTER, TASK_FILTER, WANT, WINDOW,
+    CASE_FILTER, ENVIRONMENT_FILTER, PART, RUN_FILTER, TASK_FILTER, WANT, WINDOW, asked,
 };
 use super::openapi_values::{meaning, values};
 use axum::response::Response;
@@ -357,17 +357,6 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// The form of what is asked in the query of a call.
-fn asked(path: &str, name: &str) -> Value {
-    match name {
-        "limit" if path.ends_with("/timeline") => json!({"type": "integer", "minimum": 1}),
-        "limit" | "want" => json!({"type": "integer", "minimum": 1, "maximum": 1_000}),
-        "at" | "from" | "to" | "wait" => json!({"type": "integer", "minimum": 0}),
-        "history" | "checks" | "flaky" => json!({"type": "boolean"}),
-        _ => json!({"type": "string"}),
-    }
-}
-
 fn parameters(operation: &Operation) -> Vec<Value> {
     let in_path = operation.path.split('/').filter_map(|part| {
         let name = part.strip_prefix('{')?.strip_suffix('}')?;
@@ -379,13 +368,19 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     });
     let in_query = operation.query.iter().map(|(name, description)| {
         let schema = asked(operation.path, name);
-        let is_needed = operation.path.ends_with("/compare") && *name == "with";
+        let is_needed = matches!(*name, "with" | "form");
         json!({
             "name": name, "in": "query", "description": description, "required": is_needed,
             "schema": schema,
         })
     });
     let mut found: Vec<Value> = in_path.chain(in_query).collect();
+    if operation.answer == "Events" {
+        found.push(json!({
+            "name": "Last-Event-ID", "in": "header", "schema": {"type": "string"},
+            "description": "The revision that was seen last: what has changed since is told",
+        }));
+    }
     if operation.errors.contains(&409) && matches!(operation.method, "PUT" | "PATCH" | "DELETE") {
         let description = "The version that was seen; another one is answered with 409";
         let schema = json!({"type": "string", "pattern": "^(\\*|(W/)?\"?[0-9]+\"?)$"});
@@ -421,22 +416,23 @@ fn operation_id(operation: &Operation) -> String {
 }
 
 fn describe(operation: &Operation) -> Value {
-    let kind = match operation.answer {
-        "Events" => "text/event-stream",
-        "ReportFile" => "*/*",
-        _ => "application/json",
+    let schema = |name| json!({"schema": reference(name)});
+    let content = match operation.answer {
+        "Events" => json!({"text/event-stream": schema("Events")}),
+        "ReportFile" => json!({
+            "text/html": schema("ReportFile"), "application/xml": schema("ReportFile"),
+            "application/json": schema("Object"),
+        }),
+        answer => json!({"application/json": schema(answer)}),
     };
-    let good = json!({
-        "description": operation.summary,
-        "content": {kind: {"schema": reference(operation.answer)}},
-    });
+    let good = json!({"description": operation.summary, "content": content});
     let mut answers = Map::from_iter([(operation.status.to_string(), good)]);
     if SAME_AGAIN.contains(&operation.path) && operation.status == 201 {
         let mut again = answers[&operation.status.to_string()].clone();
         again["description"] = "It was there already, made by the same call".into();
         answers.insert("200".to_owned(), again);
     }
-    if operation.method == "PUT" && operation.body == operation.answer {
+    if operation.method == "PUT" && operation.errors.contains(&412) {
         let mut new = answers[&operation.status.to_string()].clone();
         new["description"] = "There was none, and it is made".into();
         answers.insert("201".to_owned(), new);

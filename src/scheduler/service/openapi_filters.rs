@@ -1,5 +1,7 @@
 //! What may be asked in the query of calls, with what it means.
 
+use serde_json::{Value, json};
+
 pub(super) const PART: [(&str, &str); 2] = [
     ("limit", "How many at most: 1 to 1000, 50 unless said"),
     ("next", "Where the list goes on: what the last page has said as `next`"),
@@ -52,3 +54,15 @@ pub(super) const WANT: &[(&str, &str)] = &[
     ("want", "How many at most: 1 to 1000, 1 unless said"),
     ("wait", "Seconds to wait for the first: at most 60, 20 unless said"),
 ];
+
+/// The form of what is asked in the query of a call.
+pub(super) fn asked(path: &str, name: &str) -> Value {
+    match name {
+        "limit" if path.ends_with("/timeline") => json!({"type": "integer", "minimum": 1}),
+        "limit" | "want" => json!({"type": "integer", "minimum": 1, "maximum": 1_000}),
+        "at" | "from" | "to" | "wait" => json!({"type": "integer", "minimum": 0}),
+        "history" | "checks" | "flaky" => json!({"type": "boolean"}),
+        "form" => json!({"type": "string", "enum": ["html", "junit", "json"]}),
+        _ => json!({"type": "string"}),
+    }
+}

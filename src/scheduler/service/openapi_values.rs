@@ -62,6 +62,7 @@ fn list(of: &str) -> Value {
         "items": items,
         "next": {"type": ["string", "null"], "description": "Where the list goes on; null at its end"},
         "left": number("Keys from here to the end, before filters"),
+        "revision": number("At which it was read"),
     }))
 }
 
@@ -265,6 +266,7 @@ fn instance() -> Value {
         "task_num": number("Tasks in open claims"),
         "max_task_num": number("Tasks that may run at once"),
         "prefetch": number("Tasks taken ahead for each slot, at most"),
+        "no_commands": truth("It carries out no cases of kind command"),
         "draining": truth("It takes nothing more"),
         "resting": any("Null, or why it takes nothing for a while, and until when it is not looked again, in milliseconds since 1970: why, until"),
         "artifacts": text("Where it serves artifacts, each under its digest; empty for nowhere"),
@@ -373,7 +375,7 @@ fn of_results() -> [(&'static str, Value); 8] {
         ("SlowList", list("Slow")),
         ("FailureGroups", failure_groups()),
         ("Difference", difference()),
-        ("ReportFile", text("HTML, JUnit's XML or JSON, all of it cut at one revision")),
+        ("ReportFile", text("HTML or JUnit's XML, all of it cut at one revision")),
     ]
 }
 
@@ -389,6 +391,7 @@ fn of_settings() -> [(&'static str, Value); 7] {
         "limit": number("Tasks that may run at once"),
         "runs_max": number("Runs that may be open at once"),
         "paused": truth("Nothing new starts"),
+        "version": {"type": "integer", "readOnly": true, "description": "Revision of the last change"},
     }));
     let login = json!({"name": text("A user of the store"), "password": text("")});
     [
@@ -447,7 +450,13 @@ pub(super) fn values() -> Map<String, Value> {
             "Result",
             object(json!({
                 "case": text("Its id"), "environment": text("Its id"),
-                "status": text("Status code"), "version": number("Revision of the last change"),
+                "status": text("In a word"), "code": text("Status code"), "run": text("Of which run"),
+                "lane": number("Its place in the run"), "ordinal": number("Which of its repeats, from 0"),
+                "attempt": number("From 1"), "worker": text("Who ran it"),
+                "start": number("Milliseconds since 1970"), "duration_ms": number("How long it took"),
+                "logs": text("The begin of what it put out or said"),
+                "revision": number("At which it was recorded"),
+                "version": number("Revision of the last change"),
             })),
         ),
         ("Instance", instance()),

@@ -212,6 +212,7 @@ impl Stations {
             .map(|instance| (instance.name.clone(), instance))
             .collect();
         let now = Instant::now();
+        let mut silent = Vec::new();
         self.manned.lock().retain(|name, manned| match &manned.instance {
             Some(instance) => {
                 if registered.get(name) != Some(instance) {
@@ -223,8 +224,19 @@ impl Stations {
                 }
                 !has_left
             }
-            None => !manned.station.is_silent(),
+            None => {
+                let is_silent = manned.station.is_silent();
+                silent.extend(is_silent.then(|| name.clone()));
+                !is_silent
+            }
         });
+        // Nothing may be given to one who asks for nothing; and he may come again.
+        for name in silent {
+            if let Some(kv) = client.get(&keys::worker(&name)).await? {
+                client.revoke(kv.lease).await?;
+            }
+            tracing::info!(name, "a worker that asks no more has been given up");
+        }
         self.resting.lock().retain(|_, until| *until > now);
         self.unreached.lock().retain(|name| registered.contains_key(name));
         let mut new = Vec::new();
