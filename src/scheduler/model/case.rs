@@ -576,6 +576,25 @@ mod tests {
         ] {
             assert_eq!(with(field, value).unwrap_err(), text);
         }
+        for (field, value, text) in [
+            ("command", json!(["a\0"]), "case c: a word of the command, or its folder, has a NUL"),
+            ("folder", json!("/\0"), "case c: a word of the command, or its folder, has a NUL"),
+            ("variables", json!({"": "x"}), "case c: variable \"\" cannot be given to a process"),
+            (
+                "variables",
+                json!({"a=": "x"}),
+                "case c: variable \"a=\" cannot be given to a process",
+            ),
+            (
+                "variables",
+                json!({"a": "\0"}),
+                "case c: variable \"a\" cannot be given to a process",
+            ),
+        ] {
+            let mut case = json!({"id": "c", "kind": "command", "command": ["x"]});
+            case[field] = value;
+            assert_eq!(parse(case).unwrap_err(), text);
+        }
         let matching = |how: &str, output: &str| {
             parse(json!({"id": "c", "url": "http://a/", "match": how, "output": output}))
         };

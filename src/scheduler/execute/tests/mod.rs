@@ -61,9 +61,10 @@ impl Bench {
     }
 }
 
+/// Unchecked: a worker meets what was taken by others.
 fn parsed(mut case: Value) -> TestCase {
     case["id"] = json!("c");
-    TestCase::parse(case.to_string().as_bytes()).unwrap()
+    serde_json::from_value(case).unwrap()
 }
 
 fn environment() -> Environment {
